@@ -1,0 +1,112 @@
+"""Encoders as the merges want them: one folder layout and one set of names per architecture.
+
+Published encoders differ in tensor names (with or without a `bert.` in front, `gamma` for
+`weight`), in files (safetensors, `pytorch_model.bin`) and in what else they hold (language-model
+heads, poolers). Loading them as sequence classifiers and saving them again settles all of it: a
+base keeps exactly the tensors that its file gave to the classifier, an expert its task head too.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from mergegrid.checkpoints.publish import publish
+from mergegrid.config.requests import FinetuneRequest
+from mergegrid.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+TRAINING = "training.json"
+
+
+def import_base(source: Path, folder: Path, made_from: dict[str, Any]) -> None:
+    """Publish a pre-trained encoder without any head.
+
+    Raises:
+        CheckpointError: the source is no encoder that can classify sequences.
+    """
+    model, fresh = _load(source, num_labels=2)
+    tensors = {name: tensor for name, tensor in _tensors(model).items() if name not in fresh}
+    if not tensors:
+        raise CheckpointError(f"{source} holds no tensor of {type(model).__name__}")
+    logger.info("%s: %d tensors, without %s", type(model).__name__, len(tensors), sorted(fresh))
+    with publish(folder, made_from) as draft:
+        save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
+        AutoConfig.from_pretrained(source).save_pretrained(draft)
+        AutoTokenizer.from_pretrained(source).save_pretrained(draft)
+
+
+def import_expert(
+    source: Path, request: FinetuneRequest, folder: Path, made_from: dict[str, Any]
+) -> None:
+    """Publish a ready expert with its task head.
+
+    Raises:
+        CheckpointError: the source has no head, or one that does not fit the task.
+    """
+    outputs = max(len(request.target.classes), 1)
+    found = AutoConfig.from_pretrained(source).num_labels
+    if found != outputs:
+        raise CheckpointError(
+            f"{source} answers with {found} labels and the task has {outputs}; "
+            "name the checkpoint that was fine-tuned for this task"
+        )
+    model, fresh = _load(source, num_labels=outputs)
+    if fresh:
+        raise CheckpointError(
+            f"{source} lacks {sorted(fresh)[0]} of {type(model).__name__}; "
+            "it is no fine-tuned classifier: name another, or let the expert be fine-tuned here"
+        )
+    save_expert(model, AutoTokenizer.from_pretrained(source), folder, request, made_from)
+
+
+def save_expert(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    request: FinetuneRequest,
+    made_from: dict[str, Any],
+    curve: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """Publish a fine-tuned classifier, and beside it how it was trained: `training.json`."""
+    with publish(folder, made_from) as draft:
+        save_file(_tensors(model), draft / "model.safetensors", metadata={"format": "pt"})
+        model.config.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        training = {**request.model_dump(mode="json"), "curve": list(curve)}
+        (draft / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")
+
+
+def load_classifier(folder: Path, **config: Any) -> PreTrainedModel:
+    """Load a published encoder as a classifier in float32; what it lacks starts at random."""
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, **config
+    )
+    return model
+
+
+def _load(source: Path, num_labels: int) -> tuple[PreTrainedModel, set[str]]:
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=num_labels, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{source} cannot be loaded as an encoder for classification: {error}"
+        ) from error
+    return model, set(info["missing_keys"])
+
+
+def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in sorted(model.state_dict().items())}

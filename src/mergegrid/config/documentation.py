@@ -1,0 +1,123 @@
+"""The JSON schema and the reference of the configuration, generated from its models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mergegrid.config.study import Study
+
+SCHEMA = "config.schema.json"
+BEGIN, END = "<!-- begin: reference -->", "<!-- end: reference -->"
+
+
+def schema_text() -> str:
+    """The JSON schema that editors and the workflow catalogue read."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Study.model_json_schema(),
+    }
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def reference_text() -> str:
+    """Every key in Markdown, one table per section."""
+    schema = Study.model_json_schema()
+    sections = [_section("Top level", schema)]
+    sections += [_section(name, part) for name, part in _in_order(schema).items()]
+    return "\n".join(sections)
+
+
+def write_documentation(folder: Path) -> None:
+    """Bring the schema and the reference in `config/README.md` up to date."""
+    (folder / SCHEMA).write_text(schema_text(), encoding="utf-8")
+    readme = folder / "README.md"
+    readme.write_text(with_reference(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_reference(readme: str) -> str:
+    """A README whose reference, between its two markers, is the current one."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{reference_text()}\n{END}{after}"
+
+
+def _in_order(schema: dict[str, Any]) -> dict[str, Any]:
+    """The sections in the order in which keys first lead to them."""
+    definitions = schema.get("$defs", {})
+    found: dict[str, Any] = {}
+    pending = _references(schema["properties"])
+    while pending:
+        name = pending.pop(0)
+        if name not in found:
+            found[name] = definitions[name]
+            pending = _references(definitions[name]) + pending
+    return found
+
+
+def _references(part: Any) -> list[str]:
+    if isinstance(part, dict):
+        here = [part["$ref"].split("/")[-1]] if "$ref" in part else []
+        return here + [name for key, inner in part.items() if key != "discriminator"
+                       for name in _references(inner)]  # fmt: skip
+    if isinstance(part, list):
+        return [name for inner in part for name in _references(inner)]
+    return []
+
+
+def _section(name: str, part: dict[str, Any]) -> str:
+    required = part.get("required", [])
+    lines = [f"### {name}", "", _one_line(part.get("description", "")), ""]
+    lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for key, value in part.get("properties", {}).items():
+        default = "**required**" if key in required else _default(value)
+        meaning = _one_line(value.get("description", ""))
+        lines.append(f"| `{key}` | {_type(value)} | {default} | {meaning} |")
+    return "\n".join([*lines, ""])
+
+
+def _default(value: dict[str, Any]) -> str:
+    if value.get("const") is not None:
+        return ""
+    default = _without_unset(value.get("default"))
+    # What a section defaults to stands in its own table.
+    return "" if default in (None, {}) or "$ref" in value else f"`{json.dumps(default)}`"
+
+
+def _without_unset(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_unset(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_unset(each) for each in value]
+    return value
+
+
+def _type(value: dict[str, Any]) -> str:
+    if "$ref" in value:
+        name = value["$ref"].split("/")[-1]
+        return f"[{name}](#{name.lower()})"
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "enum" in value:
+        return " \\| ".join(f"`{each}`" for each in value["enum"])
+    for several in ("anyOf", "oneOf"):
+        if several in value:
+            kinds = [_type(each) for each in value[several] if each.get("type") != "null"]
+            return " \\| ".join(dict.fromkeys(kinds))
+    if value.get("type") == "array":
+        return f"list of {_type(value['items'])}"
+    if value.get("type") == "object":
+        named = value.get("additionalProperties") or {}
+        for each in (value.get("patternProperties") or {"": named}).values():
+            if each:
+                return f"name: {_type(each)}"
+    return _bounded(value)
+
+
+def _bounded(value: dict[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {value[key]}" for key, sign in signs.items() if key in value]
+    return " ".join([str(value.get("type", "any")), *bounds])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n\n")[0].split()).replace("|", "\\|")

@@ -1,0 +1,74 @@
+"""Families: a base and its homologous experts, fine-tuned here or fetched."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, create_model
+
+from mergegrid.config.source import SourceConfig
+from mergegrid.recipe.spec import Spec
+
+
+class Finetune(Spec):
+    """How an encoder is fine-tuned; the defaults are the paper's (arXiv 2311.03099, appendix A)."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Highest learning rate of AdamW."""
+    epochs: Annotated[int, Field(ge=1)] = 10
+    """Passes over the training examples; the best one on validation is kept."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Examples in one step."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """Share of the steps in which the learning rate rises; it falls linearly afterwards."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of all parameters but biases and layer norms."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Norm above which gradients are scaled down."""
+
+
+def _partial(spec: type[Spec]) -> Any:
+    fields: dict[str, Any] = {
+        name: (
+            Annotated[(field.annotation, *field.metadata)] | None,
+            Field(default=None, description=field.description),
+        )
+        for name, field in spec.model_fields.items()
+    }
+    doc = "Values that replace the family's for one expert."
+    return create_model(f"{spec.__name__}Override", __base__=Spec, __doc__=doc, **fields)
+
+
+FinetuneOverride: Any = _partial(Finetune)
+
+
+class Expert(Spec):
+    """A model with one ability: fine-tuned from the base here, or fetched ready."""
+
+    task: str | None = None
+    """Task it is fine-tuned for and scored on; by default the task of the expert's own name."""
+    source: SourceConfig | None = None
+    """Ready checkpoint with its task head; unset to fine-tune the base."""
+    finetune: FinetuneOverride | None = None
+    """Values that replace the family's."""
+
+
+class Family(Spec):
+    """A base and its homologous experts."""
+
+    base: SourceConfig
+    """The pre-trained model."""
+    experts: Annotated[dict[str, Expert], Field(min_length=1)]
+    """Experts by name."""
+    finetune: Finetune = Finetune()
+    """How the experts are fine-tuned."""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """Tokens after which a text is cut, in fine-tuning and scoring."""
+
+    def task_of(self, expert: str) -> str:
+        """Name of the task of an expert."""
+        return self.experts[expert].task or expert
+
+    def finetune_of(self, expert: str) -> Finetune:
+        """How an expert is fine-tuned: the family's values with the expert's own on top."""
+        override = self.experts[expert].finetune
+        own = override.model_dump(exclude_none=True) if override else {}
+        return self.finetune.model_copy(update=own)

@@ -1,0 +1,202 @@
+"""A study: everything one configuration file can ask for."""
+
+from collections.abc import Iterable
+from itertools import combinations
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_validator
+
+from mergegrid.config.families import Family
+from mergegrid.config.tasks import Task
+from mergegrid.recipe.grid import Grid, grid_of
+from mergegrid.recipe.methods import METHODS, Average, Method
+from mergegrid.recipe.recipe import Recipe, base_only, canonical_sparsifier
+from mergegrid.recipe.sparsifiers import SPARSIFIERS, MaskSeed, NoSparsifier, Rate, Sparsifier
+from mergegrid.recipe.spec import Spec
+
+T = TypeVar("T")
+Selection = Literal["validation", "test"]
+Seed = Annotated[int, Field(ge=0)]
+SparsifierGrid: Any = grid_of(SPARSIFIERS)
+MethodGrid: Any = grid_of(METHODS)
+_SPARSIFIER: TypeAdapter[Sparsifier] = TypeAdapter(Sparsifier)
+_METHOD: TypeAdapter[Method] = TypeAdapter(Method)
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"{twice[0]} is listed more than once; list it once")
+    return values
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Paths(Spec):
+    """Where a run writes, relative to where it starts."""
+
+    results: str = "results"
+    """Folder of everything a run makes."""
+    logs: str = "logs"
+    """Folder of logs and of time and memory records."""
+
+
+class Seeds(Spec):
+    """Seeds: an axis of the grid, not a detail."""
+
+    training: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [0]
+    """Seeds of fine-tuning: head, order of the examples and dropout."""
+    mask: Annotated[list[MaskSeed], Field(min_length=1), AfterValidator(_distinct)] = [0, 1, 2]
+    """Seeds of the random masks."""
+
+
+class Sweep(Spec):
+    """Every expert alone, at every drop rate: how much of a delta can go?"""
+
+    sparsifiers: list[SparsifierGrid] = [
+        {"kind": "dare"},
+        {"kind": "drop_only"},
+        {"kind": "magnitude"},
+        {"kind": "masked_finetuned"},
+    ]
+    """Sparsifiers to compare; unset rates and seeds are the study's."""
+
+
+class Merges(Spec):
+    """Experts merged with each other, with and without a sparsifier in front."""
+
+    sets: list[Literal["pairs", "all"] | Annotated[list[str], Field(min_length=2)]] = ["pairs"]
+    """Which experts are merged: every pair, all of a family, or lists of names."""
+    methods: list[MethodGrid] = [{"kind": "average"}]
+    """Methods; lists of values are searched, the best on the selection split is kept."""
+    sparsifiers: list[SparsifierGrid] = [{"kind": "none"}, {"kind": "dare"}]
+    """Sparsifiers in front of each method, at its best setting; the best rate is kept."""
+
+    @field_validator("sparsifiers", "methods")
+    @classmethod
+    def _one_of_a_kind(cls, grids: list[Grid]) -> list[Grid]:
+        _distinct([grid.kind for grid in grids])  # type: ignore[attr-defined]
+        return grids
+
+
+class Study(Spec):
+    """Root of the configuration."""
+
+    title: str = "mergegrid study"
+    """Title of the report."""
+    paths: Paths = Paths()
+    """Where results and logs go."""
+    tasks: Annotated[dict[Name, Task], Field(min_length=1)]
+    """Tasks by name."""
+    families: Annotated[dict[Name, Family], Field(min_length=1)]
+    """Families of models by name."""
+    rates: Annotated[list[Rate], Field(min_length=1), AfterValidator(_distinct)] = [
+        0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99,
+    ]  # fmt: skip
+    """Drop rates of the sweep, and of every sparsifier that names none."""
+    seeds: Seeds = Seeds()
+    """Seeds of fine-tuning and of the masks."""
+    sweep: Sweep | None = Sweep()
+    """Study of single experts against the drop rate; `null` leaves it out."""
+    merges: Merges | None = Merges()
+    """Study of merges; `null` leaves it out."""
+    selection: Selection = "validation"
+    """Split on which hyper-parameters are chosen; `test` replays the paper and is labelled so."""
+
+    @field_validator("families")
+    @classmethod
+    def _expert_names(cls, families: dict[str, Family]) -> dict[str, Family]:
+        for name, family in families.items():
+            for expert in family.experts:
+                try:
+                    TypeAdapter(Name).validate_python(expert)
+                except ValueError as error:
+                    raise ValueError(
+                        f"expert {expert!r} of family {name}: take letters, digits, dot, dash "
+                        "and underscore, since the name becomes part of paths"
+                    ) from error
+        return families
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Study":
+        for name, family in self.families.items():
+            for expert in family.experts:
+                task = family.task_of(expert)
+                if task not in self.tasks:
+                    raise ValueError(
+                        f"families.{name}.experts.{expert} wants task {task!r}, which is not among "
+                        f"tasks ({', '.join(self.tasks)}); add the task or name one of these"
+                    )
+        listed = [
+            each for each in (self.merges.sets if self.merges else []) if each not in _ALIASES
+        ]
+        for names in listed:
+            homes = [
+                name for name, family in self.families.items() if set(names) <= set(family.experts)
+            ]
+            if not homes:
+                raise ValueError(
+                    f"merges.sets names {', '.join(names)}, which no family has together; "
+                    "merge experts of one family"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _grids_expand(self) -> "Study":
+        if self.sweep:
+            self.sweep_sparsifiers()
+        if self.merges:
+            for grid in self.merges.methods:
+                self.method_candidates(grid)
+            for grid in self.merges.sparsifiers:
+                self.sparsifier_candidates(grid)
+        return self
+
+    def sparsifier_candidates(self, grid: Grid) -> list[Sparsifier]:
+        """The points of a grid of sparsifiers, with the study's rates and mask seeds."""
+        points = grid.points(rate=list(self.rates), seed=list(self.seeds.mask))
+        return _unique(canonical_sparsifier(_SPARSIFIER.validate_python(point)) for point in points)
+
+    def method_candidates(self, grid: Grid) -> list[Method]:
+        """The points of a grid of methods."""
+        return _unique(_METHOD.validate_python(point) for point in grid.points())
+
+    def sweep_sparsifiers(self) -> list[Sparsifier]:
+        """Every sparsifier of the sweep once: the expert as it is and the base alone included."""
+        grids = self.sweep.sparsifiers if self.sweep else []
+        points = [point for grid in grids for point in self.sparsifier_candidates(grid)]
+        return _unique([NoSparsifier(), base_only(), *points])
+
+    def sweep_recipes(self, family: str, expert: str, training_seed: int) -> list[Recipe]:
+        """The recipes of the sweep of one expert."""
+        return [
+            Recipe(
+                family=family,
+                experts=(expert,),
+                training_seed=training_seed,
+                sparsifier=sparsifier,
+                method=Average(),
+            )
+            for sparsifier in self.sweep_sparsifiers()
+        ]
+
+    def expert_sets(self, family: str) -> list[tuple[str, ...]]:
+        """The sets of experts of a family that are merged, in the order written."""
+        names = list(self.families[family].experts)
+        sets: list[tuple[str, ...]] = []
+        for each in self.merges.sets if self.merges else []:
+            if each == "pairs":
+                sets.extend(combinations(names, 2))
+            elif each == "all":
+                sets.append(tuple(names))
+            elif set(each) <= set(names):
+                sets.append(tuple(each))
+        return [each for each in _unique(sets) if len(each) > 1]
+
+
+_ALIASES = ("pairs", "all")
+
+
+def _unique(values: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,1 @@
+"""Fine-tuning: a base and a task in, an expert out."""

@@ -1,0 +1,1 @@
+"""Merging: recipe and checkpoints in, a merged checkpoint out."""

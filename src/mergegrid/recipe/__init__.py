@@ -1,0 +1,1 @@
+"""What one grid point is: its experts, sparsifier, method, parameters and seeds."""

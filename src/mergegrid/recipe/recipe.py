@@ -1,0 +1,78 @@
+"""A recipe: one point of the grid, with one text, one digest and one readable name."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from mergegrid.provenance import digest
+from mergegrid.recipe.methods import Average, Method
+from mergegrid.recipe.sparsifiers import DropOnly, NoSparsifier, Sparsifier
+from mergegrid.recipe.spec import Spec
+
+
+class Recipe(Spec):
+    """Which experts of a family are sparsified how, and merged how.
+
+    Example:
+        >>> recipe = Recipe(family="minilm", experts=("trec",), sparsifier=Dare(rate=0.9, seed=1))
+        >>> recipe.slug
+        'minilm/trec/dare~rate=0.9~seed=1/average'
+    """
+
+    family: str
+    """Base and experts, by the name the configuration gives them."""
+    experts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Experts to merge, in the order the method sees them."""
+    training_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed with which the experts were fine-tuned."""
+    sparsifier: Sparsifier = NoSparsifier()
+    """What happens to the deltas before merging."""
+    method: Method = Average()
+    """How the sparsified experts become one model."""
+
+    @field_validator("experts")
+    @classmethod
+    def _distinct(cls, experts: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({name for name in experts if experts.count(name) > 1})
+        if twice:
+            raise ValueError(f"expert {', '.join(twice)} is listed more than once; list it once")
+        return experts
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of the recipe."""
+        return digest(self.model_dump(mode="json"))
+
+    @property
+    def slug(self) -> str:
+        """Readable name, distinct for distinct recipes of one training seed."""
+        return "/".join(
+            (
+                self.family,
+                "+".join(self.experts),
+                spec_slug(self.sparsifier),
+                spec_slug(self.method),
+            )
+        )
+
+
+def spec_slug(spec: Spec) -> str:
+    """Kind and parameters of a sparsifier or method, e.g. `dare~rate=0.9~seed=1`."""
+    values = spec.model_dump(mode="json")
+    kind = values.pop("kind")
+    return "~".join([kind, *(f"{key}={value}" for key, value in values.items())])
+
+
+def canonical_sparsifier(sparsifier: Sparsifier) -> Sparsifier:
+    """The same model under one name: all is kept at rate 0, and only the base is left at 1."""
+    rate = getattr(sparsifier, "rate", None)
+    if rate == 0:
+        return NoSparsifier()
+    if rate == 1 and sparsifier.kind != "masked_finetuned":
+        return base_only()
+    return sparsifier
+
+
+def base_only() -> DropOnly:
+    """The sparsifier that leaves the base alone."""
+    return DropOnly(rate=1, seed=0)

@@ -1,0 +1,1 @@
+"""Reporting: tidy scores in, tables and figures out."""

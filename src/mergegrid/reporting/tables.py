@@ -1,0 +1,272 @@
+"""Tables from tidy scores: values as they are, rounded only where a table is made for people.
+
+A run is one recipe scored: spreads (`std`, `min`, `max`) are over the runs of a setting, that is
+over training seeds and mask seeds. `std` has n-1 below the line and is missing for one run.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from mergegrid.config.families import Finetune
+from mergegrid.reporting.style import METHOD_ORDER, SPARSIFIER_ORDER
+
+SPREAD = ["mean", "std", "min", "max", "runs"]
+#: Names that stand beside methods in summaries: what a merge is measured against.
+SINGLE, BASE = "single experts", "base"
+#: Where expert and base are closer than this, a share of the gain between them means nothing.
+LEAST_GAIN = 0.02
+_LINE = ["family", "task", "expert", "sparsifier", "variant"]
+_MERGE = ["family", "experts", "method", "sparsifier"]
+_QUANTILES = ["q50", "q90", "q99", "q999"]
+_ORDERS: dict[str, tuple[str, ...]] = {
+    "sparsifier": ("", "none", BASE, *(kind for kind in SPARSIFIER_ORDER if kind != "none")),
+    "method": (SINGLE, BASE, *METHOD_ORDER),
+}
+
+
+def drop_rates(scores: pd.DataFrame) -> pd.DataFrame:
+    """Score of each expert alone against the drop rate.
+
+    The expert as it is stands once, as sparsifier `none` at rate 0; the base with the expert's
+    head once, as `base`. `variant` names settings that tell lines of one sparsifier apart.
+    `stderr` is the mean standard error over the examples, `change` the mean difference to the
+    expert as it is, run by run with the same training seed.
+    """
+    rows = _sweep_rows(scores)
+    same = ["family", "expert", "task", "training_seed"]
+    whole = rows[rows["sparsifier"] == "none"].groupby(same)["value"].mean()
+    rows = rows.join(whole.rename("whole"), on=same)
+    rows["change"] = rows["value"] - rows["whole"]
+    keys = [*_LINE, "rate", "metric"]
+    table = _spread(rows, keys, stderr=("stderr", "mean"), change=("change", "mean"))
+    return _sorted(table, [*_LINE, "rate"], like=rows)[[*keys, *SPREAD, "stderr", "change"]]
+
+
+def drop_rates_wide(scores: pd.DataFrame) -> pd.DataFrame:
+    """The drop rates for people: one row per line, one column per rate, `mean ± std`.
+
+    Every row starts with the expert as it is; the base stands at rate 1 of a row of its own.
+    """
+    points = drop_rates(scores)
+    points["text"] = _mean_and_std(points)
+    points["rate"] = points["rate"].map("{:g}".format)
+    lines = points[points["sparsifier"] != "none"]
+    whole = points.loc[points["sparsifier"] == "none", ["family", "expert", "task", "rate", "text"]]
+    starts = lines[[*_LINE, "metric"]].drop_duplicates().merge(whole)
+    rates = sorted({*points["rate"]}, key=float)
+    wide = _pivot(pd.concat([starts, lines]), [*_LINE, "metric"], "rate", rates)
+    named = wide["sparsifier"] + (" (" + wide["variant"] + ")").where(wide["variant"] != "", "")
+    wide = wide.assign(sparsifier=named)
+    return wide[["family", "task", "expert", "metric", "sparsifier", *rates]]
+
+
+def merges(scores: pd.DataFrame) -> pd.DataFrame:
+    """Test score of every chosen merge on every task of its experts.
+
+    `expert` and `base` are the scores of the single expert of the task and of the base with its
+    head, for the same training seeds; `retained` is the share of the gain between the two that
+    the merge keeps.
+    """
+    rows = _chosen(scores)
+    keys = [*_MERGE, "rate", "settings", "task", "metric", "selection"]
+    table = _spread(rows, keys, expert=("expert", "mean"), base=("base", "mean"))
+    table = _sorted(table, [*_MERGE, "rate", "settings", "task"], like=rows)
+    gain = table["expert"] - table["base"]
+    table["retained"] = ((table["mean"] - table["base"]) / gain).where(gain.abs() > LEAST_GAIN)
+    return table[[*keys[:-1], *SPREAD, "expert", "base", "retained", "selection"]]
+
+
+def merge_summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """Spread of the chosen merges per task and, as task `mean`, over the tasks of each set.
+
+    Methods `single experts` and `base` are what the merges are measured against. `rate` is text:
+    the chosen rates, several where training seeds chose differently.
+    """
+    chosen = _chosen(scores)
+    alone = chosen.drop_duplicates(["family", "experts", "training_seed", "task"])
+    alone = alone.assign(sparsifier="", rate=float("nan"), recipe_digest="")
+    rows = pd.concat(
+        [
+            alone.assign(method=SINGLE, value=alone["expert"]),
+            alone.assign(method=BASE, value=alone["base"]),
+            chosen,
+        ]
+    ).dropna(subset="value")
+    run = [*_MERGE, "selection", "training_seed", "recipe_digest"]
+    means = rows.groupby(run, as_index=False, sort=False)["value"].mean().assign(task="mean")
+    keys = [*_MERGE, "selection"]
+    table = _spread(pd.concat([rows, means]), [*keys, "task"])
+    rates = rows.groupby(keys)["rate"].agg(_rates).rename("rate").astype("string")
+    table = table.join(rates, on=keys)
+    table = _sorted(table, [*_MERGE, "task"], like=pd.concat([chosen, means]))
+    return table[[*keys, "rate", "task", *SPREAD]]
+
+
+def merges_wide(scores: pd.DataFrame) -> pd.DataFrame:
+    """Merges for people: one column per task and their mean over the tasks of the set."""
+    summary = merge_summary(scores)
+    tasks = [task for task in summary["task"].unique() if task != "mean"]
+    summary["text"] = _mean_and_std(summary)
+    at = summary["sparsifier"] + (" at " + summary["rate"]).where(summary["rate"] != "", "")
+    summary["sparsifier"] = at.where(summary["sparsifier"] != "none", "none")
+    return _pivot(summary, [*_MERGE, "selection"], "task", [*tasks, "mean"])
+
+
+def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
+    """Every candidate with its mean over tasks and mask seeds on the selection split."""
+    rows = _study(scores, "merges")
+    rows = rows[rows["split"] == rows["selection"]]
+    keys = ["family", "experts", "training_seed", "method", "sparsifier", "rate", "settings"]
+    grouped = rows.groupby([*keys, "selection"], as_index=False, sort=False)
+    table = grouped.agg(
+        mean=("value", "mean"), runs=("recipe_digest", "nunique"), selected=("selected", "any")
+    )
+    return _sorted(table, keys, like=rows)[[*keys, "mean", "runs", "selected", "selection"]]
+
+
+def delta_ranges(deltas: pd.DataFrame) -> pd.DataFrame:
+    """Size of the deltas of each whole expert; `qNN` is the percentile NN of |delta|."""
+    columns = ["mean", *_QUANTILES, "max", "share_below_0.002", "n"]
+    table = deltas.loc[deltas["tensor"] == "all", ["family", "expert", "training_seed", *columns]]
+    return _sorted(table, ["family", "expert", "training_seed"], like=table)
+
+
+def expert_table(experts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """How each expert was trained, and its best epoch on validation, the first of equals.
+
+    Ready experts, which were not trained here, have neither settings nor epochs.
+    """
+    rows = []
+    for expert in experts:
+        curve: list[Mapping[str, float]] = expert["curve"]
+        best = max(curve, key=lambda entry: entry["validation"], default=dict[str, float]())
+        rows.append(
+            {
+                **{name: expert[name] for name in ("family", "expert", "task", "metric")},
+                "training_seed": expert["seed"],
+                **(expert["settings"] or {}),
+                "best_epoch": best.get("epoch"),
+                "best_validation": best.get("validation"),
+            }
+        )
+    head = ["family", "expert", "task", "training_seed", "metric", *Finetune.model_fields]
+    return pd.DataFrame(rows, columns=[*head, "best_epoch", "best_validation"])
+
+
+def _study(scores: pd.DataFrame, study: str) -> pd.DataFrame:
+    return scores[scores["study"] == study].reset_index(drop=True)
+
+
+def _sweep_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """Test rows of the sweep; the recipe that leaves the base alone goes by that name."""
+    rows = _study(scores, "sweep").rename(columns={"experts": "expert"})
+    rows = rows[rows["split"] == "test"]
+    is_base = (rows["sparsifier"] == "drop_only") & (rows["rate"] == 1)
+    rows = rows.assign(sparsifier=rows["sparsifier"].mask(is_base, BASE))
+    labels = _variants(rows)
+    pairs = zip(rows["sparsifier"], rows["settings"], strict=True)
+    return rows.assign(variant=pd.Series([labels[pair] for pair in pairs], rows.index, "string"))
+
+
+def _variants(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """The settings that differ within a sparsifier, e.g. `scope=global`, by kind and settings."""
+    labels = {}
+    for kind, group in rows.groupby("sparsifier"):
+        variants = {text: json.loads(text) for text in group["settings"].unique()}
+        names = sorted({name for settings in variants.values() for name in settings})
+        told = [name for name in names if len({str(s.get(name)) for s in variants.values()}) > 1]
+        for text, settings in variants.items():
+            values = {name: settings[name] for name in told if name in settings}
+            label = ", ".join(f"{name}={_plain(value)}" for name, value in values.items())
+            labels[str(kind), text] = label
+    return labels
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
+    """Test rows of chosen merges, with the scores of single expert and base beside them."""
+    rows = _study(scores, "merges")
+    chosen = rows[(rows["split"] == "test") & rows["selected"]]
+    chosen = pd.concat([chosen, _kept_all(rows, chosen)], ignore_index=True)
+    keys = ["family", "experts", "task", "training_seed"]
+    return chosen.merge(_references(scores, chosen), how="left", on=keys)
+
+
+def _kept_all(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Plain merges once more, for sparsifiers that were compared and are best at rate 0.
+
+    At rate 0 every sparsifier is `none`, so the choice of such a one leaves no row of its kind.
+    """
+    place = ["family", "experts", "method", "training_seed"]
+    compared = rows.loc[rows["rate"].between(0, 1, inclusive="neither"), [*place, "sparsifier"]]
+    found = chosen[[*place, "sparsifier"]].drop_duplicates().assign(found=True)
+    missing = compared.drop_duplicates().merge(found, how="left")
+    missing = missing.loc[missing["found"].isna(), [*place, "sparsifier"]]
+    # A rate of 1 also goes by another name: which sparsifier chose it is not known.
+    unclear = chosen.loc[chosen["rate"] == 1, place].drop_duplicates().assign(unclear=True)
+    missing = missing.merge(unclear, how="left")
+    missing = missing[missing["unclear"].isna()].drop(columns="unclear")
+    plain = chosen[chosen["sparsifier"] == "none"].drop(columns="sparsifier")
+    return plain.merge(missing, on=place)[list(rows.columns)]
+
+
+def _references(scores: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:
+    """Scores `expert` and `base` by set, task and training seed.
+
+    Where experts of a set share a task, the mean of theirs: a row of a merge names only the task.
+    """
+    sweep = _sweep_rows(scores)
+    keys = ["family", "expert", "task", "training_seed"]
+    kinds = {"none": "expert_score", BASE: "base"}
+    both = [
+        sweep[sweep["sparsifier"] == kind].groupby(keys)["value"].mean().rename(name)
+        for kind, name in kinds.items()
+    ]
+    alone = pd.concat(both, axis=1).reset_index()
+    sets = merged[["family", "experts"]].drop_duplicates()
+    members = sets.assign(expert=sets["experts"].str.split("+")).explode("expert")
+    members = members.astype({"expert": "string"}).merge(alone, on=["family", "expert"])
+    keys = ["family", "experts", "task", "training_seed"]
+    means = members.groupby(keys, as_index=False)[list(kinds.values())].mean()
+    return means.rename(columns={"expert_score": "expert"})
+
+
+def _spread(rows: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> pd.DataFrame:
+    """Mean, standard deviation and range of the values of each group, and its number of runs."""
+    aggregates = {name: ("value", "size" if name == "runs" else name) for name in SPREAD}
+    return rows.groupby(keys, as_index=False, sort=False).agg(**aggregates, **more)
+
+
+def _sorted(table: pd.DataFrame, columns: list[str], like: pd.DataFrame) -> pd.DataFrame:
+    """Sort by columns: kinds as registered, other names as they first appear in `like`."""
+
+    def ranks(column: "pd.Series[Any]") -> "pd.Series[Any]":
+        if pd.api.types.is_numeric_dtype(column):
+            return column
+        known = _ORDERS.get(str(column.name), ())
+        names = list(dict.fromkeys([*known, *like[column.name], *column]))
+        return column.map({name: rank for rank, name in enumerate(names)}).astype("int64")
+
+    return table.sort_values(columns, key=ranks, ignore_index=True)
+
+
+def _mean_and_std(table: pd.DataFrame) -> list[str]:
+    pairs = zip(table["mean"], table["std"], strict=True)
+    return [f"{mean:.3f}" + ("" if pd.isna(std) else f" ± {std:.3f}") for mean, std in pairs]
+
+
+def _rates(rates: "pd.Series[float]") -> str:
+    return ", ".join(f"{rate:g}" for rate in sorted(rates.dropna().unique()))
+
+
+def _pivot(table: pd.DataFrame, keys: list[str], column: str, names: list[str]) -> pd.DataFrame:
+    """Texts of a long table side by side, rows in their order, gaps empty."""
+    order = table[keys].drop_duplicates()
+    wide = table.pivot(index=keys, columns=column, values="text").reindex(columns=names)
+    return order.merge(wide.reset_index(), on=keys).fillna("")[[*keys, *names]]

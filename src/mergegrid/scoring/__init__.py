@@ -1,0 +1,1 @@
+"""Scoring: models and examples in, scores with standard errors out."""

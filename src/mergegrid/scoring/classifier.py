@@ -1,0 +1,58 @@
+"""Scoring classifiers: one model per task, whose encoder is replaced candidate by candidate."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoTokenizer
+
+from mergegrid.checkpoints.checkpoint import Checkpoint, load_into
+from mergegrid.checkpoints.encoders import load_classifier
+from mergegrid.config.requests import Target
+from mergegrid.tasks.encoding import batches, encode
+from mergegrid.tasks.metrics import predictions_of, score, standard_error
+
+Split = Literal["validation", "test"]
+_MAX_TOKENS = {"cpu": 1024, "cuda": 32768}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Value of a metric on n examples."""
+
+    value: float
+    stderr: float
+    n: int
+
+
+class TaskScorer:
+    """An expert's head and its task's examples, for any weights of the encoder in between."""
+
+    def __init__(self, expert: Path, target: Target, examples: pd.DataFrame, device: str) -> None:
+        self._model: torch.nn.Module = load_classifier(expert)
+        self._model.to(device).eval()
+        self._target = target
+        tokenizer = AutoTokenizer.from_pretrained(expert)
+        self._batches, self._labels = {}, {}
+        for split, part in examples.groupby("split"):
+            encoded = encode(tokenizer, part, target.max_length)
+            self._batches[split] = list(batches(tokenizer, encoded, _MAX_TOKENS[device], device))
+            self._labels[split] = part["label"].to_numpy()
+
+    def measure(self, checkpoint: Checkpoint, split: Split) -> Measurement:
+        """Score the head on top of the encoder weights of a checkpoint."""
+        load_into(self._model, checkpoint)
+        labels, metric = self._labels[split], self._target.metric
+        logits = np.empty((len(labels), max(len(self._target.classes), 1)), dtype=np.float32)
+        with torch.inference_mode():
+            for batch in self._batches[split]:
+                logits[batch.rows] = self._model(**batch.inputs).logits.float().cpu().numpy()
+        predictions = predictions_of(logits, metric)
+        return Measurement(
+            value=score(metric, labels, predictions),
+            stderr=standard_error(metric, labels, predictions),
+            n=len(labels),
+        )

@@ -1,0 +1,83 @@
+"""Scores as rows: one per recipe, task and split, in columns that never change their meaning."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from mergegrid.config.requests import Target
+from mergegrid.config.study import Selection
+from mergegrid.provenance import canonical_json
+from mergegrid.recipe.recipe import Recipe
+from mergegrid.scoring.classifier import Measurement, Split
+
+#: Column, type, meaning: the whole of `results/scores.parquet`.
+COLUMNS = {
+    "study": ("string", "`sweep` (one expert alone) or `merges`"),
+    "family": ("string", "base and experts, as named in the configuration"),
+    "experts": ("string", "experts of the recipe, joined by `+`"),
+    "training_seed": ("int64", "seed with which the experts were fine-tuned"),
+    "sparsifier": ("string", "kind of the sparsifier; `none` keeps every delta"),
+    "rate": ("float64", "drop rate; 0 without a sparsifier, 1 leaves the base"),
+    "mask_seed": ("Int64", "seed of the random mask; missing where there is none"),
+    "method": ("string", "kind of the merging method"),
+    "settings": ("string", "all other parameters of sparsifier and method, as JSON"),
+    "task": ("string", "task the model is scored on"),
+    "split": ("string", "`validation` or `test`"),
+    "metric": ("string", "metric of the task"),
+    "value": ("float64", "value of the metric"),
+    "stderr": ("float64", "standard error of the value over the examples"),
+    "n": ("int64", "number of examples"),
+    "selected": ("bool", "whether the recipe was chosen, not only a candidate"),
+    "selection": ("string", "split on which candidates were compared"),
+    "recipe": ("string", "readable name of the recipe"),
+    "recipe_digest": ("string", "SHA-256 of the recipe's canonical JSON"),
+}
+
+
+def score_row(
+    study: Literal["sweep", "merges"],
+    recipe: Recipe,
+    target: Target,
+    split: Split,
+    measurement: Measurement,
+    selected: bool,
+    selection: Selection,
+) -> dict[str, Any]:
+    """One row of scores."""
+    sparsifier = recipe.sparsifier.model_dump(mode="json")
+    method = recipe.method.model_dump(mode="json")
+    kinds = sparsifier.pop("kind"), method.pop("kind")
+    return {
+        "study": study,
+        "family": recipe.family,
+        "experts": "+".join(recipe.experts),
+        "training_seed": recipe.training_seed,
+        "sparsifier": kinds[0],
+        "rate": sparsifier.pop("rate", 0.0),
+        "mask_seed": sparsifier.pop("seed", None),
+        "method": kinds[1],
+        "settings": canonical_json({**sparsifier, **method}),
+        "task": target.task,
+        "split": split,
+        "metric": target.metric,
+        "value": measurement.value,
+        "stderr": measurement.stderr,
+        "n": measurement.n,
+        "selected": selected,
+        "selection": selection,
+        "recipe": recipe.slug,
+        "recipe_digest": recipe.digest,
+    }
+
+
+def score_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with the documented columns and types."""
+    types = {name: kind for name, (kind, _) in COLUMNS.items()}
+    return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+
+def read_scores(paths: list[Path]) -> pd.DataFrame:
+    """All scores of some files, in one table."""
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)

@@ -1,0 +1,33 @@
+"""The sweep: one expert alone under every sparsifier, rate and mask seed."""
+
+import logging
+
+import pandas as pd
+
+from mergegrid.config.requests import SweepRequest
+from mergegrid.progress import progress
+from mergegrid.scoring.bench import Bench
+from mergegrid.scoring.scores import score_frame, score_row
+
+logger = logging.getLogger(__name__)
+
+
+def sweep(request: SweepRequest, bench: Bench) -> pd.DataFrame:
+    """Scores of every recipe of a sweep on the test split; nothing is chosen, so all count."""
+    total = len(request.recipes)
+    logger.info("%d recipes, %d to score", total, bench.missing(request.recipes, "test"))
+    rows = []
+    for recipe in progress(request.recipes, f"sweep of {request.target.task}", total):
+        for measurement in bench.scores(recipe, "test").values():
+            rows.append(
+                score_row(
+                    "sweep",
+                    recipe,
+                    request.target,
+                    "test",
+                    measurement,
+                    selected=True,
+                    selection="validation",
+                )
+            )
+    return score_frame(rows)

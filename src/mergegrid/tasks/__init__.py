@@ -1,0 +1,1 @@
+"""Tasks: their examples, how they are split, and how predictions are scored."""

@@ -1,0 +1,693 @@
+"""Fetching, for real: PyPI through pip and the index, an index and a small hub on 127.0.0.1."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from mergegrid.checkpoints.sources import cache as store
+from mergegrid.checkpoints.sources.fetch import Record, fetch, locate
+from mergegrid.checkpoints.sources.hub import check_space
+from mergegrid.checkpoints.sources.hub_files import patterns
+from mergegrid.checkpoints.sources.unpack import unpack
+from mergegrid.config.source import SourceConfig
+from mergegrid.errors import SourceError
+
+SIX = "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254"
+VADER = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# ---- PyPI ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SourceConfig, Record]:
+    cache = tmp_path_factory.mktemp("cache")
+    config = SourceConfig(source="pypi:six==1.16.0:six.py", sha256=SIX)
+    return cache, config, fetch(config, "dataset", cache)
+
+
+def test_a_wheel_is_fetched_through_pip_and_recorded(
+    six: tuple[Path, SourceConfig, Record],
+) -> None:
+    cache, config, record = six
+    path = locate(record, config, cache)
+    assert path.name == "six.py"
+    assert record.files == {"six.py": sha(path.read_bytes())}
+    assert record.bytes == path.stat().st_size
+    assert record.resolved == "six-1.16.0-py2.py3-none-any.whl"
+    assert (record.sha256, record.licence) == (SIX, "MIT")
+    assert Record.from_json(record.to_json()) == record
+    assert str(cache) not in record.to_json()
+
+
+def test_a_second_fetch_needs_no_network(
+    six: tuple[Path, SourceConfig, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, config, record = six
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    assert fetch(config, "dataset", cache) == record
+
+
+def test_tasks_with_other_files_of_one_package_share_its_entry(
+    six: tuple[Path, SourceConfig, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, _, _ = six
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    folder = SourceConfig(
+        source="pypi:six==1.16.0:six-1.16.0.dist-info", sha256=SIX, licence="as agreed"
+    )
+    record = fetch(folder, "dataset", cache)
+    assert list(record.files) == sorted(record.files)
+    assert "METADATA" in record.files
+    assert record.licence == "as agreed"
+    assert (locate(record, folder, cache) / "METADATA").is_file()
+
+
+def test_a_path_that_the_wheel_lacks_is_answered_with_near_names(
+    six: tuple[Path, SourceConfig, Record],
+) -> None:
+    cache, _, _ = six
+    config = SourceConfig(source="pypi:six==1.16.0:lib/six.py", sha256=SIX)
+    with pytest.raises(SourceError, match=r"holds no lib/six\.py; did you mean: six\.py\?"):
+        fetch(config, "dataset", cache)
+
+
+def test_a_lost_file_is_fetched_again_and_a_changed_one_is_named(tmp_path: Path) -> None:
+    config = SourceConfig(source="pypi:six==1.16.0:six.py", sha256=SIX)
+    record = fetch(config, "dataset", tmp_path)
+    path = locate(record, config, tmp_path)
+    path.unlink()
+    assert locate(record, config, tmp_path).is_file()
+    data = path.read_bytes()
+    path.write_bytes(b"#" * len(data))
+    with pytest.raises(SourceError, match=r"six\.py was changed after it was unpacked; delete"):
+        locate(record, config, tmp_path)
+    path.write_bytes(data)
+    assert locate(record, config, tmp_path) == path
+
+
+def test_a_wrong_checksum_names_both_and_keeps_nothing(tmp_path: Path) -> None:
+    config = SourceConfig(source="pypi:six==1.16.0:six.py", sha256="0" * 64)
+    with pytest.raises(SourceError) as caught:
+        fetch(config, "dataset", tmp_path)
+    assert "expected sha256 " + "0" * 64 in str(caught.value)
+    assert SIX in str(caught.value)
+    assert not [path for path in tmp_path.rglob("*.*") if path.suffix in (".whl", ".py")]
+
+
+def test_a_real_sdist_without_a_wheel_is_unpacked_without_its_top_folder(tmp_path: Path) -> None:
+    config = SourceConfig(
+        source="pypi:vaderSentiment==0.5:vaderSentiment/vader_sentiment_lexicon.txt", sha256=VADER
+    )
+    record = fetch(config, "dataset", tmp_path)
+    assert record.resolved == "vaderSentiment-0.5.zip"
+    assert list(record.files) == ["vader_sentiment_lexicon.txt"]
+    assert record.bytes > 100_000
+
+
+def test_without_a_network_the_error_says_what_pip_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://user:secret@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    config = SourceConfig(source="pypi:six==1.15.0:six.py", sha256=SIX)
+    with pytest.raises(SourceError, match=r"pip said: ERROR: .*PIP_INDEX_URL") as caught:
+        fetch(config, "dataset", tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def sdist(marker: Path) -> bytes:
+    """An sdist whose setup.py writes a file."""
+    setup = f"open({str(marker)!r}, 'w').write('ran')\nfrom setuptools import setup\nsetup()\n"
+    members = {
+        "trap-1.0/setup.py": setup,
+        "trap-1.0/PKG-INFO": "Metadata-Version: 2.1\nName: trap\nVersion: 1.0\n"
+        "Classifier: License :: OSI Approved :: BSD License\n",
+        "trap-1.0/data/rows.txt": "one\ntwo\n",
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, text in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def index(archive: bytes, *, as_json: bool, cuts: int = 0) -> type[BaseHTTPRequestHandler]:
+    """A package index with one sdist; the first `cuts` downloads end in the middle."""
+    left = [cuts]
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/simple/trap/" and as_json:
+                file = {
+                    "filename": "trap-1.0.tar.gz",
+                    "url": "../../files/trap-1.0.tar.gz",
+                    "hashes": {"sha256": sha(archive)},
+                }
+                body = json.dumps({"meta": {"api-version": "1.0"}, "files": [file]}).encode()
+                self.answer(body, "application/vnd.pypi.simple.v1+json")
+            elif self.path == "/simple/trap/":
+                self.answer(b'<a href="/files/trap-1.0.tar.gz">trap-1.0.tar.gz</a>', "text/html")
+            elif self.path == "/files/trap-1.0.tar.gz":
+                cut = left[0] > 0
+                left[0] -= 1
+                self.answer(archive, "application/gzip", len(archive) // 2 if cut else None)
+            else:
+                self.send_error(404)
+
+        def answer(self, body: bytes, kind: str, only: int | None = None) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[:only])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Index
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_nothing_of_an_sdist_is_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    marker = tmp_path / "ran"
+    archive = sdist(marker)
+    config = SourceConfig(source="pypi:trap==1.0:data", sha256=sha(archive))
+    with serving(index(archive, as_json=as_json)) as url:
+        monkeypatch.setenv("PIP_INDEX_URL", f"{url}/simple")
+        record = fetch(config, "dataset", tmp_path / "cache")
+    assert record.files == {"rows.txt": sha(b"one\ntwo\n")}
+    assert record.licence == "BSD License"
+    assert not marker.exists()
+    # The trap works: it is the fetching that does not step on it.
+    folder = locate(record, config, tmp_path / "cache").parent
+    subprocess.run([sys.executable, folder / "setup.py", "--version"], check=True, cwd=folder)
+    assert marker.exists()
+
+
+def test_a_cut_download_is_an_error_and_the_next_run_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = sdist(tmp_path / "ran")
+    config = SourceConfig(source="pypi:trap==1.0:data/rows.txt", sha256=sha(archive))
+    with serving(index(archive, as_json=True, cuts=1)) as url:
+        monkeypatch.setenv("PIP_INDEX_URL", f"{url}/simple")
+        with pytest.raises(SourceError, match=r"connection ended after \d+ of \d+ bytes"):
+            fetch(config, "dataset", tmp_path / "cache")
+        assert fetch(config, "dataset", tmp_path / "cache").bytes == len(b"one\ntwo\n")
+
+
+def tar_with(name: str, link: str | None = None) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with tarfile.open(path, "w:gz") as archive:
+            member = tarfile.TarInfo(name)
+            if link is not None:
+                member.type, member.linkname = tarfile.SYMTYPE, link
+            archive.addfile(member, io.BytesIO())
+
+    return write
+
+
+def zip_with(name: str, mode: int = 0o100644) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            member = zipfile.ZipInfo(name)
+            member.external_attr = mode << 16
+            archive.writestr(member, "/etc/passwd")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.tar.gz", tar_with("../outside.txt")),
+        ("a.tar.gz", tar_with("a-1/link", link="../../outside.txt")),
+        ("a.tar.gz", tar_with("a-1/link", link="/etc/passwd")),
+        ("a.zip", zip_with("../outside.txt")),
+        ("a.whl", zip_with("/outside.txt")),
+        ("a.whl", zip_with("link", mode=0o120777)),
+        ("a.whl", lambda path: path.write_bytes(b"PK no zip")),
+    ],
+)
+def test_an_unsafe_or_damaged_archive_is_refused(
+    tmp_path: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / name)
+    (tmp_path / "content").mkdir()
+    with pytest.raises(SourceError, match="is not safe to unpack, or damaged"):
+        unpack(tmp_path / name, tmp_path / "content")
+    assert not list((tmp_path / "content").rglob("*"))
+    assert not (tmp_path / "outside.txt").exists()
+
+
+# ---- The cache ----------------------------------------------------------------------------------
+
+
+def test_the_cache_folder_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("MERGEGRID_CACHE", raising=False)
+    assert store.root() == tmp_path / "xdg" / "mergegrid"
+    monkeypatch.setenv("MERGEGRID_CACHE", str(tmp_path / "ours"))
+    assert store.root() == tmp_path / "ours"
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match="set MERGEGRID_CACHE"):
+        store.root(tmp_path / "file" / "below")
+
+
+def test_two_wanting_one_entry_fill_it_once(tmp_path: Path) -> None:
+    filled = []
+
+    def fill(content: Path) -> str:
+        filled.append(content)
+        time.sleep(0.2)
+        (content / "a.txt").write_text("a")
+        return "origin"
+
+    with ThreadPoolExecutor(4) as pool:
+        entries = list(pool.map(lambda _: store.entry(tmp_path / "e", fill), range(4)))
+    assert len(filled) == 1
+    assert {entry.files["a.txt"] for entry in entries} == {sha(b"a")}
+
+
+@pytest.mark.parametrize("damage", ["manifest", "half manifest", "size", "extra file"])
+def test_an_entry_that_is_not_whole_is_made_anew(tmp_path: Path, damage: str) -> None:
+    def fill(content: Path) -> str:
+        (content / "a.txt").write_text("whole")
+        return "origin"
+
+    folder = tmp_path / "e"
+    store.entry(folder, fill)
+    manifest = folder / "manifest.json"
+    match damage:
+        case "manifest":
+            manifest.unlink()
+        case "half manifest":
+            manifest.write_text(manifest.read_text()[:20])
+        case "size":
+            (folder / "content" / "a.txt").write_text("who")
+        case "extra file":
+            (folder / "content" / "b.txt").touch()
+    entry = store.entry(folder, fill)
+    assert {path.name: path.read_text() for path in entry.content.iterdir()} == {"a.txt": "whole"}
+
+
+def test_a_failed_or_killed_fill_leaves_no_entry(tmp_path: Path) -> None:
+    def fail(content: Path) -> str:
+        (content / "a.txt").write_text("half")
+        raise SourceError("cut")
+
+    (tmp_path / "e.part-killed" / "content").mkdir(parents=True)
+    with pytest.raises(SourceError, match="cut"):
+        store.entry(tmp_path / "e", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["e.lock"]
+
+
+# ---- Local paths --------------------------------------------------------------------------------
+
+
+def test_a_local_folder_is_recorded_by_content_and_a_change_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    (tmp_path / "data" / "b.txt").write_text("b")
+    (tmp_path / "data" / "sub" / "a.txt").write_text("a")
+    (tmp_path / "data" / "c.txt").symlink_to("b.txt")
+    config = SourceConfig(source="path:data")
+    record = fetch(config, "dataset", tmp_path / "cache")
+    assert record.files == {"b.txt": sha(b"b"), "c.txt": sha(b"b"), "sub/a.txt": sha(b"a")}
+    assert list(record.files) == sorted(record.files)
+    assert (record.resolved, record.sha256, record.licence, record.bytes) == (
+        "", None, "not stated", 3,
+    )  # fmt: skip
+    shutil.copytree("data", "copy")
+    copy = fetch(SourceConfig(source="path:copy"), "dataset", tmp_path / "cache")
+    assert copy.digest == record.digest
+    assert locate(record, config, tmp_path / "cache") == tmp_path / "data"
+    (tmp_path / "data" / "sub" / "a.txt").write_text("A")
+    with pytest.raises(SourceError, match=r"sub/a\.txt has sha256"):
+        locate(record, config, tmp_path / "cache")
+
+
+def test_a_local_file_is_checked_against_its_pin(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("rows")
+    source = f"path:{tmp_path}/rows.txt"
+    record = fetch(SourceConfig(source=source, sha256=sha(b"rows")), "dataset", tmp_path / "cache")
+    assert (record.files, record.sha256) == ({"rows.txt": sha(b"rows")}, sha(b"rows"))
+    with pytest.raises(SourceError, match=f"expected sha256 {'0' * 64}, found {sha(b'rows')}"):
+        fetch(SourceConfig(source=source, sha256="0" * 64), "dataset", tmp_path / "cache")
+
+
+def test_missing_empty_and_outward_linked_paths_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=f"there is nothing at {tmp_path}/absent"):
+        fetch(SourceConfig(source="path:absent"), "model", tmp_path / "cache")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SourceError, match="holds no file"):
+        fetch(SourceConfig(source="path:folder"), "model", tmp_path / "cache")
+    (tmp_path / "folder" / "out").symlink_to("/etc/passwd")
+    with pytest.raises(SourceError, match="folder/out is a link to /etc/passwd"):
+        fetch(SourceConfig(source="path:folder"), "model", tmp_path / "cache")
+
+
+def test_a_record_of_another_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    record = fetch(SourceConfig(source=f"path:{tmp_path}/a"), "model", tmp_path / "cache")
+    with pytest.raises(SourceError, match="fetch again"):
+        locate(record, SourceConfig(source=f"path:{tmp_path}/b"), tmp_path / "cache")
+
+
+# ---- Which files of a hub repository ------------------------------------------------------------
+
+BERT = [
+    ".gitattributes", "LICENSE", "README.md", "config.json", "flax_model.msgpack",
+    "coreml/fill-mask/float32_model.mlpackage/Data/com.apple.CoreML/weights/weight.bin",
+    "coreml/fill-mask/float32_model.mlpackage/Manifest.json", "model.onnx", "model.safetensors",
+    "onnx/config.json", "onnx/model.onnx", "pytorch_model.bin", "rust_model.ot", "tf_model.h5",
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+]  # fmt: skip
+WIZARD = [
+    ".gitattributes", "README.md", "added_tokens.json", "config.json", "generation_config.json",
+    *(f"pytorch_model-0000{n}-of-00003.bin" for n in (1, 2, 3)), "pytorch_model.bin.index.json",
+    "special_tokens_map.json", "tokenizer.model", "tokenizer_config.json", "training_args.bin",
+    "optimizer.pt",
+]  # fmt: skip
+ROBERTA_GLUE = [
+    ".gitattributes", "README.md",
+    *(
+        f"{task}/roberta-base_lr1e-05/{name}"
+        for task in ("cola", "mnli")
+        for name in ("config.json", "merges.txt", "pytorch_model.bin", "trainer_state.json",
+                     "training_args.bin", "vocab.json")
+    ),
+]  # fmt: skip
+GLUE = [
+    ".gitattributes", "README.md", "glue.py",
+    *(f"{c}/{s}-00000-of-00001.parquet" for c in ("ax", "cola") for s in ("test", "train")),
+]  # fmt: skip
+
+
+def test_of_berts_formats_only_safetensors_is_taken() -> None:
+    assert patterns(BERT, "model", None) == [
+        "LICENSE", "README.md", "config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json", "vocab.txt",
+    ]  # fmt: skip
+
+
+def test_a_repository_with_only_bin_weights_keeps_them_with_their_index() -> None:
+    unneeded = {".gitattributes", "training_args.bin", "optimizer.pt"}
+    assert patterns(WIZARD, "model", None) == sorted(set(WIZARD) - unneeded)
+
+
+def test_sharded_safetensors_come_without_second_copies() -> None:
+    wanted = [
+        "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json", "tokenizer.model",
+    ]  # fmt: skip
+    others = [
+        "consolidated.safetensors", "pytorch_model-00001-of-00001.bin", "original/params.json",
+        "pytorch_model.bin.index.json", "q4.gguf", "checkpoint-10/model.safetensors",
+    ]  # fmt: skip
+    assert patterns([*others, *wanted], "model", None) == wanted
+    adapter = ["adapter_model.safetensors", "config.json", "pytorch_model.bin"]
+    assert patterns(adapter, "model", None) == ["config.json", "pytorch_model.bin"]
+
+
+def test_a_subfolder_of_a_model_is_one_checkpoint() -> None:
+    assert patterns(ROBERTA_GLUE, "model", "cola/roberta-base_lr1e-05") == [
+        "README.md",
+        *(
+            f"cola/roberta-base_lr1e-05/{name}"
+            for name in ("config.json", "merges.txt", "pytorch_model.bin", "trainer_state.json",
+                         "vocab.json")
+        ),
+    ]  # fmt: skip
+    assert patterns(ROBERTA_GLUE, "model", None) == []
+
+
+def test_a_data_set_is_its_folder_or_file_without_scripts() -> None:
+    cola = ["cola/test-00000-of-00001.parquet", "cola/train-00000-of-00001.parquet"]
+    assert patterns(GLUE, "dataset", "cola") == ["README.md", *cola]
+    assert patterns(GLUE, "dataset", None) == sorted(set(GLUE) - {".gitattributes", "glue.py"})
+    alpaca = ["README.md", "alpaca_eval.json", "alpaca_eval.py", "alpaca_eval_all_outputs.json"]
+    assert patterns(alpaca, "dataset", "alpaca_eval.json") == ["README.md", "alpaca_eval.json"]
+    assert patterns(GLUE, "dataset", "absent") == []
+
+
+# ---- A small hub --------------------------------------------------------------------------------
+
+CARD = b"---\nlicense: apache-2.0\nlanguage: en\n---\n# A model\n"
+WEIGHTS = bytes(range(256)) * 40_000
+REPOS = {
+    "org/bert": {"README.md": CARD, "config.json": b"{}", "model.safetensors": WEIGHTS,
+                 "pytorch_model.bin": b"bin", "onnx/model.onnx": b"onnx"},
+    "org/glue": {"README.md": CARD, "cola/[train].parquet": b"rows", "mnli/train.parquet": b"r"},
+    "org/gated": {"config.json": b"{}", "model.safetensors": b"weights"},
+}  # fmt: skip
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What huggingface_hub asks of a hub, for REPOS; counts requests per method and path."""
+
+    protocol_version = "HTTP/1.1"
+    asked: list[str]
+    cut_weights: list[int]
+
+    def do_HEAD(self) -> None:
+        self.respond()
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    def respond(self) -> None:
+        path = self.path.partition("?")[0]
+        self.asked.append(f"{self.command} {path}")
+        parts = path.strip("/").split("/")
+        if parts[0] == "api":
+            self.respond_api("/".join(parts[2:4]), parts[4:])
+        else:
+            parts = parts[1:] if parts[0] == "datasets" else parts
+            self.respond_file("/".join(parts[:2]), "/".join(parts[4:]))
+
+    def respond_api(self, repo: str, rest: list[str]) -> None:
+        if repo not in REPOS:
+            self.send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
+            self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        elif rest[:1] == ["tree"]:
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": sha(data)[:40]}
+                for name, data in REPOS[repo].items()
+            ]
+            self.send(200, json.dumps(tree).encode())
+        else:
+            self.send(200, json.dumps({"id": repo, "sha": COMMIT, "siblings": []}).encode())
+
+    def respond_file(self, repo: str, name: str) -> None:
+        if repo == "org/gated":
+            known = "Authorization" in self.headers
+            self.send(403 if known else 401, b"", {"X-Error-Code": "GatedRepo"})
+            return
+        data = REPOS[repo][unquote(name)]
+        start = 0
+        if wanted := self.headers.get("Range"):
+            start = int(wanted.removeprefix("bytes=").split("-")[0])
+        cut = None
+        if self.command == "GET" and data is WEIGHTS and self.cut_weights:
+            cut = self.cut_weights.pop()
+        headers = {"ETag": f'"{sha(data)[:40]}"', "X-Repo-Commit": COMMIT}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self.send(206 if start else 200, data[start:], headers, cut)
+
+    def send(
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        cut: int | None = None,
+    ) -> None:
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[:cut])
+        if cut is not None:
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, type[Hub]]]:
+    handler = type("FreshHub", (Hub,), {"asked": [], "cut_weights": []})
+    with serving(handler) as url:
+        yield url, handler
+
+
+STEPS = """
+import sys
+from pathlib import Path
+from mergegrid.checkpoints.sources.fetch import fetch, locate
+from mergegrid.config.source import SourceConfig
+from mergegrid.errors import SourceError
+for line in sys.argv[2:]:
+    kind, source = line.split(" ")
+    config = SourceConfig(source=source)
+    try:
+        record = fetch(config, kind, Path(sys.argv[1]))
+        print(record.to_json())
+        print(locate(record, config, Path(sys.argv[1])))
+    except SourceError as error:
+        print("SourceError:", error)
+"""
+
+
+def run(url: str, home: Path, *lines: str, **settings: str) -> list[str]:
+    """Fetch and locate in a process of its own: the hub's settings are read at import."""
+    dropped = ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    env = {key: value for key, value in os.environ.items() if key not in dropped}
+    env |= {"HF_ENDPOINT": url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    env |= {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **settings}
+    command = [sys.executable, "-c", STEPS, str(home / "cache"), *lines]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def downloads(handler: type[Hub], name: str) -> list[str]:
+    return [each for each in handler.asked if each.startswith("GET") and each.endswith(name)]
+
+
+def test_the_hub_is_asked_for_one_format_once_and_then_works_offline(
+    hub: tuple[str, type[Hub]], tmp_path: Path
+) -> None:
+    url, handler = hub
+    source = "model hub:org/bert"
+    text, path = run(url, tmp_path, source)
+    record = Record.from_json(text)
+    assert record.resolved == COMMIT
+    assert record.licence == "apache-2.0"
+    assert record.files["model.safetensors"] == sha(WEIGHTS)
+    assert list(record.files) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(each.name for each in Path(path).iterdir()) == list(record.files)
+    assert (
+        sum(each.startswith("GET") and "model.safetensors" in each for each in handler.asked) == 1
+    )
+    handler.asked.clear()
+    assert run(url, tmp_path, source, HF_HUB_OFFLINE="1") == [text, path]
+    assert handler.asked == []
+    assert run("http://127.0.0.1:9", tmp_path, f"model hub:org/bert@{COMMIT}")[1] == path
+    # A cache that an older huggingface_hub made has no list of the repository's files.
+    shutil.rmtree(tmp_path / "hf" / "hub" / "models--org--bert" / "trees")
+    assert run(url, tmp_path, source, HF_HUB_OFFLINE="1") == [text, path]
+
+
+def test_a_cut_hub_download_is_taken_up_again_and_whole(
+    hub: tuple[str, type[Hub]], tmp_path: Path
+) -> None:
+    url, handler = hub
+    handler.cut_weights.append(len(WEIGHTS) // 3)
+    text, _ = run(url, tmp_path, "model hub:org/bert")
+    assert Record.from_json(text).files["model.safetensors"] == sha(WEIGHTS)
+    assert (
+        sum(each.startswith("GET") and "model.safetensors" in each for each in handler.asked) == 2
+    )
+
+
+def test_a_file_lost_or_cut_in_the_hubs_cache_is_noticed(
+    hub: tuple[str, type[Hub]], tmp_path: Path
+) -> None:
+    url, _ = hub
+    text, path = run(url, tmp_path, "model hub:org/bert")
+    weights = Path(path) / "model.safetensors"
+    weights.unlink()
+    (lost,) = run(url, tmp_path, "model hub:org/bert", HF_HUB_OFFLINE="1")
+    assert "is not whole" in lost
+    assert "HF_HUB_OFFLINE is set" in lost
+    assert run(url, tmp_path, "model hub:org/bert") == [text, path]
+    weights.resolve().write_bytes(b"half")
+    (cut,) = run(url, tmp_path, "model hub:org/bert")
+    assert "has 4 bytes, the hub says 10240000; delete it and run again" in cut
+
+
+def test_a_folder_and_a_file_of_a_data_set_are_named_relative_to_themselves(
+    hub: tuple[str, type[Hub]], tmp_path: Path
+) -> None:
+    lines = ("dataset hub:org/glue:cola", "dataset hub:org/glue@main:cola/[train].parquet")
+    folder, folder_path, file, file_path = run(hub[0], tmp_path, *lines)
+    assert Record.from_json(folder).files == {"[train].parquet": sha(b"rows")}
+    assert Record.from_json(file).files == {"[train].parquet": sha(b"rows")}
+    assert Path(file_path) == Path(folder_path) / "[train].parquet"
+    assert not (Path(folder_path).parent / "mnli").exists()
+
+
+def test_hub_errors_say_what_to_do(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
+    url, _ = hub
+    unknown, revision, subfolder, gated = run(
+        url, tmp_path, "model hub:org/absent", "model hub:org/bert@v9",
+        "dataset hub:org/glue:sst2", "model hub:org/gated",
+    )  # fmt: skip
+    assert "the hub knows no model of this name that you may read (401)" in unknown
+    assert "org/bert@v9: no such branch, tag or commit" in revision
+    assert (
+        "nothing to fetch in org/glue:sst2; at the top it has: README.md, cola, mnli" in subfolder
+    )
+    assert "no token was sent (401)" in gated
+    assert "set HF_TOKEN" in gated
+    (refused,) = run(url, tmp_path, "model hub:org/gated", HF_TOKEN="hf_abc")
+    assert "your token has no access to it (403); ask for access" in refused
+    (offline,) = run(url, tmp_path, "model hub:org/other", HF_HUB_OFFLINE="1")
+    assert "fetch it once without HF_HUB_OFFLINE" in offline
+    (down,) = run("http://127.0.0.1:9", tmp_path, "model hub:org/other")
+    assert "could not be fetched from http://127.0.0.1:9" in down
+
+
+def test_a_download_larger_than_the_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    check_space(1, tmp_path / "not" / "yet" / "made")
+    with pytest.raises(SourceError, match=r"needs 1000000000\.0 GB and .* has \d+\.\d GB free"):
+        check_space(10**18, tmp_path / "not" / "yet" / "made")

@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+
+from mergegrid.config.documentation import SCHEMA, schema_text, with_reference
+from mergegrid.config.loading import check_study, read_study
+from mergegrid.config.requests import merges_request, sweep_request
+from mergegrid.recipe.sparsifiers import Dare, Magnitude, NoSparsifier
+
+CONFIG = Path(__file__).parents[3] / "config"
+
+
+@pytest.mark.parametrize("name", ["config", "smoke", "glue"])
+def test_every_shipped_configuration_is_valid(name):
+    read_study(CONFIG / f"{name}.yaml")
+
+
+def test_the_list_of_shipped_configurations_above_is_complete():
+    assert {path.stem for path in CONFIG.glob("*.yaml")} == {"config", "smoke", "glue"}
+
+
+def test_the_schema_is_current():
+    assert (CONFIG / SCHEMA).read_text() == schema_text(), "run `make docs`"
+
+
+def test_the_reference_in_the_readme_is_current():
+    readme = (CONFIG / "README.md").read_text()
+    assert readme == with_reference(readme), "run `make docs`"
+
+
+def test_an_experts_own_values_replace_the_familys(content):
+    family = check_study(content, "").families["bert"]
+    assert family.finetune_of("stsb").learning_rate == 5e-5
+    assert family.finetune_of("rte").learning_rate == 1e-5
+    assert family.finetune_of("stsb").epochs == family.finetune_of("rte").epochs == 10
+
+
+def test_the_sweep_is_every_sparsifier_rate_and_seed_once(content):
+    content |= {"rates": [0, 0.5, 1], "seeds": {"mask": [0, 1]}}
+    recipes = check_study(content, "").sweep_recipes("bert", "rte", 0)
+    kinds = [
+        (recipe.sparsifier.kind, getattr(recipe.sparsifier, "rate", None)) for recipe in recipes
+    ]
+    assert sorted(set(kinds), key=str) == sorted(
+        [
+            ("none", None),
+            ("drop_only", 1.0),
+            ("dare", 0.5),
+            ("drop_only", 0.5),
+            ("magnitude", 0.5),
+            ("masked_finetuned", 0.5),
+            ("masked_finetuned", 1.0),
+        ],
+        key=str,
+    )
+    assert kinds.count(("dare", 0.5)) == 2
+    assert kinds.count(("magnitude", 0.5)) == 1
+    assert kinds.count(("none", None)) == 1
+    assert len(set(recipes)) == len(recipes)
+
+
+def test_unset_rates_and_seeds_of_a_grid_are_the_studys(content):
+    study = check_study(content | {"rates": [0.5, 0.9], "seeds": {"mask": [4]}}, "")
+    grids = {grid.kind: grid for grid in study.sweep.sparsifiers}
+    assert study.sparsifier_candidates(grids["dare"]) == [
+        Dare(rate=0.5, seed=4),
+        Dare(rate=0.9, seed=4),
+    ]
+    assert study.sparsifier_candidates(grids["magnitude"]) == [
+        Magnitude(rate=0.5),
+        Magnitude(rate=0.9),
+    ]
+
+
+def test_sets_are_pairs_all_or_named(content):
+    content["families"]["bert"]["experts"]["rte2"] = {"task": "rte"}
+    content["merges"]["sets"] = ["pairs", "all", ["rte2", "rte"]]
+    sets = check_study(content, "").expert_sets("bert")
+    assert sets == [
+        ("rte", "stsb"),
+        ("rte", "rte2"),
+        ("stsb", "rte2"),
+        ("rte", "stsb", "rte2"),
+        ("rte2", "rte"),
+    ]
+
+
+def test_a_study_without_sweep_or_merges_is_possible(content):
+    study = check_study(content | {"sweep": None, "merges": None}, "")
+    assert study.expert_sets("bert") == []
+
+
+def test_a_request_does_not_change_when_another_family_or_task_is_added(content):
+    before = check_study(content, "")
+    content["families"]["other"] = content["families"]["bert"]
+    content["tasks"]["extra"] = content["tasks"]["rte"]
+    after = check_study(content, "")
+    assert sweep_request(before, "bert", "rte", 0) == sweep_request(after, "bert", "rte", 0)
+    pair = ["rte", "stsb"]
+    assert merges_request(before, "bert", pair, 0) == merges_request(after, "bert", pair, 0)
+
+
+def test_merge_candidates_are_the_product_of_the_listed_values(content):
+    request = merges_request(check_study(content, ""), "bert", ["rte", "stsb"], 0)
+    assert [[each.kind for each in group] for group in request.methods] == [
+        ["average"],
+        ["ties", "ties"],
+    ]
+    assert request.sparsifiers[0] == [NoSparsifier()]
+    assert request.sparsifiers[1] == [Dare(rate=0.9, seed=seed) for seed in (0, 1, 2)]

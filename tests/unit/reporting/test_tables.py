@@ -1,0 +1,317 @@
+"""Tables against values computed by hand, and frames that other tests draw."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mergegrid.reporting import tables
+from mergegrid.scoring.scores import COLUMNS, score_frame
+
+
+def row(**values: Any) -> dict[str, Any]:
+    """One row of scores: a sweep of `trec` on test unless told otherwise."""
+    settings = json.dumps(values.pop("settings", {}), sort_keys=True)
+    made = {
+        "study": "sweep",
+        "family": "minilm",
+        "experts": "trec",
+        "training_seed": 0,
+        "sparsifier": "none",
+        "rate": 0.0,
+        "mask_seed": None,
+        "method": "average",
+        "task": "trec",
+        "split": "test",
+        "metric": "accuracy",
+        "stderr": 0.01,
+        "n": 500,
+        "selected": True,
+        "selection": "validation",
+        "recipe": "slug",
+        "settings": settings,
+        **values,
+    }
+    not_of_the_recipe = ("task", "split", "metric", "value", "stderr", "selected")
+    point = {key: value for key, value in made.items() if key not in not_of_the_recipe}
+    return {"recipe_digest": json.dumps(point), **made}
+
+
+def merge(**values: Any) -> dict[str, Any]:
+    return row(**{"study": "merges", "experts": "trec+spam", **values})
+
+
+def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    scores = score_frame(list(rows))
+    assert list(scores.columns) == list(COLUMNS)
+    return scores
+
+
+def only(table: pd.DataFrame, **values: Any) -> pd.Series:
+    """The one row with these values."""
+    for name, value in values.items():
+        table = table[table[name] == value]
+    assert len(table) == 1, table
+    return table.iloc[0]
+
+
+SWEEP = [
+    row(value=0.90, stderr=0.01),
+    row(value=0.94, stderr=0.03, training_seed=1),
+    row(value=0.30, sparsifier="drop_only", rate=1.0, mask_seed=0),
+    row(value=0.20, sparsifier="drop_only", rate=1.0, mask_seed=0, training_seed=1),
+    row(value=0.80, sparsifier="dare", rate=0.9, mask_seed=0),
+    row(value=0.84, sparsifier="dare", rate=0.9, mask_seed=1),
+    row(value=0.88, sparsifier="dare", rate=0.9, mask_seed=0, training_seed=1),
+    row(value=0.96, sparsifier="dare", rate=0.9, mask_seed=1, training_seed=1),
+    row(value=0.50, sparsifier="magnitude", rate=0.5, settings={"scope": "global", "x": 1}),
+    row(value=0.60, sparsifier="magnitude", rate=0.5, settings={"scope": "per_tensor", "x": 1}),
+    row(value=0.99, experts="spam", task="sms", metric="matthews"),
+    row(value=0.00, experts="spam", task="sms", metric="matthews", sparsifier="drop_only", rate=1),
+]
+MERGES = [
+    # TIES was searched: two candidates, the second is better; DARE then keeps 0.9 for it.
+    merge(method="ties", task="trec", split="validation", value=0.5, selected=False,
+          settings={"coefficient": 0.5}),
+    merge(method="ties", task="sms", split="validation", value=0.7, selected=False,
+          settings={"coefficient": 0.5}),
+    merge(method="ties", task="trec", split="validation", value=0.6, settings={"coefficient": 1.0}),
+    merge(method="ties", task="sms", split="validation", value=0.8, settings={"coefficient": 1.0}),
+    *(
+        merge(method="ties", task=task, split="validation", sparsifier="dare", rate=0.9,
+              mask_seed=seed, settings={"coefficient": 1.0}, value=value)
+        for seed, values in enumerate([(0.7, 0.8), (0.5, 1.0)])
+        for task, value in zip(("trec", "sms"), values, strict=True)
+    ),
+    *(
+        merge(method="ties", task=task, sparsifier="dare", rate=0.9, mask_seed=seed,
+              settings={"coefficient": 1.0}, value=value)
+        for seed, values in enumerate([(0.6, 0.9), (0.8, 0.8)])
+        for task, value in zip(("trec", "sms"), values, strict=True)
+    ),
+    merge(method="ties", task="trec", value=0.60, settings={"coefficient": 1.0}),
+    merge(method="ties", task="sms", metric="matthews", value=0.88, settings={"coefficient": 1.0}),
+]  # fmt: skip
+
+
+def test_a_point_has_mean_spread_and_change_over_training_and_mask_seeds() -> None:
+    point = only(tables.drop_rates(frame(SWEEP)), sparsifier="dare")
+    values = [0.80, 0.84, 0.88, 0.96]
+    assert point["mean"] == pytest.approx(0.87)
+    assert point["std"] == pytest.approx(np.std(values, ddof=1))
+    assert (point["min"], point["max"], point["runs"]) == (0.80, 0.96, 4)
+    # By training seed: (-0.10, -0.06) and (-0.06, +0.02).
+    assert point["change"] == pytest.approx(-0.05)
+    assert point["stderr"] == pytest.approx(0.01)
+
+
+def test_change_compares_runs_of_the_same_training_seed_only() -> None:
+    lone = row(value=0.90, sparsifier="dare", rate=0.5, mask_seed=0, training_seed=1)
+    point = only(tables.drop_rates(frame([*SWEEP, lone])), sparsifier="dare", rate=0.5)
+    assert point["change"] == pytest.approx(0.90 - 0.94)
+    assert np.isnan(point["std"])
+
+
+def test_expert_and_base_stand_once_each() -> None:
+    table = tables.drop_rates(frame(SWEEP))
+    whole = only(table, expert="trec", sparsifier="none")
+    base = only(table, expert="trec", sparsifier="base")
+    assert (whole["mean"], whole["change"], whole["rate"]) == (pytest.approx(0.92), 0, 0)
+    assert whole["stderr"] == pytest.approx(0.02)
+    assert (base["mean"], base["rate"]) == (pytest.approx(0.25), 1)
+    assert not ((table["sparsifier"] == "drop_only") & (table["rate"] == 1)).any()
+
+
+def test_rows_go_by_expert_then_registry_then_rate() -> None:
+    table = tables.drop_rates(frame(SWEEP[::-1]))
+    assert list(table["expert"].unique()) == ["spam", "trec"]
+    kinds = list(table.loc[table["expert"] == "trec", "sparsifier"])
+    assert kinds == ["none", "base", "dare", "magnitude", "magnitude"]
+
+
+def test_variants_are_named_by_what_differs_and_only_where_something_does() -> None:
+    table = tables.drop_rates(frame(SWEEP))
+    magnitude = table[table["sparsifier"] == "magnitude"]
+    assert set(magnitude["variant"]) == {"scope=global", "scope=per_tensor"}
+    assert set(table.loc[table["sparsifier"] != "magnitude", "variant"]) == {""}
+
+
+def test_masked_finetuned_at_rate_one_is_not_the_base() -> None:
+    rows = [*SWEEP, row(value=0.1, sparsifier="masked_finetuned", rate=1.0, mask_seed=0)]
+    table = tables.drop_rates(frame(rows))
+    assert only(table, sparsifier="masked_finetuned")["mean"] == pytest.approx(0.1)
+    assert only(table, sparsifier="base", expert="trec")["mean"] == pytest.approx(0.25)
+
+
+def test_the_wide_table_reads_from_the_expert_at_zero_to_the_base_at_one() -> None:
+    wide = tables.drop_rates_wide(frame(SWEEP))
+    assert list(wide.columns) == [
+        "family", "task", "expert", "metric", "sparsifier", "0", "0.5", "0.9", "1",
+    ]  # fmt: skip
+    assert wide.iloc[:, 1:].to_numpy().tolist() == [
+        ["trec", "trec", "accuracy", "base", "0.920 ± 0.028", "", "", "0.250 ± 0.071"],
+        ["trec", "trec", "accuracy", "dare", "0.920 ± 0.028", "", "0.870 ± 0.068", ""],
+        ["trec", "trec", "accuracy", "magnitude (scope=global)", "0.920 ± 0.028", "0.500", "", ""],
+        ["trec", "trec", "accuracy", "magnitude (scope=per_tensor)", "0.920 ± 0.028", "0.600", "",
+         ""],
+        ["sms", "spam", "matthews", "base", "0.990", "", "", "0.000"],
+    ]  # fmt: skip
+
+
+def test_merges_show_the_chosen_on_test_beside_expert_and_base_of_their_seed() -> None:
+    table = tables.merges(frame([*SWEEP, *MERGES]))
+    assert len(table) == 4
+    dare = only(table, sparsifier="dare", task="trec")
+    assert (dare["mean"], dare["min"], dare["max"], dare["runs"]) == (0.7, 0.6, 0.8, 2)
+    # Training seed 0 only: the mean over both seeds would be 0.92 and 0.25.
+    assert (dare["expert"], dare["base"]) == (0.90, 0.30)
+    assert dare["retained"] == pytest.approx((0.7 - 0.3) / (0.9 - 0.3))
+    assert only(table, sparsifier="none", task="sms")["retained"] == pytest.approx(0.88 / 0.99)
+    assert list(table["sparsifier"].unique()) == ["none", "dare"]
+
+
+def test_nothing_is_retained_where_the_expert_gained_nothing() -> None:
+    close = [
+        row(value=0.50), row(value=0.49, sparsifier="drop_only", rate=1.0, mask_seed=0),
+        merge(task="trec", value=0.6),
+    ]  # fmt: skip
+    assert np.isnan(only(tables.merges(frame(close)), task="trec")["retained"])
+
+
+def test_merges_without_a_sweep_have_no_reference() -> None:
+    table = tables.merges(frame(MERGES))
+    assert table[["expert", "base", "retained"]].isna().all(axis=None)
+    assert set(tables.merges_wide(frame(MERGES))["method"]) == {"ties"}
+
+
+def test_the_wide_merges_have_tasks_side_by_side_and_the_mean_over_tasks_per_run() -> None:
+    wide = tables.merges_wide(frame([*SWEEP, *MERGES]))
+    assert list(wide.columns[-3:]) == ["trec", "sms", "mean"]
+    keys = ["method", "sparsifier", "trec", "sms", "mean"]
+    assert wide[keys].to_numpy().tolist() == [
+        ["single experts", "", "0.900", "0.990", "0.945"],
+        ["base", "", "0.300", "0.000", "0.150"],
+        ["ties", "none", "0.600", "0.880", "0.740"],
+        # Runs: (0.6 + 0.9) / 2 = 0.75 and (0.8 + 0.8) / 2 = 0.80.
+        ["ties", "dare at 0.9", "0.700 ± 0.141", "0.850 ± 0.071", "0.775 ± 0.035"],
+    ]
+
+
+def test_the_mean_stands_last_when_sets_have_different_tasks() -> None:
+    other = merge(experts="spam+rte", task="rte", value=0.5)
+    wide = tables.merges_wide(frame([*SWEEP, *MERGES, other]))
+    assert list(wide.columns[-4:]) == ["trec", "sms", "rte", "mean"]
+    assert only(wide, experts="spam+rte", method="average")["trec"] == ""
+
+
+def test_a_sparsifier_that_is_best_at_rate_zero_stands_with_the_plain_merge() -> None:
+    scores = frame([*SWEEP, *MERGES])
+    lost = (scores["sparsifier"] == "dare") & (scores["study"] == "merges")
+    scores.loc[lost, "selected"] = False
+    scores = scores[~(lost & (scores["split"] == "test"))]
+    dare = only(tables.merge_summary(scores), sparsifier="dare", task="mean")
+    assert (dare["mean"], dare["rate"]) == (pytest.approx(0.74), "0")
+
+
+def test_training_seeds_that_choose_different_rates_are_one_line_of_the_wide_table() -> None:
+    other = merge(method="ties", task="trec", value=0.7, sparsifier="dare", rate=0.5, mask_seed=0,
+                  training_seed=1)  # fmt: skip
+    wide = tables.merges_wide(frame([*SWEEP, *MERGES, other]))
+    assert "dare at 0.5, 0.9" in set(wide["sparsifier"])
+
+
+def test_candidates_are_means_over_tasks_and_mask_seeds_on_the_selection_split() -> None:
+    table = tables.merge_candidates(frame([*SWEEP, *MERGES]))
+    found = table[["sparsifier", "rate", "mean", "runs", "selected"]].to_numpy().tolist()
+    assert found == [
+        ["none", 0.0, pytest.approx(0.6), 1, False],
+        ["none", 0.0, pytest.approx(0.7), 1, True],
+        ["dare", 0.9, pytest.approx(0.75), 2, True],
+    ]
+    assert set(table["selection"]) == {"validation"}
+
+
+def test_candidates_compared_on_test_are_told_from_the_chosen() -> None:
+    rows = [
+        merge(method="ties", settings={"coefficient": c}, task=task, value=c, selection="test",
+              selected=c == 1.0)
+        for c in (0.5, 1.0) for task in ("trec", "sms")
+    ]  # fmt: skip
+    assert list(tables.merge_candidates(frame(rows))["selected"]) == [False, True]
+    assert set(tables.merges(frame(rows))["mean"]) == {1.0}
+    assert set(tables.merges_wide(frame(rows))["selection"]) == {"test"}
+
+
+def test_tasks_shared_by_two_experts_are_measured_against_the_mean_of_both() -> None:
+    rows = [
+        row(value=0.8, experts="a"), row(value=0.6, experts="b"),
+        merge(value=0.5, experts="a+b"),
+    ]  # fmt: skip
+    assert only(tables.merges(frame(rows)), task="trec")["expert"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("make", "first", "last"),
+    [
+        (tables.drop_rates, "family", "change"),
+        (tables.drop_rates_wide, "family", "sparsifier"),
+        (tables.merges, "family", "selection"),
+        (tables.merge_summary, "family", "runs"),
+        (tables.merges_wide, "family", "mean"),
+        (tables.merge_candidates, "family", "selection"),
+    ],
+)
+def test_a_study_that_asks_for_nothing_gives_an_empty_table_with_its_columns(
+    make: Any, first: str, last: str
+) -> None:
+    table = make(frame([]))
+    assert table.empty
+    assert (table.columns[0], table.columns[-1]) == (first, last)
+    full = make(frame([*SWEEP, *MERGES]))
+    assert set(table.columns) <= set(full.columns)
+
+
+def test_either_study_alone_is_enough() -> None:
+    assert tables.merges(frame(SWEEP)).empty
+    assert tables.merges_wide(frame(SWEEP)).empty
+    assert tables.drop_rates(frame(MERGES)).empty
+
+
+def test_delta_ranges_keep_whole_models_only() -> None:
+    sizes = {"mean": 1e-3, "rms": 2e-3, "max": 0.1, "share_below_0.002": 0.9, "q999": 0.05}
+    sizes |= {f"q{percent:02d}": percent * 1e-4 for percent in range(1, 100)}
+    deltas = pd.DataFrame(
+        [
+            {"family": "minilm", "expert": "trec", "training_seed": 0, "tensor": name, "n": n}
+            | sizes
+            for name, n in (("all", 10), ("layer.0", 4), ("layer.1", 6))
+        ]
+    )
+    table = tables.delta_ranges(deltas)
+    assert table.columns.tolist() == [
+        "family", "expert", "training_seed", "mean", "q50", "q90", "q99", "q999", "max",
+        "share_below_0.002", "n",
+    ]  # fmt: skip
+    assert table["n"].tolist() == [10]
+    assert table["q90"].tolist() == pytest.approx([9e-3])
+
+
+def test_experts_show_settings_and_the_first_of_the_best_epochs() -> None:
+    trained = {
+        "family": "minilm", "expert": "trec", "task": "trec", "seed": 3, "metric": "accuracy",
+        "settings": {"learning_rate": 1e-4, "epochs": 3},
+        "curve": [
+            {"epoch": epoch, "validation": value, "loss": 1.0}
+            for epoch, value in ((1.0, 0.5), (2.0, 0.8), (3.0, 0.8))
+        ],
+    }  # fmt: skip
+    ready = {**trained, "expert": "spam", "settings": None, "curve": []}
+    table = tables.expert_table([trained, ready])
+    first, second = table.iloc[0], table.iloc[1]
+    assert (first["best_epoch"], first["best_validation"], first["epochs"]) == (2, 0.8, 3)
+    assert (first["training_seed"], first["learning_rate"]) == (3, 1e-4)
+    assert np.isnan(second["best_validation"])
+    assert list(tables.expert_table([]).columns) == list(table.columns)

@@ -1,0 +1,61 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+import mergegrid
+from mergegrid import provenance
+from mergegrid.provenance import canonical_json, code_version, digest
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys():
+    assert canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+def test_canonical_json_refuses_nan():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(float("nan"))
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A copy of the library whose files may be edited."""
+    root = tmp_path / "mergegrid"
+    shutil.copytree(Path(mergegrid.__file__).parent, root)
+    monkeypatch.setattr(provenance, "_ROOT", root)
+
+    def edit(name, change):
+        path = root / name
+        path.write_text(change(path.read_text()))
+        for function in (provenance._tree, provenance._imports, provenance._code):
+            function.cache_clear()
+        return code_version("mergegrid.scoring.merges")
+
+    yield edit
+    for function in (provenance._tree, provenance._imports, provenance._code):
+        function.cache_clear()
+
+
+def test_comments_docstrings_and_layout_do_not_change_the_version(library):
+    before = library("merging/masks.py", lambda text: text)
+    assert library("merging/masks.py", lambda text: text + "\n\n# A comment.\n") == before
+    assert library("merging/masks.py", lambda text: text.replace("Random masks", "Masks")) == before
+
+
+def test_code_that_is_imported_indirectly_changes_the_version(library):
+    before = library("merging/philox.py", lambda text: text)
+    assert (
+        library("merging/philox.py", lambda text: text.replace("_ROUNDS = 10", "_ROUNDS = 7"))
+        != before
+    )
+
+
+def test_code_that_is_not_imported_does_not_change_the_version(library):
+    before = library("merging/ranges.py", lambda text: text)
+    assert library("merging/ranges.py", lambda text: text + "\nX = 1\n") == before
+
+
+def test_the_configuration_reaches_jobs_as_params_and_not_as_code(library):
+    before = library("config/study.py", lambda text: text)
+    assert library("config/study.py", lambda text: text + "\nX = 1\n") == before

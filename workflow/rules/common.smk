@@ -1,0 +1,145 @@
+"""
+The checked configuration and the functions that rules share. No rule is here.
+"""
+
+from mergegrid.config import requests
+from mergegrid.config.source import PathOrigin
+from mergegrid.config.loading import check_paths, check_study, read_yaml
+from mergegrid.errors import MergegridError
+from mergegrid.provenance import canonical_json, code_version
+from snakemake.exceptions import WorkflowError
+
+
+def checked_study():
+    try:
+        for path in workflow.configfiles:
+            read_yaml(Path(path))
+        study = check_study(config, " + ".join(map(str, workflow.configfiles)))
+        check_paths(study)
+        return study
+    except MergegridError as error:
+        raise WorkflowError(str(error))
+
+
+STUDY = checked_study()
+EXPERTS = sorted(
+    {name for family in STUDY.families.values() for name in family.experts}
+)
+TABLES = [
+    "drop_rates",
+    "drop_rates_wide",
+    "merges",
+    "merges_wide",
+    "merge_candidates",
+    "delta_ranges",
+    "experts",
+    "sources",
+]
+FIGURES = ["drop_rates", "merges", "deltas"]
+
+
+def one_of(names):
+    return "|".join(map(re.escape, names))
+
+
+def as_json(spec):
+    return canonical_json(spec.model_dump(mode="json"))
+
+
+def gpus():
+    """One GPU per job when the run was given GPUs (--resources gpu=N), else none."""
+    return 1 if "gpu" in workflow.global_resources else 0
+
+
+def source_configs():
+    """Everything that is fetched, by the name of its record."""
+    found = {}
+    for task, spec in STUDY.tasks.items():
+        for split in ("train", "validation", "test"):
+            if table := getattr(spec, split):
+                found[f"task~{task}~{split}"] = ("dataset", table)
+    for name, family in STUDY.families.items():
+        found[f"base~{name}"] = ("model", family.base)
+        for expert, spec in family.experts.items():
+            if spec.source:
+                found[f"expert~{name}~{expert}"] = ("model", spec.source)
+    return found
+
+
+SOURCES = source_configs()
+
+
+def local_path(wildcards):
+    """The file or folder behind a `path:` source, so that a change in it is noticed."""
+    origin = SOURCES[wildcards.name][1].origin
+    return [origin.path] if isinstance(origin, PathOrigin) else []
+
+
+def source_json(name):
+    """What of a source decides what is fetched: not the columns of a table."""
+    spec = SOURCES[name][1]
+    return canonical_json(
+        {"source": spec.source, "sha256": spec.sha256, "licence": spec.licence}
+    )
+
+
+def task_sources(wildcards):
+    """The records of the tables of a task, by split."""
+    spec = STUDY.tasks[wildcards.task]
+    splits = [
+        split for split in ("train", "validation", "test") if getattr(spec, split)
+    ]
+    return {
+        split: f"<results>/sources/task~{wildcards.task}~{split}.json"
+        for split in splits
+    }
+
+
+def task_of(wildcards):
+    return STUDY.families[wildcards.family].task_of(wildcards.expert)
+
+
+def expert_origin(wildcards):
+    """What an expert is made from: its base and examples, or its own source."""
+    family, expert = wildcards.family, wildcards.expert
+    if STUDY.families[family].experts[expert].source:
+        return {"source": f"<results>/sources/expert~{family}~{expert}.json"}
+    return {
+        "base": f"<results>/{family}/base",
+        "examples": f"<results>/tasks/{task_of(wildcards)}.parquet",
+    }
+
+
+def ready_source(wildcards):
+    """The source of a ready expert; none for one that is fine-tuned here."""
+    name = f"expert~{wildcards.family}~{wildcards.expert}"
+    return source_json(name) if name in SOURCES else None
+
+
+def per_expert(pattern):
+    """A pattern filled for every expert of every family and every training seed."""
+    return [
+        pattern.format(family=name, expert=expert, seed=seed)
+        for name, family in STUDY.families.items()
+        for expert in family.experts
+        for seed in STUDY.seeds.training
+    ]
+
+
+def set_experts(wildcards):
+    return wildcards.set.split("+")
+
+
+def sweep_files():
+    if STUDY.sweep is None:
+        return []
+    return per_expert("<results>/{family}/sweeps/{expert}/seed~{seed}.parquet")
+
+
+def merge_files():
+    return [
+        f"<results>/{family}/merges/{'+'.join(experts)}/seed~{seed}.parquet"
+        for family in STUDY.families
+        for experts in STUDY.expert_sets(family)
+        for seed in STUDY.seeds.training
+    ]

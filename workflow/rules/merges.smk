@@ -1,0 +1,42 @@
+"""
+Sets of experts merged by every method, with and without a sparsifier in front.
+
+REQUIRED INPUTS: <results>/{family}/base, the experts of the set, and the examples of their tasks
+OUTPUTS: scores = <results>/{family}/merges/{set}/seed~{seed}.parquet
+"""
+
+
+rule merges:
+    """Compare the candidates of one set of experts and score the chosen on the test split."""
+    input:
+        base="<results>/{family}/base",
+        experts=lambda wildcards: [
+            f"<results>/{wildcards.family}/experts/{expert}/seed~{wildcards.seed}"
+            for expert in set_experts(wildcards)
+        ],
+        examples=lambda wildcards: [
+            f"<results>/tasks/{STUDY.families[wildcards.family].task_of(expert)}.parquet"
+            for expert in set_experts(wildcards)
+        ],
+    output:
+        scores="<results>/{family}/merges/{set}/seed~{seed}.parquet",
+    log:
+        "<logs>/merges/{family}/{set}/seed~{seed}.log",
+    benchmark:
+        "<logs>/benchmarks/merges/{family}/{set}/seed~{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=gpus(),
+        mem_mb=16000,
+        runtime=720,
+    params:
+        request=lambda wildcards: as_json(
+            requests.merges_request(
+                STUDY, wildcards.family, set_experts(wildcards), int(wildcards.seed)
+            )
+        ),
+        code=code_version("mergegrid.scoring.merges"),
+    script:
+        "../scripts/merges.py"

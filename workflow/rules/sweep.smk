@@ -1,0 +1,37 @@
+"""
+Every expert alone, under every sparsifier, rate and mask seed.
+
+REQUIRED INPUTS: <results>/{family}/base, <results>/{family}/experts/{expert}/seed~{seed},
+    <results>/tasks/{task}.parquet
+OUTPUTS: scores = <results>/{family}/sweeps/{expert}/seed~{seed}.parquet
+"""
+
+
+rule sweep:
+    """Score one expert under all sparsifiers; what is already in the store is not scored again."""
+    input:
+        base="<results>/{family}/base",
+        expert="<results>/{family}/experts/{expert}/seed~{seed}",
+        examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
+    output:
+        scores="<results>/{family}/sweeps/{expert}/seed~{seed}.parquet",
+    log:
+        "<logs>/sweep/{family}/{expert}/seed~{seed}.log",
+    benchmark:
+        "<logs>/benchmarks/sweep/{family}/{expert}/seed~{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=gpus(),
+        mem_mb=8000,
+        runtime=720,
+    params:
+        request=lambda wildcards: as_json(
+            requests.sweep_request(
+                STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
+            )
+        ),
+        code=code_version("mergegrid.scoring.sweep"),
+    script:
+        "../scripts/sweep.py"

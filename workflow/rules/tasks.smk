@@ -1,0 +1,30 @@
+"""
+Read, check, deduplicate and split the examples of a task, once for all models.
+
+REQUIRED INPUTS: <results>/sources/task~{task}~{split}.json
+OUTPUTS: examples = <results>/tasks/{task}.parquet
+"""
+
+
+rule prepare:
+    """Make the training, validation and test examples of a task."""
+    input:
+        unpack(task_sources),
+    output:
+        examples="<results>/tasks/{task}.parquet",
+    log:
+        "<logs>/prepare/{task}.log",
+    benchmark:
+        "<logs>/benchmarks/prepare/{task}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        task=lambda wildcards: as_json(
+            requests.task_request(STUDY.tasks[wildcards.task])
+        ),
+        code=code_version("mergegrid.tasks.examples"),
+    script:
+        "../scripts/prepare.py"

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+from _job import device, job, quiet_transformers
+
+with job(snakemake):
+    import pandas as pd
+
+    from mergegrid.checkpoints.encoders import import_expert
+    from mergegrid.checkpoints.sources.fetch import Record, locate
+    from mergegrid.config.requests import FinetuneRequest
+    from mergegrid.config.source import SourceConfig
+    from mergegrid.finetuning.classifier import finetune
+
+    quiet_transformers()
+    request = FinetuneRequest.model_validate_json(snakemake.params.request)
+    folder = Path(snakemake.output.folder)
+    if request.settings is None:
+        record = Record.from_json(Path(snakemake.input.source).read_text())
+        source = SourceConfig.model_validate_json(snakemake.params.source)
+        made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
+        import_expert(locate(record, source), request, folder, made_from)
+    else:
+        examples = pd.read_parquet(snakemake.input.examples)
+        finetune(Path(snakemake.input.base), request, examples, folder, device(snakemake))

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+from _job import device, job, quiet_transformers
+
+with job(snakemake):
+    import pandas as pd
+
+    from mergegrid.config.requests import MergesRequest
+    from mergegrid.scoring.bench import Bench, Member
+    from mergegrid.scoring.merges import merges
+    from mergegrid.scoring.store import ScoreStore
+
+    quiet_transformers()
+    request = MergesRequest.model_validate_json(snakemake.params.request)
+    folders = [Path(folder) for folder in snakemake.input.experts]
+    tables = [pd.read_parquet(path) for path in snakemake.input.examples]
+    members = map(Member, folders, request.targets, tables)
+    store = ScoreStore(Path(snakemake.output.scores).with_suffix(".store.jsonl"))
+    bench = Bench(
+        Path(snakemake.input.base),
+        dict(zip(request.experts, members, strict=True)),
+        store,
+        snakemake.params.code,
+        device(snakemake),
+    )
+    merges(request, bench).to_parquet(snakemake.output.scores)

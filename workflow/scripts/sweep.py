@@ -1,0 +1,25 @@
+from pathlib import Path
+
+from _job import device, job, quiet_transformers
+
+with job(snakemake):
+    import pandas as pd
+
+    from mergegrid.config.requests import SweepRequest
+    from mergegrid.scoring.bench import Bench, Member
+    from mergegrid.scoring.store import ScoreStore
+    from mergegrid.scoring.sweep import sweep
+
+    quiet_transformers()
+    request = SweepRequest.model_validate_json(snakemake.params.request)
+    examples = pd.read_parquet(snakemake.input.examples)
+    member = Member(Path(snakemake.input.expert), request.target, examples)
+    store = ScoreStore(Path(snakemake.output.scores).with_suffix(".store.jsonl"))
+    bench = Bench(
+        Path(snakemake.input.base),
+        {snakemake.wildcards.expert: member},
+        store,
+        snakemake.params.code,
+        device(snakemake),
+    )
+    sweep(request, bench).to_parquet(snakemake.output.scores)
