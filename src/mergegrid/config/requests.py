@@ -107,7 +107,7 @@ def merges_request(study: Study, family: str, experts: list[str], seed: int) -> 
         training_seed=seed,
         targets=[_target(study, family, expert) for expert in experts],
         methods=[study.method_candidates(grid) for grid in study.merges.methods],
-        sparsifiers=[study.sparsifier_candidates(grid) for grid in study.merges.sparsifiers],
+        sparsifiers=[study.merge_sparsifiers(grid) for grid in study.merges.sparsifiers],
         selection=study.selection,
     )
 

@@ -118,6 +118,15 @@ class Study(Spec):
                     ) from error
         return families
 
+    @field_validator("tasks")
+    @classmethod
+    def _no_task_is_the_mean(cls, tasks: dict[str, Task]) -> dict[str, Task]:
+        if "mean" in tasks:
+            raise ValueError(
+                "a task cannot be called mean: tables have a mean over tasks; rename it"
+            )
+        return tasks
+
     @model_validator(mode="after")
     def _names_exist(self) -> "Study":
         for name, family in self.families.items():
@@ -150,13 +159,24 @@ class Study(Spec):
             for grid in self.merges.methods:
                 self.method_candidates(grid)
             for grid in self.merges.sparsifiers:
-                self.sparsifier_candidates(grid)
+                self.merge_sparsifiers(grid)
         return self
 
     def sparsifier_candidates(self, grid: Grid) -> list[Sparsifier]:
         """The points of a grid of sparsifiers, with the study's rates and mask seeds."""
         points = grid.points(rate=list(self.rates), seed=list(self.seeds.mask))
         return _unique(canonical_sparsifier(_SPARSIFIER.validate_python(point)) for point in points)
+
+    def merge_sparsifiers(self, grid: Grid) -> list[Sparsifier]:
+        """The points of a grid of sparsifiers in front of a method, where they do something."""
+        kind = grid.kind  # type: ignore[attr-defined]
+        points = [each for each in self.sparsifier_candidates(grid) if each.kind == kind]
+        if not points:
+            raise ValueError(
+                f"merges.sparsifiers has {kind} at no rate between 0 and 1, "
+                "where it does something; give it one"
+            )
+        return points
 
     def method_candidates(self, grid: Grid) -> list[Method]:
         """The points of a grid of methods."""

@@ -6,13 +6,14 @@ number of threads, the size of chunks or shards, or the other models of a recipe
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 
 from mergegrid.merging.philox import philox
 from mergegrid.provenance import canonical_json
 
-_BLOCKS = 1 << 16  # Blocks of four words per chunk: temporaries stay in the processor's cache.
+_BLOCKS = 1 << 15  # Blocks of four words per chunk: temporaries stay in the processor's cache.
 
 
 def threshold(rate: float) -> int:
@@ -34,7 +35,9 @@ def keep(
         Boolean tensor of the given shape.
     """
     count = torch.Size(shape).numel()
-    mask = words(seed, expert, tensor, 0, count, device) < threshold(rate)
+    mask = torch.empty(count, dtype=torch.bool, device=device)
+    for start, drawn in _chunks(seed, expert, tensor, 0, count, device):
+        torch.lt(drawn, threshold(rate), out=mask[start : start + len(drawn)])
     return mask.view(shape)
 
 
@@ -54,22 +57,23 @@ def words(
     Returns:
         int64 tensor [stop - start] with values below 2^32.
     """
+    parts = [drawn for _, drawn in _chunks(seed, expert, tensor, start, stop, device)]
+    return torch.cat([torch.empty(0, dtype=torch.int64, device=device), *parts])
+
+
+def _chunks(
+    seed: int, expert: str, tensor: str, start: int, stop: int, device: torch.device | str
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The words piece by piece, each with the element at which it starts."""
     k0, k1, c2, c3 = _key(seed, expert, tensor)
-    first, last = start // 4, -(-stop // 4)
-    out = torch.empty((last - first) * 4, dtype=torch.int64, device=device)
-    for low in range(first, last, _BLOCKS):
-        high = min(low + _BLOCKS, last)
-        block = torch.arange(low, high, dtype=torch.int64, device=device)
-        counter = (
-            block & 0xFFFFFFFF,
-            block >> 32,
-            torch.full_like(block, c2),
-            torch.full_like(block, c3),
-        )
-        chunk = out[(low - first) * 4 : (high - first) * 4].view(-1, 4)
-        for lane, word in enumerate(philox(counter, (k0, k1))):
-            chunk[:, lane] = word
-    return out[start - 4 * first : stop - 4 * first]
+    last = -(-stop // 4)
+    for low in range(start // 4, last, _BLOCKS):
+        block = torch.arange(low, min(low + _BLOCKS, last), dtype=torch.int64, device=device)
+        upper = torch.full_like(block, c2), torch.full_like(block, c3)
+        lanes = philox((block & 0xFFFFFFFF, block >> 32, *upper), (k0, k1))
+        first = max(start, 4 * low)
+        drawn = torch.stack(lanes, dim=1).flatten()
+        yield first, drawn[first - 4 * low : stop - 4 * low]
 
 
 def _key(seed: int, expert: str, tensor: str) -> tuple[int, int, int, int]:

@@ -48,16 +48,17 @@ def drop_rates(scores: pd.DataFrame) -> pd.DataFrame:
 def drop_rates_wide(scores: pd.DataFrame) -> pd.DataFrame:
     """The drop rates for people: one row per line, one column per rate, `mean ± std`.
 
-    Every row starts with the expert as it is; the base stands at rate 1 of a row of its own.
+    Every sparsifier starts with the expert as it is; the base stands in a row of its own.
     """
     points = drop_rates(scores)
     points["text"] = _mean_and_std(points)
     points["rate"] = points["rate"].map("{:g}".format)
     lines = points[points["sparsifier"] != "none"]
     whole = points.loc[points["sparsifier"] == "none", ["family", "expert", "task", "rate", "text"]]
-    starts = lines[[*_LINE, "metric"]].drop_duplicates().merge(whole)
+    dropped = lines[lines["sparsifier"] != BASE]
+    starts = dropped[[*_LINE, "metric"]].drop_duplicates().merge(whole)
     rates = sorted({*points["rate"]}, key=float)
-    wide = _pivot(pd.concat([starts, lines]), [*_LINE, "metric"], "rate", rates)
+    wide = _pivot(pd.concat([lines, starts]), [*_LINE, "metric"], "rate", rates)
     named = wide["sparsifier"] + (" (" + wide["variant"] + ")").where(wide["variant"] != "", "")
     wide = wide.assign(sparsifier=named)
     return wide[["family", "task", "expert", "metric", "sparsifier", *rates]]
@@ -175,7 +176,7 @@ def _variants(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
     """The settings that differ within a sparsifier, e.g. `scope=global`, by kind and settings."""
     labels = {}
     for kind, group in rows.groupby("sparsifier"):
-        variants = {text: json.loads(text) for text in group["settings"].unique()}
+        variants = {text: json.loads(text)["sparsifier"] for text in group["settings"].unique()}
         names = sorted({name for settings in variants.values() for name in settings})
         told = [name for name in names if len({str(s.get(name)) for s in variants.values()}) > 1]
         for text, settings in variants.items():
@@ -193,27 +194,8 @@ def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
     """Test rows of chosen merges, with the scores of single expert and base beside them."""
     rows = _study(scores, "merges")
     chosen = rows[(rows["split"] == "test") & rows["selected"]]
-    chosen = pd.concat([chosen, _kept_all(rows, chosen)], ignore_index=True)
     keys = ["family", "experts", "task", "training_seed"]
     return chosen.merge(_references(scores, chosen), how="left", on=keys)
-
-
-def _kept_all(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Plain merges once more, for sparsifiers that were compared and are best at rate 0.
-
-    At rate 0 every sparsifier is `none`, so the choice of such a one leaves no row of its kind.
-    """
-    place = ["family", "experts", "method", "training_seed"]
-    compared = rows.loc[rows["rate"].between(0, 1, inclusive="neither"), [*place, "sparsifier"]]
-    found = chosen[[*place, "sparsifier"]].drop_duplicates().assign(found=True)
-    missing = compared.drop_duplicates().merge(found, how="left")
-    missing = missing.loc[missing["found"].isna(), [*place, "sparsifier"]]
-    # A rate of 1 also goes by another name: which sparsifier chose it is not known.
-    unclear = chosen.loc[chosen["rate"] == 1, place].drop_duplicates().assign(unclear=True)
-    missing = missing.merge(unclear, how="left")
-    missing = missing[missing["unclear"].isna()].drop(columns="unclear")
-    plain = chosen[chosen["sparsifier"] == "none"].drop(columns="sparsifier")
-    return plain.merge(missing, on=place)[list(rows.columns)]
 
 
 def _references(scores: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,7 @@ class TaskScorer:
     """An expert's head and its task's examples, for any weights of the encoder in between."""
 
     def __init__(self, expert: Path, target: Target, examples: pd.DataFrame, device: str) -> None:
-        self._model: torch.nn.Module = load_classifier(expert)
-        self._model.to(device).eval()
+        self._model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
         self._target = target
         tokenizer = AutoTokenizer.from_pretrained(expert)
         self._batches, self._labels = {}, {}

@@ -89,6 +89,7 @@ class _Search:
                 score_row(
                     "merges",
                     recipe,
+                    name,
                     targets[name],
                     split,
                     measurement,

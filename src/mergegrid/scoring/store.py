@@ -32,7 +32,8 @@ class ScoreStore:
                     break
                 if not line.endswith(b"\n"):
                     break
-                self._known[entry.pop("key")] = Measurement(**entry)
+                key = entry.pop("key")
+                self._known[key] = Measurement(**entry)
                 complete += len(line)
         os.truncate(path, complete)
 

@@ -18,11 +18,12 @@ def sweep(request: SweepRequest, bench: Bench) -> pd.DataFrame:
     logger.info("%d recipes, %d to score", total, bench.missing(request.recipes, "test"))
     rows = []
     for recipe in progress(request.recipes, f"sweep of {request.target.task}", total):
-        for measurement in bench.scores(recipe, "test").values():
+        for head, measurement in bench.scores(recipe, "test").items():
             rows.append(
                 score_row(
                     "sweep",
                     recipe,
+                    head,
                     request.target,
                     "test",
                     measurement,

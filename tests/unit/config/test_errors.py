@@ -54,6 +54,8 @@ WRONG = [
     ("merges.sparsifiers", [{"kind": "dare", "rate": 2}], "sparsifiers.0.rate = 2: Input should"),
     ("merges.sets", [["rte", "cola"]], "merges.sets names rte, cola, which no family has togethe"),
     ("merges.sets", ["triples"], "merges.sets.0 = 'triples': Input should be 'pairs' or 'all'"),
+    ("merges.sparsifiers", [{"kind": "dare", "rate": 0}], "dare at no rate between 0 and 1, where"),
+    ("tasks.mean", {}, "tasks.mean.text is missing"),
     ("sweep.sparsifiers", [{"kind": "dare", "seed": 0.5}], "seed = 0.5: Input should be a valid"),
 ]
 

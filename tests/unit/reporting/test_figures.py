@@ -29,11 +29,12 @@ FALL = {"dare": 9.0, "drop_only": 4.0, "magnitude": 6.0, "masked_finetuned": 0.8
 
 def row(**values: Any) -> dict[str, Any]:
     """One row of scores of a sweep on test."""
-    settings = json.dumps(values.pop("settings", {}), sort_keys=True)
+    settings = {"sparsifier": values.pop("settings", {}), "method": {}}
     made = {
         "study": "sweep", "family": "minilm", "experts": "trec", "training_seed": 0,
         "sparsifier": "none", "rate": 0.0, "mask_seed": None, "method": "average",
-        "settings": settings, "task": "trec", "split": "test", "metric": "accuracy",
+        "settings": json.dumps(settings, sort_keys=True), "task": "trec", "split": "test",
+        "metric": "accuracy",
         "stderr": 0.01, "n": 500, "selected": True, "selection": "validation", "recipe": "slug",
         **values,
     }  # fmt: skip

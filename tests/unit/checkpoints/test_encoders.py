@@ -1,0 +1,81 @@
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from mergegrid.checkpoints.checkpoint import SafetensorsCheckpoint
+from mergegrid.checkpoints.encoders import import_base, import_expert
+from mergegrid.errors import CheckpointError
+
+SMALL = {
+    "vocab_size": 17,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+
+
+def published(model, raw_encoder, folder):
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(raw_encoder).save_pretrained(folder)
+    return folder
+
+
+def test_a_base_keeps_the_values_of_its_file_under_the_classifiers_names(base, raw_encoder):
+    ours, theirs = SafetensorsCheckpoint(base), SafetensorsCheckpoint(raw_encoder)
+    assert set(ours) == {f"bert.{name}" for name in theirs}
+    assert all(torch.equal(ours[f"bert.{name}"], theirs[name]) for name in theirs)
+
+
+def test_a_base_has_no_language_model_head_and_no_invented_pooler(raw_encoder, tmp_path):
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(**SMALL))
+    import_base(published(model, raw_encoder, tmp_path / "raw"), tmp_path / "base", {})
+    names = list(SafetensorsCheckpoint(tmp_path / "base"))
+    assert all(name.startswith("bert.") for name in names)
+    assert not any("pooler" in name for name in names)
+
+
+def test_the_pooler_that_roberta_classifiers_lack_is_left_out(raw_encoder, tmp_path):
+    torch.manual_seed(0)
+    model = RobertaModel(RobertaConfig(**SMALL))
+    import_base(published(model, raw_encoder, tmp_path / "raw"), tmp_path / "base", {})
+    names = list(SafetensorsCheckpoint(tmp_path / "base"))
+    assert all(name.startswith("roberta.") for name in names)
+    assert not any("pooler" in name or "classifier" in name for name in names)
+
+
+def test_a_ready_expert_is_imported_with_its_head(raw_encoder, request_for_praise, tmp_path):
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**SMALL))
+    raw = published(model, raw_encoder, tmp_path / "raw")
+    import_expert(raw, request_for_praise, tmp_path / "expert", {})
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "expert")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_a_ready_expert_without_a_head_is_refused(raw_encoder, request_for_praise, tmp_path):
+    with pytest.raises(CheckpointError, match=r"lacks classifier\.bias of BertForSequenceCl"):
+        import_expert(raw_encoder, request_for_praise, tmp_path / "expert", {})
+
+
+def test_a_ready_expert_of_another_task_is_refused(raw_encoder, request_for_praise, tmp_path):
+    model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=3))
+    raw = published(model, raw_encoder, tmp_path / "raw")
+    with pytest.raises(CheckpointError, match="answers with 3 labels and the task has 2"):
+        import_expert(raw, request_for_praise, tmp_path / "expert", {})
+
+
+def test_what_is_no_encoder_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="cannot be loaded as an encoder"):
+        import_base(tmp_path, tmp_path / "base", {})

@@ -1,0 +1,145 @@
+import pytest
+
+from mergegrid.checkpoints.encoders import load_classifier
+from mergegrid.config.requests import MergesRequest, SweepRequest
+from mergegrid.recipe.methods import Average, TaskArithmetic
+from mergegrid.recipe.recipe import Recipe, base_only
+from mergegrid.recipe.sparsifiers import Dare, DropOnly, NoSparsifier
+from mergegrid.scoring.bench import Bench, Member
+from mergegrid.scoring.classifier import TaskScorer
+from mergegrid.scoring.merges import merges
+from mergegrid.scoring.scores import COLUMNS
+from mergegrid.scoring.store import ScoreStore
+from mergegrid.scoring.sweep import sweep
+
+
+@pytest.fixture
+def target(request_for_praise):
+    return request_for_praise.target
+
+
+@pytest.fixture
+def bench(base, expert, examples, target, tmp_path):
+    """A bench with one store, made anew as each job makes it."""
+
+    def make(code="1", names=("praise",)):
+        members = {name: Member(expert, target, examples) for name in names}
+        return Bench(base, members, ScoreStore(tmp_path / "store.jsonl"), code)
+
+    return make
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Which splits are really measured, in order."""
+    splits = []
+    measure = TaskScorer.measure
+
+    def counted(self, checkpoint, split):
+        splits.append(split)
+        return measure(self, checkpoint, split)
+
+    monkeypatch.setattr(TaskScorer, "measure", counted)
+    return splits
+
+
+def recipes(*sparsifiers):
+    return [Recipe(family="tiny", experts=("praise",), sparsifier=each) for each in sparsifiers]
+
+
+def test_the_expert_as_it_is_scores_as_its_own_checkpoint_does(bench, expert, target, examples):
+    (recipe,) = recipes(NoSparsifier())
+    score = bench().scores(recipe, "test")["praise"]
+    state = dict(load_classifier(expert).state_dict())
+    alone = TaskScorer(expert, target, examples, "cpu").measure(state, "test")
+    assert score == alone
+    assert score.value == 1.0
+    assert score.n == 24
+
+
+def test_the_base_under_the_experts_head_knows_nothing(bench):
+    (recipe,) = recipes(base_only())
+    assert bench().scores(recipe, "test")["praise"].value < 0.8
+
+
+def test_what_was_scored_with_the_same_inputs_is_not_scored_again(bench, measured):
+    for _ in range(2):
+        one, two = recipes(Dare(rate=0.5), Dare(rate=0.9))
+        bench().scores(one, "test")
+    assert measured == ["test"]
+    assert bench().missing([one, two], "test") == 1
+    bench().scores(two, "test")
+    assert measured == ["test", "test"]
+
+
+def test_other_code_or_another_split_is_scored_again(bench, measured):
+    (recipe,) = recipes(Dare(rate=0.5))
+    bench("1").scores(recipe, "test")
+    bench("2").scores(recipe, "test")
+    bench("1").scores(recipe, "validation")
+    assert measured == ["test", "test", "validation"]
+
+
+def test_a_sweep_scores_every_recipe_once_in_the_documented_columns(bench, target, measured):
+    asked = recipes(NoSparsifier(), base_only(), Dare(rate=0.5), DropOnly(rate=0.5, seed=1))
+    frame = sweep(SweepRequest(target=target, recipes=asked), bench())
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["recipe_digest"].tolist() == [recipe.digest for recipe in asked]
+    assert frame["split"].eq("test").all()
+    assert frame["selected"].all()
+    assert frame["rate"].tolist() == [0, 1, 0.5, 0.5]
+    assert frame["mask_seed"].isna().tolist() == [True, False, False, False]
+    assert len(measured) == 4
+
+
+@pytest.fixture
+def request_for_merges(target):
+    return MergesRequest(
+        family="tiny",
+        experts=["praise", "blame"],
+        training_seed=0,
+        targets=[target, target.model_copy(update={"task": "blame"})],
+        methods=[[Average()], [TaskArithmetic(coefficient=c) for c in (-1.0, 0.5, 0.25)]],
+        sparsifiers=[[NoSparsifier()], [Dare(rate=0.5, seed=seed) for seed in (0, 1)]],
+        selection="validation",
+    )
+
+
+def test_candidates_are_compared_on_validation_and_only_the_chosen_is_tested(
+    bench, request_for_merges, measured
+):
+    frame = merges(request_for_merges, bench(names=("praise", "blame")))
+    arithmetic = frame[frame["method"] == "task_arithmetic"]
+    compared = arithmetic[arithmetic["split"] == "validation"]
+    tested = arithmetic[arithmetic["split"] == "test"]
+    assert compared["recipe_digest"].nunique() == 3
+    means = compared.groupby("settings")["value"].mean()
+    assert set(tested["settings"]) == {means.idxmax()}
+    assert set(tested["sparsifier"]) == {"none", "dare"}
+    assert tested["selected"].all()
+    assert set(compared[compared["selected"]]["settings"]) == {means.idxmax()}
+    # A method with one candidate has nothing to compare.
+    assert set(frame[frame["method"] == "average"]["split"]) == {"test"}
+    # Three candidates on validation, two methods with three recipes on test, two tasks each.
+    assert measured.count("validation") == 3 * 2
+    assert measured.count("test") == 2 * 3 * 2
+
+
+def test_the_paper_is_replayed_by_comparing_on_the_test_split(bench, request_for_merges, measured):
+    replay = request_for_merges.model_copy(update={"selection": "test"})
+    frame = merges(replay, bench(names=("praise", "blame")))
+    assert set(frame["split"]) == {"test"}
+    assert set(frame["selection"]) == {"test"}
+    assert "validation" not in measured
+    assert (~frame["selected"]).sum() == 2 * 2
+
+
+def test_the_first_of_equal_candidates_is_chosen(bench, request_for_merges):
+    equal = request_for_merges.model_copy(
+        update={"methods": [[TaskArithmetic(coefficient=c) for c in (0.5, 0.50001, 0.49999)]]}
+    )
+    frame = merges(equal, bench(names=("praise", "blame")))
+    chosen = frame[frame["selected"] & (frame["split"] == "test")]
+    assert chosen["settings"].unique().tolist() == [
+        '{"method":{"coefficient":0.5},"sparsifier":{}}'
+    ]
