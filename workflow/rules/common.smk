@@ -25,17 +25,18 @@ STUDY = checked_study()
 EXPERTS = sorted(
     {name for family in STUDY.families.values() for name in family.experts}
 )
-TABLES = [
-    "drop_rates",
-    "drop_rates_wide",
-    "merges",
-    "merges_wide",
-    "merge_candidates",
-    "delta_ranges",
-    "experts",
-    "sources",
-]
-FIGURES = ["drop_rates", "merges", "deltas"]
+# Every table and figure, and the results that it is made from.
+TABLES = {
+    "drop_rates": "scores",
+    "drop_rates_wide": "scores",
+    "merges": "scores",
+    "merges_wide": "scores",
+    "merge_candidates": "scores",
+    "delta_ranges": "deltas",
+    "experts": "experts",
+    "sources": "sources",
+}
+FIGURES = {"drop_rates": "scores", "merges": "scores", "deltas": "deltas"}
 
 
 def one_of(names):
@@ -128,6 +129,17 @@ def per_expert(pattern):
 
 def set_experts(wildcards):
     return wildcards.set.split("+")
+
+
+def results_for(kind):
+    """The files behind one kind of results, under the name that the report's scripts expect."""
+    files = {
+        "scores": "<results>/scores.parquet",
+        "deltas": per_expert("<results>/{family}/deltas/{expert}/seed~{seed}.parquet"),
+        "experts": per_expert("<results>/{family}/experts/{expert}/seed~{seed}"),
+        "sources": [f"<results>/sources/{name}.json" for name in SOURCES],
+    }
+    return {kind: files[kind]}
 
 
 def sweep_files():

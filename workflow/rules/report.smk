@@ -32,10 +32,7 @@ rule scores:
 rule table:
     """Make one table, for programs (CSV) and for people (Markdown)."""
     input:
-        scores="<results>/scores.parquet",
-        deltas=per_expert("<results>/{family}/deltas/{expert}/seed~{seed}.parquet"),
-        experts=per_expert("<results>/{family}/experts/{expert}/seed~{seed}"),
-        sources=expand("<results>/sources/{name}.json", name=SOURCES),
+        unpack(lambda wildcards: results_for(TABLES[wildcards.table])),
     output:
         csv=report(
             "<results>/tables/{table}.csv",
@@ -60,8 +57,7 @@ rule table:
 rule figure:
     """Draw one figure of one family."""
     input:
-        scores="<results>/scores.parquet",
-        deltas=per_expert("<results>/{family}/deltas/{expert}/seed~{seed}.parquet"),
+        unpack(lambda wildcards: results_for(FIGURES[wildcards.figure])),
     output:
         svg=report(
             "<results>/figures/{family}/{figure}.svg",

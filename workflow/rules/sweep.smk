@@ -19,6 +19,8 @@ rule sweep:
         "<logs>/sweep/{family}/{expert}/seed~{seed}.log",
     benchmark:
         "<logs>/benchmarks/sweep/{family}/{expert}/seed~{seed}.tsv"
+    # The longest jobs go first, so that no core waits for one at the end.
+    priority: 1
     conda:
         "../../environment.yml"
     threads: 1

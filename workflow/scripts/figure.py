@@ -6,9 +6,6 @@ with job(snakemake):
     from mergegrid.reporting.catalogue import Results, draw_figure
     from mergegrid.reporting.files import write_figure
 
-    results = Results(
-        scores=Path(snakemake.input.scores),
-        deltas=[Path(path) for path in snakemake.input.deltas],
-    )
+    results = Results.from_files(dict(snakemake.input.items()))
     figure = draw_figure(snakemake.wildcards.figure, snakemake.wildcards.family, results)
     write_figure(figure, Path(snakemake.output.svg), Path(snakemake.output.png))

@@ -1,7 +1,7 @@
 """Every table and figure by name: which results it is made from, and by which function."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from mergegrid.reporting import figures, tables
 
 @dataclass(frozen=True)
 class Results:
-    """Files of a run that tables and figures are made from."""
+    """Files of a run that tables and figures are made from; each needs one kind of them."""
 
-    scores: Path
+    scores: list[Path] = field(default_factory=list)
     """`scores.parquet`"""
     deltas: list[Path] = field(default_factory=list)
     """Delta ranges, one file per expert and training seed."""
@@ -25,9 +25,17 @@ class Results:
     sources: list[Path] = field(default_factory=list)
     """Records of what was fetched."""
 
+    @classmethod
+    def from_files(cls, files: Mapping[str, str | Sequence[str]]) -> "Results":
+        """Results from file names, one or several of each kind."""
+        lists = {
+            kind: [names] if isinstance(names, str) else names for kind, names in files.items()
+        }
+        return cls(**{kind: [Path(name) for name in names] for kind, names in lists.items()})
+
     def read_scores(self) -> pd.DataFrame:
         """All scores."""
-        return pd.read_parquet(self.scores)
+        return pd.concat([pd.read_parquet(path) for path in self.scores], ignore_index=True)
 
     def read_deltas(self) -> pd.DataFrame:
         """All delta ranges."""

@@ -108,6 +108,10 @@ class Bench:
     def _merge(self, recipe: Recipe) -> Checkpoint:
         self._load()
         assert self._base is not None
+        if len(recipe.experts) == 1:
+            # Used once, tensor by tensor: nothing is worth holding.
+            alone = SparsifiedExpert(self._experts[recipe.experts[0]], recipe.sparsifier)
+            return MergedCheckpoint(self._base, [alone], recipe.method)
         experts = [self._sparsify(name, recipe.sparsifier) for name in recipe.experts]
         return InMemory(MergedCheckpoint(self._base, experts, recipe.method), self._device)
 

@@ -1,0 +1,79 @@
+"""Bring every generated part of README.md up to date: figures, tables, times and rule graph.
+
+Reads the results of a finished quickstart (`make quickstart`) and writes what stands between
+markers such as `<!-- begin: drop_rates -->` and `<!-- end: drop_rates -->`.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from mergegrid.config.loading import read_study
+from mergegrid.reporting.files import markdown_table
+from mergegrid.reporting.summary import stage_times
+
+ROOT = Path(__file__).parents[1]
+RATES = ["0", "0.5", "0.9", "0.99", "1"]
+FIGURES = ["drop_rates", "merges", "deltas"]
+
+
+def rule_graph() -> str:
+    """The rules of the quickstart and how they depend on each other, as a Mermaid diagram."""
+    command = [sys.executable, "-m", "snakemake", "--forceall", "--rulegraph", "mermaid-js"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return f"```mermaid\n{printed[printed.index('flowchart') :].strip()}\n```"
+
+
+def drop_rates(tables: Path) -> str:
+    """The quickstart's scores at a few rates."""
+    wide = pd.read_csv(tables / "drop_rates_wide.csv", dtype="string").fillna("")
+    return markdown_table(wide[["task", "metric", "sparsifier", *RATES]])
+
+
+def merges(tables: Path) -> str:
+    """The quickstart's merges of all experts together."""
+    wide = pd.read_csv(tables / "merges_wide.csv", dtype="string").fillna("")
+    largest = wide[wide["experts"].str.count(r"\+") == wide["experts"].str.count(r"\+").max()]
+    return markdown_table(largest.drop(columns=["family", "experts", "selection"]))
+
+
+def times(logs: Path) -> str:
+    """Where the time of the quickstart went."""
+    return markdown_table(stage_times(logs).round(0).astype("string"))
+
+
+def replace(text: str, name: str, content: str) -> str:
+    """Put new content between the two markers of a name."""
+    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+    if begin not in text or end not in text:
+        raise SystemExit(f"README.md lacks {begin} or {end}")
+    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
+    return re.sub(pattern, lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Rewrite the generated parts of README.md and copy the figures that it shows."""
+    study = read_study(ROOT / "config" / "config.yaml")
+    results, logs = ROOT / study.paths.results, ROOT / study.paths.logs
+    (family,) = study.families
+    for figure in FIGURES:
+        shutil.copy2(results / "figures" / family / f"{figure}.png", ROOT / "docs" / "figures")
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    parts = {
+        "rule graph": rule_graph(),
+        "drop rates": drop_rates(results / "tables"),
+        "merges": merges(results / "tables"),
+        "times": times(logs),
+    }
+    for name, content in parts.items():
+        text = replace(text, name, content)
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Rules of the house: what may import what, and what every rule of the workflow must have."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = ROOT / "src" / "mergegrid"
+#: From the ground up: a module imports only from its own floor or from one below.
+FLOORS = [
+    {"errors", "provenance", "progress"},
+    {"recipe"},
+    {"config"},
+    {"checkpoints", "tasks"},
+    {"merging", "finetuning"},
+    {"scoring"},
+    {"reporting"},
+    {"cli"},
+]
+MODULES = sorted(LIBRARY.rglob("*.py"))
+RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
+
+
+def floor(package):
+    return next(level for level, names in enumerate(FLOORS) if package in names)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mergegrid."):
+            yield node.module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_imports_never_run_upwards(path):
+    package = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+    if package == "__init__":
+        return
+    above = [name for name in imports(path) if floor(name) > floor(package)]
+    assert not above
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_modules_hold_one_idea(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_configuration_can_be_checked_without_torch():
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; import mergegrid.config.requests, mergegrid.config.loading;"
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
+def test_rules_say_what_they_need_and_log_what_they_do(path):
+    text = path.read_text()
+    rules = re.split(r"^rule ", text, flags=re.MULTILINE)[1:]
+    if rules:
+        assert "REQUIRED INPUTS:" in text
+        assert "OUTPUTS:" in text
+    for rule in rules:
+        name = rule.split(":")[0]
+        for part in ("log:", "conda:", "mem_mb=", "runtime=", "script:", '"""'):
+            assert part in rule, f"rule {name} has no {part}"
+        assert "retries:" not in rule, f"rule {name} has retries; they belong into a profile"
+
+
+def test_tables_and_figures_of_the_workflow_are_those_of_the_library():
+    from mergegrid.reporting.catalogue import FIGURES, TABLES
+
+    common = (ROOT / "workflow" / "rules" / "common.smk").read_text()
+    module = ast.parse(common[common.index("TABLES = {") : common.index("def one_of")])
+    named = {node.targets[0].id: ast.literal_eval(node.value) for node in module.body}
+    assert set(named["TABLES"]) == set(TABLES)
+    assert set(named["FIGURES"]) == set(FIGURES)

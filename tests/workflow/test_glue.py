@@ -1,0 +1,97 @@
+"""The GLUE study for real: its own tasks and recipe, on local records and a small encoder.
+
+Needs the environment variable GLUE_DATA: a folder with `mrpc/train.jsonl`,
+`mrpc/validation.jsonl`, `stsb/train.jsonl` and `stsb/validation.jsonl` in the columns of GLUE.
+"""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from project import Project
+
+DATA = os.environ.get("GLUE_DATA")
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.skipif(DATA is None, reason="GLUE_DATA does not name a folder of GLUE records"),
+]
+
+
+def local(task, name):
+    """A task of the GLUE study, with its tables in a local folder, and fewer examples."""
+    folder = Path(DATA).resolve() / name
+    for split, file in (("train", "train"), ("test", "validation")):
+        task[split] = {"source": f"path:{folder / file}.jsonl", "licence": "GLUE"}
+    return task | {"sizes": {"train": 160, "validation": 40, "test": 50}}
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("glue") / "project", "config/local.yaml")
+    study = yaml.safe_load((project.folder / "config" / "glue.yaml").read_text())
+    smoke = yaml.safe_load((project.folder / "config" / "smoke.yaml").read_text())
+    names = ["mrpc", "stsb"]
+    family = study["families"]["bert"]
+    study |= {
+        "tasks": {name: local(study["tasks"][name], name) for name in names},
+        "families": {
+            "minilm": {
+                "base": smoke["families"]["minilm"]["base"],
+                "finetune": {"learning_rate": 1e-4, "epochs": 1},
+                "experts": {name: {} for name in names},
+                "max_length": 64,
+            }
+        },
+        "rates": [0, 0.9],
+        "seeds": {"training": [0], "mask": [0]},
+    }
+    assert set(names) <= set(family["experts"])
+    study["merges"]["methods"] = [{"kind": "average"}]
+    study["merges"]["sparsifiers"] = [{"kind": "none"}, {"kind": "dare", "rate": 0.9}]
+    (project.folder / "config" / "local.yaml").write_text(yaml.safe_dump(study))
+    project.snakemake("--cores", "2")
+    return project
+
+
+def test_pairs_with_two_metrics_each_are_learnt_and_scored(glue):
+    scores = pd.read_parquet(glue.folder / "results/glue/scores.parquet")
+    assert set(zip(scores["task"], scores["metric"], strict=True)) == {
+        ("mrpc", "accuracy_and_f1"),
+        ("stsb", "pearson_and_spearman"),
+    }
+    assert set(scores["study"]) == {"sweep", "merges"}
+    assert (scores["n"] == 50).all()
+
+
+def test_the_published_validation_split_is_the_test_split(glue):
+    examples = pd.read_parquet(glue.folder / "results/glue/tasks/mrpc.parquet")
+    published = pd.read_json(Path(DATA) / "mrpc" / "validation.jsonl", lines=True)
+    tested = examples[examples["split"] == "test"]
+    assert set(tested["text_a"]) <= set(published["sentence1"].str.strip())
+    assert examples["split"].value_counts().to_dict() == {
+        "train": 144,
+        "validation": 16,
+        "test": 50,
+    }
+
+
+def test_a_second_run_does_nothing(glue):
+    assert glue.planned() == {}
+
+
+def test_a_changed_local_file_is_noticed(glue, tmp_path):
+    copy = tmp_path / "train.jsonl"
+    copy.write_bytes((Path(DATA) / "mrpc" / "train.jsonl").read_bytes())
+    config = glue.folder / "config" / "local.yaml"
+    text = config.read_text()
+    original = str(Path(DATA).resolve() / "mrpc" / "train.jsonl")
+    try:
+        config.write_text(text.replace(original, str(copy)))
+        planned = glue.planned()
+    finally:
+        config.write_text(text)
+    assert planned["fetch"] == 1
+    assert planned["prepare"] == 1
+    assert planned["expert"] == 1

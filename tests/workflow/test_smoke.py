@@ -1,0 +1,161 @@
+"""The smoke study for real: a real encoder, real data, every stage, twice."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from mergegrid.scoring.scores import COLUMNS
+
+pytestmark = pytest.mark.workflow
+
+REPORT = {"all": 1, "scores": 1, "table": 5, "figure": 2}
+EXPERT = {"config.json", "manifest.json", "model.safetensors", "training.json"}
+TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
+TABLES = {
+    "delta_ranges",
+    "drop_rates",
+    "drop_rates_wide",
+    "experts",
+    "merge_candidates",
+    "merges",
+    "merges_wide",
+    "sources",
+}
+
+
+def files(folder):
+    """All files but the mark that Snakemake leaves in folders."""
+    found = {path for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix() for path in found if path.name != ".snakemake_timestamp"
+    }
+
+
+def test_every_stage_runs_once(smoke):
+    jobs = re.findall(r"^(?:local)?rule (\w+):", smoke.first_run, re.MULTILINE)
+    assert {rule: jobs.count(rule) for rule in jobs} == {
+        "fetch": 4,
+        "prepare": 2,
+        "import_base": 1,
+        "expert": 2,
+        "deltas": 2,
+        "sweep": 2,
+        "merges": 1,
+        "scores": 1,
+        "table": 8,
+        "figure": 3,
+        "all": 1,
+    }
+
+
+def test_a_second_run_does_nothing(smoke):
+    assert "Nothing to be done" in smoke.snakemake("--cores", "2")
+
+
+def test_results_are_exactly_these_files(smoke):
+    results = smoke.folder / "results" / "smoke"
+    models = {f"minilm/base/{name}" for name in (EXPERT | TOKENIZER) - {"training.json"}}
+    for expert in ("trec", "spam"):
+        models |= {f"minilm/experts/{expert}/seed~0/{name}" for name in EXPERT | TOKENIZER}
+    scores = {"scores.parquet"}
+    for job in ("sweeps/trec", "sweeps/spam", "merges/trec+spam"):
+        scores |= {f"minilm/{job}/seed~0.{kind}" for kind in ("parquet", "store.jsonl")}
+    assert files(results) == models | scores | {
+        "sources/base~minilm.json",
+        "sources/task~spam~train.json",
+        "sources/task~trec~test.json",
+        "sources/task~trec~train.json",
+        "tasks/spam.parquet",
+        "tasks/trec.parquet",
+        "minilm/deltas/spam/seed~0.parquet",
+        "minilm/deltas/trec/seed~0.parquet",
+        *(f"tables/{table}.{kind}" for table in TABLES for kind in ("csv", "md")),
+        *(
+            f"figures/minilm/{figure}.{kind}"
+            for figure in ("drop_rates", "merges", "deltas")
+            for kind in ("svg", "png")
+        ),
+    }
+
+
+def test_scores_have_the_documented_columns_and_no_gap(smoke):
+    scores = pd.read_parquet(smoke.folder / "results" / "smoke" / "scores.parquet")
+    assert {name: str(kind) for name, kind in scores.dtypes.items()} == {
+        name: kind for name, (kind, _) in COLUMNS.items()
+    }
+    assert scores.drop(columns="mask_seed").notna().all().all()
+    assert not scores.duplicated(["recipe_digest", "study", "task", "split"]).any()
+
+
+@pytest.mark.parametrize("task", ["trec", "spam"])
+def test_dare_at_90_percent_stays_near_the_expert_and_drop_only_does_not(smoke, task):
+    scores = pd.read_parquet(smoke.folder / "results" / "smoke" / "scores.parquet")
+    sweep = scores[(scores["study"] == "sweep") & (scores["task"] == task)]
+    value = sweep.set_index(["sparsifier", "rate"])["value"]
+    expert, base = value["none", 0], value["drop_only", 1]
+    assert expert > base + 0.3
+    assert value["dare", 0.9] > expert - 0.1
+    assert value["drop_only", 0.9] < expert - 0.3
+
+
+def test_one_more_rate_runs_only_what_depends_on_it(edited):
+    edited.edit("config/smoke.yaml", "rates: [0, 0.9]", "rates: [0, 0.5, 0.9]")
+    assert edited.planned() == {"sweep": 2, **REPORT}
+
+
+def test_one_more_mask_seed_runs_only_what_depends_on_it(edited):
+    edited.edit("config/smoke.yaml", "mask: [0]", "mask: [0, 1]")
+    assert edited.planned() == {"sweep": 2, "merges": 1, **REPORT}
+
+
+def test_one_more_method_runs_only_what_depends_on_it(edited):
+    edited.edit("config/smoke.yaml", "{kind: ties}", "{kind: ties, trim: [0.8, 0.9]}")
+    assert edited.planned() == {"merges": 1, **REPORT}
+
+
+def test_a_licence_changes_the_table_of_sources_and_no_number(edited):
+    edited.edit("config/smoke.yaml", "model: Apache-2.0", "model: Apache 2.0")
+    planned = edited.planned()
+    assert planned["fetch"] == 1
+    assert not planned["expert"] - planned["import_base"]
+
+
+def test_a_changed_comment_in_a_script_or_rule_runs_nothing(edited):
+    for name in ("workflow/scripts/sweep.py", "workflow/rules/sweep.smk", "config/smoke.yaml"):
+        path = edited.folder / name
+        path.write_text(path.read_text() + "\n# A comment.\n")
+    assert edited.planned() == {}
+
+
+def test_touched_files_run_nothing(edited):
+    for part in ("workflow", "config"):
+        for path in (edited.folder / part).rglob("*"):
+            path.touch()
+    (edited.folder / "results/smoke/tasks/trec.parquet").touch()
+    assert edited.planned() == {}
+
+
+def test_the_report_shows_every_table_and_figure_with_its_caption(smoke):
+    smoke.snakemake("--cores", "1", "--report", "report.html")
+    report = (smoke.folder / "report.html").read_text()
+    for table in TABLES:
+        assert f"tables/{table}.csv" in report
+    for figure in ("drop_rates", "merges", "deltas"):
+        assert f"figures/minilm/{figure}.svg" in report
+    assert "bands reach from the smallest to the largest value" in report
+    assert "Smoke test: MiniLM on two tasks" in report
+
+
+def test_one_more_mask_seed_scores_only_the_new_candidates(edited):
+    """Last of the module: it changes the results that other tests look at."""
+    before = pd.read_parquet(edited.folder / "results/smoke/scores.parquet")
+    edited.edit("config/smoke.yaml", "mask: [0]", "mask: [0, 1]")
+    edited.snakemake("--cores", "2")
+    log = (edited.folder / "logs/smoke/sweep/minilm/trec/seed~0.log").read_text()
+    # New: dare, drop_only and masked_finetuned at 0.9 with seed 1.
+    assert "9 recipes, 3 to score" in log
+    after = pd.read_parquet(edited.folder / "results/smoke/scores.parquet")
+    old = after[after["mask_seed"].isna() | (after["mask_seed"] == 0)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, before)
+    assert len(after) > len(before)
