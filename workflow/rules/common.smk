@@ -77,11 +77,16 @@ def local_path(wildcards):
 
 
 def source_json(name):
-    """What of a source decides what is fetched: not the columns of a table."""
+    """What of a source decides what is fetched: neither the columns of a table nor its terms."""
     spec = SOURCES[name][1]
-    return canonical_json(
-        {"source": spec.source, "sha256": spec.sha256, "licence": spec.licence}
-    )
+    return canonical_json({"source": spec.source, "sha256": spec.sha256})
+
+
+def licences(wildcards):
+    """Terms of use that the configuration states, for the table that shows them."""
+    if TABLES[wildcards.table] != "sources":
+        return None
+    return canonical_json({name: spec.licence for name, (_, spec) in SOURCES.items()})
 
 
 def task_sources(wildcards):

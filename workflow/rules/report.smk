@@ -49,6 +49,7 @@ rule table:
         mem_mb=2000,
         runtime=15,
     params:
+        licences=licences,
         code=code_version("mergegrid.reporting.catalogue"),
     script:
         "../scripts/table.py"

@@ -6,6 +6,6 @@ with job(snakemake):
     from mergegrid.reporting.catalogue import Results, make_table
     from mergegrid.reporting.files import write_table
 
-    results = Results.from_files(dict(snakemake.input.items()))
+    results = Results.from_files(dict(snakemake.input.items()), snakemake.params.licences)
     table = make_table(snakemake.wildcards.table, results)
     write_table(table, Path(snakemake.output.csv), Path(snakemake.output.md))

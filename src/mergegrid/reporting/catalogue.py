@@ -24,14 +24,19 @@ class Results:
     """Published experts, one folder per expert and training seed."""
     sources: list[Path] = field(default_factory=list)
     """Records of what was fetched."""
+    licences: dict[str, str | None] = field(default_factory=dict)
+    """Terms of use by record, where the configuration states them."""
 
     @classmethod
-    def from_files(cls, files: Mapping[str, str | Sequence[str]]) -> "Results":
-        """Results from file names, one or several of each kind."""
+    def from_files(
+        cls, files: Mapping[str, str | Sequence[str]], licences: str | None = None
+    ) -> "Results":
+        """Results from file names, one or several of each kind, and licences as JSON."""
         lists = {
             kind: [names] if isinstance(names, str) else names for kind, names in files.items()
         }
-        return cls(**{kind: [Path(name) for name in names] for kind, names in lists.items()})
+        paths = {kind: [Path(name) for name in names] for kind, names in lists.items()}
+        return cls(**paths, licences=json.loads(licences or "{}"))
 
     def read_scores(self) -> pd.DataFrame:
         """All scores."""
@@ -59,7 +64,9 @@ class Results:
                 "name": [name for name, _ in records],
                 "kind": [record["kind"] for _, record in records],
                 "source": [record["source"] for _, record in records],
-                "licence": [record["licence"] for _, record in records],
+                "licence": [
+                    self.licences.get(name) or record["licence"] for name, record in records
+                ],
                 "resolved": [record["resolved"] for _, record in records],
                 "bytes": [record["bytes"] for _, record in records],
                 "sha256": [record["sha256"] for _, record in records],
