@@ -1,6 +1,7 @@
 """The smoke study for real: a real encoder, real data, every stage, twice."""
 
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -143,6 +144,17 @@ def test_the_report_shows_every_table_and_figure_with_its_caption(smoke):
         assert f"figures/minilm/{figure}.svg" in report
     assert "bands reach from the smallest to the largest value" in report
     assert "Smoke test: MiniLM on two tasks" in report
+
+
+def test_a_ready_expert_is_taken_as_it_is(edited):
+    ready = "{task: trec, source: {source: path:results/smoke/minilm/experts/trec/seed~0}}"
+    edited.edit("config/smoke.yaml", "      spam: {}", f"      spam: {{}}\n      ready: {ready}")
+    results = edited.folder / "results" / "smoke" / "minilm"
+    edited.snakemake("--cores", "2", "results/smoke/minilm/experts/ready/seed~0")
+    ours, theirs = (results / "experts" / name / "seed~0" for name in ("ready", "trec"))
+    name = "model.safetensors"
+    assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    shutil.rmtree(ours.parent)
 
 
 def test_one_more_mask_seed_scores_only_the_new_candidates(edited):

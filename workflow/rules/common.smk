@@ -106,14 +106,12 @@ def task_of(wildcards):
 
 
 def expert_origin(wildcards):
-    """What an expert is made from: its base and examples, or its own source."""
+    """What an expert is made from: its base, and examples or its own source."""
     family, expert = wildcards.family, wildcards.expert
+    base = {"base": f"<results>/{family}/base"}
     if STUDY.families[family].experts[expert].source:
-        return {"source": f"<results>/sources/expert~{family}~{expert}.json"}
-    return {
-        "base": f"<results>/{family}/base",
-        "examples": f"<results>/tasks/{task_of(wildcards)}.parquet",
-    }
+        return base | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
+    return base | {"examples": f"<results>/tasks/{task_of(wildcards)}.parquet"}
 
 
 def ready_source(wildcards):

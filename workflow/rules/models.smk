@@ -19,6 +19,8 @@ rule import_base:
         "<logs>/import_base/{family}.log",
     benchmark:
         "<logs>/benchmarks/import_base/{family}.tsv"
+    # What can be wrong is found before long work starts.
+    priority: 2
     conda:
         "../../environment.yml"
     resources:

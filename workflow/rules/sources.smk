@@ -16,6 +16,8 @@ rule fetch:
         "<logs>/fetch/{name}.log",
     benchmark:
         "<logs>/benchmarks/fetch/{name}.tsv"
+    # What can be wrong is found before long work starts.
+    priority: 2
     conda:
         "../../environment.yml"
     resources:

@@ -16,6 +16,8 @@ rule prepare:
         "<logs>/prepare/{task}.log",
     benchmark:
         "<logs>/benchmarks/prepare/{task}.tsv"
+    # What can be wrong is found before long work starts.
+    priority: 2
     conda:
         "../../environment.yml"
     resources:

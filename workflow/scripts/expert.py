@@ -18,7 +18,8 @@ with job(snakemake):
         record = Record.from_json(Path(snakemake.input.source).read_text())
         source = SourceConfig.model_validate_json(snakemake.params.source)
         made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
-        import_expert(locate(record, source), request, folder, made_from)
+        ready = locate(record, source)
+        import_expert(ready, Path(snakemake.input.base), request, folder, made_from)
     else:
         examples = pd.read_parquet(snakemake.input.examples)
         finetune(Path(snakemake.input.base), request, examples, folder, device(snakemake))

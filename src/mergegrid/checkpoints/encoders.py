@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from mergegrid.checkpoints.checkpoint import SafetensorsCheckpoint, check_homologous
 from mergegrid.checkpoints.publish import publish
 from mergegrid.config.requests import FinetuneRequest
 from mergegrid.errors import CheckpointError
@@ -48,12 +49,13 @@ def import_base(source: Path, folder: Path, made_from: dict[str, Any]) -> None:
 
 
 def import_expert(
-    source: Path, request: FinetuneRequest, folder: Path, made_from: dict[str, Any]
+    source: Path, base: Path, request: FinetuneRequest, folder: Path, made_from: dict[str, Any]
 ) -> None:
     """Publish a ready expert with its task head.
 
     Raises:
-        CheckpointError: the source has no head, or one that does not fit the task.
+        CheckpointError: the source has no head, or one that does not fit the task, or its tensors
+            are not those of the base.
     """
     outputs = max(len(request.target.classes), 1)
     found = AutoConfig.from_pretrained(source).num_labels
@@ -68,6 +70,7 @@ def import_expert(
             f"{source} lacks {sorted(fresh)[0]} of {type(model).__name__}; "
             "it is no fine-tuned classifier: name another, or let the expert be fine-tuned here"
         )
+    check_homologous(SafetensorsCheckpoint(base), _tensors(model), str(source))
     save_expert(model, AutoTokenizer.from_pretrained(source), folder, request, made_from)
 
 

@@ -19,6 +19,7 @@ from mergegrid.config.requests import Target
 from mergegrid.merging.deltas import ExpertDeltas
 from mergegrid.merging.engine import MergedCheckpoint
 from mergegrid.merging.sparsified import SparsifiedExpert
+from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.recipe.sparsifiers import Sparsifier
 from mergegrid.scoring.classifier import Measurement, Split, TaskScorer
@@ -59,14 +60,15 @@ class Bench:
         self._inputs = {
             "base": published_digest(base),
             "code": code,
-            "members": {
-                name: {
-                    "expert": published_digest(member.folder),
-                    "target": member.target.model_dump(mode="json"),
-                    "examples": examples_digest(member.examples),
-                }
-                for name, member in members.items()
-            },
+            "device": device,
+        }
+        self._inputs_of_members = {
+            name: {
+                "expert": published_digest(member.folder),
+                "target": member.target.model_dump(mode="json"),
+                "examples": examples_digest(member.examples),
+            }
+            for name, member in members.items()
         }
         self._base: Checkpoint | None = None
         self._experts: dict[str, ExpertDeltas] = {}
@@ -94,12 +96,17 @@ class Bench:
             found[name] = measurement
         return found
 
+    def inputs_digest(self, recipe: Recipe) -> str:
+        """SHA-256 over everything but the recipe that its scores depend on."""
+        return digest(self._inputs_of(recipe))
+
+    def _inputs_of(self, recipe: Recipe) -> dict[str, Any]:
+        members = {name: self._inputs_of_members[name] for name in recipe.experts}
+        return {**self._inputs, "members": members}
+
     def _key(self, recipe: Recipe, name: str, split: Split) -> dict[str, Any]:
-        members = self._inputs["members"]
-        assert isinstance(members, dict)
         return {
-            **self._inputs,
-            "members": {each: members[each] for each in recipe.experts},
+            **self._inputs_of(recipe),
             "recipe": recipe.model_dump(mode="json"),
             "scored": name,
             "split": split,

@@ -95,6 +95,7 @@ class _Search:
                     measurement,
                     selected=recipe in self._chosen,
                     selection=self._request.selection,
+                    inputs_digest=self._bench.inputs_digest(recipe),
                 )
                 for recipe, split in seen
                 for name, measurement in self._bench.scores(recipe, split).items()

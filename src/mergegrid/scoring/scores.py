@@ -34,6 +34,7 @@ COLUMNS = {
     "selection": ("string", "split on which candidates were compared"),
     "recipe": ("string", "readable name of the recipe"),
     "recipe_digest": ("string", "SHA-256 of the recipe's canonical JSON"),
+    "inputs_digest": ("string", "SHA-256 over base, experts, examples, code and kind of device"),
 }
 
 
@@ -46,6 +47,7 @@ def score_row(
     measurement: Measurement,
     selected: bool,
     selection: Selection,
+    inputs_digest: str,
 ) -> dict[str, Any]:
     """One row of scores."""
     sparsifier = recipe.sparsifier.model_dump(mode="json")
@@ -72,6 +74,7 @@ def score_row(
         "selection": selection,
         "recipe": recipe.slug,
         "recipe_digest": recipe.digest,
+        "inputs_digest": inputs_digest,
     }
 
 

@@ -29,6 +29,7 @@ def sweep(request: SweepRequest, bench: Bench) -> pd.DataFrame:
                     measurement,
                     selected=True,
                     selection="validation",
+                    inputs_digest=bench.inputs_digest(recipe),
                 )
             )
     return score_frame(rows)

@@ -57,22 +57,33 @@ def test_a_ready_expert_is_imported_with_its_head(raw_encoder, request_for_prais
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(**SMALL))
     raw = published(model, raw_encoder, tmp_path / "raw")
-    import_expert(raw, request_for_praise, tmp_path / "expert", {})
+    import_base(raw, tmp_path / "base", {})
+    import_expert(raw, tmp_path / "base", request_for_praise, tmp_path / "expert", {})
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "expert")
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
-def test_a_ready_expert_without_a_head_is_refused(raw_encoder, request_for_praise, tmp_path):
+def test_a_ready_expert_of_another_base_is_refused(
+    raw_encoder, base, request_for_praise, tmp_path
+):
+    model = BertForSequenceClassification(BertConfig(**SMALL))
+    raw = published(model, raw_encoder, tmp_path / "raw")
+    with pytest.raises(CheckpointError, match="it was not fine-tuned from this base"):
+        import_expert(raw, base, request_for_praise, tmp_path / "expert", {})
+    assert not (tmp_path / "expert").exists()
+
+
+def test_a_ready_expert_without_a_head_is_refused(raw_encoder, base, request_for_praise, tmp_path):
     with pytest.raises(CheckpointError, match=r"lacks classifier\.bias of BertForSequenceCl"):
-        import_expert(raw_encoder, request_for_praise, tmp_path / "expert", {})
+        import_expert(raw_encoder, base, request_for_praise, tmp_path / "expert", {})
 
 
-def test_a_ready_expert_of_another_task_is_refused(raw_encoder, request_for_praise, tmp_path):
+def test_a_ready_expert_of_another_task_is_refused(raw_encoder, base, request_for_praise, tmp_path):
     model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=3))
     raw = published(model, raw_encoder, tmp_path / "raw")
     with pytest.raises(CheckpointError, match="answers with 3 labels and the task has 2"):
-        import_expert(raw, request_for_praise, tmp_path / "expert", {})
+        import_expert(raw, base, request_for_praise, tmp_path / "expert", {})
 
 
 def test_what_is_no_encoder_is_refused(tmp_path):
