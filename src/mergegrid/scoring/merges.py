@@ -7,7 +7,6 @@ the first of equals wins. Only what is chosen is scored on the test split.
 """
 
 import logging
-from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -38,14 +37,12 @@ class _Search:
         self._chosen: dict[Recipe, None] = {}
 
     def run(self) -> pd.DataFrame:
-        plain = [self._recipe(method) for method in self._request.methods[0]]
         for candidates in self._request.methods:
-            plain = [self._recipe(method) for method in candidates]
-            best = self._best([(recipe,) for recipe in plain])[0].method
+            best = self._best([(self._recipe(method),) for method in candidates])[0].method
             for sparsifiers in self._request.sparsifiers:
                 settings = self._settings(best, sparsifiers)
                 self._chosen.update(dict.fromkeys(self._best(settings)))
-        what = f"{' + '.join(self._request.experts)} on test"
+        what = f"chosen merges of {' + '.join(self._request.experts)} on test"
         recipes = sorted(self._chosen, key=lambda recipe: _order(recipe.sparsifier))
         for recipe in progress(recipes, what, len(recipes)):
             self._bench.scores(recipe, "test")
@@ -61,13 +58,18 @@ class _Search:
         )
 
     def _settings(self, method: Method, sparsifiers: list[Sparsifier]) -> list[Candidate]:
-        recipes = [self._recipe(method, sparsifier) for sparsifier in sparsifiers]
-        return [tuple(group) for _, group in groupby(recipes, key=_setting)]
+        settings: dict[str, list[Recipe]] = {}
+        for sparsifier in sparsifiers:
+            recipe = self._recipe(method, sparsifier)
+            settings.setdefault(_setting(recipe), []).append(recipe)
+        return [tuple(recipes) for recipes in settings.values()]
 
     def _best(self, candidates: list[Candidate]) -> Candidate:
         if len(candidates) == 1:
             return candidates[0]
-        means = [self._mean(candidate) for candidate in candidates]
+        sparsifier, method = candidates[0][0].sparsifier.kind, candidates[0][0].method.kind
+        what = f"{method} with {sparsifier} on {self._request.selection}"
+        means = [self._mean(each) for each in progress(candidates, what, len(candidates))]
         return candidates[int(np.argmax(means))]
 
     def _mean(self, candidate: Candidate) -> float:

@@ -64,9 +64,7 @@ def test_a_ready_expert_is_imported_with_its_head(raw_encoder, request_for_prais
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
-def test_a_ready_expert_of_another_base_is_refused(
-    raw_encoder, base, request_for_praise, tmp_path
-):
+def test_a_ready_expert_of_another_base_is_refused(raw_encoder, base, request_for_praise, tmp_path):
     model = BertForSequenceClassification(BertConfig(**SMALL))
     raw = published(model, raw_encoder, tmp_path / "raw")
     with pytest.raises(CheckpointError, match="it was not fine-tuned from this base"):

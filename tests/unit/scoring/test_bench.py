@@ -4,7 +4,7 @@ from mergegrid.checkpoints.encoders import load_classifier
 from mergegrid.config.requests import MergesRequest, SweepRequest
 from mergegrid.recipe.methods import Average, TaskArithmetic
 from mergegrid.recipe.recipe import Recipe, base_only
-from mergegrid.recipe.sparsifiers import Dare, DropOnly, NoSparsifier
+from mergegrid.recipe.sparsifiers import Dare, DropOnly, MaskedFinetuned, NoSparsifier
 from mergegrid.scoring.bench import Bench, Member
 from mergegrid.scoring.classifier import TaskScorer
 from mergegrid.scoring.merges import merges
@@ -132,6 +132,21 @@ def test_the_paper_is_replayed_by_comparing_on_the_test_split(bench, request_for
     assert set(frame["selection"]) == {"test"}
     assert "validation" not in measured
     assert (~frame["selected"]).sum() == 2 * 2
+
+
+def test_mask_seeds_are_averaged_and_not_chosen_among(bench, request_for_merges):
+    masked = [
+        MaskedFinetuned(rate=0.1, seed=seed, rescale=rescale)
+        for seed in (0, 1)
+        for rescale in (True, False)
+    ]
+    request = request_for_merges.model_copy(
+        update={"methods": [[Average()]], "sparsifiers": [masked]}
+    )
+    frame = merges(request, bench(names=("praise", "blame")))
+    chosen = frame[frame["split"] == "test"]
+    assert chosen["settings"].nunique() == 1
+    assert sorted(chosen["mask_seed"].unique()) == [0, 1]
 
 
 def test_the_first_of_equal_candidates_is_chosen(bench, request_for_merges):
