@@ -43,7 +43,9 @@ def merges(tables: Path) -> str:
 
 def times(logs: Path) -> str:
     """Where the time of the quickstart went."""
-    return markdown_table(stage_times(logs).round(0).astype("string"))
+    table = stage_times(logs)
+    numbers = table.columns.drop("stage")
+    return markdown_table(table.astype(dict.fromkeys(numbers, "int64")))
 
 
 def replace(text: str, name: str, content: str) -> str:
@@ -52,7 +54,7 @@ def replace(text: str, name: str, content: str) -> str:
     if begin not in text or end not in text:
         raise SystemExit(f"README.md lacks {begin} or {end}")
     pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
-    return re.sub(pattern, lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
+    return re.sub(pattern, lambda _: f"{begin}\n{content.strip()}\n{end}", text, flags=re.DOTALL)
 
 
 def main() -> None:
@@ -60,6 +62,7 @@ def main() -> None:
     study = read_study(ROOT / "config" / "config.yaml")
     results, logs = ROOT / study.paths.results, ROOT / study.paths.logs
     (family,) = study.families
+    (ROOT / "docs" / "figures").mkdir(exist_ok=True)
     for figure in FIGURES:
         shutil.copy2(results / "figures" / family / f"{figure}.png", ROOT / "docs" / "figures")
     readme = ROOT / "README.md"
