@@ -22,10 +22,16 @@ FIGURES = ["drop_rates", "merges", "deltas"]
 
 
 def rule_graph() -> str:
-    """The rules of the quickstart and how they depend on each other, as a Mermaid diagram."""
+    """The rules of the quickstart and how they depend on each other, as a Mermaid diagram.
+
+    Snakemake numbers and orders them anew each time; here they go by name.
+    """
     command = [sys.executable, "-m", "snakemake", "--forceall", "--rulegraph", "mermaid-js"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return f"```mermaid\n{printed[printed.index('flowchart') :].strip()}\n```"
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", printed))
+    arrows = re.findall(r"(id\d+) --> (id\d+)", printed)
+    lines = sorted(f"    {names[start]} --> {names[end]}" for start, end in arrows)
+    return "\n".join(["```mermaid", "flowchart LR", *lines, "```"])
 
 
 def drop_rates(tables: Path) -> str:
