@@ -71,7 +71,7 @@ def test_results_are_exactly_these_files(smoke):
         "tasks/trec.parquet",
         "minilm/deltas/spam/seed~0.parquet",
         "minilm/deltas/trec/seed~0.parquet",
-        *(f"tables/{table}.{kind}" for table in TABLES for kind in ("csv", "md")),
+        *(f"tables/{table}.{kind}" for table in TABLES for kind in ("csv", "md", "html")),
         *(
             f"figures/minilm/{figure}.{kind}"
             for figure in ("drop_rates", "merges", "deltas")
@@ -139,7 +139,7 @@ def test_the_report_shows_every_table_and_figure_with_its_caption(smoke):
     smoke.snakemake("--cores", "1", "--report", "report.html")
     report = (smoke.folder / "report.html").read_text()
     for table in TABLES:
-        assert f"tables/{table}.csv" in report
+        assert f"tables/{table}.html" in report
     for figure in ("drop_rates", "merges", "deltas"):
         assert f"figures/minilm/{figure}.svg" in report
     assert "bands reach from the smallest to the largest value" in report

@@ -4,7 +4,7 @@ All scores in one table, and the tables and figures that are made from it.
 REQUIRED INPUTS: the scores of all sweeps and merges, the deltas and the experts
 OUTPUTS:
     scores = <results>/scores.parquet
-    tables = <results>/tables/{table}.csv and .md
+    tables = <results>/tables/{table}.csv, .md and .html
     figures = <results>/figures/{family}/{figure}.svg and .png
 """
 
@@ -30,17 +30,18 @@ rule scores:
 
 
 rule table:
-    """Make one table, for programs (CSV) and for people (Markdown)."""
+    """Make one table, for programs (CSV) and for people (Markdown, HTML)."""
     input:
         unpack(lambda wildcards: results_for(TABLES[wildcards.table])),
     output:
-        csv=report(
-            "<results>/tables/{table}.csv",
+        csv="<results>/tables/{table}.csv",
+        md="<results>/tables/{table}.md",
+        html=report(
+            "<results>/tables/{table}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
-        md="<results>/tables/{table}.md",
     log:
         "<logs>/table/{table}.log",
     conda:

@@ -8,4 +8,4 @@ with job(snakemake):
 
     results = Results.from_files(dict(snakemake.input.items()), snakemake.params.licences)
     table = make_table(snakemake.wildcards.table, results)
-    write_table(table, Path(snakemake.output.csv), Path(snakemake.output.md))
+    write_table(table, *(Path(snakemake.output[kind]) for kind in ("csv", "md", "html")))

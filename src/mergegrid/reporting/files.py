@@ -7,13 +7,28 @@ from matplotlib.figure import Figure
 
 from mergegrid.reporting.style import styled
 
+_PAGE = """<!DOCTYPE html>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif; font-size: 13px; margin: 16px; }}
+table {{ border-collapse: collapse; }}
+th, td {{ border-bottom: 1px solid #ddd; padding: 4px 10px; text-align: left; }}
+td {{ white-space: nowrap; }}
+th {{ background: #eee; position: sticky; top: 0; }}
+</style>
+{table}
+"""
 
-def write_table(table: pd.DataFrame, csv: Path, markdown: Path) -> None:
-    """Write a table for programs (CSV, six significant digits) and for people (Markdown)."""
-    for path in (csv, markdown):
+
+def write_table(table: pd.DataFrame, csv: Path, markdown: Path, html: Path) -> None:
+    """Write a table for programs (CSV, six significant digits) and people (Markdown, HTML)."""
+    for path in (csv, markdown, html):
         path.parent.mkdir(parents=True, exist_ok=True)
     csv.write_text(table.to_csv(index=False, float_format="%.6g", lineterminator="\n"), "utf-8")
     markdown.write_text(markdown_table(table), "utf-8")
+    drawn = _as_text(table).to_html(index=False, border=0)
+    html.write_text(_PAGE.format(title=html.stem, table=drawn), "utf-8")
 
 
 def write_figure(figure: Figure, svg: Path, png: Path) -> None:
@@ -35,10 +50,14 @@ def markdown_table(table: pd.DataFrame) -> str:
     if table.empty:
         head = f"| {' | '.join(columns)} |\n|{'|'.join(' --- ' for _ in columns)}|\n"
         return f"{head}\nNo rows: this study has nothing for this table.\n"
-    text = pd.DataFrame({name: _texts(table[name]) for name in columns}, columns=columns)
+    text = _as_text(table)
     align = ["right" if _is_number(table[name]) else "left" for name in columns]
     drawn = text.to_markdown(index=False, disable_numparse=True, colalign=align)
     return f"{drawn}\n"
+
+
+def _as_text(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({name: _texts(table[name]) for name in table.columns}, dtype="object")
 
 
 def _is_number(column: pd.Series) -> bool:

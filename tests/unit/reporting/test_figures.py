@@ -295,7 +295,7 @@ def test_tables_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
         {"task": ["trec", "rte"], "rate": [0.5, 0.95], "mean": [0.9, 0.912345678],
          "std": [0.0012345, np.nan], "runs": [3, 1], "selected": [True, False]}
     )  # fmt: skip
-    write_table(table, tmp_path / "new" / "t.csv", tmp_path / "new" / "t.md")
+    write_table(table, *(tmp_path / "new" / f"t.{kind}" for kind in ("csv", "md", "html")))
     assert (tmp_path / "new" / "t.csv").read_text() == (
         "task,rate,mean,std,runs,selected\n"
         "trec,0.5,0.9,0.0012345,3,True\n"
@@ -307,6 +307,10 @@ def test_tables_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
         "| trec   |    0.5 |  0.900 | 0.00123 |      3 | True       |\n"
         "| rte    |   0.95 |  0.912 |         |      1 | False      |\n"
     )
+    page = (tmp_path / "new" / "t.html").read_text()
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", page)
+    assert cells == [*table.columns, "trec", "0.5", "0.900", "0.00123", "3", "True",
+                     "rte", "0.95", "0.912", "", "1", "False"]  # fmt: skip
 
 
 def test_an_empty_table_keeps_its_head_and_says_so() -> None:
