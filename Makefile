@@ -44,7 +44,7 @@ lint: $(VENV)/.ready
 	$(RUN) snakemake --lint
 	@for config in $(CONFIGS); do \
 	  echo "dry run of $$config"; \
-	  $(RUN) snakemake --dry-run --quiet all --configfile $$config || exit 1; \
+	  $(RUN) snakemake --dry-run --quiet rules host --configfile $$config || exit 1; \
 	done
 
 docs: $(VENV)/.ready
