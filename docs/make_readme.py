@@ -1,7 +1,7 @@
 """Bring every generated part of README.md up to date: figures, tables, times and rule graph.
 
 Reads the results of a finished quickstart (`make quickstart`) and writes what stands between
-markers such as `<!-- begin: drop_rates -->` and `<!-- end: drop_rates -->`.
+markers such as `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`.
 """
 
 import re

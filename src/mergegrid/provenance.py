@@ -1,18 +1,26 @@
 """Identity of values, files and code, so that equal work is recognised as equal."""
 
 import ast
+import copy
 import hashlib
 import json
 from collections.abc import Iterable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mergegrid.errors import MergegridError
 
 _ROOT = Path(__file__).parent
-# What is asked for reaches every job as parameters; only code that computes has a version.
-_WITHOUT_VERSION = ("mergegrid.config", "mergegrid.recipe", "mergegrid.errors", "mergegrid.cli")
+# These only ask for work: what they ask reaches every job as its parameters.
+_WITHOUT_VERSION = (
+    "mergegrid.config.documentation",
+    "mergegrid.config.loading",
+    "mergegrid.config.study",
+)
+# Libraries whose version can change a number.
+_LIBRARIES = {"torch", "transformers"}
 
 
 def canonical_json(value: Any) -> str:
@@ -31,20 +39,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the relative names and contents of all files below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest({path.relative_to(folder).as_posix(): file_digest(path) for path in files})
+def code_version(script: Path) -> str:
+    """Version of the code that a script runs: 16 hexadecimal digits.
 
-
-def code_version(*modules: str) -> str:
-    """Version of the code that the given mergegrid modules run: 16 hexadecimal digits.
-
-    Covers the modules and every `mergegrid` module they import, directly or not. Comments,
-    docstrings and layout do not count, so editing them repeats no work.
+    Covers the script, every `mergegrid` module it imports, directly or not, and the versions of
+    the libraries that decide the numbers. Comments, docstrings and layout do not count, so editing
+    them repeats no work.
     """
-    sources = {name: _code(name) for name in sorted(_closure(modules))}
-    return digest(sources)[:16]
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    modules = sorted(_closure(_imported(tree)))
+    libraries = {name for each in [tree, *map(_tree, modules)] for name in _libraries(each)}
+    return digest(
+        {
+            "script": _dump(tree),
+            "modules": {name: _code(name) for name in modules},
+            "libraries": {name: version(name) for name in sorted(libraries)},
+        }
+    )[:16]
 
 
 def _closure(modules: Iterable[str]) -> set[str]:
@@ -55,7 +66,7 @@ def _closure(modules: Iterable[str]) -> set[str]:
         if name in found or name.startswith(_WITHOUT_VERSION):
             continue
         found.add(name)
-        pending.extend(_imports(name))
+        pending.extend(_imported(_tree(name)))
     return found
 
 
@@ -74,22 +85,33 @@ def _tree(name: str) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-@cache
-def _imports(name: str) -> tuple[str, ...]:
+def _names(tree: ast.Module) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(_tree(name)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    ours = (each for each in names if each.startswith("mergegrid."))
-    return tuple(sorted(each for each in ours if _file(each)))
+    return names
+
+
+def _imported(tree: ast.Module) -> list[str]:
+    return [name for name in _names(tree) if name.startswith("mergegrid.") and _file(name)]
+
+
+def _libraries(tree: ast.Module) -> set[str]:
+    return {name.split(".")[0] for name in _names(tree)} & _LIBRARIES
 
 
 @cache
 def _code(name: str) -> str:
-    tree = _tree(name)
+    return _dump(_tree(name))
+
+
+def _dump(tree: ast.Module) -> str:
+    """The code of a module without its docstrings."""
+    tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

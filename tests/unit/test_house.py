@@ -77,7 +77,7 @@ def test_tables_and_figures_of_the_workflow_are_those_of_the_library():
     from mergegrid.reporting.catalogue import FIGURES, TABLES
 
     common = (ROOT / "workflow" / "rules" / "common.smk").read_text()
-    module = ast.parse(common[common.index("TABLES = {") : common.index("def one_of")])
+    module = ast.parse(common[common.index("TABLES = {") : common.index("def code_of")])
     named = {node.targets[0].id: ast.literal_eval(node.value) for node in module.body}
     assert set(named["TABLES"]) == set(TABLES)
     assert set(named["FIGURES"]) == set(FIGURES)

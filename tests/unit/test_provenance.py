@@ -24,17 +24,19 @@ def library(tmp_path, monkeypatch):
     root = tmp_path / "mergegrid"
     shutil.copytree(Path(mergegrid.__file__).parent, root)
     monkeypatch.setattr(provenance, "_ROOT", root)
+    script = root / "script.py"
+    shutil.copy(Path(__file__).parents[2] / "workflow" / "scripts" / "merges.py", script)
 
     def edit(name, change):
         path = root / name
         path.write_text(change(path.read_text()))
-        for function in (provenance._tree, provenance._imports, provenance._code):
-            function.cache_clear()
-        return code_version("mergegrid.scoring.merges")
+        provenance._tree.cache_clear()
+        provenance._code.cache_clear()
+        return code_version(script)
 
     yield edit
-    for function in (provenance._tree, provenance._imports, provenance._code):
-        function.cache_clear()
+    provenance._tree.cache_clear()
+    provenance._code.cache_clear()
 
 
 def test_comments_docstrings_and_layout_do_not_change_the_version(library):
@@ -54,6 +56,18 @@ def test_code_that_is_imported_indirectly_changes_the_version(library):
 def test_code_that_is_not_imported_does_not_change_the_version(library):
     before = library("merging/ranges.py", lambda text: text)
     assert library("merging/ranges.py", lambda text: text + "\nX = 1\n") == before
+
+
+def test_the_script_itself_changes_the_version_but_not_by_a_comment(library):
+    before = library("script.py", lambda text: text)
+    assert library("script.py", lambda text: text + "# A comment.\n") == before
+    assert library("script.py", lambda text: text + "X = 1\n") != before
+
+
+def test_another_version_of_torch_changes_the_version(library, monkeypatch):
+    before = library("script.py", lambda text: text)
+    monkeypatch.setattr(provenance, "version", lambda name: "0")
+    assert library("script.py", lambda text: text) != before
 
 
 def test_the_configuration_reaches_jobs_as_params_and_not_as_code(library):

@@ -15,7 +15,10 @@ from project import Project
 DATA = os.environ.get("GLUE_DATA")
 pytestmark = [
     pytest.mark.workflow,
-    pytest.mark.skipif(DATA is None, reason="GLUE_DATA does not name a folder of GLUE records"),
+    pytest.mark.skipif(
+        DATA is None or not Path(DATA).is_dir(),
+        reason="GLUE_DATA does not name a folder of GLUE records",
+    ),
 ]
 
 

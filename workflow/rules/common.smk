@@ -6,7 +6,9 @@ from mergegrid.config import requests
 from mergegrid.config.source import PathOrigin
 from mergegrid.config.loading import check_paths, check_study, read_yaml
 from mergegrid.errors import MergegridError
-from mergegrid.provenance import canonical_json, code_version
+from mergegrid.checkpoints.sources.cache import root as cache_root
+from mergegrid.checkpoints.sources.path import find as find_path
+from mergegrid.provenance import canonical_json, code_version, digest
 from snakemake.exceptions import WorkflowError
 
 
@@ -22,6 +24,9 @@ def checked_study():
 
 
 STUDY = checked_study()
+SCRIPTS = (
+    Path(workflow.current_basedir.get_path_or_uri(secret_free=False)).parent / "scripts"
+)
 EXPERTS = sorted(
     {name for family in STUDY.families.values() for name in family.experts}
 )
@@ -37,6 +42,11 @@ TABLES = {
     "sources": "sources",
 }
 FIGURES = {"drop_rates": "scores", "merges": "scores", "deltas": "deltas"}
+
+
+def code_of(script):
+    """The version of the code that a rule runs: its script and all that the script imports."""
+    return code_version(SCRIPTS / f"{script}.py")
 
 
 def one_of(names):
@@ -70,10 +80,12 @@ def source_configs():
 SOURCES = source_configs()
 
 
-def local_path(wildcards):
-    """The file or folder behind a `path:` source, so that a change in it is noticed."""
-    origin = SOURCES[wildcards.name][1].origin
-    return [origin.path] if isinstance(origin, PathOrigin) else []
+def local_content(wildcards):
+    """What is in the file or folder of a `path:` source, so that a change in it is noticed."""
+    spec = SOURCES[wildcards.name][1]
+    if not isinstance(spec.origin, PathOrigin):
+        return None
+    return digest(find_path(spec.origin, spec.sha256, cache_root()).files)
 
 
 def source_json(name):

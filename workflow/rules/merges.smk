@@ -37,6 +37,6 @@ rule merges:
                 STUDY, wildcards.family, set_experts(wildcards), int(wildcards.seed)
             )
         ),
-        code=code_version("mergegrid.scoring.merges"),
+        code=code_of("merges"),
     script:
         "../scripts/merges.py"

@@ -28,7 +28,7 @@ rule import_base:
         runtime=30,
     params:
         source=lambda wildcards: source_json(f"base~{wildcards.family}"),
-        code=code_version("mergegrid.checkpoints.encoders"),
+        code=code_of("import_base"),
     script:
         "../scripts/import_base.py"
 
@@ -57,7 +57,7 @@ rule expert:
             )
         ),
         source=ready_source,
-        code=code_version("mergegrid.finetuning.classifier"),
+        code=code_of("expert"),
     script:
         "../scripts/expert.py"
 
@@ -79,6 +79,6 @@ rule deltas:
         mem_mb=4000,
         runtime=30,
     params:
-        code=code_version("mergegrid.merging.ranges"),
+        code=code_of("deltas"),
     script:
         "../scripts/deltas.py"

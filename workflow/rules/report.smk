@@ -24,7 +24,7 @@ rule scores:
         mem_mb=2000,
         runtime=15,
     params:
-        code=code_version("mergegrid.scoring.scores"),
+        code=code_of("scores"),
     script:
         "../scripts/scores.py"
 
@@ -51,7 +51,7 @@ rule table:
         runtime=15,
     params:
         licences=licences,
-        code=code_version("mergegrid.reporting.catalogue"),
+        code=code_of("table"),
     script:
         "../scripts/table.py"
 
@@ -76,6 +76,6 @@ rule figure:
         mem_mb=2000,
         runtime=15,
     params:
-        code=code_version("mergegrid.reporting.catalogue"),
+        code=code_of("figure"),
     script:
         "../scripts/figure.py"

@@ -8,8 +8,6 @@ OUTPUTS: record = <results>/sources/{name}.json
 
 rule fetch:
     """Fetch one model or data set; the record names its digest, commit and licence."""
-    input:
-        local_path,
     output:
         record="<results>/sources/{name}.json",
     log:
@@ -26,5 +24,7 @@ rule fetch:
     params:
         source=lambda wildcards: source_json(wildcards.name),
         kind=lambda wildcards: SOURCES[wildcards.name][0],
+        content=local_content,
+        code=code_of("fetch"),
     script:
         "../scripts/fetch.py"

@@ -34,6 +34,6 @@ rule sweep:
                 STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
             )
         ),
-        code=code_version("mergegrid.scoring.sweep"),
+        code=code_of("sweep"),
     script:
         "../scripts/sweep.py"

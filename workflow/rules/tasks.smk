@@ -27,6 +27,6 @@ rule prepare:
         task=lambda wildcards: as_json(
             requests.task_request(STUDY.tasks[wildcards.task])
         ),
-        code=code_version("mergegrid.tasks.examples"),
+        code=code_of("prepare"),
     script:
         "../scripts/prepare.py"

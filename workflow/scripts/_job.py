@@ -5,7 +5,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+# The environment that Snakemake makes with conda does not hold the project itself.
+sys.path.append(str(Path(__file__).parents[2] / "src"))
 
 from mergegrid.errors import MergegridError
 
@@ -19,6 +23,9 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
     """Log to the rule's log file; an error that users can mend is one line, not a traceback."""
+    if snakemake.resources.get("gpu", 0):
+        # Several visible devices would make the Trainer split batches among them.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     handler = logging.FileHandler(snakemake.log[0], mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

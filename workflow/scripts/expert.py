@@ -22,4 +22,5 @@ with job(snakemake):
         import_expert(ready, Path(snakemake.input.base), request, folder, made_from)
     else:
         examples = pd.read_parquet(snakemake.input.examples)
-        finetune(Path(snakemake.input.base), request, examples, folder, device(snakemake))
+        base, code = Path(snakemake.input.base), snakemake.params.code
+        finetune(base, request, examples, folder, device(snakemake), code)

@@ -38,7 +38,12 @@ def import_base(source: Path, folder: Path, made_from: dict[str, Any]) -> None:
         CheckpointError: the source is no encoder that can classify sequences.
     """
     model, fresh = _load(source, num_labels=2)
-    tensors = {name: tensor for name, tensor in _tensors(model).items() if name not in fresh}
+    body = f"{model.base_model_prefix}."
+    tensors = {
+        name: tensor
+        for name, tensor in _tensors(model).items()
+        if name not in fresh and name.startswith(body)
+    }
     if not tensors:
         raise CheckpointError(f"{source} holds no tensor of {type(model).__name__}")
     logger.info("%s: %d tensors, without %s", type(model).__name__, len(tensors), sorted(fresh))
@@ -112,4 +117,11 @@ def _load(source: Path, num_labels: int) -> tuple[PreTrainedModel, set[str]]:
 
 
 def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {name: tensor.contiguous() for name, tensor in sorted(model.state_dict().items())}
+    tensors = {name: tensor.contiguous() for name, tensor in sorted(model.state_dict().items())}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{name} holds values that are not finite; the checkpoint is damaged or the "
+                "training broke down: fetch it again, or lower the learning rate"
+            )
+    return tensors

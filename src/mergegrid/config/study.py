@@ -73,6 +73,15 @@ class Merges(Spec):
     sparsifiers: list[SparsifierGrid] = [{"kind": "none"}, {"kind": "dare"}]
     """Sparsifiers in front of each method, at its best setting; the best rate is kept."""
 
+    @field_validator("sets")
+    @classmethod
+    def _sets_of_distinct_experts(cls, sets: list[Any]) -> list[Any]:
+        named = [each for each in sets if isinstance(each, list)]
+        for each in named:
+            _distinct(each)
+        _distinct([sorted(each) for each in named])
+        return sets
+
     @field_validator("sparsifiers", "methods")
     @classmethod
     def _one_of_a_kind(cls, grids: list[Grid]) -> list[Grid]:
@@ -152,6 +161,15 @@ class Study(Spec):
         return self
 
     @model_validator(mode="after")
+    def _something_is_scored(self) -> "Study":
+        if self.sweep is None and not any(self.expert_sets(name) for name in self.families):
+            raise ValueError(
+                "there is neither a sweep nor a set of experts to merge; leave `sweep` in, "
+                "or give `merges.sets` experts"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _grids_expand(self) -> "Study":
         if self.sweep:
             self.sweep_sparsifiers()
@@ -212,7 +230,8 @@ class Study(Spec):
                 sets.append(tuple(names))
             elif set(each) <= set(names):
                 sets.append(tuple(each))
-        return [each for each in _unique(sets) if len(each) > 1]
+        by_members = {frozenset(each): each for each in reversed(sets) if len(each) > 1}
+        return [each for each in _unique(sets) if by_members.get(frozenset(each)) == each]
 
 
 _ALIASES = ("pairs", "all")

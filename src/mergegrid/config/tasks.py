@@ -106,7 +106,7 @@ class Task(Spec):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the `train` table held out for the reported scores when there is no `test` table."""
     drop_duplicates: bool = True
-    """Whether to drop training examples that repeat, or that occur in the other splits."""
+    """Whether to drop examples that repeat in `train` or occur in a later split too."""
     rank_pairs: RankPairs | None = None
     """Makes the pairs of a pair task from single rated sentences."""
     sizes: Sizes = Sizes()

@@ -47,11 +47,13 @@ def finetune(
     examples: pd.DataFrame,
     folder: Path,
     device: str = "cpu",
+    code: str = "",
 ) -> None:
     """Fine-tune a base for a task and publish the expert at `folder`.
 
     Beside the model, `folder` gets `training.json`: settings, seed and the validation curve. State
-    for resuming lives in `<folder>.state` until the expert is published.
+    for resuming lives in `<folder>.state` until the expert is published; it is used only by a run
+    with the same inputs, device and `code`, the version of the code that trains.
     """
     target, settings = request.target, request.settings
     assert settings is not None, "a ready expert is imported, not fine-tuned"
@@ -59,6 +61,8 @@ def finetune(
         "base": published_digest(base),
         "examples": examples_digest(examples),
         "request": request.model_dump(mode="json"),
+        "device": device,
+        "code": code,
     }
     state = _state(folder, made_from)
     set_seed(request.seed)

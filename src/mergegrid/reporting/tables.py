@@ -194,6 +194,10 @@ def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
     """Test rows of chosen merges, with the scores of single expert and base beside them."""
     rows = _study(scores, "merges")
     chosen = rows[(rows["split"] == "test") & rows["selected"]]
+    # Experts that share a task give one score: a run is one recipe scored.
+    of_head = ["head", "value", "stderr", "n"]
+    same = list(chosen.columns.drop(of_head))
+    chosen = chosen.groupby(same, sort=False, dropna=False)[["value"]].mean().reset_index()
     keys = ["family", "experts", "task", "training_seed"]
     return chosen.merge(_references(scores, chosen), how="left", on=keys)
 

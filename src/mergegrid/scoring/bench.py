@@ -1,6 +1,5 @@
 """A bench: base, experts and examples in memory, and the scores of any recipe over them."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,6 @@ from mergegrid.recipe.sparsifiers import Sparsifier
 from mergegrid.scoring.classifier import Measurement, Split, TaskScorer
 from mergegrid.scoring.store import ScoreStore
 from mergegrid.tasks.examples import examples_digest
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ compared by their mean over the tasks of the set and over the mask seeds, on the
 the first of equals wins. Only what is chosen is scored on the test split.
 """
 
-import logging
-
 import numpy as np
 import pandas as pd
 
@@ -20,7 +18,6 @@ from mergegrid.recipe.sparsifiers import NoSparsifier, Sparsifier
 from mergegrid.scoring.bench import Bench
 from mergegrid.scoring.scores import score_frame, score_row
 
-logger = logging.getLogger(__name__)
 Candidate = tuple[Recipe, ...]
 """The recipes of one setting: one for each mask seed."""
 

@@ -31,7 +31,7 @@ COLUMNS = {
     "stderr": ("float64", "standard error of the value over the examples"),
     "n": ("int64", "number of examples"),
     "selected": ("bool", "whether the recipe was chosen, not only a candidate"),
-    "selection": ("string", "split on which candidates were compared"),
+    "selection": ("string", "split on which candidates were compared; `none` in a sweep"),
     "recipe": ("string", "readable name of the recipe"),
     "recipe_digest": ("string", "SHA-256 of the recipe's canonical JSON"),
     "inputs_digest": ("string", "SHA-256 over base, experts, examples, code and kind of device"),
@@ -46,7 +46,7 @@ def score_row(
     split: Split,
     measurement: Measurement,
     selected: bool,
-    selection: Selection,
+    selection: Selection | Literal["none"],
     inputs_digest: str,
 ) -> dict[str, Any]:
     """One row of scores."""

@@ -23,22 +23,14 @@ class ScoreStore:
         self._known: dict[str, Measurement] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        complete = 0
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    break
-                if not line.endswith(b"\n"):
-                    break
-                key = entry.pop("key")
-                self._known[key] = Measurement(**entry)
-                complete += len(line)
-        os.truncate(path, complete)
-
-    def __len__(self) -> int:
-        return len(self._known)
+        text = path.read_bytes()
+        # A crash cuts the last line; what was whole before it stays.
+        whole = text.rfind(b"\n") + 1
+        for line in text[:whole].splitlines():
+            entry = json.loads(line)
+            key = entry.pop("key")
+            self._known[key] = Measurement(**entry)
+        os.truncate(path, whole)
 
     def get(self, inputs: dict[str, Any]) -> Measurement | None:
         """The measurement made with these inputs, if there is one."""

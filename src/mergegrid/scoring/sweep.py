@@ -28,7 +28,7 @@ def sweep(request: SweepRequest, bench: Bench) -> pd.DataFrame:
                     "test",
                     measurement,
                     selected=True,
-                    selection="validation",
+                    selection="none",
                     inputs_digest=bench.inputs_digest(recipe),
                 )
             )

@@ -41,8 +41,8 @@ def prepare(task: Task, paths: Mapping[str, Path]) -> pd.DataFrame:
         for name in SPLITS
         if getattr(task, name) is not None
     }
-    if task.drop_duplicates:
-        splits["train"] = _without_duplicates(splits)
+    if task.drop_duplicates or task.rank_pairs:
+        splits = _without_duplicates(splits)
     # The permutation of the reference code's split (arXiv 2311.03099).
     shuffle = np.random.RandomState(task.split_seed)
     splits = _split(task, splits, shuffle)
@@ -109,16 +109,19 @@ def _labels(task: Task, labels: "pd.Series[Any]", source: str) -> "pd.Series[Any
     return labels.map(classes).astype("int64")
 
 
-def _without_duplicates(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    train = splits["train"]
-    keys = _keys(train)
-    elsewhere = [_keys(part) for name, part in splits.items() if name != "train"]
-    fresh = ~keys.duplicated()
-    for other in elsewhere:
-        fresh &= ~keys.isin(other)
-    if not fresh.all():
-        logger.info("train: left out %d repeated examples", int((~fresh).sum()))
-    return train[fresh].reset_index(drop=True)
+def _without_duplicates(splits: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Leave out what repeats in `train`, and what a later split has too; `test` stays whole."""
+    keys = {name: _keys(part) for name, part in splits.items()}
+    kept = {}
+    for name, part in splits.items():
+        later = [keys[each] for each in SPLITS[SPLITS.index(name) + 1 :] if each in keys]
+        fresh = ~keys[name].duplicated() if name == "train" else pd.Series(True, part.index)
+        for other in later:
+            fresh &= ~keys[name].isin(other)
+        if not fresh.all():
+            logger.info("%s: left out %d repeated examples", name, int((~fresh).sum()))
+        kept[name] = part[fresh].reset_index(drop=True)
+    return kept
 
 
 def _keys(part: pd.DataFrame) -> "pd.Series[str]":
@@ -137,6 +140,7 @@ def _split(
     if task.sizes.train is not None and not task.rank_pairs:
         train = train.iloc[: task.sizes.train]
     if "validation" not in splits:
+        # Rounded down, as the reference code does.
         learnt = int((1 - task.validation_fraction) * len(train))
         train, splits["validation"] = train.iloc[:learnt], train.iloc[learnt:]
     splits["train"] = train

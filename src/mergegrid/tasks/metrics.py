@@ -58,7 +58,11 @@ METRICS: dict[Metric, Callable[[Array, Array], float]] = {
 
 
 def predictions_of(logits: Array, metric: Metric) -> Array:
-    """Classes (argmax) or numbers (the single output) that logits [n, classes] stand for."""
+    """Classes (argmax) or numbers (the single output) that logits [n, classes] stand for.
+
+    A model that breaks down and gives no finite number answers 0.
+    """
+    logits = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
     if metric in REGRESSION_METRICS:
         return logits[:, 0]
     predictions: Array = logits.argmax(axis=1)

@@ -53,6 +53,22 @@ def test_the_pooler_that_roberta_classifiers_lack_is_left_out(raw_encoder, tmp_p
     assert not any("pooler" in name or "classifier" in name for name in names)
 
 
+def test_a_base_that_was_a_classifier_loses_its_head(raw_encoder, tmp_path):
+    model = BertForSequenceClassification(BertConfig(**SMALL))
+    import_base(published(model, raw_encoder, tmp_path / "raw"), tmp_path / "base", {})
+    assert all(name.startswith("bert.") for name in SafetensorsCheckpoint(tmp_path / "base"))
+
+
+def test_a_base_with_a_value_that_is_no_number_is_refused(raw_encoder, tmp_path):
+    model = BertForSequenceClassification(BertConfig(**SMALL))
+    with torch.no_grad():
+        model.bert.pooler.dense.bias[3] = float("nan")
+    raw = published(model, raw_encoder, tmp_path / "raw")
+    with pytest.raises(CheckpointError, match=r"bert\.pooler\.dense\.bias holds values that are"):
+        import_base(raw, tmp_path / "base", {})
+    assert not (tmp_path / "base").exists()
+
+
 def test_a_ready_expert_is_imported_with_its_head(raw_encoder, request_for_praise, tmp_path):
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(**SMALL))

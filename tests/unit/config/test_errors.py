@@ -55,6 +55,8 @@ WRONG = [
     ("merges.sets", [["rte", "cola"]], "merges.sets names rte, cola, which no family has togethe"),
     ("merges.sets", ["triples"], "merges.sets.0 = 'triples': Input should be 'pairs' or 'all'"),
     ("merges.sparsifiers", [{"kind": "dare", "rate": 0}], "dare at no rate between 0 and 1, where"),
+    ("merges.sets", [["rte", "rte"]], "merges.sets = [['rte', 'rte']]: rte is listed more than"),
+    ("merges.sets", [["rte", "stsb"], ["stsb", "rte"]], "is listed more than once; list it once"),
     ("tasks.mean", {}, "tasks.mean.text is missing"),
     ("sweep.sparsifiers", [{"kind": "dare", "seed": 0.5}], "seed = 0.5: Input should be a valid"),
 ]
@@ -79,6 +81,12 @@ def test_all_mistakes_are_told_at_once(content):
     with pytest.raises(ConfigError) as error:
         check_study(content, "study.yaml")
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_study_that_scores_nothing_is_refused(content):
+    for merges in (None, content["merges"] | {"sets": []}):
+        with pytest.raises(ConfigError, match="neither a sweep nor a set of experts to merge"):
+            check_study(content | {"sweep": None, "merges": merges}, "study.yaml")
 
 
 def test_a_key_written_twice_is_refused(tmp_path):

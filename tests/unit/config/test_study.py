@@ -74,6 +74,7 @@ def test_unset_rates_and_seeds_of_a_grid_are_the_studys(content):
 
 def test_sets_are_pairs_all_or_named(content):
     content["families"]["bert"]["experts"]["rte2"] = {"task": "rte"}
+    # The last one is a pair already.
     content["merges"]["sets"] = ["pairs", "all", ["rte2", "rte"]]
     sets = check_study(content, "").expert_sets("bert")
     assert sets == [
@@ -81,13 +82,12 @@ def test_sets_are_pairs_all_or_named(content):
         ("rte", "rte2"),
         ("stsb", "rte2"),
         ("rte", "stsb", "rte2"),
-        ("rte2", "rte"),
     ]
 
 
-def test_a_study_without_sweep_or_merges_is_possible(content):
-    study = check_study(content | {"sweep": None, "merges": None}, "")
-    assert study.expert_sets("bert") == []
+def test_a_study_without_merges_or_without_sweep_is_possible(content):
+    assert check_study(content | {"merges": None}, "").expert_sets("bert") == []
+    assert check_study(content | {"sweep": None}, "").expert_sets("bert") == [("rte", "stsb")]
 
 
 def test_a_request_does_not_change_when_another_family_or_task_is_added(content):

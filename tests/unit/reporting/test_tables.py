@@ -35,7 +35,7 @@ def row(**values: Any) -> dict[str, Any]:
         "settings": json.dumps(settings, sort_keys=True),
         **values,
     }
-    not_of_the_recipe = ("task", "split", "metric", "value", "stderr", "selected")
+    not_of_the_recipe = ("head", "task", "split", "metric", "value", "stderr", "selected")
     point = {key: value for key, value in made.items() if key not in not_of_the_recipe}
     return {"recipe_digest": json.dumps(point), **made}
 
@@ -239,9 +239,11 @@ def test_candidates_compared_on_test_are_told_from_the_chosen() -> None:
 def test_tasks_shared_by_two_experts_are_measured_against_the_mean_of_both() -> None:
     rows = [
         row(value=0.8, experts="a"), row(value=0.6, experts="b"),
-        merge(value=0.5, experts="a+b"),
+        merge(value=0.5, experts="a+b", head="a"), merge(value=0.3, experts="a+b", head="b"),
     ]  # fmt: skip
-    assert only(tables.merges(frame(rows)), task="trec")["expert"] == pytest.approx(0.7)
+    merged = only(tables.merges(frame(rows)), task="trec")
+    assert merged["expert"] == pytest.approx(0.7)
+    assert (merged["mean"], merged["runs"]) == (pytest.approx(0.4), 1)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 import pytest
+import torch
 
+from mergegrid.checkpoints.checkpoint import SafetensorsCheckpoint
 from mergegrid.checkpoints.encoders import load_classifier
 from mergegrid.config.requests import MergesRequest, SweepRequest
-from mergegrid.recipe.methods import Average, TaskArithmetic
+from mergegrid.merging.engine import merge
+from mergegrid.recipe.methods import Average, TaskArithmetic, Ties
 from mergegrid.recipe.recipe import Recipe, base_only
 from mergegrid.recipe.sparsifiers import Dare, DropOnly, MaskedFinetuned, NoSparsifier
 from mergegrid.scoring.bench import Bench, Member
@@ -78,6 +81,30 @@ def test_other_code_or_another_split_is_scored_again(bench, measured):
     bench("2").scores(recipe, "test")
     bench("1").scores(recipe, "validation")
     assert measured == ["test", "test", "validation"]
+
+
+def test_the_bench_merges_to_the_bit_as_the_engine_does(bench, base, expert):
+    names = ("praise", "blame")
+    made = bench(names=names)
+    tensors = SafetensorsCheckpoint(base), SafetensorsCheckpoint(expert)
+    sparsifiers = [NoSparsifier(), Dare(rate=0.5), Dare(rate=0.9), NoSparsifier(), Dare(rate=0.5)]
+    for sparsifier in sparsifiers:
+        for method in (Average(), TaskArithmetic(coefficient=0.5), Ties(trim=0.5)):
+            for experts in (names, names[:1]):
+                recipe = Recipe(
+                    family="tiny", experts=experts, sparsifier=sparsifier, method=method
+                )
+                expected = merge(recipe, tensors[0], dict.fromkeys(names, tensors[1]))
+                got = made._merge(recipe)
+                assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_a_model_that_breaks_down_scores_as_if_it_answered_0(bench, expert, target, examples):
+    broken = {
+        name: tensor * float("nan") for name, tensor in load_classifier(expert).state_dict().items()
+    }
+    scorer = TaskScorer(expert, target, examples, "cpu")
+    assert scorer.measure(broken, "test").value == 0.5
 
 
 def test_a_sweep_scores_every_recipe_once_in_the_documented_columns(bench, target, measured):

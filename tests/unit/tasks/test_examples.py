@@ -79,6 +79,13 @@ def test_repeated_examples_and_those_of_the_test_split_are_not_learnt_from(table
     assert not set(learnt) & {row["text"] for row in ROWS[:10]}
 
 
+def test_no_example_of_the_test_split_is_chosen_by(table):
+    tables = {"train": ROWS[20:], "validation": ROWS[:15], "test": ROWS[10:20]}
+    paths = {name: table(rows, f"{name}.jsonl") for name, rows in tables.items()}
+    examples = prepare(task(validation=SOURCE, test=SOURCE), paths)
+    assert sizes(examples) == {"train": 80, "validation": 10, "test": 10}
+
+
 def test_sizes_bound_each_split(table):
     limits = {"train": 50, "validation": 3, "test": 7}
     examples = prepare(task(sizes=limits), {"train": table(ROWS)})
