@@ -45,7 +45,7 @@ FIGURES = {"drop_rates": "scores", "merges": "scores", "deltas": "deltas"}
 
 
 def code_of(script):
-    """The version of the code that a rule runs: its script and all that the script imports."""
+    """The version of the code of a job, which is its script and all that the script imports."""
     return code_version(SCRIPTS / f"{script}.py")
 
 
