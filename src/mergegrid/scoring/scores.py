@@ -1,4 +1,4 @@
-"""Scores as rows: one per recipe, task and split, in columns that never change their meaning."""
+"""Scores as rows: one per recipe, task head and split, in columns of one fixed meaning."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
