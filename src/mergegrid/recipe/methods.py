@@ -1,29 +1,42 @@
 """What can be asked of a merging method: how sparsified experts become one model."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from mergegrid.recipe.sparsifiers import Rate, Scope
+from mergegrid.recipe.rates import Rate
+from mergegrid.recipe.sparsifiers import Arithmetic, Scope
 from mergegrid.recipe.spec import Spec
+
+Weight = Annotated[float, Field(ge=0)]
 
 
 class Average(Spec):
     """The mean of the experts (arXiv 2203.05482)."""
 
+    refinements: ClassVar[frozenset[str]] = frozenset({"weights"})
+
     kind: Literal["average"] = "average"
+    weights: dict[str, Weight] = {}
+    """Weight of each expert, divided by their sum; unset, all are equal."""
 
 
 class TaskArithmetic(Spec):
     """The base plus a multiple of the summed deltas (arXiv 2212.04089)."""
 
+    refinements: ClassVar[frozenset[str]] = frozenset({"coefficients"})
+
     kind: Literal["task_arithmetic"] = "task_arithmetic"
     coefficient: float = 1.0
     """Factor of the summed deltas."""
+    coefficients: dict[str, float] = {}
+    """Further factors of single experts' deltas."""
 
 
 class Ties(Spec):
     """Trim, elect a sign, average what agrees with it (arXiv 2306.01708)."""
+
+    refinements: ClassVar[frozenset[str]] = frozenset({"arithmetic"})
 
     kind: Literal["ties"] = "ties"
     coefficient: float = 1.0
@@ -32,7 +45,61 @@ class Ties(Spec):
     """Share of deltas of smallest magnitude that each expert loses before the election."""
     scope: Scope = "global"
     """Whether the share is trimmed of each tensor or of the whole model."""
+    arithmetic: Arithmetic = "exact"
+    """`reference` keeps all deltas equal to the threshold and settles a sum of zero by the sign of
+    most parameters, as the paper's code does."""
 
 
-METHODS = (Average, TaskArithmetic, Ties)
-Method = Annotated[Average | TaskArithmetic | Ties, Field(discriminator="kind")]
+class Slerp(Spec):
+    """The point between two experts on the great circle through them."""
+
+    refinements: ClassVar[frozenset[str]] = frozenset({"weights"})
+
+    kind: Literal["slerp"] = "slerp"
+    weights: dict[str, Weight] = {}
+    """How near the result is to each of the two, divided by their sum; unset, it is half-way."""
+
+
+class ModelStock(Spec):
+    """Average and base, mixed by the angle between the experts (arXiv 2403.19522)."""
+
+    kind: Literal["model_stock"] = "model_stock"
+
+
+class Sce(Spec):
+    """Select, calculate, erase: deltas of high variance, weighted by energy (arXiv 2408.07990)."""
+
+    kind: Literal["sce"] = "sce"
+    select: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of elements, of largest variance over the experts, that is merged of each tensor."""
+
+
+class Fisher(Spec):
+    """Experts weighted by their diagonal Fisher information (arXiv 2111.09832)."""
+
+    refinements: ClassVar[frozenset[str]] = frozenset({"weights"})
+
+    kind: Literal["fisher"] = "fisher"
+    weights: dict[str, Weight] = {}
+    """Further factor of each expert's information; unset, all are equal."""
+    normalize: bool = False
+    """Whether each expert's information is divided by its norm over the model."""
+    floor: Annotated[float, Field(gt=0)] = 1e-6
+    """Added to the information, so that no weight is zero."""
+
+
+class RegMean(Spec):
+    """Linear layers that fit the experts' outputs best in least squares (arXiv 2212.09849)."""
+
+    kind: Literal["regmean"] = "regmean"
+    offdiagonal: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Factor of the off-diagonal entries of the Gram matrices."""
+    ridge: Annotated[float, Field(ge=0)] = 0.0
+    """Added to the diagonal of the summed Gram matrices, as a multiple of its mean."""
+
+
+METHODS = (Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean)
+Method = Annotated[
+    Average | TaskArithmetic | Ties | Slerp | ModelStock | Sce | Fisher | RegMean,
+    Field(discriminator="kind"),
+]

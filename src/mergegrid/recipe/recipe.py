@@ -1,11 +1,12 @@
 """A recipe: one point of the grid, with one text, one digest and one readable name."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from mergegrid.provenance import digest
 from mergegrid.recipe.methods import Average, Method
+from mergegrid.recipe.rates import Rated
 from mergegrid.recipe.sparsifiers import DropOnly, NoSparsifier, Sparsifier
 from mergegrid.recipe.spec import Spec
 
@@ -57,18 +58,26 @@ class Recipe(Spec):
 
 
 def spec_slug(spec: Spec) -> str:
-    """Kind and parameters of a sparsifier or method, e.g. `dare~rate=0.9~seed=1`."""
+    """Kind and parameters of a sparsifier or method, e.g. `dare~rate=0.9~seed=1`.
+
+    Rules and numbers for single experts are told apart by a digest: names become paths.
+    """
     values = spec.model_dump(mode="json")
     kind = values.pop("kind")
-    return "~".join([kind, *(f"{key}={value}" for key, value in values.items())])
+    return "~".join([kind, *(f"{key}={_short(value)}" for key, value in values.items())])
+
+
+def _short(value: Any) -> str:
+    return digest(value)[:8] if isinstance(value, dict | list) else str(value)
 
 
 def canonical_sparsifier(sparsifier: Sparsifier) -> Sparsifier:
     """The same model under one name: all is kept at rate 0, and only the base is left at 1."""
-    rate = getattr(sparsifier, "rate", None)
-    if rate == 0:
+    if not isinstance(sparsifier, Rated) or sparsifier.rates or sparsifier.rules:
+        return sparsifier
+    if sparsifier.rate == 0:
         return NoSparsifier()
-    if rate == 1 and sparsifier.kind != "masked_finetuned":
+    if sparsifier.rate == 1 and sparsifier.kind != "masked_finetuned":
         return base_only()
     return sparsifier
 
