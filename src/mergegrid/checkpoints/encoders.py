@@ -21,7 +21,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mergegrid.checkpoints.checkpoint import SafetensorsCheckpoint, check_homologous
+from mergegrid.checkpoints.checkpoint import InMemory
+from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.homology import check_homologous
 from mergegrid.checkpoints.publish import publish
 from mergegrid.config.requests import FinetuneRequest
 from mergegrid.errors import CheckpointError
@@ -47,10 +49,11 @@ def import_base(source: Path, folder: Path, made_from: dict[str, Any]) -> None:
     if not tensors:
         raise CheckpointError(f"{source} holds no tensor of {type(model).__name__}")
     logger.info("%s: %d tensors, without %s", type(model).__name__, len(tensors), sorted(fresh))
+    config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     with publish(folder, made_from) as draft:
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
-        AutoConfig.from_pretrained(source).save_pretrained(draft)
-        AutoTokenizer.from_pretrained(source).save_pretrained(draft)
+        config.save_pretrained(draft.path)
+        tokenizer.save_pretrained(draft.path)
 
 
 def import_expert(
@@ -75,7 +78,7 @@ def import_expert(
             f"{source} lacks {sorted(fresh)[0]} of {type(model).__name__}; "
             "it is no fine-tuned classifier: name another, or let the expert be fine-tuned here"
         )
-    check_homologous(SafetensorsCheckpoint(base), _tensors(model), str(source))
+    check_homologous(open_checkpoint(base), InMemory(_tensors(model)), str(source))
     save_expert(model, AutoTokenizer.from_pretrained(source), folder, request, made_from)
 
 
@@ -90,8 +93,8 @@ def save_expert(
     """Publish a fine-tuned classifier, and beside it how it was trained: `training.json`."""
     with publish(folder, made_from) as draft:
         save_file(_tensors(model), draft / "model.safetensors", metadata={"format": "pt"})
-        model.config.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
+        model.config.save_pretrained(draft.path)
+        tokenizer.save_pretrained(draft.path)
         training = {**request.model_dump(mode="json"), "curve": list(curve)}
         (draft / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")
 

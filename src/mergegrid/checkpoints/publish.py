@@ -1,63 +1,156 @@
 """Publishing a folder: written beside its place, manifest last, then renamed into it.
 
-The manifest, `manifest.json`, lists every other file with its SHA-256 and says what the folder
-was made from:
+The manifest, `manifest.json`, lists every file with its SHA-256 and says what the folder was made
+from. Where weights were streamed, it lists their files by size and header, and their tensors by
+digest:
 
-    {"files": {"config.json": "0f3a...", "model.safetensors": "77b1..."}, "made_from": {...}}
+    {"files": {"config.json": "0f3a..."},
+     "weights": {"files": {"model.safetensors": {"bytes": 2200119864, "header": "93c5..."}},
+                 "tensors": {"lm_head.weight": "77b1..."}},
+     "made_from": {...}}
 
 A folder without a manifest is not a model.
 """
 
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mergegrid.checkpoints.digests import checkpoint_digest
+from mergegrid.checkpoints.location import read_json
 from mergegrid.errors import CheckpointError
 from mergegrid.provenance import digest, file_digest
 
 MANIFEST = "manifest.json"
 
 
-@contextmanager
-def publish(folder: Path, made_from: dict[str, Any]) -> Iterator[Path]:
-    """Give a folder to write into; on success it gets its manifest and its final name.
+@dataclass
+class Draft:
+    """A folder that is being written."""
 
-    On an error nothing appears at `folder`, and what was written is removed.
-    """
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
+    path: Path
+    made_from: dict[str, Any]
+    weight_files: Mapping[str, Any] = field(default_factory=dict)
+    """Files whose tensors were digested as they were written: size and SHA-256 of the header."""
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the tensors in them."""
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def manifest(self) -> dict[str, Any]:
+        """What the folder holds now."""
         files = {
-            path.relative_to(draft).as_posix(): file_digest(path)
-            for path in sorted(draft.rglob("*"))
+            path.relative_to(self.path).as_posix(): path
+            for path in sorted(self.path.rglob("*"))
             if path.is_file()
         }
-        manifest = {"files": files, "made_from": made_from}
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.replace(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        manifest: dict[str, Any] = {
+            "files": {
+                name: file_digest(path)
+                for name, path in files.items()
+                if name not in self.weight_files
+            },
+            "made_from": self.made_from,
+        }
+        if self.weight_files:
+            manifest["weights"] = {
+                "files": dict(self.weight_files),
+                "tensors": dict(self.tensors),
+            }
+        return manifest
+
+
+@contextmanager
+def publish(folder: Path, made_from: dict[str, Any]) -> Iterator[Draft]:
+    """Give a folder to write into; on success it gets its manifest and its final name.
+
+    On an error nothing appears at `folder`, and what was written is removed. What a killed process
+    left is removed by the next one.
+
+    Raises:
+        CheckpointError: something is at `folder` that was not published, another process is
+            writing it, or the disk fails or has no room.
+    """
+    folder = folder.resolve() if folder.is_symlink() else folder
+    check_place(folder)
+    draft = folder.with_name(f".{folder.name}.draft")
+    previous = folder.with_name(f".{folder.name}.previous")
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    with _alone(draft, folder):
+        try:
+            _put_back(previous, folder)
+            _empty(draft)
+            written = Draft(draft, made_from)
+            yield written
+            text = json.dumps(written.manifest(), indent=2, sort_keys=True) + "\n"
+            (draft / MANIFEST).write_text(text, encoding="utf-8")
+            # Two renames: whatever is at `folder` at any moment is whole.
+            if folder.exists():
+                folder.replace(previous)
+            draft.replace(folder)
+            shutil.rmtree(previous, ignore_errors=True)
+        except BaseException as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            _put_back(previous, folder)
+            with suppress(OSError):
+                for parent in new_parents:
+                    parent.rmdir()
+            if isinstance(error, OSError):
+                raise CheckpointError(
+                    f"{folder} cannot be written: {error}; make room there or name another place"
+                ) from error
+            raise
+
+
+def check_place(folder: Path) -> None:
+    """Check that a folder can be published here, and that nothing would be lost.
+
+    Raises:
+        CheckpointError: something is there that was not published, or it cannot be replaced.
+    """
+    if not os.path.lexists(folder):
+        return
+    if os.path.ismount(folder):
+        raise CheckpointError(
+            f"{folder} is a mount point, which no folder can replace; name a folder inside it"
+        )
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is there and no folder; name another place, or move it")
+    if not any(folder.iterdir()):
+        return
+    found = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()
+    }
+    strangers = sorted(found - _published(folder))
+    if strangers:
+        raise CheckpointError(
+            f"{folder} is there already and holds {strangers[0]}, which mergegrid did not publish; "
+            "name another place, or move it away"
+        )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a published folder.
 
     Raises:
-        CheckpointError: the folder was never published, or one of its files is gone.
+        CheckpointError: the folder was never published, or the manifest or another file is
+            damaged or gone.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {MANIFEST}, so it is not complete; make it again")
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    missing = [name for name in manifest["files"] if not (folder / name).is_file()]
+    manifest = read_json(path)
+    named = _named(manifest)
+    if named is None:
+        raise CheckpointError(f"{path} was not written by mergegrid, or is damaged; make it again")
+    missing = sorted(name for name in named if not (folder / name).is_file())
     if missing:
         raise CheckpointError(f"{folder} has lost {missing[0]}; make it again")
     return manifest
@@ -65,4 +158,72 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def published_digest(folder: Path) -> str:
     """SHA-256 that stands for the contents of a published folder."""
-    return digest(read_manifest(folder)["files"])
+    manifest = read_manifest(folder)
+    if "weights" not in manifest:
+        return digest(manifest["files"])
+    return digest(
+        {"files": manifest["files"], "weights": checkpoint_digest(manifest["weights"]["tensors"])}
+    )
+
+
+def _named(manifest: Mapping[str, Any]) -> set[str] | None:
+    """Files that a manifest lists; nothing where it is not one of ours."""
+    files, made_from = manifest.get("files"), manifest.get("made_from")
+    weights = manifest.get("weights", {"files": {}, "tensors": {}})
+    parts = [files, made_from, weights]
+    parts += [weights.get("files"), weights.get("tensors")] if isinstance(weights, dict) else []
+    if not all(isinstance(part, dict) for part in parts):
+        return None
+    return {*manifest["files"], *weights["files"]}
+
+
+def _published(folder: Path) -> set[str]:
+    """Files of a folder that are ours to replace."""
+    try:
+        named = _named(read_json(folder / MANIFEST))
+    except CheckpointError:
+        return set()
+    return set() if named is None else named | {MANIFEST}
+
+
+def _put_back(previous: Path, folder: Path) -> None:
+    """Undo a replacement that did not come to its end; remove what one left that did."""
+    if previous.is_dir() and not os.path.lexists(folder):
+        previous.replace(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextmanager
+def _alone(draft: Path, folder: Path) -> Iterator[None]:
+    """Hold a lock on the draft, which the kernel takes back from a killed process."""
+    descriptor = _lock(draft, folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(draft: Path, folder: Path) -> int:
+    while True:
+        draft.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise CheckpointError(
+                f"{folder} is being written by another process; wait for it, or name another place"
+            ) from error
+        # Between opening and locking, another process may have published this very draft.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), draft.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

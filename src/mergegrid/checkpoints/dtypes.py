@@ -1,0 +1,94 @@
+"""Stored numbers and the float32 they stand for: exact when read, rounded once when written.
+
+A checkpoint stores float32, bfloat16 or float16. All arithmetic is done in float32; what is
+written is rounded to the nearest stored number, ties to the even one.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergegrid.errors import CheckpointError
+from mergegrid.kernels import (
+    any_exponent_full_16,
+    any_exponent_full_32,
+    round_to_bfloat16,
+    round_to_float16,
+    widen_bfloat16,
+    widen_float16,
+)
+
+Floats = NDArray[np.float32]
+Stored = NDArray[Any]
+"""Numbers as they lie in a file: float32, float16, or the 16 bits of bfloat16 as uint16."""
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """A type that parameters are stored in."""
+
+    name: str
+    """As configurations and torch call it."""
+    safetensors: str
+    """As the header of a safetensors file calls it."""
+    numpy: type[Any]
+    """As it lies in memory."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of one number."""
+        return int(np.dtype(self.numpy).itemsize)
+
+
+DTYPES = {
+    dtype.name: dtype
+    for dtype in (
+        Dtype("float32", "F32", np.float32),
+        Dtype("bfloat16", "BF16", np.uint16),
+        Dtype("float16", "F16", np.float16),
+    )
+}
+_BY_CODE = {dtype.safetensors: dtype for dtype in DTYPES.values()}
+
+
+def dtype_of(code: str, what: str) -> Dtype:
+    """The dtype that a safetensors header names, as in `BF16`.
+
+    Raises:
+        CheckpointError: `what`, a tensor in some file, is stored in no type that can be merged.
+    """
+    if code not in _BY_CODE:
+        raise CheckpointError(
+            f"{what} is stored as {code}; only {', '.join(_BY_CODE)} can be merged: "
+            "convert the model to one of them first"
+        )
+    return _BY_CODE[code]
+
+
+def decode(stored: Stored, dtype: Dtype, out: Floats) -> None:
+    """Write the float32 values of stored numbers into `out`, both flat and of one length."""
+    if dtype.name == "float32":
+        out[:] = stored
+    else:
+        widen = widen_bfloat16 if dtype.name == "bfloat16" else widen_float16
+        widen(stored.view(np.uint16), out.view(np.uint32))
+
+
+def encode(values: Floats, dtype: Dtype, out: Stored) -> None:
+    """Write the stored numbers nearest to float32 values into `out`, both flat, of one length."""
+    if dtype.name == "float32":
+        out[:] = values
+    else:
+        narrow = round_to_bfloat16 if dtype.name == "bfloat16" else round_to_float16
+        narrow(values.view(np.uint32), out.view(np.uint16))
+
+
+def is_finite(stored: Stored, dtype: Dtype) -> bool:
+    """Whether no stored number is an infinity or NaN."""
+    if dtype.name == "bfloat16":
+        return not any_exponent_full_16(stored, np.uint16(0x7F80))
+    if dtype.name == "float16":
+        return not any_exponent_full_16(stored.view(np.uint16), np.uint16(0x7C00))
+    return not any_exponent_full_32(stored.view(np.uint32))
