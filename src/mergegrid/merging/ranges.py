@@ -1,82 +1,195 @@
 """How large deltas are: the condition under which DARE works (arXiv 2311.03099, section 4.6)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
-import torch
+from numpy.typing import NDArray
 
-from mergegrid.merging.deltas import ExpertDeltas
+from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.dtypes import DTYPES, Dtype
+from mergegrid.errors import CheckpointError
+from mergegrid.merging.arrays.cpu import CpuOperations
+from mergegrid.merging.arrays.operations import HIGH_BINS, LOW_BITS
+from mergegrid.merging.engine import CHUNK
+from mergegrid.merging.runs import BASE, Run
+from mergegrid.merging.spans import Span, tasks
+from mergegrid.merging.workers import Desk, Workers
 
 #: The paper's range: deltas of models fine-tuned from their base lie mostly below it.
 SMALL = 0.002
-QUANTILES = {f"q{percent:02d}": percent / 100 for percent in range(1, 100)} | {"q999": 0.999}
-_DROPPED_BITS = 16  # Bins of a 128th of an octave: quantiles are off by less than 0.8 %.
+#: What deltas often exceed where the paper saw DARE fail.
+LARGE = 0.01
+SHARES = {f"q{percent:02d}": percent / 100 for percent in range(1, 100)} | {"q999": 0.999}
+_EXPERT = "expert"
+_FLOAT32 = DTYPES["float32"]
 
 
-def delta_ranges(expert: ExpertDeltas) -> pd.DataFrame:
-    """Size of |delta| of each tensor, and of the whole model as tensor `all`.
+@dataclass(frozen=True)
+class Range:
+    """The size of |delta|, of one tensor or of the whole model."""
 
-    Returns:
-        Columns `tensor`, `n`, `mean`, `rms`, `max`, `share_below_0.002`, `q01` to `q99` and
-        `q999`: quantiles of |delta|.
+    tensor: str
+    """Name of the tensor; `all` is the whole model."""
+    n: int
+    l1: float
+    l2: float
+    max: float
+    small: int
+    """How many are below SMALL."""
+    large: int
+    """How many are above LARGE."""
+    zero: int
+    """How many are 0."""
+    unchanged: int
+    """How many parameters stay the base's when base + delta is rounded to the output's dtype."""
+    quantiles: Mapping[str, float]
+    """`q01` to `q99` and `q999`: off by less than 0.8 %."""
+
+    @property
+    def mean(self) -> float:
+        """Mean of |delta|."""
+        return self.l1 / self.n
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square."""
+        return self.l2 / float(self.n**0.5)
+
+    def row(self) -> dict[str, str | int | float]:
+        """The columns of the workflow's tables."""
+        return {
+            "tensor": self.tensor,
+            "n": self.n,
+            "mean": self.mean,
+            "rms": self.rms,
+            "max": self.max,
+            f"share_below_{SMALL}": self.small / self.n,
+            **self.quantiles,
+        }
+
+
+def delta_ranges(
+    base: Checkpoint,
+    expert: Checkpoint,
+    output: Dtype | None = None,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Range]:
+    """Size of |delta| of the whole model, as tensor `all`, and of each tensor.
+
+    Both models are read once, run by run; what is kept of a tensor is a histogram.
+
+    Args:
+        base: the base; its tensors are the ones that are measured.
+        expert: a checkpoint with the same tensors.
+        output: what parameters are rounded to; by default the base's own dtype of each tensor.
+        threads: threads to use; they do not change a number.
+        progress: told how many bytes of the models have been gone through.
+
+    Raises:
+        CheckpointError: a model cannot be read, or a delta is not finite.
     """
-    whole = _Sizes()
-    rows = []
-    for name in expert.names:
-        sizes = _Sizes()
-        sizes.add(expert.delta(name))
-        whole.merge(sizes)
-        rows.append({"tensor": name, **sizes.summary()})
-    return pd.DataFrame([{"tensor": "all", **whole.summary()}, *rows])
+    models = {BASE: base, _EXPERT: expert}
+
+    def work(desk: Desk, task: list[Span]) -> tuple[int, list[tuple[str, "_Sizes"]]]:
+        sizes, count = [], 0
+        for name, start, stop in task:
+            desk.ops.restart()
+            run = Run(models, name, start, stop, desk.ops)
+            sizes.append((name, _measure(run, output or base.infos[name].dtype)))
+            count += sum(run.count * model.infos[name].dtype.size for model in models.values())
+        return count, sizes
+
+    def measured(workers: Workers) -> Iterator[tuple[str, "_Sizes"]]:
+        for count, sizes in workers.map(work, tasks(base.infos, base, CHUNK, rowwise=False)):
+            progress(count)
+            yield from sizes
+
+    whole, ranges = _Sizes(), []
+    with Workers(threads, CpuOperations) as workers:
+        current, tensor = "", _Sizes()
+        for name, sizes in measured(workers):
+            if name != current and tensor.n:
+                ranges.append(tensor.range(current))
+                tensor = _Sizes()
+            current = name
+            tensor.add(sizes)
+            whole.add(sizes)
+        ranges.append(tensor.range(current))
+    return [whole.range("all"), *ranges]
 
 
 @dataclass
 class _Sizes:
-    """Running sums and a histogram over the bits of float32 magnitudes, which sort like them."""
+    """Running sums, and a histogram over the leading bits of magnitudes, which sort like them."""
 
     n: int = 0
     total: float = 0.0
     squares: float = 0.0
     largest: float = 0.0
     small: int = 0
-    histogram: torch.Tensor = field(
-        default_factory=lambda: torch.zeros(1 << (31 - _DROPPED_BITS), dtype=torch.int64)
+    large: int = 0
+    unchanged: int = 0
+    histogram: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(HIGH_BINS + 1, dtype=np.int64)
     )
 
-    def add(self, delta: torch.Tensor) -> None:
-        magnitude = delta.abs().flatten()
-        bins = magnitude.view(torch.int32) >> _DROPPED_BITS
-        self.n += magnitude.numel()
-        self.total += float(magnitude.sum(dtype=torch.float64))
-        self.squares += float(magnitude.double().square().sum())
-        self.largest = max(self.largest, float(magnitude.max()))
-        self.small += int((magnitude < SMALL).sum())
-        self.histogram += torch.bincount(bins, minlength=len(self.histogram)).cpu()
-
-    def merge(self, other: "_Sizes") -> None:
+    def add(self, other: "_Sizes") -> None:
         self.n += other.n
         self.total += other.total
         self.squares += other.squares
         self.largest = max(self.largest, other.largest)
         self.small += other.small
+        self.large += other.large
+        self.unchanged += other.unchanged
         self.histogram += other.histogram
 
-    def summary(self) -> dict[str, float]:
+    def range(self, tensor: str) -> Range:
+        return Range(
+            tensor=tensor,
+            n=self.n,
+            l1=self.total,
+            l2=self.squares**0.5,
+            max=self.largest,
+            small=self.small,
+            large=self.large,
+            zero=int(self.histogram[HIGH_BINS]),
+            unchanged=self.unchanged,
+            quantiles=self._quantiles(),
+        )
+
+    def _quantiles(self) -> dict[str, float]:
+        below = self.histogram[:HIGH_BINS].cumsum()
+        ranks = np.ceil(np.array(list(SHARES.values())) * self.n)
+        bins = np.searchsorted(below, ranks)
+        # Bins of a 128th of an octave; what lies in one counts as its middle.
+        middle = (bins.astype(np.int32) << LOW_BITS) + (1 << (LOW_BITS - 1))
+        values = np.where(bins == 0, 0.0, middle.astype(np.int32).view(np.float32))
         return {
-            "n": self.n,
-            "mean": self.total / self.n,
-            "rms": (self.squares / self.n) ** 0.5,
-            "max": self.largest,
-            f"share_below_{SMALL}": self.small / self.n,
-            **dict(zip(QUANTILES, self._quantiles(QUANTILES.values()), strict=True)),
+            name: min(float(value), self.largest)
+            for name, value in zip(SHARES, values, strict=True)
         }
 
-    def _quantiles(self, shares: Iterable[float]) -> list[float]:
-        below = self.histogram.cumsum(0).numpy()
-        ranks = np.ceil(np.array(list(shares)) * self.n)
-        bins = np.searchsorted(below, ranks)
-        middle = (bins.astype(np.int32) << _DROPPED_BITS) + (1 << (_DROPPED_BITS - 1))
-        values = np.where(bins == 0, 0.0, middle.astype(np.int32).view(np.float32))
-        return [min(float(value), self.largest) for value in values]
+
+def _measure(run: Run, output: Dtype) -> _Sizes:
+    ops, delta = run.ops, run.delta(_EXPERT)
+    sizes = _Sizes(n=run.count, squares=float(ops.dots(delta, delta).sum()))
+    ops.count_high(delta, sizes.histogram)
+    moved = ops.plus(run.base, delta, 1.0)
+    (deltas, finite), (before, _), (after, _) = ops.store(
+        [delta, run.base, moved], [_FLOAT32, output, output]
+    )
+    if not finite:
+        raise CheckpointError(
+            f"{run.name} has deltas that are not finite, first at element "
+            f"{run.start + int(np.flatnonzero(~np.isfinite(deltas))[0])}; base or expert is "
+            "damaged: fetch or train it again"
+        )
+    magnitudes = np.abs(deltas)
+    sizes.total = float(magnitudes.sum(dtype=np.float64))
+    sizes.largest = float(magnitudes.max())
+    sizes.small = int(np.count_nonzero(magnitudes < np.float32(SMALL)))
+    sizes.large = int(np.count_nonzero(magnitudes > np.float32(LARGE)))
+    sizes.unchanged = int(np.count_nonzero(before == after))
+    return sizes

@@ -1,18 +1,17 @@
 """Methods: one small module each, and the registry that finds them by kind."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
-
+from mergegrid.merging.methods import fisher, model_stock, regmean, sce, slerp, ties
 from mergegrid.merging.methods.average import average
+from mergegrid.merging.methods.method import Method
 from mergegrid.merging.methods.task_arithmetic import task_arithmetic
-from mergegrid.merging.methods.ties import ties
-from mergegrid.merging.sparsified import SparsifiedExpert
 
-#: A method takes its spec, a tensor of the base, the sparsified experts and the tensor's name.
-METHODS: dict[str, Callable[[Any, torch.Tensor, Sequence[SparsifiedExpert], str], torch.Tensor]] = {
-    "average": average,
-    "task_arithmetic": task_arithmetic,
-    "ties": ties,
+METHODS: dict[str, Method] = {
+    "average": Method(average),
+    "task_arithmetic": Method(task_arithmetic),
+    "ties": Method(ties.ties, ties.surveys),
+    "slerp": Method(slerp.slerp, slerp.angles),
+    "model_stock": Method(model_stock.model_stock, model_stock.ratios),
+    "sce": Method(sce.sce, sce.selections),
+    "fisher": Method(fisher.fisher, fisher.norms, statistics=True),
+    "regmean": Method(regmean.regmean, regmean.factors, rowwise=True, statistics=True),
 }

@@ -1,18 +1,13 @@
 """Average: the mean of the experts (arXiv 2203.05482)."""
 
-from collections.abc import Sequence
-
-import torch
-
-from mergegrid.merging.sparsified import SparsifiedExpert
+from mergegrid.merging.arrays.operations import Array
+from mergegrid.merging.methods.method import MergeRun
 from mergegrid.recipe.methods import Average
 
 
-def average(
-    spec: Average, base: torch.Tensor, experts: Sequence[SparsifiedExpert], name: str
-) -> torch.Tensor:
-    """(1/K) * sum of the experts; a single expert comes back to the bit."""
-    total = experts[0][name].weight
-    for expert in experts[1:]:
-        total = total + expert[name].weight
-    return total / len(experts)
+def average(spec: Average, run: MergeRun) -> Array:
+    """Weighted sum of the experts over the sum of weights; equals come back to the bit."""
+    if len(run.experts) == 1:
+        return run.weights[0]
+    weights = [spec.weights.get(expert, 1.0) for expert in run.experts]
+    return run.ops.weighted_mean(run.weights, weights)

@@ -1,18 +1,11 @@
 """Task arithmetic: the base plus a multiple of the summed deltas (arXiv 2212.04089)."""
 
-from collections.abc import Sequence
-
-import torch
-
-from mergegrid.merging.sparsified import SparsifiedExpert
+from mergegrid.merging.arrays.operations import Array
+from mergegrid.merging.methods.method import MergeRun
 from mergegrid.recipe.methods import TaskArithmetic
 
 
-def task_arithmetic(
-    spec: TaskArithmetic, base: torch.Tensor, experts: Sequence[SparsifiedExpert], name: str
-) -> torch.Tensor:
-    """base + coefficient * sum of the deltas."""
-    total = experts[0][name].delta
-    for expert in experts[1:]:
-        total = total + expert[name].delta
-    return base + spec.coefficient * total
+def task_arithmetic(spec: TaskArithmetic, run: MergeRun) -> Array:
+    """base + coefficient * sum of the deltas, each times the coefficient of its expert."""
+    weights = [spec.coefficients.get(expert, 1.0) for expert in run.experts]
+    return run.ops.plus(run.base, run.ops.weighted_sum(run.deltas, weights), spec.coefficient)

@@ -1,33 +1,78 @@
 """TIES: trim, elect a sign, average what agrees with it (arXiv 2306.01708, section 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from functools import partial
 
-import torch
+import numpy as np
 
-from mergegrid.merging.sparsified import SparsifiedExpert
+from mergegrid.merging.arrays.operations import Array
+from mergegrid.merging.methods.method import MergeRun, Subject
+from mergegrid.merging.runs import Run
+from mergegrid.merging.selection import Cut, kth_smallest, smallest
+from mergegrid.merging.surveys import Count, Each, Rounds, Survey
 from mergegrid.recipe.methods import Ties
 
 
-def ties(
-    spec: Ties, base: torch.Tensor, experts: Sequence[SparsifiedExpert], name: str
-) -> torch.Tensor:
+def ties(spec: Ties, run: MergeRun) -> Array:
     """base + coefficient * mean of the trimmed deltas that agree with the elected sign.
 
     Each expert loses exactly round(trim * n) deltas of smallest magnitude. The elected sign is
     that of the sum of the trimmed deltas; where the sum is zero, nothing is added. The mean counts
-    experts whose trimmed delta is not zero and has that sign. When a sparsifier has already
-    dropped more than `trim`, its zeros are what is trimmed, and the trim removes nothing further.
+    experts whose trimmed delta is not zero and has that sign. The order is: sparsify, trim, elect,
+    merge. When a sparsifier has already dropped more than `trim`, its zeros are what is trimmed,
+    and the trim removes nothing further.
     """
-    trimmed = [
-        torch.where(expert.cut(name, spec.trim, spec.scope).keep(delta), delta, 0.0)
-        for expert in experts
-        for delta in [expert[name].delta]
-    ]
-    elected = torch.stack(trimmed).sum(0).sign()
-    total = torch.zeros_like(base)
-    count = torch.zeros_like(base)
-    for delta in trimmed:
-        agrees = (delta.sign() == elected) & (elected != 0)
-        total += torch.where(agrees, delta, 0.0)
-        count += agrees
-    return base + spec.coefficient * (total / count.clamp(min=1))
+    undecided = 0.0
+    if spec.arithmetic == "reference":
+        undecided = float(np.sign(run.answer(_key(spec, "majority"))))
+    deltas = trimmed(spec, run)
+    merged = run.ops.agreeing_mean(deltas, [1.0] * len(deltas), undecided)
+    return run.ops.plus(run.base, merged, spec.coefficient)
+
+
+def trimmed(spec: Ties, run: MergeRun) -> list[Array]:
+    """Deltas of every expert without the smallest."""
+    cuts: list[Cut] = [run.answer(_key(spec, f"cut of {expert}")) for expert in run.experts]
+    return [cut.keep(run.run, delta) for cut, delta in zip(cuts, run.deltas, strict=True)]
+
+
+def surveys(spec: Ties, subject: Subject) -> Iterable[Survey]:
+    """A cut for each expert and group of tensors; what is left of it, then, for the reference."""
+    names = subject.names
+    groups = [names] if spec.scope == "global" else [(name,) for name in names]
+    for group in groups:
+        for expert in subject.experts:
+            rounds = partial(_cut, spec, subject, expert, group)
+            yield Survey(_key(spec, f"cut of {expert}"), group, rounds)
+    if spec.arithmetic == "reference":
+
+        def majority() -> Rounds:
+            def net(run: Run) -> int:
+                deltas = trimmed(spec, subject.merge_run(run))
+                return run.ops.net_sign(run.ops.weighted_sum(deltas, [1.0] * len(deltas)))
+
+            return sum((yield Each(net)))
+
+        yield Survey(_key(spec, "majority"), names, majority, after=True)
+
+
+def _cut(spec: Ties, subject: Subject, expert: str, group: tuple[str, ...]) -> Rounds:
+    def delta(run: Run) -> Array:
+        return subject.merge_run(run).experts[expert].delta
+
+    count = subject.count(group)
+    if spec.arithmetic == "reference":
+        # The reference keeps what is as large as the int(trim * n)-th smallest, equals included.
+        bits = yield from kth_smallest(count, spec.trim, delta)
+        return Cut(bits or 0, group, (len(group), 0))
+    if subject.zeros:
+        drop = round(spec.trim * count)
+        zeros = yield Count(partial(subject.zeros, expert), enough=drop)
+        if sum(number for _, _, number in zeros) >= drop:
+            # Only zeros are trimmed.
+            return Cut(0, group, (0, 0))
+    return (yield from smallest(group, count, spec.trim, delta))
+
+
+def _key(spec: Ties, what: str) -> tuple[object, ...]:
+    return spec.trim, spec.scope, spec.arithmetic, what

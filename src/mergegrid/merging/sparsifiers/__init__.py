@@ -1,20 +1,18 @@
 """Sparsifiers: one small module each, and the registry that finds them by kind."""
 
-from collections.abc import Callable
-from typing import Any
-
-from mergegrid.merging.deltas import ExpertDeltas, Sparsified
+from mergegrid.merging.sparsifiers import breadcrumbs, magnitude
 from mergegrid.merging.sparsifiers.dare import dare
+from mergegrid.merging.sparsifiers.della import della
 from mergegrid.merging.sparsifiers.drop_only import drop_only
-from mergegrid.merging.sparsifiers.magnitude import magnitude
 from mergegrid.merging.sparsifiers.masked_finetuned import masked_finetuned
-from mergegrid.merging.sparsifiers.unchanged import unchanged
+from mergegrid.merging.sparsifiers.sparsifier import Sparsifier, dropped, unchanged
 
-#: A sparsifier takes its spec, the expert beside its base and a tensor name.
-SPARSIFIERS: dict[str, Callable[[Any, ExpertDeltas, str], Sparsified]] = {
-    "none": unchanged,
-    "dare": dare,
-    "drop_only": drop_only,
-    "magnitude": magnitude,
-    "masked_finetuned": masked_finetuned,
+SPARSIFIERS: dict[str, Sparsifier] = {
+    "none": Sparsifier(unchanged),
+    "dare": Sparsifier(dare, zeros=dropped),
+    "drop_only": Sparsifier(drop_only, zeros=dropped),
+    "magnitude": Sparsifier(magnitude.magnitude, magnitude.cuts),
+    "masked_finetuned": Sparsifier(masked_finetuned),
+    "della": Sparsifier(della, rowwise=True),
+    "breadcrumbs": Sparsifier(breadcrumbs.breadcrumbs, breadcrumbs.cuts),
 }

@@ -1,21 +1,45 @@
 """Magnitude pruning of deltas (arXiv 2311.03099, section 4.5)."""
 
-import torch
+from collections.abc import Iterable, Mapping
 
-from mergegrid.merging.deltas import ExpertDeltas, Sparsified
-from mergegrid.merging.sparsifiers.unchanged import unchanged
+from mergegrid.checkpoints.checkpoint import TensorInfo
+from mergegrid.merging.selection import Cut, kth_smallest, smallest
+from mergegrid.merging.sparsifiers.sparsifier import (
+    ExpertRun,
+    Sparsified,
+    elements,
+    groups,
+    inverse,
+    kept,
+    key_of,
+    nothing,
+    rescaled,
+)
+from mergegrid.merging.surveys import Rounds, Survey
 from mergegrid.recipe.sparsifiers import Magnitude
 
 
-def magnitude(spec: Magnitude, expert: ExpertDeltas, name: str) -> Sparsified:
+def magnitude(spec: Magnitude, expert: ExpertRun) -> Sparsified:
     """Drop exactly round(p * n) deltas of smallest magnitude, of the tensor or of the model."""
-    if spec.rate == 0:
-        return unchanged(spec, expert, name)
-    base, finetuned, delta = expert.base(name), expert.expert(name), expert.delta(name)
-    mask = expert.cut(name, spec.rate, spec.scope).keep(delta)
-    if not spec.rescale or spec.rate == 1:
-        return Sparsified(
-            weight=torch.where(mask, finetuned, base), delta=torch.where(mask, delta, 0.0)
-        )
-    delta = torch.where(mask, delta * (1 / (1 - spec.rate)), 0.0)
-    return Sparsified(weight=torch.where(mask, base + delta, base), delta=delta)
+    if expert.rate == 1:
+        return kept(expert, nothing(expert))
+    cut: Cut = expert.answer(key_of("cut", spec, expert.expert), expert.run.name)
+    delta = cut.keep(expert.run, expert.delta)
+    if not spec.rescale:
+        return kept(expert, delta)
+    return rescaled(expert, expert.ops.scaled(delta, inverse(expert.rate)))
+
+
+def cuts(spec: Magnitude, expert: str, infos: Mapping[str, TensorInfo]) -> Iterable[Survey]:
+    """One cut for each group of tensors."""
+    for rate, group in groups(spec, spec.scope, expert, infos):
+
+        def rounds(rate: float = rate, group: tuple[str, ...] = group) -> Rounds:
+            count = elements(infos, group)
+            if spec.arithmetic == "exact":
+                return (yield from smallest(group, count, rate, lambda run: run.delta(expert)))
+            # All that equal the int(p * n)-th smallest go; of none, nothing does.
+            bits = yield from kth_smallest(count, rate, lambda run: run.delta(expert))
+            return Cut(bits or 0, group, (0, 0))
+
+        yield Survey(key_of("cut", spec, expert), group, rounds)

@@ -1,0 +1,231 @@
+"""Arrays on the CPU: expressions, carried out by compiled loops without the interpreter's lock."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergegrid import kernels
+from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
+from mergegrid.merging.arrays.operations import GRAIN, MaskKey
+from mergegrid.merging.arrays.program import Expression, Machine, room
+
+Floats = NDArray[np.float32]
+_LOAD = {
+    "float32": kernels.LOAD_FLOAT32,
+    "bfloat16": kernels.LOAD_BFLOAT16,
+    "float16": kernels.LOAD_FLOAT16,
+}
+_STORE = {
+    "float32": kernels.STORE_FLOAT32,
+    "bfloat16": kernels.STORE_BFLOAT16,
+    "float16": kernels.STORE_FLOAT16,
+}
+_FLOAT32 = DTYPES["float32"]
+
+
+class CpuOperations:
+    """Operations on expressions; numbers come out of `store`, `values` and the counts."""
+
+    def __init__(self) -> None:
+        self._machine = Machine()
+        self._read = 0
+
+    def restart(self) -> None:
+        """Take back the memory of all arrays given out since the last restart."""
+        self._read = 0
+
+    def stored(self, count: int, dtype: Dtype) -> Stored:
+        """Room for stored numbers: a row of the machine's memory."""
+        size = count * dtype.size
+        self._machine.rooms = room(self._machine.rooms, self._read, size)
+        return self._machine.rooms[self._read, :size].view(dtype.numpy)
+
+    def load(self, stored: Stored, dtype: Dtype) -> Expression:
+        """Float32 values of numbers in the last room given out, or of others, which are copied."""
+        if not np.shares_memory(stored, self._machine.rooms[self._read : self._read + 1]):
+            self.stored(stored.size, dtype)[:] = stored
+        self._read += 1
+        return Expression(_LOAD[dtype.name], stored.size, integers=[self._read - 1])
+
+    def store(
+        self, arrays: Sequence[Expression], dtypes: Sequence[Dtype]
+    ) -> list[tuple[Stored, bool]]:
+        """Nearest stored numbers, all computed together, and whether they are finite."""
+        sinks = [
+            Expression(_STORE[dtype.name], array.count, [array])
+            for array, dtype in zip(arrays, dtypes, strict=True)
+        ]
+        count = arrays[0].count
+        size = count * max(dtype.size for dtype in dtypes)
+        self._machine.results = room(self._machine.results, len(sinks) - 1, size)
+        overflowed = self._machine.run(sinks)
+        results = self._machine.results[: len(sinks)]
+        rows = [row[: count * dtype.size] for row, dtype in zip(results, dtypes, strict=True)]
+        return [
+            (row.view(dtype.numpy), not bad)
+            for row, dtype, bad in zip(rows, dtypes, overflowed, strict=True)
+        ]
+
+    def values(self, array: Expression) -> Floats:
+        """Float32 numbers, until something else is computed."""
+        return self.store([array], [_FLOAT32])[0][0]
+
+    def join(self, parts: Iterable[tuple[int, Expression]], shape: tuple[int, ...]) -> Floats:
+        """A new array."""
+        whole = np.empty(math.prod(shape), np.float32)
+        for start, part in parts:
+            whole[start : start + part.count] = self.values(part)
+        return whole.reshape(shape)
+
+    def subtract(self, left: Expression, right: Expression) -> Expression:
+        """Difference."""
+        return Expression(kernels.SUBTRACT, left.count, [left, right])
+
+    def product(self, left: Expression, right: Expression) -> Expression:
+        """Product."""
+        return Expression(kernels.PRODUCT, left.count, [left, right])
+
+    def quotient(self, left: Expression, right: Expression) -> Expression:
+        """Quotient."""
+        return Expression(kernels.QUOTIENT, left.count, [left, right])
+
+    def scaled(self, values: Expression, factor: float) -> Expression:
+        """Product with a number."""
+        return Expression(kernels.SCALED, values.count, [values], [factor])
+
+    def plus_number(self, values: Expression, number: float) -> Expression:
+        """Sum with a number."""
+        return Expression(kernels.PLUS_NUMBER, values.count, [values], [number])
+
+    def divided(self, values: Expression, divisor: float) -> Expression:
+        """Quotient by a number."""
+        return Expression(kernels.DIVIDED, values.count, [values], [divisor])
+
+    def weighted_mean(self, arrays: Sequence[Expression], weights: Sequence[float]) -> Expression:
+        """Mean, summed in float64."""
+        numbers = [*weights, sum(weights)]
+        return Expression(kernels.WEIGHTED_MEAN, arrays[0].count, arrays, numbers)
+
+    def weighted_sum(self, arrays: Sequence[Expression], weights: Sequence[float]) -> Expression:
+        """Sum in the given order."""
+        return Expression(kernels.WEIGHTED_SUM, arrays[0].count, arrays, weights)
+
+    def plus(self, base: Expression, change: Expression, factor: float) -> Expression:
+        """The base plus a multiple of a change."""
+        return Expression(kernels.PLUS, base.count, [base, change], [factor])
+
+    def instead(self, change: Expression, base: Expression, values: Expression) -> Expression:
+        """Values where something changes."""
+        return Expression(kernels.INSTEAD, base.count, [change, base, values])
+
+    def where_nonzero(self, mask: Expression, values: Expression) -> Expression:
+        """Values under a mask."""
+        return Expression(kernels.MASKED, values.count, [mask, values])
+
+    def words(self, key: MaskKey, start: int, count: int) -> Expression:
+        """Random words: uint32 in the place of float32."""
+        assert start % 4 == 0, f"runs start at multiples of four, got {start}"
+        return Expression(kernels.WORDS, count, integers=[*key, start // 4])
+
+    def thin(
+        self, words: Expression, threshold: int, values: Expression, factor: float
+    ) -> Expression:
+        """What the words keep, times a factor."""
+        return Expression(kernels.THIN, values.count, [words, values], [factor], [threshold])
+
+    def agreeing_mean(
+        self, deltas: Sequence[Expression], weights: Sequence[float], undecided: float = 0.0
+    ) -> Expression:
+        """Elected sign and disjoint mean."""
+        numbers = [*weights, undecided]
+        return Expression(kernels.AGREEING_MEAN, deltas[0].count, deltas, numbers)
+
+    def keep_large(self, values: Expression, bits: int, boundary: int) -> Expression:
+        """Values from a magnitude on."""
+        if bits == 0:
+            return values
+        place = min(max(boundary, 0), values.count)
+        return Expression(kernels.KEEP_LARGE, values.count, [values], integers=[bits, place])
+
+    def count_high(self, values: Expression, counts: NDArray[np.int64]) -> None:
+        """Histogram of leading bits."""
+        self._machine.run([Expression(kernels.COUNT_HIGH, values.count, [values])], counts)
+
+    def count_low(self, values: Expression, bucket: int, counts: NDArray[np.int64]) -> None:
+        """Histogram of last bits."""
+        sink = Expression(kernels.COUNT_LOW, values.count, [values], integers=[bucket])
+        self._machine.run([sink], counts)
+
+    def count_equal(self, values: Expression, bits: int) -> int:
+        """Number of equals."""
+        sink = Expression(kernels.COUNT_EQUAL, values.count, [values], integers=[bits])
+        return int(self._machine.run([sink])[0])
+
+    def count_near(
+        self,
+        values: Expression,
+        low: int,
+        guess: int,
+        width: int,
+        shift: int,
+        counts: NDArray[np.int64],
+    ) -> int:
+        """Counts around a guess."""
+        numbers = [low, guess, width, shift]
+        near = Expression(kernels.COUNT_NEAR, values.count, [values], integers=numbers)
+        return int(self._machine.run([near], counts)[0])
+
+    def count_dropped(self, words: Expression, threshold: int) -> int:
+        """Number of words that drop."""
+        sink = Expression(kernels.COUNT_DROPPED, words.count, [words], integers=[threshold])
+        return int(self._machine.run([sink])[0])
+
+    def place_of_equal(self, values: Expression, bits: int, rank: int) -> int:
+        """Index of the equal with a rank."""
+        magnitudes = self.values(values).view(np.uint32) & np.uint32(0x7FFFFFFF)
+        return int(np.flatnonzero(magnitudes == np.uint32(bits))[rank])
+
+    def net_sign(self, values: Expression) -> int:
+        """Positives minus negatives."""
+        numbers = self.values(values)
+        return int(np.count_nonzero(numbers > 0)) - int(np.count_nonzero(numbers < 0))
+
+    def dots(self, left: Expression, right: Expression) -> NDArray[np.float64]:
+        """Inner products by grain."""
+        (one, _), (other, _) = self.store([left, right], [_FLOAT32, _FLOAT32])
+        out = np.zeros(-(-left.count // GRAIN), np.float64)
+        kernels.dots(one, other, GRAIN, out)
+        return out
+
+    def thin_by_rank(
+        self, words: Expression, values: Expression, row: int, low: float, high: float
+    ) -> Expression:
+        """Drop by rank in the row."""
+        (numbers, _), (drawn, _) = self.store([values, words], [_FLOAT32, _FLOAT32])
+        magnitudes = np.abs(numbers).reshape(-1, row)
+        ranks = np.empty(magnitudes.shape, np.int64)
+        order = np.argsort(magnitudes, axis=1, kind="stable")
+        np.put_along_axis(ranks, order, np.arange(row)[None, :], axis=1)
+        middle = (low + high) / 2
+        drop = high - (high - low) * ranks / (row - 1) if row > 1 else np.full(ranks.shape, middle)
+        keep = (1 - drop).reshape(-1)
+        kept = drawn.view(np.uint32) < np.rint(keep * 2.0**32)
+        factor = (1 / np.where(keep > 0, keep, 1)).astype(np.float32)
+        return self.load(np.where(kept, numbers * factor, np.float32(0)), _FLOAT32)
+
+    def times_matrices(
+        self, arrays: Sequence[Expression], matrices: Sequence[NDArray[np.float64]], row: int
+    ) -> Expression:
+        """Products of rows with matrices, in float64."""
+        stored = self.store(arrays, [_FLOAT32] * len(arrays))
+        total = np.zeros((arrays[0].count // row, row))
+        # Slices of one height: the product of a row must not depend on how many stand beside it.
+        height = math.lcm(row, GRAIN) // row
+        for (numbers, _), matrix in zip(stored, matrices, strict=True):
+            rows = numbers.reshape(-1, row)
+            for start in range(0, len(rows), height):
+                part = rows[start : start + height].astype(np.float64)
+                total[start : start + height] += part @ matrix
+        return self.load(total.astype(np.float32).reshape(-1), _FLOAT32)

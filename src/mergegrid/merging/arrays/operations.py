@@ -1,0 +1,158 @@
+"""The vocabulary of merging: what sparsifiers and methods do with runs of elements.
+
+Every array is flat and float32 unless said otherwise. The two implementations, `CpuOperations`
+and `TorchOperations`, give the same bits: both do one IEEE operation at a time, in this order.
+An array may be an expression, whose numbers are computed when they are asked for.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergegrid.checkpoints.digests import LEAF
+from mergegrid.checkpoints.dtypes import Dtype, Stored
+
+Array = Any
+"""A flat float32 array, as the implementation wants it."""
+MaskKey = tuple[int, int, int, int]
+"""Key and upper counter words of the random generator, each below 2^32."""
+
+#: Elements between two sums of a reduction, and unit of every run: results do not depend on how
+#: long runs are, as long as they start at multiples of it.
+GRAIN = LEAF
+#: Partial sums of a grain's inner product: element i goes to sum i modulo LANES, in order, and the
+#: sums are added up in order.
+LANES = 8
+#: Magnitudes are counted by their leading bits first, then by the rest.
+HIGH_BINS = 1 << 15
+LOW_BITS = 16
+#: Bits above which there is no magnitude.
+LARGEST_BITS = 0x7FFFFFFF
+
+
+class Operations(Protocol):
+    """What can be done with arrays; an instance serves one thread at a time.
+
+    Arrays that an operation returns live until the next `restart`; NumPy arrays that `stored`,
+    `store` and `values` return, until the next of these.
+    """
+
+    def restart(self) -> None:
+        """Take back the memory of all arrays given out since the last restart."""
+
+    def stored(self, count: int, dtype: Dtype) -> Stored:
+        """Room for stored numbers to be read into: a NumPy array [count]."""
+
+    def load(self, stored: Stored, dtype: Dtype) -> Array:
+        """The float32 values of stored numbers."""
+
+    def store(
+        self, arrays: Sequence[Array], dtypes: Sequence[Dtype]
+    ) -> Sequence[tuple[Stored, bool]]:
+        """The nearest stored numbers, NumPy arrays, and whether all of them are finite."""
+
+    def values(self, array: Array) -> Any:
+        """The numbers of an array: of NumPy on the CPU, of torch elsewhere."""
+
+    def join(self, parts: Iterable[tuple[int, Array]], shape: tuple[int, ...]) -> Array:
+        """A tensor of this shape from runs and the elements at which they start."""
+
+    def subtract(self, left: Array, right: Array) -> Array:
+        """left - right."""
+
+    def product(self, left: Array, right: Array) -> Array:
+        """left * right."""
+
+    def quotient(self, left: Array, right: Array) -> Array:
+        """left / right."""
+
+    def plus_number(self, values: Array, number: float) -> Array:
+        """values + number."""
+
+    def divided(self, values: Array, divisor: float) -> Array:
+        """values / divisor."""
+
+    def scaled(self, values: Array, factor: float) -> Array:
+        """values * factor."""
+
+    def weighted_mean(self, arrays: Sequence[Array], weights: Sequence[float]) -> Array:
+        """Sum of weight * array over the sum of weights, rounded once: of equals, their value."""
+
+    def weighted_sum(self, arrays: Sequence[Array], weights: Sequence[float]) -> Array:
+        """Sum of weight * array, added in the given order."""
+
+    def plus(self, base: Array, change: Array, factor: float) -> Array:
+        """base + factor * change, and the base to the bit where that product is zero."""
+
+    def instead(self, change: Array, base: Array, values: Array) -> Array:
+        """`values` where there is a change, the base to the bit where the change is zero."""
+
+    def words(self, key: MaskKey, start: int, count: int) -> Array:
+        """Random words of the elements `start` to `start + count`; see `merging.masks`."""
+
+    def thin(self, words: Array, threshold: int, values: Array, factor: float) -> Array:
+        """values * factor where the word is below the threshold, else 0."""
+
+    def agreeing_mean(
+        self, deltas: Sequence[Array], weights: Sequence[float], undecided: float = 0.0
+    ) -> Array:
+        """Weighted mean over the non-zero deltas whose sign is that of the sum of all deltas.
+
+        Where the sum is zero, `undecided` stands for it. Where no delta agrees, the mean is 0.
+        """
+
+    def net_sign(self, values: Array) -> int:
+        """How many more values are positive than negative."""
+
+    def count_high(self, values: Array, counts: NDArray[np.int64]) -> None:
+        """Add to the histogram of leading bits of magnitudes; its last entry [HIGH_BINS]: zeros."""
+
+    def count_low(self, values: Array, bucket: int, counts: NDArray[np.int64]) -> None:
+        """Add to the histogram [2^LOW_BITS] of the last bits, of magnitudes in one bin of it."""
+
+    def count_equal(self, values: Array, bits: int) -> int:
+        """How many magnitudes have exactly these bits."""
+
+    def count_near(
+        self,
+        values: Array,
+        low: int,
+        guess: int,
+        width: int,
+        shift: int,
+        counts: NDArray[np.int64],
+    ) -> int:
+        """Count magnitudes around a guess, all given by their bits; returns how many equal it.
+
+        Adds to counts [2 + width / 2^shift]: those below `low`, those equal to `guess`, and in bins
+        of 2^shift the others in low + [0, width).
+        """
+
+    def count_dropped(self, words: Array, threshold: int) -> int:
+        """How many words are not below the threshold."""
+
+    def place_of_equal(self, values: Array, bits: int, rank: int) -> int:
+        """Index of the magnitude with these bits that has `rank` such before it."""
+
+    def keep_large(self, values: Array, bits: int, boundary: int) -> Array:
+        """The values of magnitude above `bits`, or equal and before index `boundary`; else 0."""
+
+    def where_nonzero(self, mask: Array, values: Array) -> Array:
+        """The values where the mask, an array of numbers, is not zero; else 0."""
+
+    def thin_by_rank(self, words: Array, values: Array, row: int, low: float, high: float) -> Array:
+        """Drop the smallest magnitude of each row with probability `high`, the largest with `low`.
+
+        Between them the probability falls with the rank; what is kept is divided by its own keep
+        probability. Equal magnitudes rank by index; a row of one element is dropped with the mean.
+        """
+
+    def times_matrices(
+        self, arrays: Sequence[Array], matrices: Sequence[NDArray[np.float64]], row: int
+    ) -> Array:
+        """Sum of the products of arrays, as rows of length `row`, with matrices [row, row]."""
+
+    def dots(self, left: Array, right: Array) -> NDArray[np.float64]:
+        """Inner product of each grain, in float64 and in `LANES` sums: [ceil(n / GRAIN)]."""

@@ -1,0 +1,170 @@
+"""A merge: one recipe over the models it names, run by run."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.errors import ConfigError
+from mergegrid.merging.arrays.operations import Array
+from mergegrid.merging.methods import METHODS
+from mergegrid.merging.methods.method import MergeRun, Subject
+from mergegrid.merging.runs import BASE, Run
+from mergegrid.merging.sparsifiers import SPARSIFIERS
+from mergegrid.merging.sparsifiers.sparsifier import ExpertRun, Sparsified, unchanged
+from mergegrid.merging.surveys import Survey
+from mergegrid.provenance import canonical_json
+from mergegrid.recipe.rates import Rated
+from mergegrid.recipe.recipe import Recipe
+
+AnswerKey = tuple[Hashable, Hashable, str]
+"""Who asked, the key of the survey, and a tensor it was about."""
+Answers = dict[AnswerKey, Any]
+"""Answers to surveys."""
+
+#: Who asks what depends on nothing but the sparsifier, so that recipes share the answers.
+_ANYONE: Hashable = None
+
+
+class Merge:
+    """What a recipe makes of a run, and what must be surveyed before.
+
+    Experts are taken in the order of their names, so that no result depends on how they are
+    listed.
+
+    Raises:
+        ConfigError: the recipe names experts or asks for statistics that are not there, or a
+            method cannot merge this many experts.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        models: Mapping[str, Checkpoint],
+        statistics: Mapping[str, Checkpoint],
+        answers: Answers,
+    ) -> None:
+        check_recipe(recipe, models, statistics)
+        self.recipe = recipe
+        self.experts = tuple(sorted(recipe.experts))
+        self._method, self._sparsifier = (
+            METHODS[recipe.method.kind],
+            SPARSIFIERS[recipe.sparsifier.kind],
+        )
+        self.rowwise = self._method.rowwise or self._sparsifier.rowwise
+        self._answers, self._statistics = answers, statistics
+        self._asker = canonical_json(
+            [recipe.sparsifier.model_dump(mode="json"), recipe.method.kind, self.experts]
+        )
+        base = models[BASE]
+        self._subject = Subject(
+            experts=self.experts,
+            infos=base.infos,
+            merge_run=self._merge_run,
+            zeros=self._zeros if self._sparsifier.zeros else None,
+            statistics=statistics,
+        )
+
+    def result(self, run: Run) -> Array:
+        """The merged elements of a run; every survey about it must have been answered."""
+        return self._method.merge(self.recipe.method, self._merge_run(run))
+
+    def surveys(self) -> list[list[tuple[Hashable, Survey]]]:
+        """Surveys with their asker, in steps: each step may need the answers of those before."""
+        base_infos = self._subject.infos
+        sparsifier = [
+            (_ANYONE, survey)
+            for expert in self.experts
+            for survey in self._sparsifier.surveys(self.recipe.sparsifier, expert, base_infos)
+        ]
+        method: list[tuple[Hashable, Survey]] = [
+            (self._asker, survey)
+            for survey in self._method.surveys(self.recipe.method, self._subject)
+        ]
+        first = [(asker, survey) for asker, survey in method if not survey.after]
+        last = [(asker, survey) for asker, survey in method if survey.after]
+        return [sparsifier, first, last]
+
+    def _merge_run(self, run: Run) -> MergeRun:
+        return MergeRun(
+            run=run,
+            experts=_Lazy(self.experts, partial(self._sparsify, run)),
+            answer=lambda key: self._answers[self._asker, key, run.name],
+            statistics=self._statistics,
+        )
+
+    def _sparsify(self, run: Run, expert: str) -> Sparsified:
+        spec, seen = self.recipe.sparsifier, self._seen(run, expert)
+        return unchanged(spec, seen) if seen.rate == 0 else self._sparsifier.apply(spec, seen)
+
+    def _zeros(self, expert: str, run: Run) -> int:
+        seen, known = self._seen(run, expert), self._sparsifier.zeros
+        return known(self.recipe.sparsifier, seen) if known and seen.rate > 0 else 0
+
+    def _seen(self, run: Run, expert: str) -> ExpertRun:
+        spec = self.recipe.sparsifier
+        rate = spec.rate_of(expert, run.name) if isinstance(spec, Rated) else 0.0
+        return ExpertRun(run, expert, rate, lambda key, name: self._answers[_ANYONE, key, name])
+
+
+class _Lazy(Mapping[str, Sparsified]):
+    """Experts of a run, each sparsified when it is first asked for."""
+
+    def __init__(self, names: tuple[str, ...], make: Callable[[str], Sparsified]) -> None:
+        self._names, self._make = names, make
+        self._made: dict[str, Sparsified] = {}
+
+    def __getitem__(self, name: str) -> Sparsified:
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def check_recipe(
+    recipe: Recipe, models: Iterable[str], statistics: Mapping[str, Checkpoint]
+) -> None:
+    """Check what can be known of a recipe before anything is read.
+
+    Raises:
+        ConfigError: see `Merge`.
+    """
+    known = set(models) - {BASE}
+    missing = [name for name in recipe.experts if name not in known]
+    if missing:
+        raise ConfigError(
+            f"the recipe merges {missing[0]}, and the experts are {', '.join(sorted(known))}; "
+            "name one of them"
+        )
+    for field in ("rates", "weights", "coefficients"):
+        for spec in (recipe.sparsifier, recipe.method):
+            strangers = sorted(set(getattr(spec, field, {})) - set(recipe.experts))
+            if strangers:
+                raise ConfigError(
+                    f"{spec.kind}.{field} names {strangers[0]}, which is no expert of the recipe; "
+                    f"name one of {', '.join(sorted(recipe.experts))}"
+                )
+    weights = getattr(recipe.method, "weights", {})
+    if weights and sum(weights.get(name, 1.0) for name in recipe.experts) == 0:
+        raise ConfigError(f"{recipe.method.kind}.weights sum to 0; give one expert some weight")
+    if recipe.method.kind == "slerp" and len(recipe.experts) != 2:
+        raise ConfigError(
+            f"slerp merges two experts, and the recipe has {len(recipe.experts)}; "
+            "take average, task_arithmetic or ties for another number"
+        )
+    if recipe.method.kind in ("model_stock", "sce") and len(recipe.experts) < 2:
+        raise ConfigError(
+            f"{recipe.method.kind} compares experts, and the recipe has one; name two or more"
+        )
+    if METHODS[recipe.method.kind].statistics:
+        lacking = [name for name in recipe.experts if name not in statistics]
+        if lacking:
+            raise ConfigError(
+                f"{recipe.method.kind} needs statistics of every expert and has none of "
+                f"{lacking[0]}; name its file under statistics"
+            )

@@ -1,0 +1,68 @@
+"""RegMean: linear layers that fit every expert's outputs best (arXiv 2212.09849, section 3)."""
+
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergegrid.errors import CheckpointError
+from mergegrid.merging.arrays.operations import Array
+from mergegrid.merging.methods.average import average
+from mergegrid.merging.methods.method import MergeRun, Subject, not_finite
+from mergegrid.merging.surveys import Rounds, Survey
+from mergegrid.recipe.methods import Average, RegMean
+
+# Beyond this condition number float64 has no correct digit left after the solution.
+_SINGULAR = 1e13
+
+
+def regmean(spec: RegMean, run: MergeRun) -> Array:
+    """W = (sum_k W_k G_k) (sum_k G_k)^-1 for linear layers [out, in]; the mean for all else.
+
+    G_k [in, in] is the Gram matrix of the layer's inputs under expert k, its off-diagonal entries
+    times `offdiagonal`; `ridge` times the mean of the diagonal is added to the diagonal of the sum.
+    A layer is a tensor of which the statistics have a Gram matrix.
+    """
+    if run.run.name not in next(iter(run.statistics.values())).infos:
+        return average(Average(), run)
+    factors: dict[str, NDArray[np.float64]] = run.answer(_key(spec))
+    return run.ops.times_matrices(
+        run.weights, [factors[expert] for expert in run.experts], run.run.row
+    )
+
+
+def factors(spec: RegMean, subject: Subject) -> Iterable[Survey]:
+    """G_k (sum_j G_j)^-1 of every layer and expert."""
+    layers = next(iter(subject.statistics.values())).infos
+    return [
+        Survey(_key(spec), (name,), partial(_factors, spec, subject, name))
+        for name in subject.names
+        if name in layers
+    ]
+
+
+def _factors(spec: RegMean, subject: Subject, name: str) -> Rounds:
+    grams = {}
+    for expert in subject.experts:
+        gram = np.asarray(subject.statistics[expert][name], dtype=np.float64)
+        if not np.isfinite(gram).all():
+            raise not_finite(expert, name)
+        diagonal = np.diag(np.diag(gram))
+        grams[expert] = spec.offdiagonal * gram + (1 - spec.offdiagonal) * diagonal
+    total = sum(grams.values())
+    assert isinstance(total, np.ndarray)
+    total += spec.ridge * np.mean(np.diag(total)) * np.eye(len(total))
+    condition = np.linalg.cond(total)
+    if not condition < _SINGULAR:
+        raise CheckpointError(
+            f"the Gram matrices of {name} sum to a singular matrix (condition {condition:.1e}); "
+            "gather them from more examples, or set ridge, for instance to 1e-6"
+        )
+    yield from ()
+    # X = G T^-1 solves X T = G; T is symmetric.
+    return {expert: np.linalg.solve(total, gram.T).T for expert, gram in grams.items()}
+
+
+def _key(spec: RegMean) -> tuple[str, float, float]:
+    return "factors", spec.offdiagonal, spec.ridge
