@@ -1,24 +1,98 @@
-"""The command line: `mergegrid check`, `mergegrid docs`, `mergegrid summary`."""
+"""The command line: merge, inspect and measure models; check and summarise studies.
+
+Commands import what they need when they run, so that each starts as fast as it can.
+"""
 
 import logging
+import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from mergegrid.config.documentation import write_documentation
-from mergegrid.config.loading import check_paths, read_study
-from mergegrid.errors import MergegridError
-from mergegrid.reporting.summary import summary
+from mergegrid.errors import ConfigError, MergegridError
 
-app = typer.Typer(help="Drop, rescale, merge and score language models, over whole grids.")
+app = typer.Typer(
+    help="Drop, rescale, merge and score language models, over whole grids.",
+    pretty_exceptions_enable=False,
+)
 Config = Annotated[Path, typer.Argument(help="configuration file")]
+
+
+class Device(StrEnum):
+    """Where the arithmetic runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="merge file (YAML)")],
+    out: Annotated[Path, typer.Argument(help="folder of the merged model")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only check, and say the plan")
+    ] = False,
+    max_memory: Annotated[
+        str | None, typer.Option(help="memory that must suffice, e.g. 1GiB")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="threads; by default one per processor")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="where the arithmetic runs")] = Device.CPU,
+) -> None:
+    """Merge models on disk, by a recipe, into a folder that transformers and vLLM load."""
+    from mergegrid import api
+    from mergegrid.checkpoints.publish import read_manifest
+    from mergegrid.config.merge_file import parse_size
+
+    try:
+        memory = None if max_memory is None else parse_size(max_memory)
+    except ValueError as error:
+        raise ConfigError(f"--max-memory: {error}") from error
+    folders = api.merge(
+        recipe, out, dry_run=dry_run, threads=threads, max_memory=memory, device=device.value
+    )
+    for folder in folders:
+        typer.echo(f"{folder}  {len(read_manifest(folder)['weights']['tensors'])} tensors")
+
+
+@app.command()
+def inspect(folder: Annotated[Path, typer.Argument(help="folder of a model")]) -> None:
+    """List the tensors of a model with their digests, and check it against its manifest."""
+    from mergegrid import api
+
+    typer.echo(api.inspect(folder))
+
+
+@app.command()
+def deltas(
+    base: Annotated[Path, typer.Argument(help="folder of the base")],
+    expert: Annotated[Path, typer.Argument(help="folder of a model fine-tuned from it")],
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="what a merge would be rounded to; by default the base's own dtype"),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="file for all quantiles of every tensor")
+    ] = None,
+) -> None:
+    """Measure how far an expert is from its base, and say whether DARE applies to it."""
+    from mergegrid import api
+
+    report = api.deltas(base, expert, dtype=dtype)
+    if table:
+        report.write_csv(table)
+    typer.echo(report)
 
 
 @app.command()
 def check(config: Config = Path("config/config.yaml")) -> None:
     """Check a configuration without running anything."""
+    from mergegrid.config.loading import check_paths, read_study
+
     study = read_study(config)
     check_paths(study)
     experts = sum(len(family.experts) for family in study.families.values())
@@ -28,19 +102,34 @@ def check(config: Config = Path("config/config.yaml")) -> None:
 @app.command("summary")
 def show_summary(config: Config = Path("config/config.yaml")) -> None:
     """Say where the results of a study are, and how long each stage took."""
+    from mergegrid.config.loading import read_study
+    from mergegrid.reporting.summary import summary
+
     typer.echo(summary(read_study(config)))
 
 
 @app.command()
 def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")) -> None:
     """Bring the JSON schema and the reference of the configuration up to date."""
+    from mergegrid.config.documentation import write_documentation
+
     write_documentation(folder)
 
 
 def main() -> None:
-    """Run the command line; an error that users can mend is one line, not a traceback."""
+    """Run the command line; what users can mend is one line per error, and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Schedulers end jobs this way; what is unfinished is then removed, as after an interrupt.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except MergegridError as error:
-        sys.exit(f"error: {error}")
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error}; check the path, its permissions and the room there")
+
+
+def _fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        sys.stderr.write(f"error: {line}\n")
+    sys.exit(2)

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -24,3 +25,26 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
             left = (now - start) / done * (total - done)
             logger.info("%s: %d of %d done, about %.0f s left", what, done, total, left)
             last = now
+
+
+@contextmanager
+def byte_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told of every bunch of bytes; shows how many, how fast, how long."""
+    start = last = time.monotonic()
+    done = 0
+    with tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+
+        def advance(count: int) -> None:
+            nonlocal done, last
+            done += count
+            bar.update(count)
+            now = time.monotonic()
+            if bar.disable and now - last >= _SECONDS_BETWEEN_LINES:
+                rate = done / (now - start)
+                logger.info(
+                    "%s: %.2f of %.2f GB done, %.0f MB/s, about %.0f s left",
+                    *(what, done / 1e9, total / 1e9, rate / 1e6, max(total - done, 0) / rate),
+                )
+                last = now
+
+        yield advance

@@ -4,41 +4,65 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from mergegrid.config.merge_file import MergeFile
 from mergegrid.config.study import Study
 
-SCHEMA = "config.schema.json"
-BEGIN, END = "<!-- begin: reference -->", "<!-- end: reference -->"
+#: What users write, by the file with its JSON schema.
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "config.schema.json": Study,
+    "merge.schema.json": MergeFile,
+}
 
 
-def schema_text() -> str:
+def schema_text(model: type[BaseModel]) -> str:
     """The JSON schema that editors and the workflow catalogue read."""
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Study.model_json_schema(),
+        **model.model_json_schema(),
     }
     return json.dumps(schema, indent=2) + "\n"
 
 
 def reference_text() -> str:
-    """Every key in Markdown, one table per section."""
+    """Every key of a study in Markdown, one table per section."""
     schema = Study.model_json_schema()
     sections = [_section("Top level", schema)]
     sections += [_section(name, part) for name, part in _in_order(schema).items()]
     return "\n".join(sections)
 
 
+def merge_reference_text() -> str:
+    """Every key of a merge file that is not among those of a study, one table per section."""
+    schema = MergeFile.model_json_schema()
+    known = _in_order(Study.model_json_schema())
+    sections = [_section("Merge file", schema)]
+    sections += [
+        _section(name, part) for name, part in _in_order(schema).items() if name not in known
+    ]
+    return "\n".join(sections)
+
+
 def write_documentation(folder: Path) -> None:
-    """Bring the schema and the reference in `config/README.md` up to date."""
-    (folder / SCHEMA).write_text(schema_text(), encoding="utf-8")
+    """Bring the schemas and the references in `config/README.md` up to date."""
+    for name, model in SCHEMAS.items():
+        (folder / name).write_text(schema_text(model), encoding="utf-8")
     readme = folder / "README.md"
-    readme.write_text(with_reference(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    readme.write_text(with_references(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def with_reference(readme: str) -> str:
-    """A README whose reference, between its two markers, is the current one."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{reference_text()}\n{END}{after}"
+def with_references(readme: str) -> str:
+    """A README whose references, each between its two markers, are the current ones."""
+    for name, text in (
+        ("reference", reference_text()),
+        ("merge reference", merge_reference_text()),
+    ):
+        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+        before, _, rest = readme.partition(begin)
+        _, _, after = rest.partition(end)
+        readme = f"{before}{begin}\n{text}\n{end}{after}"
+    return readme
 
 
 def _in_order(schema: dict[str, Any]) -> dict[str, Any]:

@@ -4,17 +4,27 @@ from collections.abc import Iterable
 from itertools import combinations
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mergegrid.config.families import Family
 from mergegrid.config.tasks import Task
 from mergegrid.recipe.grid import Grid, grid_of
 from mergegrid.recipe.methods import METHODS, Average, Method
+from mergegrid.recipe.rates import Rate
 from mergegrid.recipe.recipe import Recipe, base_only, canonical_sparsifier
-from mergegrid.recipe.sparsifiers import SPARSIFIERS, MaskSeed, NoSparsifier, Rate, Sparsifier
+from mergegrid.recipe.sparsifiers import SPARSIFIERS, MaskSeed, NoSparsifier, Sparsifier
 from mergegrid.recipe.spec import Spec
 
 T = TypeVar("T")
+#: Methods that need to know more of the experts than their parameters.
+NEED_STATISTICS = frozenset({"fisher", "regmean"})
 Selection = Literal["validation", "test"]
 Seed = Annotated[int, Field(ge=0)]
 SparsifierGrid: Any = grid_of(SPARSIFIERS)
@@ -69,7 +79,8 @@ class Merges(Spec):
     sets: list[Literal["pairs", "all"] | Annotated[list[str], Field(min_length=2)]] = ["pairs"]
     """Which experts are merged: every pair, all of a family, or lists of names."""
     methods: list[MethodGrid] = [{"kind": "average"}]
-    """Methods; lists of values are searched, the best on the selection split is kept."""
+    """Methods; lists of values are searched, the best on the selection split is kept. `fisher` and
+    `regmean` need statistics, which a study does not gather."""
     sparsifiers: list[SparsifierGrid] = [{"kind": "none"}, {"kind": "dare"}]
     """Sparsifiers in front of each method, at its best setting; the best rate is kept."""
 
@@ -81,6 +92,19 @@ class Merges(Spec):
             _distinct(each)
         _distinct([sorted(each) for each in named])
         return sets
+
+    @field_validator("methods")
+    @classmethod
+    def _nothing_needs_statistics(cls, grids: list[Grid]) -> list[Grid]:
+        for grid in grids:
+            kind = grid.kind  # type: ignore[attr-defined]
+            if kind in NEED_STATISTICS:
+                raise ValueError(
+                    f"{kind} needs statistics of every expert, which a study does not gather; "
+                    "take another method, or merge folders with files of statistics "
+                    "(`mergegrid merge`)"
+                )
+        return grids
 
     @field_validator("sparsifiers", "methods")
     @classmethod
@@ -180,10 +204,27 @@ class Study(Spec):
                 self.merge_sparsifiers(grid)
         return self
 
+    @model_validator(mode="after")
+    def _recipes_fit_their_experts(self) -> "Study":
+        sweep = self.sweep_sparsifiers() if self.sweep else []
+        merges = self.merges or Merges(methods=[], sparsifiers=[])
+        methods = [each for grid in merges.methods for each in self.method_candidates(grid)]
+        fronts = [each for grid in merges.sparsifiers for each in self.merge_sparsifiers(grid)]
+        for name, family in self.families.items():
+            for expert in family.experts:
+                for sparsifier in sweep:
+                    _check_fit("sweep.sparsifiers", sparsifier, (expert,))
+            for experts in self.expert_sets(name):
+                for method in methods:
+                    _check_fit("merges.methods", method, experts)
+                for sparsifier in fronts:
+                    _check_fit("merges.sparsifiers", sparsifier, experts)
+        return self
+
     def sparsifier_candidates(self, grid: Grid) -> list[Sparsifier]:
         """The points of a grid of sparsifiers, with the study's rates and mask seeds."""
         points = grid.points(rate=list(self.rates), seed=list(self.seeds.mask))
-        return _unique(canonical_sparsifier(_SPARSIFIER.validate_python(point)) for point in points)
+        return _unique(canonical_sparsifier(_point(_SPARSIFIER, point)) for point in points)
 
     def merge_sparsifiers(self, grid: Grid) -> list[Sparsifier]:
         """The points of a grid of sparsifiers in front of a method, where they do something."""
@@ -198,7 +239,7 @@ class Study(Spec):
 
     def method_candidates(self, grid: Grid) -> list[Method]:
         """The points of a grid of methods."""
-        return _unique(_METHOD.validate_python(point) for point in grid.points())
+        return _unique(_point(_METHOD, point) for point in grid.points())
 
     def sweep_sparsifiers(self) -> list[Sparsifier]:
         """Every sparsifier of the sweep once: the expert as it is and the base alone included."""
@@ -235,6 +276,37 @@ class Study(Spec):
 
 
 _ALIASES = ("pairs", "all")
+
+
+def _point(kind: TypeAdapter[T], point: dict[str, Any]) -> T:
+    """One point of a grid; values that do not go together are one line."""
+    try:
+        return kind.validate_python(point)
+    except ValidationError as error:
+        what = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{point['kind']}: {what}") from error
+
+
+def _check_fit(key: str, spec: Sparsifier | Method, experts: tuple[str, ...]) -> None:
+    """Check that a sparsifier or method can be asked of some experts."""
+    together = " + ".join(experts)
+    for field in ("rates", "weights", "coefficients"):
+        strangers = sorted(set(getattr(spec, field, {})) - set(experts))
+        if strangers:
+            raise ValueError(
+                f"{key}: {spec.kind}.{field} names {strangers[0]}, which is not among {together}; "
+                "name experts that are in every set, or leave it out"
+            )
+    weights = getattr(spec, "weights", {})
+    if weights and sum(weights.get(name, 1.0) for name in experts) == 0:
+        raise ValueError(
+            f"{key}: {spec.kind}.weights of {together} sum to 0; give one of them some weight"
+        )
+    if spec.kind == "slerp" and len(experts) != 2:
+        raise ValueError(
+            f"{key}: slerp merges two experts and merges.sets has {together}; "
+            "take it out, or merge pairs only"
+        )
 
 
 def _unique(values: Iterable[T]) -> list[T]:

@@ -1,0 +1,135 @@
+"""Reading what users wrote, with errors that name the key, the value and what would do."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mergegrid.errors import ConfigError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key written twice: the first value would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str | int | float):
+                raise ConfigError(
+                    f"{node.start_mark.name}: the key in line {line} is no name; "
+                    "write `name: value`"
+                )
+            if key in seen:
+                raise ConfigError(
+                    f"{node.start_mark.name}: key {key!r} is written twice, in lines {seen[key]} "
+                    f"and {line}; keep one of them"
+                )
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file as it stands, refusing keys written twice."""
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file {path}; see config/ for examples")
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = yaml.load(file, _StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {what}; correct it there") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}; write `key: value` lines")
+    return content
+
+
+def check_content(kind: type[T], content: Mapping[str, Any], origin: Path | str) -> T:
+    """Check content against what can be asked for.
+
+    Raises:
+        ConfigError: it does not fit; one line for each key, with its value and what would do.
+    """
+    try:
+        return kind.model_validate(dict(content))
+    except ValidationError as error:
+        lines = _lines(error.errors(), content, kind)
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from error
+
+
+def _lines(
+    errors: Iterable[ErrorDetails], content: Mapping[str, Any], kind: type[BaseModel]
+) -> list[str]:
+    found: dict[tuple[str | int, ...], str] = {}
+    for error in errors:
+        keys = _keys(error["loc"], content, error["type"] in ("extra_forbidden", "missing"))
+        found.setdefault(tuple(keys), _line(error, keys, kind))
+    # A value that fits none of several types fails once for each type: the innermost says it best.
+    return [
+        line
+        for keys, line in found.items()
+        if not any(len(other) > len(keys) and other[: len(keys)] == keys for other in found)
+    ]
+
+
+def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel]) -> str:
+    key = ".".join(map(str, keys)) or "the configuration"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(keys[:-1], kind)
+        near = difflib.get_close_matches(str(keys[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{key} is not a known key; {hint}known here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{key} is missing; add it (see config/README.md)"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and isinstance(error["input"], dict | BaseModel):
+        return f"{key}: {message}" if keys else message
+    return f"{key} = {error['input']!r}: {message}"
+
+
+def _keys(location: tuple[str | int, ...], content: Any, ends_in_key: bool) -> list[str | int]:
+    """The location without the names of types that pydantic weaves into it."""
+    keys: list[str | int] = []
+    for index, part in enumerate(location):
+        inside = isinstance(content, dict) and part in content
+        inside = inside or (isinstance(content, list) and isinstance(part, int))
+        if inside and (
+            not isinstance(part, int) or isinstance(content, dict) or part < len(content)
+        ):
+            content = content[part]
+            keys.append(part)
+        elif ends_in_key and index == len(location) - 1 and isinstance(content, dict):
+            keys.append(part)
+    return keys
+
+
+def _known_keys(keys: list[str | int], kind: type[BaseModel]) -> list[str]:
+    """The keys that are known at a place."""
+    models: list[Any] = [kind]
+    for key in keys:
+        models = [inner for model in models for inner in _inner(model, key)]
+    names = [name for model in models for name in model.model_fields]
+    return list(dict.fromkeys(names))
+
+
+def _inner(model: type[BaseModel], key: str | int) -> list[Any]:
+    if isinstance(key, str) and key in model.model_fields:
+        return list(_models(model.model_fields[key].annotation))
+    # An index or a free name (a task, a family): the type of the items was already collected.
+    return [model]
+
+
+def _models(annotation: Any) -> Iterable[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models(argument)
