@@ -20,7 +20,7 @@ _WITHOUT_VERSION = (
     "mergegrid.config.study",
 )
 # Libraries whose version can change a number.
-_LIBRARIES = {"torch", "transformers"}
+_LIBRARIES = {"numba", "numpy", "torch", "transformers"}
 
 
 def canonical_json(value: Any) -> str:

@@ -3,15 +3,17 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake):
-    from mergegrid.checkpoints.checkpoint import SafetensorsCheckpoint, check_homologous
-    from mergegrid.merging.deltas import ExpertDeltas
+    import pandas as pd
+
+    from mergegrid.checkpoints.folder import open_checkpoint
+    from mergegrid.checkpoints.homology import check_homologous
     from mergegrid.merging.ranges import delta_ranges
 
     name = snakemake.wildcards.expert
-    base = SafetensorsCheckpoint(Path(snakemake.input.base))
-    expert = SafetensorsCheckpoint(Path(snakemake.input.expert))
+    base = open_checkpoint(Path(snakemake.input.base))
+    expert = open_checkpoint(Path(snakemake.input.expert))
     check_homologous(base, expert, name)
-    ranges = delta_ranges(ExpertDeltas(name, base, expert))
+    ranges = pd.DataFrame([tensor.row() for tensor in delta_ranges(base, expert)])
     ranges.insert(0, "family", snakemake.wildcards.family)
     ranges.insert(1, "expert", name)
     ranges.insert(2, "training_seed", int(snakemake.wildcards.seed))

@@ -7,17 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from mergegrid.checkpoints.checkpoint import (
-    Checkpoint,
-    InMemory,
-    SafetensorsCheckpoint,
-    check_homologous,
-)
+from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
+from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import published_digest
+from mergegrid.checkpoints.torch_tensors import OnDevice
 from mergegrid.config.requests import Target
-from mergegrid.merging.deltas import ExpertDeltas
-from mergegrid.merging.engine import MergedCheckpoint
-from mergegrid.merging.sparsified import SparsifiedExpert
+from mergegrid.merging.engine import Engine
+from mergegrid.merging.plan import settings_on
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.recipe.sparsifiers import Sparsifier
@@ -67,10 +63,9 @@ class Bench:
             }
             for name, member in members.items()
         }
-        self._base: Checkpoint | None = None
-        self._experts: dict[str, ExpertDeltas] = {}
+        self._engine: Engine | None = None
         self._scorers: dict[str, TaskScorer] = {}
-        self._sparsified: dict[str, tuple[Sparsifier, SparsifiedExpert]] = {}
+        self._last: Sparsifier | None = None
 
     def missing(self, recipes: Sequence[Recipe], split: Split) -> int:
         """How many of the recipes have a score that must still be measured."""
@@ -110,33 +105,30 @@ class Bench:
         }
 
     def _merge(self, recipe: Recipe) -> Checkpoint:
-        self._load()
-        assert self._base is not None
-        if len(recipe.experts) == 1:
-            # Used once, tensor by tensor: nothing is worth holding.
-            alone = SparsifiedExpert(self._experts[recipe.experts[0]], recipe.sparsifier)
-            return MergedCheckpoint(self._base, [alone], recipe.method)
-        experts = [self._sparsify(name, recipe.sparsifier) for name in recipe.experts]
-        return InMemory(MergedCheckpoint(self._base, experts, recipe.method), self._device)
+        engine = self._load()
+        if recipe.sparsifier != self._last:
+            # Recipes come ordered by sparsifier: what was surveyed behind another is not asked
+            # for again, and would pile up.
+            engine.answers.clear()
+            self._last = recipe.sparsifier
+        merged = engine.checkpoint(recipe)
+        # Under one head every tensor is used once; under several, they are not made again.
+        return merged if len(recipe.experts) == 1 else self._hold(merged)
 
-    def _sparsify(self, name: str, sparsifier: Sparsifier) -> SparsifiedExpert:
-        # Recipes come ordered by sparsifier: the last one of each expert is the one to hold.
-        known = self._sparsified.get(name)
-        if known is None or known[0] != sparsifier:
-            self._sparsified.pop(name, None)
-            expert = SparsifiedExpert(self._experts[name], sparsifier, held=True)
-            self._sparsified[name] = known = (sparsifier, expert)
-        return known[1]
+    def _load(self) -> Engine:
+        if self._engine is None:
+            base = self._hold(open_checkpoint(self._base_folder))
+            experts = {
+                name: self._hold(open_checkpoint(member.folder))
+                for name, member in self._members.items()
+            }
+            self._engine = Engine(base, experts, settings=settings_on(self._device, threads=1))
+            self._scorers = {
+                name: TaskScorer(member.folder, member.target, member.examples, self._device)
+                for name, member in self._members.items()
+            }
+        return self._engine
 
-    def _load(self) -> None:
-        if self._base is not None:
-            return
-        self._base = InMemory(SafetensorsCheckpoint(self._base_folder), self._device)
-        for name, member in self._members.items():
-            expert = SafetensorsCheckpoint(member.folder)
-            check_homologous(self._base, expert, name)
-            weights = InMemory(expert, self._device)
-            self._experts[name] = ExpertDeltas(name, self._base, weights)
-            self._scorers[name] = TaskScorer(
-                member.folder, member.target, member.examples, self._device
-            )
+    def _hold(self, checkpoint: Checkpoint) -> Checkpoint:
+        on_cpu = self._device == "cpu"
+        return InMemory(checkpoint) if on_cpu else OnDevice(checkpoint, self._device)

@@ -1,16 +1,17 @@
 """Scoring classifiers: one model per task, whose encoder is replaced candidate by candidate."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from transformers import AutoTokenizer
 
-from mergegrid.checkpoints.checkpoint import Checkpoint, load_into
 from mergegrid.checkpoints.encoders import load_classifier
+from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.config.requests import Target
 from mergegrid.tasks.encoding import batches, encode
 from mergegrid.tasks.metrics import predictions_of, score, standard_error
@@ -41,7 +42,7 @@ class TaskScorer:
             self._batches[split] = list(batches(tokenizer, encoded, _MAX_TOKENS[device], device))
             self._labels[split] = part["label"].to_numpy()
 
-    def measure(self, checkpoint: Checkpoint, split: Split) -> Measurement:
+    def measure(self, checkpoint: Mapping[str, Any], split: Split) -> Measurement:
         """Score the head on top of the encoder weights of a checkpoint."""
         load_into(self._model, checkpoint)
         labels, metric = self._labels[split], self._target.metric
