@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,14 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "src" / "mergegrid"
 #: From the ground up: a module imports only from its own floor or from one below.
 FLOORS = [
-    {"errors", "provenance", "progress"},
+    {"errors", "provenance", "progress", "kernels"},
     {"recipe"},
     {"config"},
     {"checkpoints", "tasks"},
     {"merging", "finetuning"},
     {"scoring"},
     {"reporting"},
+    {"api"},
     {"cli"},
 ]
 MODULES = sorted(LIBRARY.rglob("*.py"))
@@ -47,12 +50,18 @@ def test_modules_hold_one_idea(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_the_configuration_can_be_checked_without_torch():
-    import subprocess
-    import sys
-
+def test_the_configuration_can_be_checked_without_libraries_that_start_slowly():
     program = (
         "import sys; import mergegrid.config.requests, mergegrid.config.loading;"
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'numba'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_models_can_be_merged_and_measured_without_torch():
+    program = (
+        "import sys; import mergegrid.api;"
         "heavy = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
@@ -81,3 +90,10 @@ def test_tables_and_figures_of_the_workflow_are_those_of_the_library():
     named = {node.targets[0].id: ast.literal_eval(node.value) for node in module.body}
     assert set(named["TABLES"]) == set(TABLES)
     assert set(named["FIGURES"]) == set(FIGURES)
+
+
+def test_studies_refuse_the_methods_that_need_statistics():
+    from mergegrid.config.study import NEED_STATISTICS
+    from mergegrid.merging.methods import METHODS
+
+    assert {kind for kind, method in METHODS.items() if method.statistics} == NEED_STATISTICS

@@ -58,6 +58,38 @@ WRONG = [
     ("merges.sets", [["rte", "rte"]], "merges.sets = [['rte', 'rte']]: rte is listed more than"),
     ("merges.sets", [["rte", "stsb"], ["stsb", "rte"]], "is listed more than once; list it once"),
     ("tasks.mean", {}, "tasks.mean.text is missing"),
+    ("merges.methods", [{"kind": "fisher"}], "fisher needs statistics of every expert, which a st"),
+    ("merges.methods", [{"kind": "regmean"}], "regmean needs statistics of every expert, which a "),
+    (
+        "merges.methods",
+        [{"kind": "average", "weights": {"rte": 1, "cola": 2}}],
+        "merges.methods: average.weights names cola, which is not among rte + stsb; name experts",
+    ),
+    (
+        "merges.methods",
+        [{"kind": "average", "weights": {"rte": 0, "stsb": 0}}],
+        "merges.methods: average.weights of rte + stsb sum to 0; give one of them some weight",
+    ),
+    (
+        "merges.sparsifiers",
+        [{"kind": "dare", "rate": 0.5, "rates": {"cola": 0.9}}],
+        "merges.sparsifiers: dare.rates names cola, which is not among rte + stsb; name experts",
+    ),
+    (
+        "sweep.sparsifiers",
+        [{"kind": "dare", "rates": {"rte": 0.9}}],
+        "sweep.sparsifiers: dare.rates names rte, which is not among stsb; name experts that are",
+    ),
+    (
+        "merges.sparsifiers",
+        [{"kind": "breadcrumbs", "rate": 0.1, "largest": 0.2}],
+        "breadcrumbs: largest is 0.2 and the rate only 0.1, of which it is a part; lower largest",
+    ),
+    (
+        "merges.sparsifiers",
+        [{"kind": "dare", "rules": [{"tensors": "norm", "rate": 0}]}],
+        "'norm' is no group of tensors; write one of embeddings, norms, head, `layers 0-3`",
+    ),
     ("sweep.sparsifiers", [{"kind": "dare", "seed": 0.5}], "seed = 0.5: Input should be a valid"),
 ]
 
@@ -87,6 +119,15 @@ def test_a_study_that_scores_nothing_is_refused(content):
     for merges in (None, content["merges"] | {"sets": []}):
         with pytest.raises(ConfigError, match="neither a sweep nor a set of experts to merge"):
             check_study(content | {"sweep": None, "merges": merges}, "study.yaml")
+
+
+def test_slerp_is_refused_for_sets_of_more_than_two(content):
+    content["merges"]["methods"] = [{"kind": "slerp"}]
+    check_study(content, "study.yaml")
+    content["families"]["bert"]["experts"]["more"] = {"task": "rte"}
+    content["merges"]["sets"] = ["pairs", "all"]
+    with pytest.raises(ConfigError, match=r"slerp merges two experts and merges\.sets has rte"):
+        check_study(content, "study.yaml")
 
 
 def test_a_key_written_twice_is_refused(tmp_path):

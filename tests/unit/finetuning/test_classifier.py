@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from mergegrid.checkpoints.checkpoint import SafetensorsCheckpoint, check_homologous
+from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.homology import check_homologous
 from mergegrid.checkpoints.publish import read_manifest
 from mergegrid.finetuning import classifier
 from mergegrid.finetuning.classifier import finetune
@@ -39,7 +40,7 @@ def test_the_validation_curve_is_kept_and_the_task_is_learnt(expert):
 
 
 def test_an_expert_has_all_tensors_of_its_base_and_a_head_besides(base, expert):
-    tensors = SafetensorsCheckpoint(base), SafetensorsCheckpoint(expert)
+    tensors = open_checkpoint(base), open_checkpoint(expert)
     check_homologous(*tensors, "praise")
     assert set(tensors[1]) - set(tensors[0]) == {"classifier.weight", "classifier.bias"}
 
@@ -54,8 +55,8 @@ def test_another_seed_gives_another_head_and_other_weights(
 ):
     other = request_for_praise.model_copy(update={"seed": 1})
     finetune(base, other, examples, tmp_path / "other")
-    ours, theirs = SafetensorsCheckpoint(expert), SafetensorsCheckpoint(tmp_path / "other")
-    assert all((ours[name] != theirs[name]).any() for name in ours if ours[name].dim() == 2)
+    ours, theirs = open_checkpoint(expert), open_checkpoint(tmp_path / "other")
+    assert all((ours[name] != theirs[name]).any() for name in ours if ours[name].ndim == 2)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -106,7 +107,7 @@ def test_regression_has_one_output_and_learns(base, examples, request_for_praise
     request = request_for_praise.model_copy(update={"target": target})
     ratings = examples.assign(label=examples["label"] * 2.0 + 0.5)
     finetune(base, request, ratings, tmp_path / "regression")
-    head = SafetensorsCheckpoint(tmp_path / "regression")["classifier.weight"]
+    head = open_checkpoint(tmp_path / "regression")["classifier.weight"]
     assert head.shape == (1, 32)
     training = json.loads((tmp_path / "regression" / "training.json").read_text())
     assert max(entry["validation"] for entry in training["curve"]) > 0.9

@@ -3,19 +3,28 @@
 import os
 import subprocess
 import sys
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from mergegrid.merging import masks
-from mergegrid.merging.masks import keep, threshold, words
+from mergegrid.kernels import philox
+from mergegrid.merging.masks import mask_key, threshold
+from mergegrid.recipe.sparsifiers import DropOnly
 
 names = st.text(min_size=1, max_size=20)
 seeds = st.integers(0, 2**63 - 1)
 rates = st.floats(0, 1)
+SPREAD = 20_000
+
+
+def kept(sparsify, rate, count, seed=0, expert="math", tensor="w"):
+    """Which elements an engine keeps: those that are not those of the base."""
+    zeros, ones = {tensor: np.zeros(count)}, {tensor: np.ones(count)}
+    spec = DropOnly(rate=rate, seed=seed)
+    return sparsify(spec, zeros, ones, expert)[1][tensor] == 1
 
 
 @given(rate=rates)
@@ -23,76 +32,106 @@ def test_threshold_is_the_rounded_share_of_all_words(rate):
     assert threshold(rate) == round((1 - rate) * 4294967296)
 
 
-@given(seed=seeds, expert=names, tensor=names, rate=rates, count=st.integers(0, 300))
-def test_an_element_is_kept_exactly_if_its_word_is_below_the_threshold(
-    seed, expert, tensor, rate, count
-):
-    drawn = words(seed, expert, tensor, 0, count)
-    assert torch.equal(keep(seed, expert, tensor, rate, (count,)), drawn < threshold(rate))
-
-
-@given(seed=seeds, tensor=names, rates=st.lists(rates, min_size=2, max_size=2))
-def test_what_survives_a_high_rate_survives_a_lower_one(seed, tensor, rates):
+@given(rates=st.lists(rates, min_size=2, max_size=2))
+def test_thresholds_fall_with_the_rate_so_masks_are_nested(rates):
     low, high = sorted(rates)
-    kept = [keep(seed, "expert", tensor, rate, (500,)) for rate in (low, high)]
-    assert not (kept[1] & ~kept[0]).any()
+    assert 0 <= threshold(high) <= threshold(low) <= 2**32
 
 
-def test_rate_0_keeps_all_and_rate_1_drops_all():
-    assert keep(3, "expert", "tensor", 0.0, (1000,)).all()
-    assert not keep(3, "expert", "tensor", 1.0, (1000,)).any()
-
-
-@given(start=st.integers(0, 40_000_000_000), length=st.integers(1, 70), cut=st.integers(0, 70))
-@settings(max_examples=60)
-def test_words_do_not_depend_on_where_a_tensor_is_cut(start, length, cut):
-    cut = min(cut, length)
-    whole = words(1, "expert", "tensor", start, start + length)
-    parts = [
-        words(1, "expert", "tensor", start, start + cut),
-        words(1, "expert", "tensor", start + cut, start + length),
+@given(seed=seeds, expert=names, tensor=names)
+def test_keys_are_four_words_that_seed_expert_and_tensor_decide(seed, expert, tensor):
+    key = mask_key(seed, expert, tensor)
+    assert len(key) == 4
+    assert all(0 <= word < 2**32 for word in key)
+    others = [
+        (seed + 1, expert, tensor),
+        (seed, expert + "x", tensor),
+        (seed, expert, tensor + "x"),
     ]
-    assert torch.equal(whole, torch.cat(parts))
+    assert all(mask_key(*other) != key for other in others)
 
 
-def test_words_do_not_depend_on_the_chunk_size(monkeypatch):
-    expected = words(0, "expert", "tensor", 0, 10_000)
-    for blocks in (1, 7, 64):
-        monkeypatch.setattr(masks, "_BLOCKS", blocks)
-        assert torch.equal(words(0, "expert", "tensor", 0, 10_000), expected)
+def test_keys_tell_experts_and_tensors_apart_wherever_one_name_ends():
+    assert len({mask_key(0, *pair) for pair in [("a", "bc"), ("ab", "c"), ("bc", "a")]}) == 3
 
 
-def test_words_do_not_depend_on_the_number_of_threads():
-    threads = torch.get_num_threads()
-    try:
-        drawn = []
-        for count in (1, 2, 7):
-            torch.set_num_threads(count)
-            drawn.append(words(0, "expert", "tensor", 0, 400_000))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(each, drawn[0]) for each in drawn)
+@pytest.mark.parametrize(
+    ("key", "start", "words"),
+    [
+        (
+            (5, "expert", "tensor"),
+            0,
+            [
+                *(1544731652, 2658094899, 831683096, 2820104037),
+                *(1319774356, 2247181868, 2472818975, 1648763164),
+            ],
+        ),
+        (
+            (0, "rte", "encoder.layer.0.attention.self.query.weight"),
+            1_000_000,
+            [2561531201, 2250367647, 3043160013, 1881053648],
+        ),
+    ],
+)
+def test_words_of_a_tensor_never_change_from_one_version_to_the_next(key, start, words):
+    out = np.empty(len(words), np.uint32)
+    philox(*map(np.uint64, mask_key(*key)), np.uint64(start // 4), out)
+    assert out.tolist() == words
 
 
-def test_words_do_not_depend_on_the_shape():
-    flat = keep(0, "expert", "tensor", 0.5, (24,))
-    assert torch.equal(keep(0, "expert", "tensor", 0.5, (2, 3, 4)).flatten(), flat)
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("count", [1, 3, 4, 4097, 150_001])
+def test_element_i_is_kept_if_word_i_mod_4_of_block_i_div_4_is_below_the_threshold(
+    sparsify, words, rate, count
+):
+    expected = words(7, "math", "w", count) < threshold(rate)
+    assert np.array_equal(kept(sparsify, rate, count, seed=7), expected)
 
 
-def test_masks_differ_between_seeds_experts_and_tensors_of_one_shape():
+def test_what_survives_a_high_rate_survives_a_lower_one(sparsify):
+    masks = [kept(sparsify, rate, SPREAD) for rate in (0.0, 0.3, 0.5, 0.9, 0.99, 1.0)]
+    assert masks[0].all()
+    assert not masks[-1].any()
+    for more, fewer in pairwise(masks):
+        assert not (fewer & ~more).any()
+        assert fewer.sum() < more.sum()
+
+
+def test_masks_are_independent_between_seeds_experts_and_tensors_of_one_shape(sparsify):
     keys = [(0, "a", "x"), (1, "a", "x"), (0, "b", "x"), (0, "a", "y"), (0, "x", "a")]
-    kept = [keep(*key, 0.5, (20_000,)) for key in keys]
-    for index, one in enumerate(kept):
-        for other in kept[:index]:
-            # Independent masks agree on half of the elements: within 5 standard deviations.
-            assert abs((one == other).sum().item() - 10_000) < 5 * np.sqrt(20_000) / 2
+    masks = [kept(sparsify, 0.5, SPREAD, *key) for key in keys]
+    for one, other in combinations(masks, 2):
+        # Independent masks agree on half of the elements: within 5 standard deviations.
+        assert abs((one == other).sum() - SPREAD / 2) < 5 * np.sqrt(SPREAD) / 2
 
 
-def test_masks_do_not_depend_on_pythonhashseed():
-    program = (
-        "from mergegrid.merging.masks import words;"
-        "print(words(5, 'expert', 'tensor', 0, 8).tolist())"
-    )
+def test_neighbouring_elements_are_kept_independently(sparsify):
+    mask = kept(sparsify, 0.5, SPREAD)
+    for distance in (1, 2, 3, 4, 8):
+        agree = (mask[distance:] == mask[:-distance]).sum()
+        count = SPREAD - distance
+        assert abs(agree - count / 2) < 5 * np.sqrt(count) / 2
+
+
+def test_masks_do_not_depend_on_the_shape(sparsify):
+    spec, ones = DropOnly(rate=0.5), np.ones(24)
+    flat = sparsify(spec, {"w": 0 * ones}, {"w": ones})[1]["w"]
+    for shape in [(24,), (4, 6), (2, 3, 4), (24, 1)]:
+        shaped = ones.reshape(shape)
+        merged = sparsify(spec, {"w": 0 * shaped}, {"w": shaped})[1]["w"]
+        assert np.array_equal(merged, flat.reshape(shape))
+
+
+def test_masks_do_not_depend_on_the_other_tensors_of_a_model(sparsify):
+    ones = {name: np.ones(1000) for name in ("a", "b", "c")}
+    spec = DropOnly(rate=0.5)
+    together = sparsify(spec, {name: np.zeros(1000) for name in ones}, ones)[1]
+    alone = sparsify(spec, {"b": np.zeros(1000)}, {"b": np.ones(1000)})[1]
+    assert np.array_equal(together["b"], alone["b"])
+
+
+def test_keys_do_not_depend_on_pythonhashseed():
+    program = "from mergegrid.merging.masks import mask_key; print(mask_key(5, 'expert', 'w'))"
     printed = {
         subprocess.run(
             [sys.executable, "-c", program],
@@ -103,18 +142,11 @@ def test_masks_do_not_depend_on_pythonhashseed():
         ).stdout
         for seed in ("0", "1", "1234")
     }
-    assert printed == {f"{words(5, 'expert', 'tensor', 0, 8).tolist()}\n"}
+    assert printed == {f"{mask_key(5, 'expert', 'w')}\n"}
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 0.99, 0.999])
-def test_the_share_of_kept_elements_is_binomial(rate):
+def test_the_share_of_kept_elements_is_binomial(sparsify, rate):
     count = 1_000_000
-    kept = int(keep(0, "expert", "tensor", rate, (count,)).sum())
     deviation = np.sqrt(count * rate * (1 - rate))
-    assert abs(kept - count * (1 - rate)) < 4 * deviation
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_words_are_the_same_on_a_gpu():
-    on_gpu = words(0, "expert", "tensor", 3, 1_000_003, device="cuda").cpu()
-    assert torch.equal(on_gpu, words(0, "expert", "tensor", 3, 1_000_003))
+    assert abs(kept(sparsify, rate, count).sum() - count * (1 - rate)) < 4 * deviation

@@ -1,11 +1,12 @@
 """Philox4x32-10 against the known answers published with Random123 (kat_vectors)."""
 
+import numpy as np
 import pytest
-import torch
 
-from mergegrid.merging.philox import philox
+from mergegrid.kernels import philox
 
 ONES = 0xFFFFFFFF
+#: Counter, key, words.
 KNOWN_ANSWERS = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     (
@@ -21,13 +22,31 @@ KNOWN_ANSWERS = [
 ]
 
 
+def drawn(counter, key, blocks=1):
+    """Words of consecutive blocks, the first of which has this counter."""
+    out = np.empty(4 * blocks, np.uint32)
+    first = counter[0] | counter[1] << 32
+    philox(*map(np.uint64, (*key, counter[2], counter[3], first)), out)
+    return tuple(int(word) for word in out)
+
+
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
 def test_words_are_those_published_with_random123(counter, key, words):
-    result = philox(tuple(torch.tensor([word]) for word in counter), key)
-    assert tuple(int(word) for word in result) == words
+    assert drawn(counter, key) == words
 
 
-def test_counters_are_independent_of_their_neighbours():
-    counters = [torch.tensor([word, 0]) for word in KNOWN_ANSWERS[2][0]]
-    together = philox(tuple(counters), KNOWN_ANSWERS[2][1])
-    assert tuple(int(word[0]) for word in together) == KNOWN_ANSWERS[2][2]
+@pytest.mark.parametrize("before", [1, 2, 7])
+def test_words_of_a_block_do_not_depend_on_where_drawing_starts(before):
+    counter, key, words = KNOWN_ANSWERS[2]
+    earlier = (counter[0] - before, *counter[1:])
+    assert drawn(earlier, key, before + 2)[4 * before : 4 * before + 4] == words
+
+
+def test_block_numbers_carry_into_the_second_word_of_the_counter():
+    key, upper = (1, 2), (3, 4)
+    together = drawn((ONES - 1, 0, *upper), key, 4)
+    counters = [(ONES - 1, 0), (ONES, 0), (0, 1), (1, 1)]
+    alone = [drawn((*counter, *upper), key) for counter in counters]
+    assert together == tuple(word for words in alone for word in words)
+    # The carry reaches no further: the upper words belong to the tensor.
+    assert drawn((ONES, ONES, *upper), key, 2)[4:] == drawn((0, 0, *upper), key)

@@ -1,0 +1,569 @@
+"""What cannot be merged is refused in one line that says what, where and what to do."""
+
+import json
+import pickle
+import shutil
+import struct
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_models import family, recipe
+
+NORM = "model.norm.weight"
+UP = "model.layers.0.mlp.up_proj.weight"
+CASES = {}
+
+
+def case(*says):
+    """Register a way to spoil a family, and what the error must say."""
+
+    def register(function):
+        CASES[function.__name__.strip("_")] = function, says
+        return function
+
+    return register
+
+
+def weights(folder, name="math"):
+    return folder / name / "model.safetensors"
+
+
+def change(folder, tensors, name="math"):
+    """Give some tensors of a model other values; None takes one away."""
+    path = weights(folder, name)
+    state = load_file(path) | tensors
+    save_file({key: each for key, each in state.items() if each is not None}, path)
+
+
+def change_config(folder, name="math", **values):
+    path = folder / name / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def write_raw(folder, header, data=b"", length=None):
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    size = len(text) if length is None else length
+    weights(folder).write_bytes(struct.pack("<Q", size) + text + data)
+
+
+def entry(start, stop, shape, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+def write_bin(folder, content, **options):
+    weights(folder).unlink()
+    torch.save(content, folder / "math" / "pytorch_model.bin", **options)
+
+
+def text(folder, content):
+    path = folder / "merge.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# Weights that are damaged.
+
+
+@case("math/model.safetensors is damaged or cut", "fetch or make it again")
+def truncated(folder):
+    content = weights(folder).read_bytes()
+    weights(folder).write_bytes(content[:-100])
+
+
+@case("math/model.safetensors is damaged or cut", "would take 9999999 of")
+def header_longer_than_the_file(folder):
+    write_raw(folder, {}, length=9_999_999)
+
+
+@case("math/model.safetensors is damaged or cut", "cannot be understood")
+def header_that_is_no_json(folder):
+    write_raw(folder, b"{broken")
+
+
+@case("math/model.safetensors is damaged or cut", "cannot be understood")
+def header_that_is_a_list(folder):
+    write_raw(folder, [1, 2])
+
+
+@case("math/model.safetensors is damaged or cut", "cannot be understood")
+def header_that_is_nested_without_end(folder):
+    write_raw(folder, b"[" * 200_000)
+
+
+@case("math/model.safetensors is damaged or cut", "cannot be understood")
+def header_with_an_infinite_offset(folder):
+    write_raw(folder, b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}')
+
+
+@case("math/model.safetensors is damaged or cut", "cannot be understood")
+def negative_shape(folder):
+    write_raw(folder, {"a": entry(0, 4, [-1, -1])}, b"0000")
+
+
+@case("math/model.safetensors is damaged or cut", "b starts at byte 4 of the data instead of 8")
+def overlapping_tensors(folder):
+    write_raw(folder, {"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12))
+
+
+@case("math/model.safetensors is damaged or cut", "b starts at byte 12 of the data instead of 8")
+def a_gap_between_tensors(folder):
+    write_raw(folder, {"a": entry(0, 8, [2]), "b": entry(12, 20, [2])}, bytes(20))
+
+
+@case("math/model.safetensors is damaged or cut", "a of shape (3,) takes 8 bytes")
+def offsets_that_do_not_fit_the_shape(folder):
+    write_raw(folder, {"a": entry(0, 8, [3])}, bytes(8))
+
+
+@case("math/model.safetensors is damaged or cut", "describes", "fetch or make it again")
+def bytes_behind_the_last_tensor(folder):
+    with weights(folder).open("ab") as file:
+        file.write(bytes(16))
+
+
+@case("math/model.safetensors is damaged or cut")
+def an_empty_file(folder):
+    weights(folder).write_bytes(b"")
+
+
+@case("math holds no model.safetensors, no pytorch_model.bin", "give the folder of a model")
+def no_weights(folder):
+    weights(folder).unlink()
+
+
+def shard(folder, weight_map):
+    path = folder / "math" / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+@case("math/model-00002-of-00002.safetensors is missing", "fetch the model again")
+def a_missing_shard(folder):
+    names = dict.fromkeys(load_file(weights(folder)), "model.safetensors")
+    shard(folder, names | {NORM: "model-00002-of-00002.safetensors"})
+
+
+@case("secret.safetensors points out of its folder", "put the file itself there")
+def an_index_that_leads_out_of_the_folder(folder):
+    shutil.copy(weights(folder), folder / "secret.safetensors")
+    shard(folder, {NORM: "../secret.safetensors"})
+
+
+@case("math/model.safetensors.index.json has no weight_map", "fetch the model again")
+def an_index_without_a_map(folder):
+    shard(folder, [])
+
+
+@case("math/model.safetensors lacks ghost.weight, which model.safetensors.index.json places there")
+def an_index_of_tensors_that_are_not_there(folder):
+    names = dict.fromkeys(load_file(weights(folder)), "model.safetensors")
+    shard(folder, names | {"ghost.weight": "model.safetensors"})
+
+
+@case("math/model.safetensors points out of its folder", "put the file itself there")
+def a_link_out_of_the_folder(folder):
+    weights(folder).rename(folder / "elsewhere.safetensors")
+    weights(folder).symlink_to(folder / "elsewhere.safetensors")
+
+
+@case("base/tokenizer.json points out of its folder", "put the file itself there")
+def a_tokenizer_that_links_out_of_the_folder(folder):
+    (folder / "base" / "tokenizer.json").rename(folder / "secret")
+    (folder / "base" / "tokenizer.json").symlink_to(folder / "secret")
+
+
+@case("math/pytorch_model.bin holds code: it calls 'posix.system'", "do not load it")
+def a_pickle_with_code(folder):
+    class Evil:
+        def __reduce__(self):
+            import os
+
+            return os.system, (f"touch {folder / 'pwned'}",)
+
+    write_bin(folder, {NORM: torch.ones(64)})
+    path = folder / "math" / "pytorch_model.bin"
+    with ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            content = pickle.dumps({NORM: Evil()}) if name.endswith("data.pkl") else content
+            archive.writestr(name, content)
+
+
+@case("math/pytorch_model.bin is no zip file", "load it with torch and save it as safetensors")
+def a_bin_of_an_old_torch(folder):
+    write_bin(folder, {NORM: torch.ones(64)}, _use_new_zipfile_serialization=False)
+
+
+@case("math/pytorch_model.bin is damaged or cut", "fetch it again")
+def a_truncated_bin(folder):
+    write_bin(folder, load_file(weights(folder)))
+    path = folder / "math" / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+# Models that cannot be merged.
+
+
+@case(f"{UP} is (96, 64) in the base and (64, 96) in expert math", "name the right base")
+def another_shape(folder):
+    change(folder, {UP: torch.zeros(64, 96)})
+
+
+@case("expert math lacks 1 tensors of its base", NORM, "name the right one")
+def a_missing_tensor(folder):
+    change(folder, {NORM: None})
+
+
+@case(f"{UP} in ", "math/model.safetensors is stored as I8", "convert the model")
+def an_int8_tensor(folder):
+    change(folder, {UP: torch.zeros(96, 64, dtype=torch.int8)})
+
+
+@case("expert math holds nan in model.norm.weight (element 7)", "fetch or train it again")
+def a_nan(folder):
+    return spoil(folder, float("nan"))
+
+
+@case("expert math holds inf in model.norm.weight (element 7)", "fetch or train it again")
+def an_infinity(folder):
+    return spoil(folder, float("inf"))
+
+
+@case("expert math holds nan in model.norm.weight (element 7)", "fetch or train it again")
+def a_nan_that_the_mask_drops(folder):
+    spoil(folder, float("nan"))
+    return recipe(folder, sparsifier={"kind": "dare", "rate": 1.0})
+
+
+@case("expert math holds nan in model.norm.weight (element 7)", "fetch or train it again")
+def a_nan_that_is_trimmed(folder):
+    spoil(folder, float("nan"))
+    return recipe(folder, sparsifier={"kind": "none"}, method={"kind": "ties"})
+
+
+def spoil(folder, value):
+    norm = torch.ones(64, dtype=torch.bfloat16)
+    norm[7] = value
+    change(folder, {NORM: norm})
+    return recipe(folder, sparsifier={"kind": "none"})
+
+
+@case("the merged", "float16 cannot hold", "lower the coefficient")
+def results_beyond_the_dtype(folder):
+    method = {"kind": "task_arithmetic", "coefficient": 1e9}
+    return recipe(folder, method=method, output={"dtype": "float16"})
+
+
+@case("expert math", "model_type (llama in the base, mistral in the expert)", "name the right one")
+def another_architecture(folder):
+    change_config(folder, model_type="mistral")
+
+
+@case("rope_theta (10000.0 in the base, 1000000.0 in the expert)", "name the right one")
+def another_rotary_base(folder):
+    rope = {"rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}
+    change_config(folder, **rope)
+
+
+@case("has 62 rows in expert math and 64 in the base", "vocabulary policy pad")
+def fewer_rows(folder):
+    state = load_file(weights(folder))
+    names = [name for name in state if state[name].shape[0] == 64 and "64" not in name]
+    rows = {name: state[name][:62] for name in names if "embed" in name or "lm_head" in name}
+    change(folder, rows)
+
+
+@case("base has no config.json", "fetch it again")
+def a_base_without_config(folder):
+    (folder / "base" / "config.json").unlink()
+
+
+@case("math/config.json is no JSON", "fetch the model again")
+def a_config_that_is_cut(folder):
+    path = folder / "math" / "config.json"
+    path.write_text(path.read_text()[:50])
+
+
+@case("the base: there is no folder", "nowhere", "correct the path")
+def a_missing_base(folder):
+    return recipe(folder, base="nowhere")
+
+
+@case("expert math: there is no folder", "nowhere", "correct the path")
+def a_missing_expert(folder):
+    return recipe(folder, experts={"math": "nowhere"})
+
+
+# Recipes.
+
+
+@case("there is no configuration file", "none.yaml")
+def a_missing_recipe(folder):
+    return folder / "none.yaml"
+
+
+@case("merge.yaml: spasifier is not a known key; did you mean 'sparsifier'?")
+def an_unknown_key(folder):
+    return recipe(folder, spasifier={"kind": "dare", "rate": 0.9})
+
+
+@case("merge.yaml: sparsifier.raet is not a known key; did you mean 'rate'?")
+def an_unknown_key_of_a_sparsifier(folder):
+    return recipe(folder, sparsifier={"kind": "dare", "raet": 0.9})
+
+
+@case("merge.yaml: base is missing; add it")
+def no_base(folder):
+    return text(folder, "experts: {math: math}\n")
+
+
+@case("merge.yaml: experts = {}", "at least 1 item")
+def no_experts(folder):
+    return recipe(folder, experts={})
+
+
+@case("merge.yaml: key 'math' is written twice, in lines 3 and 4; keep one of them")
+def an_expert_written_twice(folder):
+    return text(folder, "base: base\nexperts:\n  math: math\n  math: code\n")
+
+
+@case("merge.yaml is not valid YAML", "line 1", "correct it there")
+def no_yaml(folder):
+    return text(folder, "base: [unclosed\n")
+
+
+@case("merge.yaml is not valid YAML", "correct it there")
+def bytes_that_are_no_text(folder):
+    return text(folder, b"base: \xff\xfe\n")
+
+
+@case("merge.yaml is not valid YAML", "correct it there")
+def yaml_that_makes_objects(folder):
+    return text(folder, "base: !!python/object/apply:os.system [ls]\n")
+
+
+@case("merge.yaml: the key in line 1 is no name")
+def a_key_that_is_a_list(folder):
+    return text(folder, "{[a]: b}\n")
+
+
+@case("merge.yaml holds str", "write `key: value` lines")
+def a_recipe_that_is_a_sentence(folder):
+    return text(folder, "merge them all\n")
+
+
+@case("merge.yaml: experts", "'../x' cannot name an expert; take letters, digits")
+def an_expert_name_with_a_slash(folder):
+    return recipe(folder, experts={"../x": "math"})
+
+
+@case("merge.yaml: sparsifier.rate = 1.2", "less than or equal to 1")
+def a_rate_above_one(folder):
+    return recipe(folder, sparsifier={"kind": "dare", "rate": 1.2})
+
+
+@case("merge.yaml: sparsifier.rate: missing; add it")
+def no_rate(folder):
+    return recipe(folder, sparsifier={"kind": "dare"})
+
+
+@case("merge.yaml: sparsifier", "'dar'", "'dare'")
+def an_unknown_sparsifier(folder):
+    return recipe(folder, sparsifier={"kind": "dar", "rate": 0.5})
+
+
+@case("merge.yaml: method", "'avrage'", "'average'")
+def an_unknown_method(folder):
+    return recipe(folder, method={"kind": "avrage"})
+
+
+@case("merge.yaml: method.coefficient = nan", "finite number")
+def a_coefficient_that_is_no_number(folder):
+    return recipe(folder, method={"kind": "task_arithmetic", "coefficient": float("nan")})
+
+
+@case("merge.yaml: method.weights.math = -1", "greater than or equal to 0")
+def a_negative_weight(folder):
+    return recipe(folder, method={"kind": "average", "weights": {"math": -1}})
+
+
+@case("average.weights sum to 0; give one expert some weight")
+def weights_of_nothing(folder):
+    return recipe(folder, method={"kind": "average", "weights": {"math": 0, "code": 0}})
+
+
+@case("average.weights names maths, which is no expert", "name one of code, math")
+def a_weight_of_a_stranger(folder):
+    return recipe(folder, method={"kind": "average", "weights": {"maths": 1}})
+
+
+@case("dare.rates names maths, which is no expert", "name one of code, math")
+def a_rate_of_a_stranger(folder):
+    return recipe(folder, sparsifier={"kind": "dare", "rate": 0.5, "rates": {"maths": 0.1}})
+
+
+@case("output.tokenizer = 'maths'", "name base or one of code, math")
+def the_tokenizer_of_a_stranger(folder):
+    return recipe(folder, output={"tokenizer": "maths"})
+
+
+@case("statistics names maths, which is no expert", "name one of code, math")
+def statistics_of_a_stranger(folder):
+    return recipe(folder, statistics={"maths": "fisher.safetensors"})
+
+
+@case("'mlp' is no group of tensors", "a pattern over names such as")
+def a_rule_about_nothing(folder):
+    rules = [{"tensors": "mlp", "rate": 0}]
+    return recipe(folder, sparsifier={"kind": "dare", "rate": 0.5, "rules": rules})
+
+
+@case("merge.yaml: output.shard_size = '5 apples'", "write, for instance, 5GB")
+def a_size_that_is_none(folder):
+    return recipe(folder, output={"shard_size": "5 apples"})
+
+
+@case("--max-memory: 'lots' is no size", "write, for instance, 5GB")
+def a_memory_that_is_no_size(folder):
+    return [recipe(folder), folder / "out", "--max-memory", "lots"]
+
+
+@case("merge.yaml: output.dtype = 'int8'", "'bfloat16'")
+def an_unknown_dtype(folder):
+    return recipe(folder, output={"dtype": "int8"})
+
+
+@case("slerp merges two experts, and the recipe has 3", "take average")
+def slerp_of_three(folder):
+    experts = {"math": "math", "code": "code", "more": "code"}
+    return recipe(folder, experts=experts, method={"kind": "slerp"})
+
+
+# Statistics.
+
+
+def gathered(folder, make, **changes):
+    """Statistics of both experts, made from the tensors of the base."""
+    base = load_file(weights(folder, "base"))
+    for name in ("math", "code"):
+        save_file(make(base, name), folder / f"{name}.statistics")
+    return recipe(folder, statistics={n: f"{n}.statistics" for n in ("math", "code")}, **changes)
+
+
+@case("fisher needs statistics of every expert and has none of code", "under statistics")
+def fisher_without_statistics(folder):
+    return recipe(folder, method={"kind": "fisher"})
+
+
+@case("there is no file", "gone.safetensors with statistics; correct the path")
+def statistics_that_are_not_there(folder):
+    statistics = {"math": "gone.safetensors", "code": "gone.safetensors"}
+    return recipe(folder, method={"kind": "fisher"}, statistics=statistics)
+
+
+@case(f"{NORM} is (3,) in the statistics of expert code and should be (64,)", "gather them again")
+def statistics_of_another_shape(folder):
+    def make(base, name):
+        wrong = {NORM: torch.ones(3)} if name == "code" else {}
+        return {key: tensor.float().square() for key, tensor in base.items()} | wrong
+
+    return gathered(folder, make, method={"kind": "fisher"})
+
+
+@case(f"the statistics of expert math lack {NORM}", "gather them again")
+def statistics_of_half_the_model(folder):
+    def make(base, name):
+        held = base.keys() - ({NORM} if name == "math" else set())
+        return {key: base[key].float().square() for key in held}
+
+    return gathered(folder, make, method={"kind": "fisher"})
+
+
+@case(f"the Gram matrices of {UP} sum to a singular matrix", "set ridge")
+def singular_gram_matrices(folder):
+    method = {"kind": "regmean", "offdiagonal": 1}
+    return gathered(folder, lambda base, name: {UP: torch.ones(64, 64)}, method=method)
+
+
+@case(f"{UP} is (96, 96) in the statistics of expert code and should be (64, 64)")
+def gram_matrices_of_another_layer(folder):
+    return gathered(folder, lambda base, name: {UP: torch.eye(96)}, method={"kind": "regmean"})
+
+
+@case(f"the statistics of expert code lack {UP}", "gather them again")
+def gram_matrices_of_one_expert(folder):
+    def make(base, name):
+        return {UP if name == "math" else UP.replace("0", "1"): torch.eye(64)}
+
+    return gathered(folder, make, method={"kind": "regmean"})
+
+
+# Places.
+
+
+@case("out is there and no folder", "name another place")
+def an_output_that_is_a_file(folder):
+    (folder / "out").write_text("mine")
+
+
+@case("name another place")
+def an_output_below_a_file(folder):
+    (folder / "file").write_text("mine")
+    return [recipe(folder), folder / "file" / "out"]
+
+
+@case("File name too long", "check the path")
+def an_output_with_an_endless_name(folder):
+    return [recipe(folder), folder / ("x" * 300)]
+
+
+@case("is a model, and the lists of the recipe ask for a folder of 2 models")
+def a_grid_in_place_of_a_model(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "manifest.json").write_text('{"files": {}, "made_from": {}}')
+    return recipe(folder, sparsifier={"kind": "dare", "rate": [0.1, 0.2]})
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory):
+    return family(tmp_path_factory.mktemp("sound"))
+
+
+def listing(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_cannot_be_merged_is_refused_in_one_line(sound, run, tmp_path, name):
+    prepare, says = CASES[name]
+    folder = tmp_path / "models"
+    shutil.copytree(sound, folder)
+    asked = prepare(folder) or recipe(folder)
+    words = [asked, folder / "out"] if isinstance(asked, Path) else asked
+    before = listing(tmp_path)
+    outcome = run("merge", *words)
+    assert outcome.code == 2, outcome.err
+    assert outcome.out == ""
+    errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    # Only what is found while streaming comes after the plan.
+    assert outcome.err.splitlines()[-1] == errors[0]
+    for part in says:
+        assert part in errors[0]
+    assert listing(tmp_path) == before
+
+
+def test_a_grid_that_fails_leaves_nothing_behind(sound, run, tmp_path):
+    shutil.copytree(sound, tmp_path / "models")
+    spoil(tmp_path / "models", float("nan"))
+    method = {"kind": "task_arithmetic", "coefficient": [0.5, 1.0]}
+    asked = recipe(tmp_path / "models", sparsifier={"kind": "none"}, method=method)
+    before = listing(tmp_path)
+    outcome = run("merge", asked, tmp_path / "new" / "grid")
+    assert outcome.code == 2
+    assert "expert math holds nan" in outcome.err
+    assert listing(tmp_path) == before
