@@ -2,6 +2,7 @@
 # make test         all tests, in the same environment
 # make lint         what CI checks besides tests
 # make docs         everything in the docs that is generated: schema, key reference, README figures
+# make bench-merge  merging speed and memory, beside mergekit and beside copying files (20 minutes)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := config/config.yaml config/smoke.yaml config/glue.yaml
 
-.PHONY: help quickstart test lint docs clean
+.PHONY: help quickstart test lint docs bench-merge clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -50,6 +51,9 @@ lint: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/mergegrid docs
 	$(RUN) $(BIN)/python docs/make_readme.py
+
+bench-merge: $(VENV)/.ready
+	$(BIN)/python benchmarks/merge.py --work .bench $(BENCH)
 
 clean:
 	rm -rf results logs .snakemake

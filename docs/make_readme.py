@@ -1,7 +1,7 @@
 """Bring every generated part of README.md up to date: figures, tables, times and rule graph.
 
-Reads the results of a finished quickstart (`make quickstart`) and writes what stands between
-markers such as `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`.
+Reads the results of a finished quickstart (`make quickstart`) and benchmark (`make bench-merge`),
+whichever there are, and writes what stands between markers such as `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`.
 """
 
 import re
@@ -63,23 +63,38 @@ def replace(text: str, name: str, content: str) -> str:
     return re.sub(pattern, lambda _: f"{begin}\n{content.strip()}\n{end}", text, flags=re.DOTALL)
 
 
-def main() -> None:
-    """Rewrite the generated parts of README.md and copy the figures that it shows."""
+def quickstart() -> dict[str, str]:
+    """Parts that the results of a finished quickstart fill; copies its figures too."""
     study = read_study(ROOT / "config" / "config.yaml")
     results, logs = ROOT / study.paths.results, ROOT / study.paths.logs
+    if not (results / "tables").is_dir():
+        sys.stderr.write(f"{results} holds no tables, so what they fill stays as it is\n")
+        return {}
     (family,) = study.families
     (ROOT / "docs" / "figures").mkdir(exist_ok=True)
     for figure in FIGURES:
         shutil.copy2(results / "figures" / family / f"{figure}.png", ROOT / "docs" / "figures")
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    parts = {
-        "rule graph": rule_graph(),
+    return {
         "drop rates": drop_rates(results / "tables"),
         "merges": merges(results / "tables"),
         "times": times(logs),
     }
-    for name, content in parts.items():
+
+
+def benchmark() -> dict[str, str]:
+    """The part that a finished benchmark fills."""
+    table = ROOT / ".bench" / "merge.md"
+    if not table.is_file():
+        sys.stderr.write(f"there is no {table}, so what it fills stays as it is\n")
+        return {}
+    return {"merge benchmark": table.read_text(encoding="utf-8")}
+
+
+def main() -> None:
+    """Rewrite the generated parts of README.md."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, content in {"rule graph": rule_graph(), **quickstart(), **benchmark()}.items():
         text = replace(text, name, content)
     readme.write_text(text, encoding="utf-8")
 

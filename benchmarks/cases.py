@@ -1,0 +1,80 @@
+"""What is measured: the same merges, written as recipes of mergegrid and as configs of mergekit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+EXPERTS = ("math", "code")
+RATES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+DARE = {"kind": "dare", "rate": 0.9, "seed": 1}
+TASK_ARITHMETIC = {"kind": "task_arithmetic", "coefficient": 0.5}
+
+PER_EXPERT: dict[str, dict[str, float]] = {
+    "dare_linear": {"weight": 0.5, "density": 0.1},
+    "ties": {"weight": 1.0, "density": 0.2},
+    "dare_ties": {"weight": 1.0, "density": 0.1},
+}
+"""mergekit's parameters of each expert, by its merge method. Density is 1 - rate, or 1 - trim."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One merge of two experts into their base."""
+
+    name: str
+    sparsifier: dict[str, Any]
+    method: dict[str, Any]
+    mergekit: str
+    """mergekit's merge method that does the same job. Its TIES always trims per tensor."""
+    wall_limit: float
+    """Wanted: at most this many times the wall time of the floor."""
+
+    def recipe(self) -> str:
+        """The recipe of mergegrid, for a file in a folder beside the models."""
+        return yaml.safe_dump(
+            {
+                "base": "../base",
+                "experts": {name: f"../{name}" for name in EXPERTS},
+                "sparsifier": self.sparsifier,
+                "method": self.method,
+            },
+            sort_keys=False,
+        )
+
+
+def _ties(scope: str) -> dict[str, Any]:
+    return {"kind": "ties", "coefficient": 1.0, "trim": 0.8, "scope": scope}
+
+
+CASES = (
+    Case("dare + task arithmetic", DARE, TASK_ARITHMETIC, "dare_linear", 2.0),
+    Case("ties, global", {"kind": "none"}, _ties("global"), "ties", 3.0),
+    Case("ties, per tensor", {"kind": "none"}, _ties("per_tensor"), "ties", 3.0),
+    Case("dare + ties, global", DARE, _ties("global"), "dare_ties", 3.0),
+    Case("dare + ties, per tensor", DARE, _ties("per_tensor"), "dare_ties", 3.0),
+)
+TEN_RATES = Case("ten rates", DARE | {"rate": RATES}, TASK_ARITHMETIC, "", 0.0)
+
+
+def mergekit_config(method: str, models: Path, dtype: str) -> str:
+    """The config of mergekit, with absolute paths; the merged model is bfloat16 in either dtype.
+
+    `bfloat16`, its documentation's usual choice, computes in bfloat16; `float32` computes as
+    mergegrid does and rounds once.
+    """
+    return yaml.safe_dump(
+        {
+            "merge_method": method,
+            "base_model": str(models / "base"),
+            "models": [
+                {"model": str(models / name), "parameters": dict(PER_EXPERT[method])}
+                for name in EXPERTS
+            ],
+            "parameters": {"normalize": method != "dare_linear"},
+            "dtype": dtype,
+            "out_dtype": "bfloat16",
+        },
+        sort_keys=False,
+    )

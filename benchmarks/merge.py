@@ -1,0 +1,244 @@
+"""Compare the merging engine with mergekit and with what the disk and memory allow at best.
+
+    python benchmarks/merge.py --work .bench
+
+Makes three models of 1.1 billion random parameters and an environment with mergekit in the work
+folder, unless they are there, and runs the same merges with both programs and with `cat` and `cp`
+(the floor), by turns. Prints every run, a summary and whether the wanted figures are met; writes
+`merge.json` and `merge.md` into the work folder. Exit code 1: a wanted figure is missed.
+
+Limits: the inputs are in the page cache when a run starts, so this is not about slow disks. The
+weights are random: only sizes and distributions resemble a real model's.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cases import CASES, EXPERTS, RATES, TEN_RATES, Case, mergekit_config
+from measure import Cost, floor, measure, read_all
+from report import Results, Run
+
+MERGEKIT = "mergekit==0.1.5"
+CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+SHOWN_VERSIONS = ("mergekit", "torch", "transformers", "numpy", "safetensors")
+SHAPES: dict[str, dict[str, int]] = {
+    "full": {"layers": 22},
+    "small": {
+        "layers": 2,
+        "hidden": 256,
+        "intermediate": 704,
+        "heads": 8,
+        "key_value_heads": 2,
+        "vocabulary": 2000,
+    },
+}
+
+logger = logging.getLogger("benchmark")
+
+
+@dataclass(frozen=True)
+class Models:
+    """A base and its experts on disk."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        return self.folder.name
+
+    def weights(self, model: str) -> list[Path]:
+        """The weight files of one model."""
+        return sorted((self.folder / model).glob("*.safetensors"))
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The weight files of all models."""
+        return [file for model in ("base", *EXPERTS) for file in self.weights(model)]
+
+
+@dataclass
+class Bench:
+    """Measures commands; every run starts clean and leaves nothing behind."""
+
+    work: Path
+    engine: Path
+    dtype: str
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def output(self) -> Path:
+        """Where merged models go."""
+        return self.work / "out"
+
+    @property
+    def mergekit(self) -> Path:
+        """Folder of mergekit's environment."""
+        return self.work / "mergekit"
+
+    def log(self, name: str) -> Path:
+        """Log of one kind of run."""
+        return self.work / "logs" / f"{name.replace(',', '').replace(' ', '_')}.log"
+
+    def run_ours(self, case: Case, models: Models, outputs: int = 1) -> None:
+        """Measure our engine."""
+        recipe = models.folder / "recipes" / f"{self.log(case.name).stem}.yaml"
+        recipe.parent.mkdir(exist_ok=True)
+        recipe.write_text(case.recipe())
+        self._prepare(models, outputs)
+        command: list[str | Path] = [self.engine, "merge", recipe, self.output]
+        cost = measure(command, self.log(f"mergegrid {case.name}"))
+        self._finish("mergegrid", case.name, models, outputs, cost)
+
+    def run_mergekit(self, method: str, models: Models) -> None:
+        """Measure mergekit with its defaults for a machine without a GPU."""
+        config = models.folder / "recipes" / f"mergekit_{method}_{self.dtype}.yaml"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text(mergekit_config(method, models.folder, self.dtype))
+        self._prepare(models, 1)
+        program = self.mergekit / "bin" / "mergekit-yaml"
+        command: list[str | Path] = [program, config, self.output, "--random-seed", "1"]
+        cost = measure(command, self.log(f"mergekit {method}"), {"HF_HUB_OFFLINE": "1"})
+        self._finish("mergekit", method, models, 1, cost)
+
+    def run_floor(self, job: str, models: Models, outputs: int = 1) -> None:
+        """Measure reading the inputs and writing as much as the merged models; the base is that."""
+        self._prepare(models, outputs)
+        folders = [self.output / str(number) for number in range(outputs)]
+        cost = floor(models.inputs, models.weights("base"), folders, self.log("floor"))
+        self._finish("floor", job, models, outputs, cost)
+
+    def _prepare(self, models: Models, outputs: int) -> None:
+        shutil.rmtree(self.output, ignore_errors=True)
+        needed = int(1.1 * outputs * _bytes(models.weights("base")))
+        free = shutil.disk_usage(self.work).free
+        if free < needed:
+            sys.exit(
+                f"error: {free / 1e9:.0f} GB free in {self.work}, {needed / 1e9:.0f} GB needed; "
+                "free some space, name another --work, or leave out cases (--only, --skip-rates)"
+            )
+        os.sync()
+        read_all(models.inputs, self.log("warm"))
+
+    def _finish(self, program: str, job: str, models: Models, outputs: int, cost: Cost) -> None:
+        written = _bytes(self.output.rglob("*.safetensors"))
+        expected = outputs * _bytes(models.weights("base"))
+        if abs(written - expected) > 0.01 * expected:
+            sys.exit(f"error: {program} wrote {written} bytes of {job}, not about {expected}")
+        shutil.rmtree(self.output)
+        self.runs.append(Run(program, job, models.name, cost))
+        logger.info(self.runs[-1].line())
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def make_models(work: Path, scale: str, deep: bool) -> Models:
+    """The models of a scale, made if need be."""
+    shape = SHAPES[scale] | {"layers": SHAPES[scale]["layers"] * (2 if deep else 1)}
+    models = Models(work / "models" / f"{scale}-{shape['layers']}")
+    logger.info("models: %s", models.folder)
+    program = Path(__file__).with_name("models.py")
+    subprocess.run([sys.executable, program, models.folder, json.dumps(shape)], check=True)
+    return models
+
+
+def make_environment(folder: Path) -> dict[str, str]:
+    """An environment with mergekit, made if need be; what is in it.
+
+    What both programs use has the version that ours is developed with (`constraints.txt`).
+    """
+    python = folder / "bin" / "python"
+    marker = folder / "complete.json"
+    wanted = {"mergekit": MERGEKIT, "constraints": CONSTRAINTS.read_text()}
+    if not marker.is_file() or json.loads(marker.read_text()) != wanted:
+        logger.info("environment: %s (some minutes, once)", folder)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
+        subprocess.run([*install, "torch"], check=True)  # First: its CPU build where there is one.
+        subprocess.run([*install, MERGEKIT], check=True)
+        marker.write_text(json.dumps(wanted))
+    script = (
+        "import importlib.metadata, json, sys;"
+        "print(json.dumps({n: importlib.metadata.version(n) for n in sys.argv[1:]}))"
+    )
+    command = [str(python), "-c", script, *SHOWN_VERSIONS]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return dict(json.loads(printed))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--work", type=Path, required=True, help="folder for models, environment and results")
+    add("--scale", choices=SHAPES, default="full", help="small: to try this; nothing is judged")
+    add("--repeats", type=int, default=2, help="runs of our engine and of the floor")
+    add(
+        "--mergekit-repeats",
+        type=int,
+        default=1,
+        help="runs of mergekit, at most --repeats; 0 for none",
+    )
+    add("--mergekit-dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    add("--deep", action="store_true", help="also our memory on models twice as deep")
+    add("--skip-rates", action="store_true", help="leave out the merge at ten rates (22 GB)")
+    add("--only", nargs="+", choices=[case.name for case in CASES], metavar="CASE")
+    engine = Path(sys.executable).with_name("mergegrid")
+    add("--engine", type=Path, default=engine, help="the program that is ours")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    arguments = parse()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(work, arguments.engine, arguments.mergekit_dtype)
+    versions = make_environment(bench.mergekit) if arguments.mergekit_repeats else {}
+    models = make_models(work, arguments.scale, deep=False)
+    deep = make_models(work, arguments.scale, deep=True) if arguments.deep else None
+    cases = [case for case in CASES if not arguments.only or case.name in arguments.only]
+
+    for turn in range(arguments.repeats):
+        methods = {case.mergekit for case in cases} if turn < arguments.mergekit_repeats else set()
+        for case in cases:
+            bench.run_ours(case, models)
+            if case.mergekit in methods:
+                methods.remove(case.mergekit)
+                bench.run_mergekit(case.mergekit, models)
+            bench.run_floor("one merge", models)
+        if not arguments.skip_rates:
+            bench.run_ours(TEN_RATES, models, outputs=len(RATES))
+            bench.run_floor(TEN_RATES.name, models, outputs=len(RATES))
+    if deep:
+        for case in cases:
+            bench.run_ours(case, deep)
+
+    results = Results(bench.runs, models.name, deep.name if deep else None)
+    ours, theirs = arguments.repeats, min(arguments.repeats, arguments.mergekit_repeats)
+    settings = {
+        "models": models.name,
+        "mergekit dtype": bench.dtype,
+        "runs": f"{ours} of mergegrid and of the floor, {theirs} of mergekit",
+    }
+    results.write(work, settings, versions)
+    logger.info("\n%s\n\n%s\n\nWritten: %s", results.table(), results.verdicts(), work / "merge.md")
+    judged = arguments.scale == "full"
+    return int(judged and not all(check.met for check in results.checks()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
