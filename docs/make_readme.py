@@ -1,7 +1,8 @@
 """Bring every generated part of README.md up to date: figures, tables, times and rule graph.
 
 Reads the results of a finished quickstart (`make quickstart`) and benchmark (`make bench-merge`),
-whichever there are, and writes what stands between markers such as `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`.
+whichever there are, and writes what stands between markers such as `<!-- begin: drop rates -->` and
+`<!-- end: drop rates -->`.
 """
 
 import re
