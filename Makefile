@@ -53,7 +53,7 @@ docs: $(VENV)/.ready
 	$(RUN) $(BIN)/python docs/make_readme.py
 
 bench-merge: $(VENV)/.ready
-	$(BIN)/python benchmarks/merge.py --work .bench $(BENCH)
+	$(BIN)/python benchmarks/merge.py --work .bench --deep $(BENCH)
 
 clean:
 	rm -rf results logs .snakemake

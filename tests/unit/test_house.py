@@ -47,7 +47,9 @@ def test_imports_never_run_upwards(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_modules_hold_one_idea(path):
-    assert len(path.read_text().splitlines()) <= 400
+    # What numba keeps of a loop is made anew when its file changes, not when one it calls does.
+    most = 500 if path.name == "kernels.py" else 400
+    assert len(path.read_text().splitlines()) <= most
 
 
 def test_the_configuration_can_be_checked_without_libraries_that_start_slowly():

@@ -107,6 +107,41 @@ def with_tied(checkpoint: Checkpoint, folder: Path, names: Iterable[str]) -> Che
     return AliasedCheckpoint(checkpoint, tied) if tied else checkpoint
 
 
+def without_tied_copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """A checkpoint without its output embeddings, where the config ties them to the input's.
+
+    Old files hold one matrix under both names. Each name has a mask of its own, so merging both
+    would give two matrices for one.
+    """
+    if _config(folder).get("tie_word_embeddings") is not True:
+        return checkpoint
+    inputs, outputs = (
+        [name for name in checkpoint if f".{name}".endswith(tuple(f".{m}.weight" for m in modules))]
+        for modules in (INPUTS, OUTPUTS)
+    )
+    copies = [
+        name
+        for name in outputs
+        if any(checkpoint.infos[name] == checkpoint.infos[other] for other in inputs)
+    ]
+    for name in copies:
+        logger.info("%s: %s is tied to %s and is not merged apart", folder, name, inputs[0])
+    return Subset(checkpoint, copies) if copies else checkpoint
+
+
+class Subset(Checkpoint):
+    """A checkpoint without some of its tensors."""
+
+    def __init__(self, checkpoint: Checkpoint, left_out: Iterable[str]) -> None:
+        away = set(left_out)
+        super().__init__({n: info for n, info in checkpoint.infos.items() if n not in away})
+        self._checkpoint = checkpoint
+
+    def read(self, name: str, start: int, stop: int, room: Stored) -> Any:
+        """Elements of a tensor."""
+        return self._checkpoint.read(name, start, stop, room)
+
+
 class AliasedCheckpoint(Checkpoint):
     """A checkpoint of which some tensors have further names."""
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergegrid.checkpoints.dtypes import DTYPES
-from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import check_configs, check_homologous, with_tied
-from mergegrid.checkpoints.vocabulary import align
+from mergegrid.checkpoints.family import open_family
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.merging.ranges import LARGE, SMALL, Range, delta_ranges
 from mergegrid.progress import byte_progress
@@ -110,11 +108,8 @@ def measure(
         if not folder.is_dir():
             raise CheckpointError(f"there is no folder {folder}; name the folder of a model")
     name = expert.resolve().name
-    ours, theirs = open_checkpoint(base), open_checkpoint(expert)
-    check_configs(base, expert, name)
-    aligned = align(ours, {name: with_tied(theirs, expert, ours)})
+    aligned = open_family(base, {name: expert}).aligned
     models = aligned.base, aligned.experts[name]
-    check_homologous(*models, name)
     stored = sorted({info.dtype.name for info in aligned.base.infos.values()})
     size = sum(model.infos[each].bytes for model in models for each in aligned.base)
     with byte_progress("deltas", size) as progress:

@@ -221,7 +221,7 @@ def _hand_on(run: Run, merges: Sequence[tuple[Merge, Sink]]) -> None:
 def _not_finite(run: Run, merge: Merge, dtype: Dtype) -> CheckpointError:
     for model in (None, *merge.experts):
         array = run.weight(model) if model else run.base
-        values = np.asarray(run.ops.values(array))
+        ((values, _),) = run.ops.store([array], [DTYPES["float32"]])
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             who = f"expert {model}" if model else "the base"

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from mergegrid.checkpoints import companions
-from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import TensorDigests, checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored, decode, is_finite
-from mergegrid.checkpoints.folder import FolderCheckpoint, open_checkpoint
-from mergegrid.checkpoints.homology import check_configs, with_tied
+from mergegrid.checkpoints.family import Family, open_family
 from mergegrid.checkpoints.publish import MANIFEST, Draft, check_place, publish
 from mergegrid.checkpoints.statistics import check_grams, check_information, open_statistics
-from mergegrid.checkpoints.vocabulary import align, is_vocabulary
+from mergegrid.checkpoints.vocabulary import is_vocabulary
 from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.config.merge_file import MergeFile, parse_size, recipes_of
 from mergegrid.errors import CheckpointError, ConfigError
@@ -78,14 +77,13 @@ def prepare(
     named = {BASE: asked.base, **dict(sorted(asked.experts.items()))}
     folders = {name: _path(origin, folder) for name, folder in named.items()}
     _check_places(targets, folders)
-    opened: dict[str, Checkpoint] = {name: _open(name, folder) for name, folder in folders.items()}
+    for name, folder in folders.items():
+        _check_folder(name, folder)
     config_files = companions.config_files(folders[BASE])
     tokenizer_files = companions.tokenizer_files(folders[_tokenizer(asked)])
-    base = opened.pop(BASE)
-    for name in opened:
-        check_configs(folders[BASE], folders[name], name)
-        opened[name] = with_tied(opened[name], folders[name], base)
-    aligned = align(base, opened, asked.output.vocabulary)
+    experts = {name: folder for name, folder in folders.items() if name != BASE}
+    family = open_family(folders[BASE], experts, asked.output.vocabulary)
+    aligned = family.aligned
     statistics = {
         name: open_statistics(_path(origin, path)) for name, path in asked.statistics.items()
     }
@@ -107,7 +105,7 @@ def prepare(
         recipes=targets,
         infos=infos,
         vocabulary=aligned.rows,
-        notes=[*aligned.report, *_lost_tokens(asked, base, opened)],
+        notes=[*aligned.report, *_lost_tokens(asked, family)],
         plan=planned,
     )
 
@@ -160,13 +158,12 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
     return list(order.recipes)
 
 
-def _open(name: str, folder: Path) -> FolderCheckpoint:
+def _check_folder(name: str, folder: Path) -> None:
     if not folder.is_dir():
         raise CheckpointError(
             f"{_called(name)}: there is no folder {folder}; correct the path "
             "(it starts at the merge file)"
         )
-    return open_checkpoint(folder)
 
 
 def _check_finite(model: str, name: str, start: int, stored: Stored, dtype: Dtype) -> None:
@@ -244,15 +241,14 @@ def _tokenizer(asked: MergeFile) -> str:
     return BASE if asked.output.tokenizer == "base" else asked.output.tokenizer
 
 
-def _lost_tokens(
-    asked: MergeFile, base: Checkpoint, experts: Mapping[str, Checkpoint]
-) -> list[str]:
+def _lost_tokens(asked: MergeFile, family: Family) -> list[str]:
     """A note where the tokenizer may name tokens that the merged model has no row for."""
     who = _tokenizer(asked)
     if who == BASE or asked.output.vocabulary == "pad":
         return []
+    base, expert = family.aligned.base, family.opened[who]
     rows = [info.shape[0] for name, info in base.infos.items() if is_vocabulary(name)]
-    theirs = [experts[who].infos[name].shape[0] for name in base if is_vocabulary(name)]
+    theirs = [expert.infos[name].shape[0] for name in base if is_vocabulary(name)]
     if theirs <= rows:
         return []
     return [

@@ -6,7 +6,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import check_configs, check_homologous, with_tied
+from mergegrid.checkpoints.homology import (
+    check_configs,
+    check_homologous,
+    with_tied,
+    without_tied_copy,
+)
 from mergegrid.errors import CheckpointError
 
 LLAMA = {
@@ -185,3 +190,15 @@ def test_what_the_config_does_not_tie_stays_missing(tmp_path):
 def test_what_is_no_embedding_is_never_tied(gpt_2):
     saved = open_checkpoint(gpt_2)
     assert with_tied(saved, gpt_2, ["h.0.mlp.weight", "lm_head.bias"]) is saved
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_tied_matrix_that_was_saved_under_both_names_is_merged_once(tmp_path, says):
+    (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": says}))
+    matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
+    saved = InMemory(
+        {"model.embed_tokens.weight": matrix, "lm_head.weight": matrix, "model.norm.weight": [1.0]}
+    )
+    names = list(without_tied_copy(saved, tmp_path))
+    assert ("lm_head.weight" in names) == (not says)
+    assert {"model.embed_tokens.weight", "model.norm.weight"} <= set(names)
