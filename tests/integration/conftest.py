@@ -1,6 +1,7 @@
 """Running the command in this process, and as one of its own."""
 
 import logging
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ def run(monkeypatch, capsys, caplog):
         monkeypatch.setattr(sys, "argv", ["mergegrid", *map(str, words)])
         capsys.readouterr()
         caplog.clear()
+        handler = signal.getsignal(signal.SIGTERM)
         with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as stopped:
             cli.main()
+        signal.signal(signal.SIGTERM, handler)
         printed = capsys.readouterr()
         log = "".join(f"{record.getMessage()}\n" for record in caplog.records)
         return Outcome(stopped.value.code or 0, printed.out, log + printed.err)
@@ -43,7 +46,12 @@ def start():
     def begin(*words):
         command = [Path(sys.executable).with_name("mergegrid"), *map(str, words)]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell that runs the tests in the background has its children ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process
