@@ -109,6 +109,13 @@ class Bench:
         cost = measure(command, self.log(f"mergekit {method}"), {"HF_HUB_OFFLINE": "1"})
         self._finish("mergekit", method, models, 1, cost)
 
+    def warm_up(self, models: Models, with_mergekit: bool) -> None:
+        """Run both programs once, unmeasured: ours compiles its loops at first use, once."""
+        self.run_ours(CASES[0], models)
+        if with_mergekit:
+            self.run_mergekit(CASES[0].mergekit, models)
+        self.runs.clear()
+
     def run_floor(self, job: str, models: Models, outputs: int = 1) -> None:
         """Measure reading the inputs and writing as much as the merged models; the base is that."""
         self._prepare(models, outputs)
@@ -211,6 +218,9 @@ def main() -> int:
     models = make_models(work, arguments.scale, deep=False)
     deep = make_models(work, arguments.scale, deep=True) if arguments.deep else None
     cases = [case for case in CASES if not arguments.only or case.name in arguments.only]
+
+    if arguments.scale == "full":
+        bench.warm_up(make_models(work, "small", deep=False), bool(versions))
 
     for turn in range(arguments.repeats):
         methods = {case.mergekit for case in cases} if turn < arguments.mergekit_repeats else set()
