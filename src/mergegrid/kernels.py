@@ -1,9 +1,7 @@
-"""Loops over numbers, compiled at first use and then kept on disk.
+"""The program loop: instructions for arrays, carried out block by block.
 
-All in one file: what is kept is compiled anew when this file changes, and only then.
-
-Operands are cast one by one: two uint32 would otherwise become a uint64, and two float32 with a
-Python number a float64. Nothing is contracted or reordered, so every processor gives the same bits.
+What numba keeps of a function is compiled anew when the function's own file changes, not when one
+that it calls does. So this file names the version of `loops.py`, and a test compares.
 """
 
 from typing import Any
@@ -12,9 +10,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Bits = NDArray[np.uint32]
-Halves = NDArray[np.uint16]
+from mergegrid import loops
+
+#: SHA-256 of `loops.py`, its first 16 digits.
+LOOPS = "7c06bb9aa1b90718"
+
 _kernel: Any = njit(nogil=True, cache=True)
 
 #: Elements that an instruction handles at a time: a few arrays of them stay in the second cache.
@@ -29,308 +29,6 @@ BLOCK = 1 << 12
 ) = range(26)
 # fmt: on
 
-_MAGNITUDE = np.uint32(0x7FFFFFFF)
-_HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
-_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-_ROUNDS = 10
-_SIGN_16, _SIGN_32 = np.uint32(0x8000), np.uint32(0x80000000)
-_INFINITY_32 = np.uint32(0x7F800000)
-_LOWEST_NORMAL_16 = np.uint32(0x38800000)  # 2**-14
-_OVERFLOW_16 = np.uint32(0x477FF000)  # 65520: from here on float16 is infinite.
-
-
-@_kernel
-def widen_bfloat16(stored: Halves, bits: Bits) -> None:
-    """The float32 bits of bfloat16 numbers."""
-    for i in range(stored.size):
-        bits[i] = np.uint32(stored[i]) << np.uint32(16)
-
-
-@_kernel
-def round_to_bfloat16(bits: Bits, stored: Halves) -> None:
-    """The nearest bfloat16 numbers, ties to even."""
-    for i in range(bits.size):
-        value = bits[i]
-        even = np.uint32((value >> np.uint32(16)) & np.uint32(1))
-        rounded = np.uint32(np.uint32(value + np.uint32(0x7FFF)) + even) >> np.uint32(16)
-        # A NaN stays one: rounding up its payload could carry into the sign.
-        is_nan = np.uint32(value & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-        stored[i] = np.uint16(np.uint32(0x7FC0) if is_nan else rounded)
-
-
-@_kernel
-def widen_float16(stored: Halves, bits: Bits) -> None:
-    """The float32 bits of float16 numbers."""
-    values = bits.view(np.float32)
-    for i in range(stored.size):
-        half = np.uint32(stored[i])
-        sign = np.uint32(np.uint32(half & _SIGN_16) << np.uint32(16))
-        magnitude = np.uint32(np.uint32(half & np.uint32(0x7FFF)) << np.uint32(13))
-        # The exponents of the two types are 112 apart; the product is exact, subnormals included.
-        scaled = np.float32(magnitude.view(np.float32) * np.float32(2.0**112)).view(np.uint32)
-        full = np.uint32(half & np.uint32(0x7C00)) == np.uint32(0x7C00)
-        widened = np.uint32(magnitude | _INFINITY_32) if full else scaled
-        values[i] = np.uint32(sign | widened).view(np.float32)
-
-
-@_kernel
-def round_to_float16(bits: Bits, stored: Halves) -> None:
-    """The nearest float16 numbers, ties to even."""
-    for i in range(bits.size):
-        sign = np.uint32(bits[i] & _SIGN_32) >> np.uint32(16)
-        value = np.uint32(bits[i] & np.uint32(0x7FFFFFFF))
-        even = np.uint32((value >> np.uint32(13)) & np.uint32(1))
-        shifted = np.uint32(value - np.uint32(112 << 23))
-        normal = np.uint32(np.uint32(shifted + np.uint32(0x0FFF)) + even) >> np.uint32(13)
-        # Adding 0.5 aligns a subnormal's last bit with that of the sum, which rounds it.
-        aligned = np.float32(value.view(np.float32) + np.float32(0.5)).view(np.uint32)
-        subnormal = np.uint32(aligned - np.uint32(0x3F000000))
-        half = subnormal if value < _LOWEST_NORMAL_16 else normal
-        half = np.uint32(0x7C00) if value >= _OVERFLOW_16 else half
-        half = np.uint32(0x7E00) if value > _INFINITY_32 else half
-        stored[i] = np.uint16(half | sign)
-
-
-@_kernel
-def any_exponent_full_16(stored: Halves, exponent: Any) -> bool:
-    """Whether a 16-bit number is an infinity or NaN."""
-    found = np.uint16(0)
-    for i in range(stored.size):
-        found |= np.uint16((stored[i] & exponent) == exponent)
-    return bool(found != 0)
-
-
-@_kernel
-def any_exponent_full_32(stored: Bits) -> bool:
-    """Whether a float32 number is an infinity or NaN."""
-    found = np.uint32(0)
-    for i in range(stored.size):
-        found |= np.uint32(np.uint32(stored[i] & _INFINITY_32) == _INFINITY_32)
-    return bool(found != 0)
-
-
-@_kernel
-def philox(
-    k0: np.uint64, k1: np.uint64, c2: np.uint64, c3: np.uint64, first: np.uint64, out: Bits
-) -> None:
-    """Philox4x32-10 words of consecutive blocks; counter = block number, then c2 and c3.
-
-    Words are the lower halves of 64 bits, where the processor multiplies them; what is in the upper
-    halves is left there. Source: Salmon, Moraes, Dror,
-    Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.3.
-    """
-    for i in range(out.size // 4):
-        block = np.uint64(first + np.uint64(i))
-        x0, x1, x2, x3 = block & _LOW, block >> _HALF, c2, c3
-        a, b = k0, k1
-        for _ in range(_ROUNDS):
-            p0, p1 = (x0 & _LOW) * _MULTIPLIER_0, (x2 & _LOW) * _MULTIPLIER_1
-            x0, x1 = (p1 >> _HALF) ^ x1 ^ a, p1
-            x2, x3 = (p0 >> _HALF) ^ x3 ^ b, p0
-            a, b = (a + _WEYL_0) & _LOW, (b + _WEYL_1) & _LOW
-        out[4 * i] = np.uint32(x0)
-        out[4 * i + 1] = np.uint32(x1)
-        out[4 * i + 2] = np.uint32(x2)
-        out[4 * i + 3] = np.uint32(x3)
-
-
-@_kernel
-def _subtract(left: Floats, right: Floats, out: Floats) -> None:
-    for i in range(out.size):
-        out[i] = np.float32(left[i] - right[i])
-
-
-@_kernel
-def _product(left: Floats, right: Floats, out: Floats) -> None:
-    for i in range(out.size):
-        out[i] = np.float32(left[i] * right[i])
-
-
-@_kernel
-def _quotient(left: Floats, right: Floats, out: Floats) -> None:
-    for i in range(out.size):
-        out[i] = np.float32(left[i] / right[i])
-
-
-@_kernel
-def _scaled(values: Floats, factor: np.float32, out: Floats) -> None:
-    for i in range(out.size):
-        out[i] = np.float32(values[i] * factor)
-
-
-@_kernel
-def _plus_number(values: Floats, number: np.float32, out: Floats) -> None:
-    for i in range(out.size):
-        out[i] = np.float32(values[i] + number)
-
-
-@_kernel
-def _divided(values: Floats, divisor: np.float32, out: Floats) -> None:
-    for i in range(out.size):
-        out[i] = np.float32(values[i] / divisor)
-
-
-@_kernel
-def _thin(words: Bits, last: np.uint32, values: Floats, factor: np.float32, out: Floats) -> None:
-    """Values times factor where the word is at most `last`."""
-    for i in range(out.size):
-        product = np.float32(values[i] * factor)
-        out[i] = product if words[i] <= last else np.float32(0)
-
-
-@_kernel
-def _add_two(
-    one: Floats, weight: np.float32, other: Floats, other_weight: np.float32, out: Floats
-) -> None:
-    for i in range(out.size):
-        out[i] = np.float32(np.float32(weight * one[i]) + np.float32(other_weight * other[i]))
-
-
-@_kernel
-def _add_one(total: Floats, array: Floats, weight: np.float32) -> None:
-    for i in range(total.size):
-        total[i] = np.float32(total[i] + np.float32(weight * array[i]))
-
-
-@_kernel
-def _add_exactly(total: NDArray[np.float64], array: Floats, weight: np.float64) -> None:
-    for i in range(array.size):
-        total[i] += weight * np.float64(array[i])
-
-
-@_kernel
-def _plus(base: Floats, change: Floats, factor: np.float32, out: Floats) -> None:
-    """Base plus change; base where the change is zero, whose sign a sum could lose."""
-    for i in range(out.size):
-        unchanged, product = base[i], np.float32(factor * change[i])
-        changed = np.float32(unchanged + product)
-        out[i] = unchanged if product == np.float32(0) else changed
-
-
-@_kernel
-def _instead(change: Floats, base: Floats, values: Floats, out: Floats) -> None:
-    for i in range(out.size):
-        unchanged, changed = base[i], values[i]
-        out[i] = unchanged if change[i] == np.float32(0) else changed
-
-
-@_kernel
-def _masked(mask: Floats, values: Floats, out: Floats) -> None:
-    for i in range(out.size):
-        value = values[i]
-        out[i] = np.float32(0) if mask[i] == np.float32(0) else value
-
-
-@_kernel
-def _keep_above(bits: Bits, threshold: np.uint32, out: Bits) -> None:
-    """Zero magnitudes that are not above the threshold."""
-    for i in range(out.size):
-        keeps = np.uint32(bits[i] & _MAGNITUDE) > threshold
-        out[i] = np.uint32(bits[i] * np.uint32(keeps))
-
-
-@_kernel
-def _agree(
-    elected: Floats,
-    undecided: np.float32,
-    delta: Floats,
-    weight: np.float32,
-    total: Floats,
-    mass: Floats,
-) -> None:
-    """Add what has the elected sign to the total, and its weight to the mass."""
-    zero = np.float32(0)
-    for i in range(total.size):
-        value = delta[i]
-        side = undecided if elected[i] == zero else elected[i]
-        agrees = ((value > zero) & (side > zero)) | ((value < zero) & (side < zero))
-        weighted = np.float32(weight * value)
-        total[i] = np.float32(total[i] + (weighted if agrees else zero))
-        mass[i] = np.float32(mass[i] + (weight if agrees else zero))
-
-
-@_kernel
-def _divide(total: Floats, mass: Floats) -> None:
-    """Total over mass in place; where there is no mass the total is zero and stays."""
-    for i in range(total.size):
-        divisor = np.float32(1) if mass[i] == np.float32(0) else mass[i]
-        total[i] = np.float32(total[i] / divisor)
-
-
-@_kernel
-def _count_high(bits: Bits, counts: NDArray[np.int64]) -> None:
-    """Histogram of the leading 15 bits of magnitudes, and after it the number of zeros."""
-    zeros = np.int64(0)
-    for i in range(bits.size):
-        zeros += np.int64(np.uint32(bits[i] & _MAGNITUDE) == np.uint32(0))
-    counts[0] += zeros
-    counts[counts.size - 1] += zeros
-    if zeros == bits.size:
-        return
-    for i in range(bits.size):
-        magnitude = np.uint32(bits[i] & _MAGNITUDE)
-        if magnitude != np.uint32(0):
-            counts[magnitude >> np.uint32(16)] += 1
-
-
-@_kernel
-def _count_low(bits: Bits, bucket: np.uint32, counts: NDArray[np.int64]) -> None:
-    """Histogram of the last 16 bits of magnitudes whose leading bits are `bucket`."""
-    for i in range(bits.size):
-        magnitude = np.uint32(bits[i] & _MAGNITUDE)
-        if np.uint32(magnitude >> np.uint32(16)) == bucket:
-            counts[magnitude & np.uint32(0xFFFF)] += 1
-
-
-@_kernel
-def _count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
-    count = np.int64(0)
-    for i in range(bits.size):
-        count += np.int64(np.uint32(bits[i] & _MAGNITUDE) == wanted)
-    return count
-
-
-@_kernel
-def _count_near(
-    bits: Bits,
-    low: np.uint32,
-    guess: np.uint32,
-    width: np.uint32,
-    shift: np.uint32,
-    counts: NDArray[np.int64],
-) -> np.int64:
-    """Magnitudes below `low`, equal to the guess, and in bins the others in low + [0, width)."""
-    below = equal = np.int64(0)
-    for i in range(bits.size):
-        magnitude = np.uint32(bits[i] & _MAGNITUDE)
-        below += np.int64(magnitude < low)
-        equal += np.int64(magnitude == guess)
-    counts[0] += below
-    counts[1] += equal
-    for start in range(0, bits.size, 64):
-        part = bits[start : start + 64]
-        near = np.int64(0)
-        for i in range(part.size):
-            magnitude = np.uint32(part[i] & _MAGNITUDE)
-            is_near = np.uint32(magnitude - low) < width
-            near += np.int64(is_near & (magnitude != guess))
-        if near:
-            for i in range(part.size):
-                magnitude = np.uint32(part[i] & _MAGNITUDE)
-                place = np.uint32(magnitude - low)
-                if place < width and magnitude != guess:
-                    counts[2 + np.int64(place >> shift)] += 1
-    return equal
-
-
-@_kernel
-def _count_dropped(words: Bits, threshold: np.uint64) -> np.int64:
-    count = np.int64(0)
-    for i in range(words.size):
-        count += np.int64(np.uint64(words[i]) >= threshold)
-    return count
-
 
 @_kernel
 def execute(
@@ -340,7 +38,7 @@ def execute(
     count: int,
     rooms: NDArray[np.uint8],
     results: NDArray[np.uint8],
-    registers: Floats,
+    registers: NDArray[np.float32],
     scratch: NDArray[np.float64],
     counts: NDArray[np.int64],
     found: NDArray[np.int64],
@@ -373,115 +71,102 @@ def execute(
                 out[:] = rooms[integers[integer]].view(np.float32)[start : start + size]
             elif op == LOAD_BFLOAT16:
                 stored = rooms[integers[integer]].view(np.uint16)[start : start + size]
-                widen_bfloat16(stored, out.view(np.uint32))
+                loops.widen_bfloat16(stored, out.view(np.uint32))
             elif op == LOAD_FLOAT16:
                 stored = rooms[integers[integer]].view(np.uint16)[start : start + size]
-                widen_float16(stored, out.view(np.uint32))
+                loops.widen_float16(stored, out.view(np.uint32))
             elif op == SUBTRACT:
-                _subtract(first, registers[program[row, 6], :size], out)
+                loops.subtract(first, registers[program[row, 6], :size], out)
             elif op == PRODUCT:
-                _product(first, registers[program[row, 6], :size], out)
+                loops.product(first, registers[program[row, 6], :size], out)
             elif op == QUOTIENT:
-                _quotient(first, registers[program[row, 6], :size], out)
+                loops.quotient(first, registers[program[row, 6], :size], out)
             elif op == SCALED:
-                _scaled(first, np.float32(floats[number]), out)
+                loops.scaled(first, np.float32(floats[number]), out)
             elif op == PLUS_NUMBER:
-                _plus_number(first, np.float32(floats[number]), out)
+                loops.plus_number(first, np.float32(floats[number]), out)
             elif op == DIVIDED:
-                _divided(first, np.float32(floats[number]), out)
+                loops.divided(first, np.float32(floats[number]), out)
             elif op == WORDS:
                 # Blocks are whole, but for the last: its words are rounded up to four.
                 words = registers[target, : (size + 3) // 4 * 4].view(np.uint32)
                 key = integers[integer : integer + 5]
-                philox(key[0], key[1], key[2], key[3], key[4] + np.uint64(start // 4), words)
+                loops.philox(key[0], key[1], key[2], key[3], key[4] + np.uint64(start // 4), words)
             elif op == THIN:
                 second = registers[program[row, 6], :size]
                 if integers[integer] == np.uint64(0):
                     out[:] = np.float32(0)
                 else:
                     last = np.uint32(integers[integer] - np.uint64(1))
-                    _thin(first.view(np.uint32), last, second, np.float32(floats[number]), out)
+                    loops.thin(first.view(np.uint32), last, second, np.float32(floats[number]), out)
             elif op == WEIGHTED_SUM:
                 if operands == 1:
-                    _scaled(first, np.float32(floats[number]), out)
+                    loops.scaled(first, np.float32(floats[number]), out)
                 else:
                     second = registers[program[row, 6], :size]
                     one, two = np.float32(floats[number]), np.float32(floats[number + 1])
-                    _add_two(first, one, second, two, out)
+                    loops.add_two(first, one, second, two, out)
                 for k in range(2, operands):
                     other = registers[program[row, 5 + k], :size]
-                    _add_one(out, other, np.float32(floats[number + k]))
+                    loops.add_one(out, other, np.float32(floats[number + k]))
             elif op == WEIGHTED_MEAN:
                 for i in range(size):
                     scratch[i] = floats[number] * np.float64(first[i])
                 for k in range(1, operands):
-                    _add_exactly(scratch, registers[program[row, 5 + k], :size], floats[number + k])
+                    loops.add_exactly(
+                        scratch, registers[program[row, 5 + k], :size], floats[number + k]
+                    )
                 for i in range(size):
                     out[i] = np.float32(scratch[i] / floats[number + operands])
             elif op == PLUS:
                 second = registers[program[row, 6], :size]
-                _plus(first, second, np.float32(floats[number]), out)
+                loops.plus(first, second, np.float32(floats[number]), out)
             elif op == INSTEAD:
                 second = registers[program[row, 6], :size]
-                _instead(first, second, registers[program[row, 7], :size], out)
+                loops.instead(first, second, registers[program[row, 7], :size], out)
             elif op == MASKED:
-                _masked(first, registers[program[row, 6], :size], out)
+                loops.masked(first, registers[program[row, 6], :size], out)
             elif op == KEEP_LARGE:
                 floor = np.uint32(integers[integer])
                 place = min(max(np.int64(integers[integer + 1]) - start, 0), size)
                 raw, kept = first.view(np.uint32), out.view(np.uint32)
-                _keep_above(raw[:place], np.uint32(floor - np.uint32(1)), kept[:place])
-                _keep_above(raw[place:], floor, kept[place:])
+                loops.keep_above(raw[:place], np.uint32(floor - np.uint32(1)), kept[:place])
+                loops.keep_above(raw[place:], floor, kept[place:])
             elif op == AGREEING_MEAN:
                 elected[:] = np.float32(0)
                 for k in range(operands):
-                    _add_one(elected, registers[program[row, 5 + k], :size], np.float32(1))
+                    loops.add_one(elected, registers[program[row, 5 + k], :size], np.float32(1))
                 out[:] = np.float32(0)
                 spare[:] = np.float32(0)
                 undecided = np.float32(floats[number + operands])
                 for k in range(operands):
                     weight = np.float32(floats[number + k])
                     delta = registers[program[row, 5 + k], :size]
-                    _agree(elected, undecided, delta, weight, out, spare)
-                _divide(out, spare)
+                    loops.agree(elected, undecided, delta, weight, out, spare)
+                loops.divide(out, spare)
             elif op == STORE_FLOAT32:
                 results[target].view(np.float32)[start : start + size] = first
-                found[target] |= any_exponent_full_32(first.view(np.uint32))
+                found[target] |= loops.any_exponent_full_32(first.view(np.uint32))
             elif op == STORE_BFLOAT16:
                 stored = results[target].view(np.uint16)[start : start + size]
-                round_to_bfloat16(first.view(np.uint32), stored)
-                found[target] |= any_exponent_full_16(stored, np.uint16(0x7F80))
+                loops.round_to_bfloat16(first.view(np.uint32), stored)
+                found[target] |= loops.any_exponent_full_16(stored, np.uint16(0x7F80))
             elif op == STORE_FLOAT16:
                 stored = results[target].view(np.uint16)[start : start + size]
-                round_to_float16(first.view(np.uint32), stored)
-                found[target] |= any_exponent_full_16(stored, np.uint16(0x7C00))
+                loops.round_to_float16(first.view(np.uint32), stored)
+                found[target] |= loops.any_exponent_full_16(stored, np.uint16(0x7C00))
             elif op == COUNT_HIGH:
-                _count_high(first.view(np.uint32), counts)
+                loops.count_high(first.view(np.uint32), counts)
             elif op == COUNT_LOW:
-                _count_low(first.view(np.uint32), np.uint32(integers[integer]), counts)
+                loops.count_low(first.view(np.uint32), np.uint32(integers[integer]), counts)
             elif op == COUNT_EQUAL:
-                found[target] += _count_equal(first.view(np.uint32), np.uint32(integers[integer]))
+                found[target] += loops.count_equal(
+                    first.view(np.uint32), np.uint32(integers[integer])
+                )
             elif op == COUNT_NEAR:
                 low, guess = np.uint32(integers[integer]), np.uint32(integers[integer + 1])
                 width, shift = np.uint32(integers[integer + 2]), np.uint32(integers[integer + 3])
                 bits = first.view(np.uint32)
-                found[target] += _count_near(bits, low, guess, width, shift, counts)
+                found[target] += loops.count_near(bits, low, guess, width, shift, counts)
             elif op == COUNT_DROPPED:
-                found[target] += _count_dropped(first.view(np.uint32), integers[integer])
-
-
-@_kernel
-def dots(left: Floats, right: Floats, grain: int, out: NDArray[np.float64]) -> None:
-    """Inner product of every grain, in eight sums so that it runs in vector registers."""
-    lanes = np.zeros(8, np.float64)
-    for part in range(out.size):
-        start, stop = part * grain, min((part + 1) * grain, left.size)
-        lanes[:] = 0.0
-        whole = start + (stop - start) // 8 * 8
-        for i in range(start, whole, 8):
-            for lane in range(8):
-                lanes[lane] += np.float64(left[i + lane]) * np.float64(right[i + lane])
-        for i in range(whole, stop):
-            lanes[i - whole] += np.float64(left[i]) * np.float64(right[i])
-        for lane in range(8):
-            out[part] += lanes[lane]
+                found[target] += loops.count_dropped(first.view(np.uint32), integers[integer])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergegrid.errors import CheckpointError
-from mergegrid.kernels import (
+from mergegrid.loops import (
     any_exponent_full_16,
     any_exponent_full_32,
     round_to_bfloat16,

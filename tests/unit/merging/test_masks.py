@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergegrid.kernels import philox
+from mergegrid.loops import philox
 from mergegrid.merging.masks import mask_key, threshold
 from mergegrid.recipe.sparsifiers import DropOnly
 

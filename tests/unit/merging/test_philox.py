@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mergegrid.kernels import philox
+from mergegrid.loops import philox
 
 ONES = 0xFFFFFFFF
 #: Counter, key, words.

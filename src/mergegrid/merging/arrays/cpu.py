@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid import kernels
+from mergegrid import kernels, loops
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
 from mergegrid.merging.arrays.operations import GRAIN, MaskKey
 from mergegrid.merging.arrays.program import Expression, Machine, room
@@ -196,7 +196,7 @@ class CpuOperations:
         """Inner products by grain."""
         (one, _), (other, _) = self.store([left, right], [_FLOAT32, _FLOAT32])
         out = np.zeros(-(-left.count // GRAIN), np.float64)
-        kernels.dots(one, other, GRAIN, out)
+        loops.dots(one, other, GRAIN, out)
         return out
 
     def thin_by_rank(
