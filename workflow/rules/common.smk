@@ -2,7 +2,7 @@
 The checked configuration and the functions that rules share. No rule is here.
 """
 
-from mergegrid.config import requests
+from mergegrid.config import decoder_requests, requests
 from mergegrid.config.source import PathOrigin
 from mergegrid.config.loading import check_paths, check_study, read_yaml
 from mergegrid.errors import MergegridError
@@ -27,9 +27,9 @@ STUDY = checked_study()
 SCRIPTS = (
     Path(workflow.current_basedir.get_path_or_uri(secret_free=False)).parent / "scripts"
 )
-EXPERTS = sorted(
-    {name for family in STUDY.families.values() for name in family.experts}
-)
+DECODERS = STUDY.decoders
+FAMILIES = {**STUDY.families, **(DECODERS.families if DECODERS else {})}
+EXPERTS = sorted({name for family in FAMILIES.values() for name in family.experts})
 # Every table and figure, and the results that it is made from.
 TABLES = {
     "drop_rates": "scores",
@@ -37,8 +37,10 @@ TABLES = {
     "merges": "scores",
     "merges_wide": "scores",
     "merge_candidates": "scores",
+    "benchmarks": "scores",
     "delta_ranges": "deltas",
     "experts": "experts",
+    "decoders": "decoders",
     "sources": "sources",
 }
 FIGURES = {"drop_rates": "scores", "merges": "scores", "deltas": "deltas"}
@@ -50,7 +52,7 @@ def code_of(script):
 
 
 def one_of(names):
-    return "|".join(map(re.escape, names))
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def as_json(spec):
@@ -62,9 +64,25 @@ def gpus():
     return 1 if "gpu" in workflow.global_resources else 0
 
 
+def decoder_sources():
+    """What the study of decoders fetches, by the name of its record."""
+    found = {}
+    for name, benchmark in (DECODERS.benchmarks if DECODERS else {}).items():
+        if benchmark.records:
+            found[f"benchmark~{name}"] = ("dataset", benchmark.records)
+    for name, family in (DECODERS.families if DECODERS else {}).items():
+        found[f"base~{name}"] = ("model", family.base)
+        for expert, spec in family.experts.items():
+            if spec.source:
+                found[f"expert~{name}~{expert}"] = ("model", spec.source)
+            elif spec.data.records:
+                found[f"data~{name}~{expert}"] = ("dataset", spec.data.records)
+    return found
+
+
 def source_configs():
     """Everything that is fetched, by the name of its record."""
-    found = {}
+    found = decoder_sources()
     for task, spec in STUDY.tasks.items():
         for split in ("train", "validation", "test"):
             if table := getattr(spec, split):
@@ -132,13 +150,13 @@ def ready_source(wildcards):
     return source_json(name) if name in SOURCES else None
 
 
-def per_expert(pattern):
-    """A pattern filled for every expert of every family and every training seed."""
+def per_expert(pattern, study):
+    """A pattern filled for every expert of every family and every training seed of a study."""
     return [
         pattern.format(family=name, expert=expert, seed=seed)
-        for name, family in STUDY.families.items()
+        for name, family in (study.families if study else {}).items()
         for expert in family.experts
-        for seed in STUDY.seeds.training
+        for seed in study.seeds.training
     ]
 
 
@@ -148,10 +166,13 @@ def set_experts(wildcards):
 
 def results_for(kind):
     """The files behind one kind of results, under the name that the report's scripts expect."""
+    deltas = "<results>/{family}/deltas/{expert}/seed~{seed}.parquet"
+    experts = "<results>/{family}/experts/{expert}/seed~{seed}"
     files = {
         "scores": "<results>/scores.parquet",
-        "deltas": per_expert("<results>/{family}/deltas/{expert}/seed~{seed}.parquet"),
-        "experts": per_expert("<results>/{family}/experts/{expert}/seed~{seed}"),
+        "deltas": [*per_expert(deltas, STUDY), *per_expert(deltas, DECODERS)],
+        "experts": per_expert(experts, STUDY),
+        "decoders": per_expert(experts, DECODERS),
         "sources": [f"<results>/sources/{name}.json" for name in SOURCES],
     }
     return {kind: files[kind]}
@@ -160,7 +181,7 @@ def results_for(kind):
 def sweep_files():
     if STUDY.sweep is None:
         return []
-    return per_expert("<results>/{family}/sweeps/{expert}/seed~{seed}.parquet")
+    return per_expert("<results>/{family}/sweeps/{expert}/seed~{seed}.parquet", STUDY)
 
 
 def merge_files():
@@ -170,3 +191,17 @@ def merge_files():
         for experts in STUDY.expert_sets(family)
         for seed in STUDY.seeds.training
     ]
+
+
+def all_results():
+    """Everything that the study asks for."""
+    tables = expand(
+        "<results>/tables/{table}.{kind}", table=TABLES, kind=["csv", "md", "html"]
+    )
+    figures = expand(
+        "<results>/figures/{family}/{figure}.{kind}",
+        family=FAMILIES,
+        figure=FIGURES,
+        kind=["svg", "png"],
+    )
+    return ["<results>/scores.parquet", *tables, *figures]

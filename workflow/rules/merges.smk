@@ -20,6 +20,8 @@ rule merges:
         ],
     output:
         scores="<results>/{family}/merges/{set}/seed~{seed}.parquet",
+    wildcard_constraints:
+        family=one_of(STUDY.families),
     log:
         "<logs>/merges/{family}/{set}/seed~{seed}.log",
     benchmark:

@@ -15,6 +15,8 @@ rule import_base:
         source="<results>/sources/base~{family}.json",
     output:
         folder=directory("<results>/{family}/base"),
+    wildcard_constraints:
+        family=one_of(STUDY.families),
     log:
         "<logs>/import_base/{family}.log",
     benchmark:
@@ -39,6 +41,8 @@ rule expert:
         unpack(expert_origin),
     output:
         folder=directory("<results>/{family}/experts/{expert}/seed~{seed}"),
+    wildcard_constraints:
+        family=one_of(STUDY.families),
     log:
         "<logs>/expert/{family}/{expert}/seed~{seed}.log",
     benchmark:

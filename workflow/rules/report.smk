@@ -1,7 +1,7 @@
 """
 All scores in one table, and the tables and figures that are made from it.
 
-REQUIRED INPUTS: the scores of all sweeps and merges, the deltas and the experts
+REQUIRED INPUTS: the scores of all sweeps, merges and benchmarks, the deltas and the experts
 OUTPUTS:
     scores = <results>/scores.parquet
     tables = <results>/tables/{table}.csv, .md and .html
@@ -14,6 +14,7 @@ rule scores:
     input:
         sweep_files(),
         merge_files(),
+        decoder_score_files(),
     output:
         scores="<results>/scores.parquet",
     log:

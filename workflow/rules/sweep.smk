@@ -15,6 +15,8 @@ rule sweep:
         examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
     output:
         scores="<results>/{family}/sweeps/{expert}/seed~{seed}.parquet",
+    wildcard_constraints:
+        family=one_of(STUDY.families),
     log:
         "<logs>/sweep/{family}/{expert}/seed~{seed}.log",
     benchmark:

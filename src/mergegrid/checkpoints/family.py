@@ -27,9 +27,18 @@ class Family:
 
 
 def open_family(
-    base: Path, experts: Mapping[str, Path], policy: VocabularyPolicy = "base_rows"
+    base: Path,
+    experts: Mapping[str, Path],
+    policy: VocabularyPolicy = "base_rows",
+    homologous: bool = True,
 ) -> Family:
     """Open the folders of a base and its experts, without reading any weights.
+
+    Args:
+        base: folder of the base.
+        experts: folders of the experts by name.
+        policy: what happens to embedding rows beyond the base's.
+        homologous: whether configurations must agree (`rope_theta`, say), and not shapes alone.
 
     Raises:
         CheckpointError: a model is damaged, cannot be merged, or is not homologous with the base.
@@ -38,7 +47,8 @@ def open_family(
     theirs: dict[str, Checkpoint] = {}
     for name, folder in experts.items():
         opened = open_checkpoint(folder)
-        check_configs(base, folder, name)
+        if homologous:
+            check_configs(base, folder, name)
         theirs[name] = with_tied(opened, folder, ours)
     aligned = align(ours, theirs, policy)
     for name, expert in aligned.experts.items():

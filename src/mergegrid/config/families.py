@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
+from mergegrid.config.grids import Name
 from mergegrid.config.source import SourceConfig
 from mergegrid.recipe.spec import Spec
 
@@ -25,19 +26,19 @@ class Finetune(Spec):
     """Norm above which gradients are scaled down."""
 
 
-def _partial(spec: type[Spec]) -> Any:
-    fields: dict[str, Any] = {
-        name: (
-            Annotated[(field.annotation, *field.metadata)] | None,
-            Field(default=None, description=field.description),
-        )
-        for name, field in spec.model_fields.items()
-    }
+def partial(spec: type[Spec]) -> Any:
+    """The type of values that replace some of a spec's."""
+    fields: dict[str, Any] = {}
+    for name, field in spec.model_fields.items():
+        one: Any = field.annotation
+        if field.metadata:
+            one = Annotated[(one, *field.metadata)]
+        fields[name] = (one | None, Field(default=None, description=field.description))
     doc = "Values that replace the family's for one expert."
     return create_model(f"{spec.__name__}Override", __base__=Spec, __doc__=doc, **fields)
 
 
-FinetuneOverride: Any = _partial(Finetune)
+FinetuneOverride: Any = partial(Finetune)
 
 
 class Expert(Spec):
@@ -56,7 +57,7 @@ class Family(Spec):
 
     base: SourceConfig
     """The pre-trained model."""
-    experts: Annotated[dict[str, Expert], Field(min_length=1)]
+    experts: Annotated[dict[Name, Expert], Field(min_length=1)]
     """Experts by name."""
     finetune: Finetune = Finetune()
     """How the experts are fine-tuned."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mergegrid.config.decoders import Decoders
 from mergegrid.config.reading import check_content, read_yaml
 from mergegrid.config.source import PathOrigin, SourceConfig
 from mergegrid.config.study import Study
@@ -38,6 +39,8 @@ def check_paths(study: Study) -> None:
         named[f"families.{name}.base"] = family.base
         for expert, spec in family.experts.items():
             named[f"families.{name}.experts.{expert}"] = spec.source
+    if study.decoders:
+        named |= _of_decoders(study.decoders)
     for key, config in named.items():
         origin = config.origin if config else None
         if isinstance(origin, PathOrigin) and not Path(origin.path).exists():
@@ -46,3 +49,17 @@ def check_paths(study: Study) -> None:
                 f"{Path(origin.path).resolve()}; "
                 "correct the path (it is relative to where the run starts)"
             )
+
+
+def _of_decoders(study: Decoders) -> dict[str, SourceConfig | None]:
+    named: dict[str, SourceConfig | None] = {
+        f"decoders.benchmarks.{name}.records": benchmark.records
+        for name, benchmark in study.benchmarks.items()
+    }
+    for name, family in study.families.items():
+        key = f"decoders.families.{name}"
+        named[f"{key}.base"] = family.base
+        for expert, spec in family.experts.items():
+            named[f"{key}.experts.{expert}"] = spec.source
+            named[f"{key}.experts.{expert}.data.records"] = spec.data.records if spec.data else None
+    return named

@@ -19,7 +19,7 @@ Metric = Literal[
     "spearman",
     "pearson_and_spearman",
 ]
-Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines"]
+Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "lines"]
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -5,7 +5,6 @@ warm-up, best epoch on validation. The seed governs the new head, the order of t
 dropout. An interrupted run goes on after its last finished epoch and ends with the same weights.
 """
 
-import json
 import logging
 import shutil
 import sys
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch.utils.data import Dataset
 from transformers import (
     AutoTokenizer,
@@ -33,7 +31,7 @@ from mergegrid.checkpoints.encoders import load_classifier, save_expert
 from mergegrid.checkpoints.publish import published_digest
 from mergegrid.config.families import Finetune
 from mergegrid.config.requests import FinetuneRequest, Target
-from mergegrid.provenance import canonical_json
+from mergegrid.finetuning.state import last_checkpoint, state_folder
 from mergegrid.tasks.encoding import encode
 from mergegrid.tasks.examples import examples_digest
 from mergegrid.tasks.metrics import predictions_of, score
@@ -64,7 +62,7 @@ def finetune(
         "device": device,
         "code": code,
     }
-    state = _state(folder, made_from)
+    state = state_folder(folder, made_from)
     set_seed(request.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = load_classifier(base, **_head(target))
@@ -82,7 +80,7 @@ def finetune(
         callbacks=[_Progress()],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(state))
+    trainer.train(resume_from_checkpoint=last_checkpoint(state))
     curve = [
         {"epoch": entry["epoch"], "validation": entry["eval_score"], "loss": entry["eval_loss"]}
         for entry in trainer.state.log_history
@@ -176,32 +174,3 @@ def _head(target: Target) -> dict[str, Any]:
         "id2label": names,
         "label2id": {name: index for index, name in names.items()},
     }
-
-
-def _state(folder: Path, made_from: dict[str, Any]) -> Path:
-    """The folder for resuming; state of another request is of no use and goes."""
-    state = folder.with_name(f"{folder.name}.state")
-    request = state / "request.json"
-    wanted = canonical_json(made_from)
-    if not (request.is_file() and request.read_text() == wanted):
-        shutil.rmtree(state, ignore_errors=True)
-        state.mkdir(parents=True)
-        request.write_text(wanted)
-    return state
-
-
-def _last_checkpoint(state: Path) -> str | None:
-    """The newest complete checkpoint; one cut while it was written is removed."""
-    for checkpoint in sorted(
-        state.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])
-    ):
-        try:
-            # The Trainer writes this file last.
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-        except (OSError, ValueError, RuntimeError):
-            shutil.rmtree(checkpoint)
-            continue
-        logger.info("going on from %s", checkpoint.name)
-        return str(checkpoint)
-    return None

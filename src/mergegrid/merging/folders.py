@@ -56,6 +56,8 @@ def prepare(
     threads: int | None = None,
     max_memory: int | None = None,
     device: str = "cpu",
+    recipe: Recipe | None = None,
+    homologous: bool = True,
 ) -> Order:
     """Open the models of a merge file and check all that can be known before the work.
 
@@ -66,12 +68,14 @@ def prepare(
         threads: threads to use; by default one for each processor.
         max_memory: bytes that must suffice.
         device: `cpu` or `cuda`.
+        recipe: the one recipe of the file under the name that a study gives it.
+        homologous: whether configurations of experts and base must agree, and not shapes alone.
 
     Raises:
         CheckpointError: a model is damaged, cannot be merged, or is not homologous with the base.
         ConfigError: the recipe does not fit the models, or the memory does not suffice.
     """
-    recipes = recipes_of(asked, origin)
+    recipes = recipes_of(asked, origin) if recipe is None else {out.name: recipe}
     _check_names(asked, origin)
     targets = _targets(out, recipes)
     named = {BASE: asked.base, **dict(sorted(asked.experts.items()))}
@@ -82,7 +86,7 @@ def prepare(
     config_files = companions.config_files(folders[BASE])
     tokenizer_files = companions.tokenizer_files(folders[_tokenizer(asked)])
     experts = {name: folder for name, folder in folders.items() if name != BASE}
-    family = open_family(folders[BASE], experts, asked.output.vocabulary)
+    family = open_family(folders[BASE], experts, asked.output.vocabulary, homologous)
     aligned = family.aligned
     statistics = {
         name: open_statistics(_path(origin, path)) for name, path in asked.statistics.items()

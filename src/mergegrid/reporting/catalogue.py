@@ -22,6 +22,8 @@ class Results:
     """Delta ranges, one file per expert and training seed."""
     experts: list[Path] = field(default_factory=list)
     """Published experts, one folder per expert and training seed."""
+    decoders: list[Path] = field(default_factory=list)
+    """Published decoders, one folder per expert and training seed."""
     sources: list[Path] = field(default_factory=list)
     """Records of what was fetched."""
     licences: dict[str, str | None] = field(default_factory=dict)
@@ -56,6 +58,18 @@ class Results:
             found.append({"family": family, "expert": expert, **target, **training})
         return found
 
+    def read_decoders(self) -> list[dict[str, Any]]:
+        """How each decoder was trained, where it was trained here, and its place in the study."""
+        found = []
+        for folder in self.decoders:
+            path = folder / "training.json"
+            training = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            family, expert = folder.parts[-4], folder.parts[-2]
+            seed = int(folder.name.removeprefix("seed~"))
+            place = {"family": family, "expert": expert, "training_seed": seed}
+            found.append({**place, "training": training})
+        return found
+
     def read_sources(self) -> pd.DataFrame:
         """What was fetched, one row per record."""
         records = [(path.stem, json.loads(path.read_text())) for path in self.sources]
@@ -80,8 +94,10 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "merges": lambda results: tables.merges(results.read_scores()),
     "merges_wide": lambda results: tables.merges_wide(results.read_scores()),
     "merge_candidates": lambda results: tables.merge_candidates(results.read_scores()),
+    "benchmarks": lambda results: tables.benchmarks(results.read_scores()),
     "delta_ranges": lambda results: tables.delta_ranges(results.read_deltas()),
     "experts": lambda results: tables.expert_table(results.read_experts()),
+    "decoders": lambda results: tables.decoder_table(results.read_decoders()),
     "sources": lambda results: results.read_sources(),
 }
 

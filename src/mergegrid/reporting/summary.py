@@ -15,6 +15,13 @@ STAGES = {
     "deltas": "measure deltas",
     "sweep": "sweep drop rates",
     "merges": "merge and score",
+    "import_decoder": "import decoders",
+    "instructions": "prepare instructions",
+    "questions": "prepare questions",
+    "decoder": "fine-tune decoders",
+    "merge": "merge decoders",
+    "generate": "generate answers",
+    "score": "score answers",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from mergegrid.config.decoders import DecoderFinetune
 from mergegrid.config.families import Finetune
 from mergegrid.reporting.style import METHOD_ORDER, SPARSIFIER_ORDER
 
@@ -157,8 +158,48 @@ def expert_table(experts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*head, "best_epoch", "best_validation"])
 
 
+def decoder_table(decoders: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """How each decoder was trained, and its loss on held-out answers after the last epoch.
+
+    Ready decoders, which were not trained here, have neither settings nor a loss.
+    """
+    rows = []
+    for decoder in decoders:
+        training = decoder["training"]
+        settings = dict(training.get("settings", {}))
+        lora = settings.pop("lora", None)
+        rows.append(
+            {
+                **{name: decoder[name] for name in ("family", "expert", "training_seed")},
+                **settings,
+                "lora_rank": lora and lora["rank"],
+                "validation_loss": training["curve"][-1]["loss"] if training else None,
+            }
+        )
+    head = ["family", "expert", "training_seed"]
+    names = [name for name in DecoderFinetune.model_fields if name != "lora"]
+    return pd.DataFrame(rows, columns=[*head, *names, "lora_rank", "validation_loss"])
+
+
+def benchmarks(scores: pd.DataFrame) -> pd.DataFrame:
+    """Every metric of every decoder on every benchmark, with the engine that wrote the answers.
+
+    `stderr` is the mean standard error over the questions, `n` their number.
+    """
+    rows = scores[scores["engine"] != ""]
+    keys = [*_MERGE, "rate", "settings", "task", "metric", "split", "engine"]
+    table = _spread(rows, keys, stderr=("stderr", "mean"), n=("n", "first"))
+    order = [*_MERGE, "rate", "settings", "task", "split"]
+    return _sorted(table, order, like=rows)[[*keys, *SPREAD, "stderr", "n"]]
+
+
 def _study(scores: pd.DataFrame, study: str) -> pd.DataFrame:
-    return scores[scores["study"] == study].reset_index(drop=True)
+    """The primary scores of a study; where engines differ, each task says by which."""
+    rows = scores[scores["primary"]]
+    several = rows["family"].map(rows.groupby("family")["engine"].nunique()) > 1
+    marked = rows["task"] + " [" + rows["engine"] + "]"
+    rows = rows.assign(task=rows["task"].mask(several, marked))
+    return rows[rows["study"] == study].reset_index(drop=True)
 
 
 def _sweep_rows(scores: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,8 @@ from mergegrid.merging.plan import settings_on
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.recipe.sparsifiers import Sparsifier
-from mergegrid.scoring.classifier import Measurement, Split, TaskScorer
+from mergegrid.scoring.classifier import TaskScorer
+from mergegrid.scoring.scores import Measurement, Split
 from mergegrid.scoring.store import ScoreStore
 from mergegrid.tasks.examples import examples_digest
 

@@ -1,9 +1,8 @@
 """Scoring classifiers: one model per task, whose encoder is replaced candidate by candidate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,20 +12,11 @@ from transformers import AutoTokenizer
 from mergegrid.checkpoints.encoders import load_classifier
 from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.config.requests import Target
+from mergegrid.scoring.scores import Measurement, Split
 from mergegrid.tasks.encoding import batches, encode
 from mergegrid.tasks.metrics import predictions_of, score, standard_error
 
-Split = Literal["validation", "test"]
 _MAX_TOKENS = {"cpu": 1024, "cuda": 32768}
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Value of a metric on n examples."""
-
-    value: float
-    stderr: float
-    n: int
 
 
 class TaskScorer:

@@ -1,16 +1,27 @@
 """Scores as rows: one per recipe, task head and split, in columns of one fixed meaning."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from mergegrid.config.requests import Target
 from mergegrid.config.study import Selection
 from mergegrid.provenance import canonical_json
 from mergegrid.recipe.recipe import Recipe
-from mergegrid.scoring.classifier import Measurement, Split
+
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Value of a metric on n examples."""
+
+    value: float
+    stderr: float
+    n: int
+
 
 #: Column, type, meaning: the whole of `results/scores.parquet`.
 COLUMNS = {
@@ -23,10 +34,11 @@ COLUMNS = {
     "mask_seed": ("Int64", "seed of the random mask; missing where there is none"),
     "method": ("string", "kind of the merging method"),
     "settings": ("string", "all other parameters of sparsifier and of method, as JSON"),
-    "head": ("string", "expert whose task head is scored"),
-    "task": ("string", "task the model is scored on"),
+    "head": ("string", "expert whose task head is scored, or whose ability a benchmark measures"),
+    "task": ("string", "task or benchmark the model is scored on"),
     "split": ("string", "`validation` or `test`"),
     "metric": ("string", "metric of the task"),
+    "primary": ("bool", "whether the metric is the one that tables and figures compare"),
     "value": ("float64", "value of the metric"),
     "stderr": ("float64", "standard error of the value over the examples"),
     "n": ("int64", "number of examples"),
@@ -34,7 +46,8 @@ COLUMNS = {
     "selection": ("string", "split on which candidates were compared; `none` in a sweep"),
     "recipe": ("string", "readable name of the recipe"),
     "recipe_digest": ("string", "SHA-256 of the recipe's canonical JSON"),
-    "inputs_digest": ("string", "SHA-256 over base, experts, examples, code and kind of device"),
+    "engine": ("string", "what wrote the answers of a decoder; empty for encoders"),
+    "inputs_digest": ("string", "SHA-256 over all that the value depends on but the recipe"),
 }
 
 
@@ -42,12 +55,15 @@ def score_row(
     study: Literal["sweep", "merges"],
     recipe: Recipe,
     head: str,
-    target: Target,
+    task: str,
+    metric: str,
     split: Split,
     measurement: Measurement,
     selected: bool,
     selection: Selection | Literal["none"],
     inputs_digest: str,
+    primary: bool = True,
+    engine: str = "",
 ) -> dict[str, Any]:
     """One row of scores."""
     sparsifier = recipe.sparsifier.model_dump(mode="json")
@@ -64,9 +80,10 @@ def score_row(
         "method": kinds[1],
         "settings": canonical_json({"sparsifier": sparsifier, "method": method}),
         "head": head,
-        "task": target.task,
+        "task": task,
         "split": split,
-        "metric": target.metric,
+        "metric": metric,
+        "primary": primary,
         "value": measurement.value,
         "stderr": measurement.stderr,
         "n": measurement.n,
@@ -74,6 +91,7 @@ def score_row(
         "selection": selection,
         "recipe": recipe.slug,
         "recipe_digest": recipe.digest,
+        "engine": engine,
         "inputs_digest": inputs_digest,
     }
 

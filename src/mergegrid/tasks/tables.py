@@ -1,4 +1,4 @@
-"""Reading a table of examples: CSV, TSV, JSON lines, Parquet, or lines of text with a pattern."""
+"""Reading a table of examples: CSV, TSV, JSON, Parquet, or lines of text with a pattern."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ from mergegrid.errors import DataError
 _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
+    ".json": "json",
     ".jsonl": "jsonl",
     ".parquet": "parquet",
 }
@@ -48,8 +49,15 @@ def _read(file: Path, table: Table) -> pd.DataFrame:
             return pd.read_csv(file, encoding=table.encoding)
         if kind == "tsv":
             return pd.read_csv(file, sep="\t", quoting=3, encoding=table.encoding)
-        if kind == "jsonl":
-            return pd.read_json(file, lines=True, encoding=table.encoding)
+        if kind in ("json", "jsonl"):
+            # Values stay as they are written: no dates, no numbers out of texts.
+            return pd.read_json(
+                file,
+                lines=kind == "jsonl",
+                encoding=table.encoding,
+                dtype=False,
+                convert_dates=False,
+            )
         if kind == "parquet":
             return pd.read_parquet(file)
     except (ValueError, OSError) as error:
@@ -58,7 +66,7 @@ def _read(file: Path, table: Table) -> pd.DataFrame:
         return _read_lines(file, re.compile(table.pattern), table.encoding)
     raise DataError(
         f"the format of {file.name} is not clear from its name; "
-        "set `format` to csv, tsv, jsonl, parquet or lines"
+        "set `format` to csv, tsv, json, jsonl, parquet or lines"
     )
 
 

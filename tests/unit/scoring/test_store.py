@@ -1,4 +1,4 @@
-from mergegrid.scoring.classifier import Measurement
+from mergegrid.scoring.scores import Measurement
 from mergegrid.scoring.store import ScoreStore
 
 ONE, TWO = Measurement(0.5, 0.1, 10), Measurement(0.25, 0.2, 20)

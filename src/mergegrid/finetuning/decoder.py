@@ -1,0 +1,297 @@
+"""Fine-tuning a decoder on instructions with the transformers Trainer, whole or by LoRA.
+
+Only answers are learnt: the loss is the mean over their tokens, and only the states in front of
+them go through the output layer. Weights and optimizer are float32; the expert is rounded once, to
+the dtypes of its base, when it is published. The seed governs the order of the examples, dropout
+and the adapters. An interrupted run goes on after its last finished epoch and ends with the same
+weights.
+
+Limits: one device; the model, its gradients and two moments must fit into its memory.
+"""
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from mergegrid.checkpoints import companions
+from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.decoders import write_weights
+from mergegrid.checkpoints.dtypes import Stored, encode
+from mergegrid.checkpoints.encoders import TRAINING
+from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.homology import with_tied
+from mergegrid.checkpoints.publish import publish, published_digest
+from mergegrid.config.decoder_requests import DecoderFinetuneRequest
+from mergegrid.config.decoders import DecoderFinetune, Lora
+from mergegrid.errors import CheckpointError, ConfigError
+from mergegrid.finetuning.dialogues import IGNORED, Collator, Dialogues, Encoded
+from mergegrid.finetuning.state import last_checkpoint, state_folder
+from mergegrid.tasks.examples import examples_digest
+
+logger = logging.getLogger(__name__)
+
+
+def finetune_decoder(
+    base: Path,
+    request: DecoderFinetuneRequest,
+    examples: pd.DataFrame,
+    folder: Path,
+    device: str = "cpu",
+    code: str = "",
+) -> None:
+    """Fine-tune a base on instructions and publish the expert at `folder`.
+
+    The expert has the tensors of its base, with their names, shapes and dtypes, its config and its
+    tokenizer. Beside them lies `training.json`: settings, seed and the validation loss after every
+    epoch. State for resuming lives in `<folder>.state` until the expert is published; it is used
+    only by a run with the same inputs, device and `code`, the version of the code that trains.
+
+    Raises:
+        CheckpointError: the base has no chat template though one is asked for, or the training
+            broke down.
+        ConfigError: a step cannot be divided as asked, or no layer has the name of an adapter's.
+        DataError: no example is short enough.
+    """
+    settings = request.settings
+    made_from = {
+        "base": published_digest(base),
+        "examples": examples_digest(examples),
+        "request": request.model_dump(mode="json"),
+        "device": device,
+        "code": code,
+    }
+    dialogues = Dialogues(base, request.prompt, request.chat)
+    splits = {
+        name: Encoded(dialogues, examples[examples["split"] == name], settings.max_length)
+        for name in ("train", "validation")
+    }
+    state = state_folder(folder, made_from)
+    arguments = _arguments(settings, request.seed, state, device)
+    set_seed(request.seed)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.config.use_cache = False
+    if settings.lora is not None:
+        model = _with_adapters(model, settings.lora)
+    trainer = _AnswerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        data_collator=Collator(dialogues.padding),
+        callbacks=[_Progress()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(state))
+    curve = [
+        {"epoch": entry["epoch"], "loss": entry["eval_loss"]}
+        for entry in trainer.state.log_history
+        if "eval_loss" in entry
+    ]
+    if settings.lora is not None:
+        model = model.merge_and_unload()
+    _publish(base, model, state / "trained", request, made_from, curve, folder)
+    shutil.rmtree(state)
+
+
+class _AnswerTrainer(Trainer):
+    """A Trainer whose loss is the mean over the tokens of answers."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of a part of a step, as its share of the step's tokens."""
+        labels = inputs.pop("labels")
+        # The state at each token predicts the next one.
+        wanted = labels[:, 1:] != IGNORED
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        handle = head.register_forward_pre_hook(_only_at(wanted))
+        try:
+            outputs = model(**inputs)
+        finally:
+            handle.remove()
+        logits = outputs.logits.reshape(-1, outputs.logits.shape[-1]).float()
+        losses = cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
+        loss = losses / (num_items_in_batch if num_items_in_batch is not None else wanted.sum())
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Mean loss over all tokens of the validation answers, however they are batched."""
+        assert self.model is not None
+        self.model.eval()
+        total, count = 0.0, 0
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for batch in self.get_eval_dataloader():
+                inputs = self._prepare_inputs(batch)
+                count += int((inputs["labels"][:, 1:] != IGNORED).sum())
+                total += float(self.compute_loss(self.model, inputs, num_items_in_batch=1))
+        metrics = {f"{metric_key_prefix}_loss": total / count}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+class _Progress(TrainerCallback):
+    """One line per epoch in the log."""
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if metrics:
+            logger.info(
+                "epoch %d of %d: validation loss %.4f",
+                round(state.epoch or 0),
+                round(args.num_train_epochs),
+                metrics["eval_loss"],
+            )
+
+
+class _Rounded(Checkpoint):
+    """What was trained in float32, in the dtypes of its base; what was not, as the base has it."""
+
+    def __init__(self, trained: Checkpoint, base: Checkpoint) -> None:
+        super().__init__(base.infos)
+        self._trained, self._base = trained, base
+
+    def read(self, name: str, start: int, stop: int, room: Stored) -> Stored:
+        """Elements of a tensor as they are to be stored."""
+        if name not in self._trained:
+            read: Stored = self._base.read(name, start, stop, room)
+            return read
+        values = np.empty(stop - start, np.float32)
+        encode(self._trained.read(name, start, stop, values), self.infos[name].dtype, room)
+        return room
+
+
+def _only_at(wanted: torch.Tensor) -> Callable[[torch.nn.Module, Any], tuple[torch.Tensor]]:
+    """A hook that hands on only those states [1, n, width] whose next token is `wanted`."""
+
+    def select(_: torch.nn.Module, arguments: Any) -> tuple[torch.Tensor]:
+        return (arguments[0][:, :-1][wanted].unsqueeze(0),)
+
+    return select
+
+
+def _with_adapters(model: PreTrainedModel, lora: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+    )
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        raise ConfigError(
+            f"lora.targets = {lora.targets}: {error}; name linear layers of the model, "
+            "or write all-linear"
+        ) from error
+
+
+def _arguments(settings: DecoderFinetune, seed: int, state: Path, device: str) -> TrainingArguments:
+    part, rest = divmod(settings.batch_size, settings.accumulation)
+    if rest or not part:
+        raise ConfigError(
+            f"a step of batch_size {settings.batch_size} cannot be divided into "
+            f"{settings.accumulation} equal parts; correct `accumulation`"
+        )
+    return TrainingArguments(
+        output_dir=str(state),
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=part,
+        per_device_eval_batch_size=part,
+        gradient_accumulation_steps=settings.accumulation,
+        train_sampling_strategy="group_by_length",
+        # A float below 1 is a share of the steps.
+        warmup_steps=settings.warmup_ratio,
+        lr_scheduler_type="cosine",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.precision == "bfloat16",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        remove_unused_columns=False,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device != "cpu",
+    )
+
+
+def _publish(
+    base: Path,
+    model: PreTrainedModel,
+    scratch: Path,
+    request: DecoderFinetuneRequest,
+    made_from: dict[str, Any],
+    curve: list[dict[str, float]],
+    folder: Path,
+) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.cpu().save_pretrained(scratch)
+    started, saved = open_checkpoint(base), open_checkpoint(scratch)
+    strangers = sorted(set(saved) - set(with_tied(started, base, saved)))
+    if strangers:
+        raise CheckpointError(
+            f"{base} lacks {strangers[0]} of {type(model).__name__}; fetch the whole model"
+        )
+    trained = with_tied(saved, scratch, started)
+    untouched = sorted(set(started) - set(trained))
+    if untouched:
+        logger.warning(
+            "%d tensors are no part of %s and stay as they were, first %s",
+            len(untouched),
+            type(model).__name__,
+            untouched[0],
+        )
+    with publish(folder, made_from) as draft:
+        companions.copy_files(base, companions.config_files(base), draft.path)
+        companions.copy_files(base, companions.tokenizer_files(base), draft.path)
+        write_weights(draft, _Rounded(trained, started), "the fine-tuned model")
+        training = {**request.model_dump(mode="json"), "curve": curve}
+        (draft / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,145 @@
+"""What vLLM's workers do to replace a model by a merged one.
+
+vLLM reloads layer by layer: each layer that gets its tensors is laid out anew for its kernels. A
+layer without tensors of its own keeps what it had, and only a warning tells. That is so of the
+output matrix of a model with tied embeddings, which is tied again here. Any other such layer is
+refused, and the output matrix is compared with what was merged.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergegrid.checkpoints.vocabulary import INPUTS, OUTPUTS
+from mergegrid.generation.backend import GenerationError
+from mergegrid.generation.merged import Merger, Models
+from mergegrid.recipe.recipe import Recipe
+
+_RELOADING = "vllm.model_executor.model_loader.reload.layerwise"
+
+
+class MergeWorker:
+    """Methods that vLLM adds to each of its workers."""
+
+    rank: int
+    model_runner: Any
+    reload_weights: Any
+    _merger: tuple[str, Merger] | None = None
+
+    def load_variant(self, models: str, recipe: str, shell: str, probe: list[int]) -> list[float]:
+        """Merge, and put the merged model in the place of the one before.
+
+        Args:
+            models: the family, as JSON.
+            recipe: what is merged how, as JSON.
+            shell: folder with the config of the merged model.
+            probe: tokens whose log-probabilities are wanted, or none.
+
+        Returns:
+            The log-probability of each token of the probe but the first, by transformers.
+
+        Raises:
+            GenerationError: a layer was not replaced.
+        """
+        if self._merger is None or self._merger[0] != models:
+            self._merger = (models, Merger(Models.model_validate_json(models)))
+        weights = self._merger[1].weights(Recipe.model_validate_json(recipe))
+        with _left_out() as layers:
+            self.reload_weights(weights_iterator=iter(weights.items()), is_checkpoint_format=True)
+        model = self.model_runner.get_model()
+        heads = _tie_again(model)
+        kept = [layer for layer in layers if layer not in heads]
+        if kept:
+            raise GenerationError(
+                f"vLLM did not replace its {kept[0]} ({len(kept)} layers keep what they had); set "
+                "generation.one_engine to false"
+            )
+        _check_heads(model, weights)
+        if not probe or self.rank:
+            return []
+        return _log_probabilities(Path(shell), weights, probe, self.model_runner.dtype)
+
+
+@contextmanager
+def _left_out() -> Iterator[list[str]]:
+    """Classes of the layers that got no tensors while the context lasted."""
+    found: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Failed to load weights" in str(record.msg):
+                found.append(str(record.args[0] if isinstance(record.args, tuple) else ""))
+
+    handler = Handler(logging.WARNING)
+    logger = logging.getLogger(_RELOADING)
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+
+
+def _tie_again(model: torch.nn.Module) -> set[str]:
+    """Tie output matrices to the embeddings again; gives the classes of those that were."""
+    config = getattr(model, "config", None)
+    if not getattr(config, "tie_word_embeddings", False):
+        return set()
+    heads, embeddings = _vocabulary(model)
+    (embedding,) = embeddings
+    for head in heads:
+        head.weight = embedding.weight
+        head.quant_method.process_weights_after_loading(head)
+    return {type(head).__name__ for head in heads}
+
+
+def _check_heads(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Check that what multiplies the last states is what was merged."""
+    matrix = _matrix(weights, OUTPUTS)
+    if matrix is None:
+        matrix = _matrix(weights, INPUTS)
+    for head in _vocabulary(model)[0]:
+        own = head.weight
+        rows = head.shard_indices
+        start, stop = rows.org_vocab_start_index, rows.org_vocab_end_index
+        assert matrix is not None, "a language model has embeddings"
+        wanted = matrix[start:stop].to(own.device, own.dtype)
+        states = torch.eye(2, own.shape[1], device=own.device, dtype=own.dtype)
+        found = head.quant_method.apply(head, states)[:, : stop - start]
+        if not torch.equal(found, wanted[:, :2].T):
+            raise GenerationError(
+                "vLLM's output matrix is not that of the merged model; set generation.one_engine "
+                "to false"
+            )
+
+
+def _vocabulary(model: torch.nn.Module) -> tuple[list[Any], list[Any]]:
+    """Layers of the output and of the input that have a row per token."""
+    layers: Any = import_module("vllm.model_executor.layers.vocab_parallel_embedding")
+    found = [each for each in model.modules() if isinstance(each, layers.VocabParallelEmbedding)]
+    heads = [each for each in found if isinstance(each, layers.ParallelLMHead)]
+    return heads, [each for each in found if each not in heads]
+
+
+def _matrix(weights: Mapping[str, torch.Tensor], modules: tuple[str, ...]) -> torch.Tensor | None:
+    ends = tuple(f".{module}.weight" for module in modules)
+    return next((each for name, each in weights.items() if f".{name}".endswith(ends)), None)
+
+
+@torch.inference_mode()
+def _log_probabilities(
+    shell: Path, weights: Mapping[str, torch.Tensor], probe: list[int], dtype: torch.dtype
+) -> list[float]:
+    from mergegrid.generation.transformers_backend import empty_model, put
+
+    with torch.device("cpu"):
+        model = empty_model(shell, str(dtype).removeprefix("torch."))
+    put(model, weights)
+    ids = torch.tensor([probe], device="cpu")
+    shares = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    found: list[float] = shares.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+    return found

@@ -1,0 +1,44 @@
+"""Merging one recipe of a study into a folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mergegrid.config.merge_file import MergeFile, Output
+from mergegrid.merging.folders import carry_out, prepare
+from mergegrid.progress import byte_progress
+from mergegrid.recipe.recipe import Recipe
+
+
+def merge_recipe(
+    recipe: Recipe,
+    base: Path,
+    experts: Mapping[str, Path],
+    output: Output,
+    homologous: bool,
+    folder: Path,
+    threads: int,
+) -> None:
+    """Merge one recipe and publish it at `folder`.
+
+    Args:
+        recipe: what is merged how.
+        base: folder of the base.
+        experts: folders of its experts by name.
+        output: dtype, vocabulary and shards of the folder.
+        homologous: whether configurations must agree, and not shapes alone.
+        folder: where the model goes.
+        threads: threads to use.
+
+    Raises:
+        CheckpointError: a model is damaged, or is not homologous with the base.
+    """
+    asked = MergeFile(
+        base=str(base.resolve()),
+        experts={name: str(path.resolve()) for name, path in experts.items()},
+        sparsifier=recipe.sparsifier.model_dump(exclude_none=True),
+        method=recipe.method.model_dump(exclude_none=True),
+        output=output,
+    )
+    order = prepare(asked, base, folder, threads=threads, recipe=recipe, homologous=homologous)
+    with byte_progress(f"merging {recipe.slug}", order.plan.reads) as advance:
+        carry_out(order, advance)

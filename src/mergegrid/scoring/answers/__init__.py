@@ -1,0 +1,1 @@
+"""Final answers of mathematical texts: found, read and compared with the reference."""

@@ -1,0 +1,156 @@
+"""Scoring a benchmark: the answers of all variants of one set of experts, graded and averaged.
+
+Variants are compared on the questions of the validation split, a fixed share of them by the digest
+of their names, and reported on the others. Where a study has nothing to choose, all are test
+questions.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mergegrid.config.decoder_requests import ScoreRequest
+from mergegrid.errors import DataError
+from mergegrid.journal import Journal
+from mergegrid.progress import progress
+from mergegrid.provenance import digest
+from mergegrid.recipe.recipe import Recipe
+from mergegrid.scoring.graders import GRADERS
+from mergegrid.scoring.graders.grader import Answers, Context, Grades, Question
+from mergegrid.scoring.scores import Measurement, Split, score_frame, score_row
+
+
+def score_benchmark(
+    request: ScoreRequest,
+    questions: pd.DataFrame,
+    answers: Sequence[pd.DataFrame],
+    folder: Path,
+    code: str,
+    workers: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores and records of one benchmark.
+
+    Args:
+        request: the benchmark and the variants.
+        questions: its prepared questions.
+        answers: of each variant, in the order of the request: its answers to all benchmarks.
+        folder: where verdicts that are known are kept.
+        code: version of the code that scores.
+        workers: programs that may run side by side.
+
+    Returns:
+        Rows of scores, and one row per variant, question and sample: recipe, question, digest of
+        the prompt, output, what was extracted from it, verdict and seconds.
+
+    Raises:
+        DataError: a question has no answer.
+    """
+    context = Context(request, folder, Journal(folder / f"verdicts~{code}.jsonl"), workers)
+    asked = [
+        Question(row.id, row.instruction, json.loads(row.reference))
+        for row in questions.itertuples(index=False)
+    ]
+    splits = [_split(request, question.id) for question in asked]
+    rows: list[dict[str, Any]] = []
+    records: list[pd.DataFrame] = []
+    pairs = list(zip(request.recipes, answers, strict=True))
+    for recipe, frame in progress(pairs, f"variants on {request.name}", len(pairs)):
+        own = frame[frame["benchmark"] == request.name]
+        texts = _texts(own, asked, request.name)
+        grades = GRADERS[request.benchmark.kind](context, recipe.digest[:16], asked, texts)
+        engine = _engine(own)
+        inputs = _inputs(request, questions, own, code)
+        rows += [
+            score_row(
+                "sweep" if len(recipe.experts) == 1 else "merges",
+                recipe,
+                request.owner,
+                request.name,
+                metric,
+                split,
+                measurement,
+                selected=False,
+                selection=request.selection,
+                inputs_digest=inputs,
+                primary=primary,
+                engine=engine,
+            )
+            for split, metric, primary, measurement in _measurements(grades, splits)
+        ]
+        records.append(_records(recipe, own, grades))
+    return score_frame(rows), pd.concat(records, ignore_index=True)
+
+
+def _split(request: ScoreRequest, name: str) -> Split:
+    """The split of a question: by its name alone, whatever else is asked."""
+    place = int(digest([request.name, name])[:8], 16) / 2**32
+    return "validation" if place < request.validation_fraction else "test"
+
+
+def _texts(frame: pd.DataFrame, asked: Sequence[Question], name: str) -> Answers:
+    by_id = {key: part["output"].tolist() for key, part in frame.groupby("id", sort=False)}
+    missing = [question.id for question in asked if question.id not in by_id]
+    if missing:
+        raise DataError(
+            f"{len(missing)} questions of {name} have no answer, first {missing[0]}; "
+            "generate the answers again"
+        )
+    return [by_id[question.id] for question in asked]
+
+
+def _measurements(
+    grades: Grades, splits: Sequence[Split]
+) -> list[tuple[Split, str, bool, Measurement]]:
+    found: list[tuple[Split, str, bool, Measurement]] = []
+    of_rows = np.asarray(splits)
+    for split in dict.fromkeys(splits):
+        for index, metric in enumerate(grades.values.columns):
+            values = grades.values[metric].to_numpy(dtype=float)[of_rows == split]
+            found.append((split, metric, index == 0, mean_of(values)))
+    if "validation" not in splits:
+        found += [
+            ("test", metric, False, Measurement(value, stderr, len(splits)))
+            for metric, (value, stderr) in grades.summaries.items()
+        ]
+    return found
+
+
+def mean_of(values: np.ndarray) -> Measurement:
+    """Mean over questions, with the standard error of a sample of them."""
+    n = len(values)
+    stderr = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
+    return Measurement(float(values.mean()), stderr, n)
+
+
+def _records(recipe: Recipe, own: pd.DataFrame, grades: Grades) -> pd.DataFrame:
+    head = own[["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]]
+    frame = pd.concat([head.reset_index(drop=True), grades.records], axis=1)
+    frame.insert(0, "recipe", recipe.slug)
+    frame.insert(1, "recipe_digest", recipe.digest)
+    return frame
+
+
+def _engine(own: pd.DataFrame) -> str:
+    """In words, what wrote the answers; two engines in one file are both named."""
+    names = []
+    for text in own["engine"].unique():
+        engine: Mapping[str, Any] = json.loads(text)
+        parts = (engine["backend"], engine["version"], engine["dtype"], engine["device"])
+        names.append(" ".join(map(str, parts)))
+    return " + ".join(names)
+
+
+def _inputs(request: ScoreRequest, questions: pd.DataFrame, own: pd.DataFrame, code: str) -> str:
+    return digest(
+        {
+            "questions": questions.to_dict(orient="list"),
+            "answers": own.to_dict(orient="list"),
+            "benchmark": request.benchmark.model_dump(mode="json"),
+            "code": code,
+        }
+    )

@@ -1,0 +1,63 @@
+"""What every grader does: answers in, a verdict for each and a value for each question out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mergegrid.config.decoder_requests import ScoreRequest
+from mergegrid.journal import Journal
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as a grader sees it."""
+
+    id: str
+    instruction: str
+    reference: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Verdicts on the answers of one variant to the questions of one benchmark."""
+
+    records: pd.DataFrame
+    """One row per answer, in order, with at least `extracted`, `verdict` and `seconds`."""
+    values: pd.DataFrame
+    """One row per question, in order, and one column per metric, the first being the primary."""
+    summaries: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Metrics that are no mean over questions: value and standard error over all of them."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What graders may use."""
+
+    request: ScoreRequest
+    """What is scored."""
+    folder: Path
+    """Folder for what a judge remembers."""
+    journal: Journal
+    """Verdicts known already."""
+    workers: int
+    """Programs that may run side by side."""
+
+
+Answers = Sequence[Sequence[str]]
+"""The answers to each question, one per sample."""
+Grader = Callable[[Context, str, Sequence[Question], Answers], Grades]
+"""Grades the answers of one variant, which goes by the name given."""
+
+
+def flat(answers: Answers) -> list[str]:
+    """All answers in order."""
+    return [answer for each in answers for answer in each]
+
+
+def grouped(values: Sequence[Any], answers: Answers) -> list[list[Any]]:
+    """Values of all answers, by question."""
+    rest = iter(values)
+    return [[next(rest) for _ in each] for each in answers]

@@ -1,0 +1,1 @@
+"""Judges: models that say whose answer is better."""

@@ -1,0 +1,1 @@
+"""Programs written by models: taken out of answers, run in a sandbox, judged and counted."""

@@ -1,0 +1,89 @@
+"""Questions of a benchmark: read, sliced and put into prompts once, the same for every model.
+
+The prepared table has one row per question; `reference` is JSON:
+
+    id  instruction      prompt                              reference
+    0   Janet's ducks .. Below is an instruction that ...    {"answer": "... #### 18"}
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mergegrid.config.benchmarks import Benchmark
+from mergegrid.config.decoder_requests import template
+from mergegrid.errors import DataError
+from mergegrid.tasks.benchmarks import READERS
+from mergegrid.tasks.benchmarks.humaneval import packaged
+from mergegrid.tasks.benchmarks.question import Question, Record
+from mergegrid.tasks.generators import generate
+from mergegrid.tasks.tables import read_table
+
+
+def prepare_questions(benchmark: Benchmark, path: Path | None) -> pd.DataFrame:
+    """Make the questions of a benchmark.
+
+    Args:
+        benchmark: the benchmark as configured.
+        path: where its records were fetched to, if it has any.
+
+    Raises:
+        DataError: a record lacks a column, two have one name, or none is left.
+    """
+    every = READERS[benchmark.kind](_records(benchmark, path))
+    names = [question.id for question in every]
+    if len(set(names)) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise DataError(f"two records of {benchmark.kind} are called {twice}; name the right files")
+    chosen = every[benchmark.start : benchmark.end]
+    if not chosen:
+        raise DataError(
+            f"the {benchmark.kind} records are {len(every)}, and questions start at "
+            f"{benchmark.start}; give a lower start"
+        )
+    rows = [
+        {
+            "id": question.id,
+            "instruction": question.instruction,
+            "prompt": raw_prompt(benchmark, question),
+            "reference": json.dumps(question.reference, sort_keys=True, default=_plain),
+        }
+        for question in chosen
+    ]
+    return pd.DataFrame(rows).astype("string")
+
+
+def raw_prompt(benchmark: Benchmark, question: Question) -> str:
+    """The text that a model without chat template is given.
+
+    Indentation is shown to the models of the paper as tabs, as they were trained (its code).
+    """
+    instruction = question.instruction
+    if benchmark.prompt is None and benchmark.kind in ("humaneval", "mbpp"):
+        instruction = instruction.replace("    ", "\t")
+    return template(benchmark).replace("{instruction}", instruction)
+
+
+def _records(benchmark: Benchmark, path: Path | None) -> list[Record]:
+    if benchmark.generated is not None:
+        asked = benchmark.generated
+        return list(generate(asked.generator, asked.count, asked.seed))
+    if benchmark.records is None:
+        return packaged()
+    assert path is not None, "records are fetched before they are read"
+    frame = read_table(benchmark.records, path)
+    return [
+        {str(key): None if _is_missing(value) else value for key, value in record.items()}
+        for record in frame.to_dict(orient="records")
+    ]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's arrays and numbers as JSON knows them."""
+    return value.tolist()

@@ -1,0 +1,94 @@
+"""
+Decoders: bases imported, experts fine-tuned on instructions or imported.
+
+REQUIRED INPUTS: <results>/sources/base~{family}.json, and for each expert
+    <results>/sources/expert~{family}~{expert}.json or its instructions
+OUTPUTS:
+    base = <results>/{family}/base
+    instructions = <results>/{family}/instructions/{expert}.parquet
+    expert = <results>/{family}/experts/{expert}/seed~{seed}
+"""
+
+
+rule import_decoder:
+    """Bring a pre-trained decoder into safetensors, which every engine reads."""
+    input:
+        source="<results>/sources/base~{family}.json",
+    output:
+        folder=directory("<results>/{family}/base"),
+    wildcard_constraints:
+        family=one_of(DECODERS.families if DECODERS else []),
+    log:
+        "<logs>/import_decoder/{family}.log",
+    benchmark:
+        "<logs>/benchmarks/import_decoder/{family}.tsv"
+    # What can be wrong is found before long work starts.
+    priority: 2
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        source=lambda wildcards: source_json(f"base~{wildcards.family}"),
+        code=code_of("import_decoder"),
+    script:
+        "../scripts/import_decoder.py"
+
+
+rule instructions:
+    """Read or make up the instructions that an expert learns from, and split them."""
+    input:
+        unpack(
+            lambda wildcards: record_of(f"data~{wildcards.family}~{wildcards.expert}")
+        ),
+    output:
+        data="<results>/{family}/instructions/{expert}.parquet",
+    log:
+        "<logs>/instructions/{family}/{expert}.log",
+    benchmark:
+        "<logs>/benchmarks/instructions/{family}/{expert}.tsv"
+    priority: 2
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        data=lambda wildcards: as_json(
+            decoder_requests.unlicensed(
+                DECODERS.families[wildcards.family].experts[wildcards.expert].data
+            )
+        ),
+        code=code_of("instructions"),
+    script:
+        "../scripts/instructions.py"
+
+
+rule decoder:
+    """Fine-tune a decoder, or import the ready one that the configuration names."""
+    input:
+        unpack(decoder_origin),
+    output:
+        folder=directory("<results>/{family}/experts/{expert}/seed~{seed}"),
+    wildcard_constraints:
+        family=one_of(DECODERS.families if DECODERS else []),
+    log:
+        "<logs>/decoder/{family}/{expert}/seed~{seed}.log",
+    benchmark:
+        "<logs>/benchmarks/decoder/{family}/{expert}/seed~{seed}.tsv"
+    # The longest jobs go first, so that no core waits for one at the end.
+    priority: 2
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=gpus(),
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        request=decoder_request,
+        source=ready_source,
+        code=code_of("decoder"),
+    script:
+        "../scripts/decoder.py"

@@ -1,0 +1,61 @@
+"""
+Answers graded, benchmark by benchmark, and the variants of one set of experts compared.
+
+REQUIRED INPUTS: <results>/benchmarks/{benchmark}.parquet and the answers of all variants
+OUTPUTS:
+    scores = <results>/{family}/benchmarks/{set}/seed~{seed}/{benchmark}.parquet
+    records = <results>/{family}/records/{set}/seed~{seed}/{benchmark}.parquet
+    chosen = <results>/{family}/benchmarks/{set}/seed~{seed}.parquet
+"""
+
+
+rule score:
+    """Grade the answers to one benchmark; verdicts that are known are not asked for again."""
+    input:
+        questions="<results>/benchmarks/{benchmark}.parquet",
+        answers=lambda wildcards: answer_files(group_of(wildcards)),
+    output:
+        scores="<results>/{family}/benchmarks/{set}/seed~{seed}/{benchmark}.parquet",
+        records="<results>/{family}/records/{set}/seed~{seed}/{benchmark}.parquet",
+    log:
+        "<logs>/score/{family}/{set}/seed~{seed}/{benchmark}.log",
+    benchmark:
+        "<logs>/benchmarks/score/{family}/{set}/seed~{seed}/{benchmark}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    params:
+        request=lambda wildcards: as_json(
+            decoder_requests.score_request(
+                DECODERS, wildcards.family, wildcards.benchmark, group_of(wildcards)
+            )
+        ),
+        folder=lambda wildcards: f"{STUDY.paths.results}/{wildcards.family}/verdicts/{wildcards.benchmark}/{wildcards.set}/seed~{wildcards.seed}",
+        code=code_of("score"),
+    script:
+        "../scripts/score.py"
+
+
+rule choose:
+    """Choose among the settings of every method, and gather the scores of all benchmarks."""
+    input:
+        scores=lambda wildcards: [
+            f"<results>/{wildcards.family}/benchmarks/{wildcards.set}/seed~{wildcards.seed}/{benchmark}.parquet"
+            for benchmark in benchmarks_of(group_of(wildcards)[0])
+        ],
+    output:
+        scores="<results>/{family}/benchmarks/{set}/seed~{seed}.parquet",
+    log:
+        "<logs>/choose/{family}/{set}/seed~{seed}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code_of("choose"),
+    script:
+        "../scripts/choose.py"

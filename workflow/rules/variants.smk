@@ -1,0 +1,110 @@
+"""
+The variants of decoders: every recipe of the study, by its place below results. No rule is here.
+"""
+
+from mergegrid.recipe.recipe import spec_slug
+
+
+def variant_name(recipe):
+    """Where the answers of a recipe are: experts/seed~0/sparsifier/method."""
+    return "/".join(
+        (
+            "+".join(recipe.experts),
+            f"seed~{recipe.training_seed}",
+            spec_slug(recipe.sparsifier),
+            spec_slug(recipe.method),
+        )
+    )
+
+
+def expert_groups():
+    """The recipes of every set of experts and training seed, single experts included."""
+    found = {}
+    for family in DECODERS.families if DECODERS else {}:
+        for seed in DECODERS.seeds.training:
+            for expert in DECODERS.families[family].experts:
+                recipes = DECODERS.sweep_recipes(family, expert, seed)
+                found[family, expert, str(seed)] = recipes
+            for experts in DECODERS.expert_sets(family):
+                recipes = DECODERS.merge_recipes(family, experts, seed)
+                found[family, "+".join(experts), str(seed)] = recipes
+    return {key: recipes for key, recipes in found.items() if recipes}
+
+
+GROUPS = expert_groups()
+VARIANTS = {
+    (recipe.family, variant_name(recipe)): recipe
+    for recipes in GROUPS.values()
+    for recipe in recipes
+}
+
+
+def group_of(wildcards):
+    """The recipes of one set of experts and training seed."""
+    return GROUPS[wildcards.family, wildcards.set, wildcards.seed]
+
+
+def variant_of(wildcards):
+    return VARIANTS[wildcards.family, wildcards.variant]
+
+
+def benchmarks_of(recipe):
+    """The benchmarks of all experts of a recipe."""
+    return DECODERS.families[recipe.family].owners(recipe.experts)
+
+
+def questions_of(recipe):
+    """The questions that a recipe is asked, in the order of its benchmarks."""
+    return [
+        f"<results>/benchmarks/{benchmark}.parquet" for benchmark in benchmarks_of(recipe)
+    ]
+
+
+def expert_folders(recipe):
+    return [
+        f"<results>/{recipe.family}/experts/{expert}/seed~{recipe.training_seed}"
+        for expert in recipe.experts
+    ]
+
+
+def answer_files(recipes):
+    return [
+        f"<results>/{recipe.family}/answers/{variant_name(recipe)}.parquet"
+        for recipe in recipes
+    ]
+
+
+def decoder_score_files():
+    return [
+        f"<results>/{family}/benchmarks/{experts}/seed~{seed}.parquet"
+        for family, experts, seed in GROUPS
+    ]
+
+
+def decoder_origin(wildcards):
+    """What a decoder is made from: its base, and instructions or its own source."""
+    family, expert = wildcards.family, wildcards.expert
+    base = {"base": f"<results>/{family}/base"}
+    if DECODERS.families[family].experts[expert].source:
+        return base | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
+    return base | {"data": f"<results>/{family}/instructions/{expert}.parquet"}
+
+
+def record_of(name):
+    """The record of a data set, for one that is fetched rather than generated."""
+    return {"record": f"<results>/sources/{name}.json"} if name in SOURCES else {}
+
+
+def decoder_request(wildcards):
+    """How a decoder is fine-tuned; none for a ready one."""
+    family, expert = wildcards.family, wildcards.expert
+    if DECODERS.families[family].experts[expert].source:
+        return None
+    return as_json(
+        decoder_requests.finetune_request(DECODERS, family, expert, int(wildcards.seed))
+    )
+
+
+def generation_gpus():
+    """The GPUs that one engine is split over, when the run was given GPUs."""
+    return DECODERS.generation.gpus if DECODERS and gpus() else 0

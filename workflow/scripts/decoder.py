@@ -1,0 +1,24 @@
+from pathlib import Path
+
+from _job import device, job, quiet_transformers
+
+with job(snakemake):
+    import pandas as pd
+
+    from mergegrid.checkpoints.decoders import import_decoder
+    from mergegrid.checkpoints.sources.fetch import Record, locate
+    from mergegrid.config.decoder_requests import DecoderFinetuneRequest
+    from mergegrid.config.source import SourceConfig
+    from mergegrid.finetuning.decoder import finetune_decoder
+
+    quiet_transformers()
+    base, folder = Path(snakemake.input.base), Path(snakemake.output.folder)
+    if snakemake.params.request is None:
+        record = Record.from_json(Path(snakemake.input.source).read_text())
+        source = SourceConfig.model_validate_json(snakemake.params.source)
+        made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
+        import_decoder(locate(record, source), folder, made_from)
+    else:
+        request = DecoderFinetuneRequest.model_validate_json(snakemake.params.request)
+        data, code = pd.read_parquet(snakemake.input.data), snakemake.params.code
+        finetune_decoder(base, request, data, folder, device(snakemake), code)

@@ -1,0 +1,15 @@
+from pathlib import Path
+
+from _job import job
+
+with job(snakemake):
+    from mergegrid.checkpoints.sources.fetch import Record, locate
+    from mergegrid.config.decoder_requests import QuestionsRequest
+    from mergegrid.tasks.questions import prepare_questions
+
+    benchmark = QuestionsRequest.model_validate_json(snakemake.params.request).benchmark
+    path = None
+    if benchmark.records is not None:
+        record = Record.from_json(Path(snakemake.input.record).read_text())
+        path = locate(record, benchmark.records)
+    prepare_questions(benchmark, path).to_parquet(snakemake.output.questions)
