@@ -9,7 +9,7 @@ VENV ?= .venv
 CORES ?= all
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
-CONFIGS := config/config.yaml config/smoke.yaml config/glue.yaml
+CONFIGS := $(wildcard config/*.yaml)
 
 .PHONY: help quickstart test lint docs bench-merge clean
 

@@ -16,12 +16,12 @@ rule import_decoder:
         source="<results>/sources/base~{family}.json",
     output:
         folder=directory("<results>/{family}/base"),
-    wildcard_constraints:
-        family=one_of(DECODERS.families if DECODERS else []),
     log:
         "<logs>/import_decoder/{family}.log",
     benchmark:
         "<logs>/benchmarks/import_decoder/{family}.tsv"
+    wildcard_constraints:
+        family=one_of(DECODERS.families if DECODERS else []),
     # What can be wrong is found before long work starts.
     priority: 2
     conda:
@@ -71,12 +71,12 @@ rule decoder:
         unpack(decoder_origin),
     output:
         folder=directory("<results>/{family}/experts/{expert}/seed~{seed}"),
-    wildcard_constraints:
-        family=one_of(DECODERS.families if DECODERS else []),
     log:
         "<logs>/decoder/{family}/{expert}/seed~{seed}.log",
     benchmark:
         "<logs>/benchmarks/decoder/{family}/{expert}/seed~{seed}.tsv"
+    wildcard_constraints:
+        family=one_of(DECODERS.families if DECODERS else []),
     # The longest jobs go first, so that no core waits for one at the end.
     priority: 2
     conda:

@@ -34,96 +34,97 @@ rule questions:
         "../scripts/questions.py"
 
 
-if DECODERS and not DECODERS.generation.one_engine:
+rule merge:
+    """Merge one recipe into a folder that every engine loads."""
+    input:
+        base="<results>/{family}/base",
+        experts=lambda wildcards: expert_folders(variant_of(wildcards)),
+    output:
+        folder=temp(directory("<results>/{family}/models/{variant}")),
+    log:
+        "<logs>/merge/{family}/{variant}.log",
+    benchmark:
+        "<logs>/benchmarks/merge/{family}/{variant}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        request=lambda wildcards: as_json(
+            decoder_requests.merge_request(DECODERS, variant_of(wildcards))
+        ),
+        code=code_of("merge"),
+    script:
+        "../scripts/merge.py"
 
-    rule merge:
-        """Merge one recipe into a folder that every engine loads."""
-        input:
-            base="<results>/{family}/base",
-            experts=lambda wildcards: expert_folders(variant_of(wildcards)),
-        output:
-            folder=temp(directory("<results>/{family}/models/{variant}")),
-        log:
-            "<logs>/merge/{family}/{variant}.log",
-        benchmark:
-            "<logs>/benchmarks/merge/{family}/{variant}.tsv"
-        conda:
-            "../../environment.yml"
-        threads: 1
-        resources:
-            mem_mb=2000,
-            runtime=120,
-        params:
-            request=lambda wildcards: as_json(
-                decoder_requests.merge_request(DECODERS, variant_of(wildcards))
-            ),
-            code=code_of("merge"),
-        script:
-            "../scripts/merge.py"
 
-    rule generate:
-        """Write the answers of one merged model to all its benchmarks."""
+rule generate:
+    """Write the answers of one merged model to all its benchmarks."""
+    input:
+        model="<results>/{family}/models/{variant}",
+        questions=lambda wildcards: questions_of(variant_of(wildcards)),
+    output:
+        answers="<results>/{family}/answers/{variant}.parquet",
+    log:
+        "<logs>/generate/{family}/{variant}.log",
+    benchmark:
+        "<logs>/benchmarks/generate/{family}/{variant}.tsv"
+    wildcard_constraints:
+        # The others pass all variants of a set through one engine.
+        family=one_of({key[0] for key in GROUPS} - {key[0] for key in ONE_ENGINE}),
+    # So that merged models do not pile up.
+    priority: 1
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=lambda wildcards: generation_gpus(wildcards.family),
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        request=lambda wildcards: as_json(
+            decoder_requests.generate_request(
+                DECODERS, wildcards.family, [variant_of(wildcards)]
+            )
+        ),
+        code=code_of("generate"),
+    script:
+        "../scripts/generate.py"
+
+
+for family, experts, seed in ONE_ENGINE:
+
+    rule:
+        """Write the answers of all variants of one set of experts, through one engine."""
+        name:
+            f"generate_{family}_{experts}_{seed}"
         input:
-            model="<results>/{family}/models/{variant}",
-            questions=lambda wildcards: questions_of(variant_of(wildcards)),
+            base=f"<results>/{family}/base",
+            experts=expert_folders(GROUPS[family, experts, seed][0]),
+            questions=questions_of(GROUPS[family, experts, seed][0]),
         output:
-            answers="<results>/{family}/answers/{variant}.parquet",
+            answers=answer_files(GROUPS[family, experts, seed]),
         log:
-            "<logs>/generate/{family}/{variant}.log",
+            f"<logs>/generate/{family}/{experts}/seed~{seed}.log",
         benchmark:
-            "<logs>/benchmarks/generate/{family}/{variant}.tsv"
-        # So that merged models do not pile up.
+            f"<logs>/benchmarks/generate/{family}/{experts}/seed~{seed}.tsv"
         priority: 1
         conda:
             "../../environment.yml"
         threads: 1
         resources:
-            gpu=generation_gpus(),
+            gpu=generation_gpus(family),
             mem_mb=16000,
             runtime=1440,
         params:
-            request=lambda wildcards: as_json(
+            request=as_json(
                 decoder_requests.generate_request(
-                    DECODERS, wildcards.family, [variant_of(wildcards)]
+                    DECODERS, family, GROUPS[family, experts, seed]
                 )
             ),
-            code=code_of("generate"),
+            store=f"{STUDY.paths.results}/{family}/answers/{experts}/seed~{seed}.store.jsonl",
+            code=code_of("generate_variants"),
         script:
-            "../scripts/generate.py"
-
-
-if DECODERS and DECODERS.generation.one_engine:
-    for family, experts, seed in GROUPS:
-
-        rule:
-            """Write the answers of all variants of one set of experts, through one engine."""
-            name:
-                f"generate_{family}_{experts}_{seed}"
-            input:
-                base=f"<results>/{family}/base",
-                experts=expert_folders(GROUPS[family, experts, seed][0]),
-                questions=questions_of(GROUPS[family, experts, seed][0]),
-            output:
-                answers=answer_files(GROUPS[family, experts, seed]),
-            log:
-                f"<logs>/generate/{family}/{experts}/seed~{seed}.log",
-            benchmark:
-                f"<logs>/benchmarks/generate/{family}/{experts}/seed~{seed}.tsv"
-            priority: 1
-            conda:
-                "../../environment.yml"
-            threads: 1
-            resources:
-                gpu=generation_gpus(),
-                mem_mb=16000,
-                runtime=1440,
-            params:
-                request=as_json(
-                    decoder_requests.generate_request(
-                        DECODERS, family, GROUPS[family, experts, seed]
-                    )
-                ),
-                store=f"{STUDY.paths.results}/{family}/answers/{experts}/seed~{seed}.store.jsonl",
-                code=code_of("generate_variants"),
-            script:
-                "../scripts/generate_variants.py"
+            "../scripts/generate_variants.py"

@@ -20,12 +20,12 @@ rule merges:
         ],
     output:
         scores="<results>/{family}/merges/{set}/seed~{seed}.parquet",
-    wildcard_constraints:
-        family=one_of(STUDY.families),
     log:
         "<logs>/merges/{family}/{set}/seed~{seed}.log",
     benchmark:
         "<logs>/benchmarks/merges/{family}/{set}/seed~{seed}.tsv"
+    wildcard_constraints:
+        family=one_of(STUDY.families),
     conda:
         "../../environment.yml"
     threads: 1

@@ -15,12 +15,12 @@ rule import_base:
         source="<results>/sources/base~{family}.json",
     output:
         folder=directory("<results>/{family}/base"),
-    wildcard_constraints:
-        family=one_of(STUDY.families),
     log:
         "<logs>/import_base/{family}.log",
     benchmark:
         "<logs>/benchmarks/import_base/{family}.tsv"
+    wildcard_constraints:
+        family=one_of(STUDY.families),
     # What can be wrong is found before long work starts.
     priority: 2
     conda:
@@ -41,12 +41,12 @@ rule expert:
         unpack(expert_origin),
     output:
         folder=directory("<results>/{family}/experts/{expert}/seed~{seed}"),
-    wildcard_constraints:
-        family=one_of(STUDY.families),
     log:
         "<logs>/expert/{family}/{expert}/seed~{seed}.log",
     benchmark:
         "<logs>/benchmarks/expert/{family}/{expert}/seed~{seed}.tsv"
+    wildcard_constraints:
+        family=one_of(STUDY.families),
     conda:
         "../../environment.yml"
     threads: 1

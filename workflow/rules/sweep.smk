@@ -15,12 +15,12 @@ rule sweep:
         examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
     output:
         scores="<results>/{family}/sweeps/{expert}/seed~{seed}.parquet",
-    wildcard_constraints:
-        family=one_of(STUDY.families),
     log:
         "<logs>/sweep/{family}/{expert}/seed~{seed}.log",
     benchmark:
         "<logs>/benchmarks/sweep/{family}/{expert}/seed~{seed}.tsv"
+    wildcard_constraints:
+        family=one_of(STUDY.families),
     # The longest jobs go first, so that no core waits for one at the end.
     priority: 1
     conda:

@@ -32,6 +32,12 @@ def expert_groups():
 
 
 GROUPS = expert_groups()
+# The groups whose variants all pass through one engine.
+ONE_ENGINE = [
+    (family, experts, seed)
+    for family, experts, seed in GROUPS
+    if DECODERS.generation_of(family).one_engine
+]
 VARIANTS = {
     (recipe.family, variant_name(recipe)): recipe
     for recipes in GROUPS.values()
@@ -56,7 +62,8 @@ def benchmarks_of(recipe):
 def questions_of(recipe):
     """The questions that a recipe is asked, in the order of its benchmarks."""
     return [
-        f"<results>/benchmarks/{benchmark}.parquet" for benchmark in benchmarks_of(recipe)
+        f"<results>/benchmarks/{benchmark}.parquet"
+        for benchmark in benchmarks_of(recipe)
     ]
 
 
@@ -105,6 +112,6 @@ def decoder_request(wildcards):
     )
 
 
-def generation_gpus():
+def generation_gpus(family):
     """The GPUs that one engine is split over, when the run was given GPUs."""
-    return DECODERS.generation.gpus if DECODERS and gpus() else 0
+    return DECODERS.generation_of(family).gpus if gpus() else 0

@@ -9,6 +9,7 @@ import copy
 import logging
 import os
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def _dequantise(file: Path, folder: Path) -> None:
             file.parent, gguf_file=file.name, dtype=torch.bfloat16
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ImportError, OSError, KeyError, RuntimeError, ValueError) as error:
+    except (ImportError, LookupError, OSError, RuntimeError, ValueError, struct.error) as error:
         raise CheckpointError(
             f"{file} cannot be dequantised: {error}; give the model as safetensors"
         ) from error

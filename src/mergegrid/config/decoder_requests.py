@@ -6,6 +6,7 @@ from mergegrid.config.benchmarks import Benchmark
 from mergegrid.config.decoders import DecoderFinetune, Decoders, Instructions
 from mergegrid.config.generation import Generation, Sampling
 from mergegrid.config.grids import unique
+from mergegrid.config.judge import Judge
 from mergegrid.config.merge_file import Output
 from mergegrid.config.prompts import ASKING
 from mergegrid.recipe.recipe import Recipe
@@ -123,9 +124,9 @@ def generate_request(study: Decoders, family: str, recipes: list[Recipe]) -> Gen
             Ask(benchmark=name, chat=spec.chat_of(owner), sampling=sampling(study.benchmarks[name]))
             for name, owner in owners.items()
         ],
-        generation=study.generation,
+        generation=study.generation_of(family),
         merges=[merge_request(study, recipe) for recipe in recipes]
-        if study.generation.one_engine
+        if study.generation_of(family).one_engine
         else [],
     )
 
@@ -133,7 +134,9 @@ def generate_request(study: Decoders, family: str, recipes: list[Recipe]) -> Gen
 def questions_request(study: Decoders, benchmark: str) -> QuestionsRequest:
     """Where the questions of a benchmark come from."""
     spec = study.benchmarks[benchmark]
-    return QuestionsRequest(benchmark=unlicensed(spec.model_copy(update={"judge": None})))
+    # Another judge asks no other questions.
+    judge = Judge(model="any") if spec.judge else None
+    return QuestionsRequest(benchmark=unlicensed(spec.model_copy(update={"judge": judge})))
 
 
 def score_request(

@@ -102,6 +102,7 @@ class Instructions(Spec):
 
 
 DecoderFinetuneOverride: Any = partial(DecoderFinetune)
+GenerationOverride: Any = partial(Generation)
 
 
 class DecoderExpert(Spec):
@@ -139,6 +140,8 @@ class DecoderFamily(Spec):
     """Experts by name."""
     finetune: DecoderFinetune = DecoderFinetune()
     """How the experts are fine-tuned."""
+    generation: GenerationOverride | None = None
+    """Values that replace the study's engine settings, such as more GPUs for a larger model."""
     chat: bool = False
     """Whether questions are asked in the model's chat template rather than in the raw prompt."""
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
@@ -225,6 +228,12 @@ class Decoders(Spec):
                     check_fit("merges.methods", recipe.method, experts)
                     check_fit("merges.sparsifiers", recipe.sparsifier, experts)
         return self
+
+    def generation_of(self, family: str) -> Generation:
+        """The engine of a family: the study's values with the family's own on top."""
+        override = self.families[family].generation
+        own = override.model_dump(exclude_none=True) if override else {}
+        return self.generation.model_copy(update=own)
 
     @property
     def chooses(self) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
+from mergegrid.checkpoints.location import read_json
 from mergegrid.errors import CheckpointError, DataError
 
 logger = logging.getLogger(__name__)
@@ -126,9 +127,8 @@ class Collator:
         }
 
 
-def _eos_ids(folder: Path) -> list[int]:
-    """Tokens at which the model stops, as its generation config says."""
-    if not (folder / "generation_config.json").is_file():
-        return []
-    named = GenerationConfig.from_pretrained(folder).eos_token_id
-    return [] if named is None else [named] if isinstance(named, int) else list(named)
+def _eos_ids(folder: Path) -> set[int]:
+    """Tokens at which the model stops, as its configs say."""
+    paths = [folder / name for name in ("config.json", "generation_config.json")]
+    named = [read_json(path).get("eos_token_id") for path in paths if path.is_file()]
+    return {token for each in named for token in (each if isinstance(each, list) else [each])}

@@ -61,6 +61,8 @@ class TransformersBackend:
         self.prompts = Prompts(model)
         self._batch_size = settings.batch_size
         self.model = self._loaded(model, str(engine["dtype"])).to(device).eval()
+        # The model's own may hold a temperature or a penalty on repetition.
+        self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         own = self.prompts.tokenizer
         known = (own.pad_token_id, own.eos_token_id, own.unk_token_id, 0)
         self._pad = next(token for token in known if token is not None)
@@ -100,7 +102,6 @@ class TransformersBackend:
             ids[at, width - len(row.request.ids) :] = torch.tensor(row.request.ids)
             mask[at, width - len(row.request.ids) :] = 1
         device = self.model.device
-        # Not the model's own: it may hold a temperature, or a penalty on repetition.
         config = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=sampling.max_tokens,
             do_sample=False,

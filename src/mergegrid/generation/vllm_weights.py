@@ -49,11 +49,12 @@ class MergeWorker:
         if self._merger is None or self._merger[0] != models:
             self._merger = (models, Merger(Models.model_validate_json(models)))
         weights = self._merger[1].weights(Recipe.model_validate_json(recipe))
+        model = self.model_runner.get_model()
+        # Others, as rotary embeddings, hold constants and get no tensors.
+        learned = {type(each).__name__ for each in model.modules() if each._parameters}
         with _left_out() as layers:
             self.reload_weights(weights_iterator=iter(weights.items()), is_checkpoint_format=True)
-        model = self.model_runner.get_model()
-        heads = _tie_again(model)
-        kept = [layer for layer in layers if layer not in heads]
+        kept = [layer for layer in layers if layer in learned - _tie_again(model)]
         if kept:
             raise GenerationError(
                 f"vLLM did not replace its {kept[0]} ({len(kept)} layers keep what they had); set "

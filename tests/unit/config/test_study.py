@@ -10,13 +10,13 @@ from mergegrid.recipe.sparsifiers import Dare, Magnitude, NoSparsifier
 CONFIG = Path(__file__).parents[3] / "config"
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "glue"])
+@pytest.mark.parametrize("name", ["config", "smoke", "glue", "paper_decoders"])
 def test_every_shipped_configuration_is_valid(name):
     read_study(CONFIG / f"{name}.yaml")
 
 
 def test_the_list_of_shipped_configurations_above_is_complete():
-    assert {path.stem for path in CONFIG.glob("*.yaml")} == {"config", "smoke", "glue"}
+    assert {path.stem for path in CONFIG.glob("*.yaml")} == {"config", "smoke", "glue", "paper_decoders"}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

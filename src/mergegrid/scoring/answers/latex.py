@@ -6,7 +6,7 @@ Gold and answer are brought into one spelling (`\dfrac12` becomes `\frac{1}{2}`;
 degree and currency signs and units go) and compared:
 
 1. One spelling is right. Words, and numbers with the subscript of a base, are compared in no
-   other way; letters of either case are the same in words.
+   other way; in words, case makes no difference.
 2. Two numbers are compared as fractions, never rounded. A percentage equals its number or, where
    only one side has the sign, a hundredth of it.
 3. Else math-verify says whether both are one expression, relation, set, interval or matrix. It
@@ -90,7 +90,8 @@ def _segment(output: str) -> str | None:
 
 
 _WORDS = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)(?![A-Za-z])\s*"
-_UNIT = r"[A-Za-z]{2,}\.?(?:\s*\^\s*\{?[23]\}?)?|[mgsl]"
+# Two letters may be two variables, unless they are a unit that everybody writes so.
+_UNIT = r"(?:[A-Za-z]{3,}|[cmk]m|[mk]g|ml|ft|in|mi|lb|hr|oz)\.?(?:\s*\^\s*\{?[23]\}?)?"
 _SPELLINGS = _rewrites(
     ("\u2212", "-"),
     (r"\\!\s*", ""),
@@ -111,7 +112,7 @@ _SPELLINGS = _rewrites(
     # Words in the middle or alone are kept, those after a value are its unit.
     (rf"(?<=[^\s,])\s*{_WORDS}\{{(?!\s*(?:or|and)\b)[^{{}}]*\}}(?:\s*\^\s*\{{?\d\}}?)?\s*$", ""),
     (rf"{_WORDS}\{{([^{{}}]*)\}}", r" \1 "),
-    (rf"(?<=[\d}})])\s*(?<=[\d}})\s])(?!(?:or|and)\b)(?:{_UNIT})(?:\s+(?:{_UNIT}))*\s*$", ""),
+    (rf"(?<=[\d}})])\s+(?!and\b)(?:{_UNIT})(?:\s+(?:{_UNIT}))*\s*$", ""),
     (r",?\s+(?:and|or)\s+", ", "),
     (r"^(?:[Aa]n?|[Tt]he)\s+(?=[A-Za-z]{3})", ""),
     (r"^[\s,;:=]+|[\s,;:.=]+$", ""),

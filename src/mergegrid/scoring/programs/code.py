@@ -30,7 +30,7 @@ _STOPS = re.compile(
     r"\n(?:print\b|assert\b|\"\"\"|'''|#{2,} |</?\w+>|\[[A-Z]+\]|>>> "
     r"|[A-Z][\w']* +(?!=|if\b|for\b|and\b|or\b|in\b|is\b|not\b)[\w'`]|[A-Z][\w ]*: *\n)"
 )
-_STARTS = re.compile(r"^(?:async def|def|class|import|from|@\w)", re.MULTILINE)
+_STARTS = re.compile(r"^(?:(?:async def|def|class|import|from) |@\w)", re.MULTILINE)
 _AFTER_A_BODY = re.compile(r"\n(?=[^\s)\]}])")
 _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 _INDENT = "    "

@@ -59,9 +59,13 @@ def run(text: str, channel: int) -> bytes:
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Forbid tracing: a trace function may skip the lines that test."""
+    """Forbid tracing, which may skip the lines that test, and new code for this function."""
     if event == "sys.settrace":
         raise PermissionError("sys.settrace is refused to programs under test")
+    new_code = event == "object.__setattr__" and arguments[1] == "__code__"
+    # By its name, because the program can put anything in the place of a global.
+    if new_code and arguments[0].__code__.co_name == "refuse":
+        raise PermissionError("the harness is not open to programs under test")
 
 
 if __name__ == "__main__":

@@ -63,9 +63,9 @@ class SandboxError(MergegridError):
 class Limits:
     """What one program may use."""
 
-    seconds: float = 10.0
+    seconds: float = 20.0
     """By the clock on the wall."""
-    cpu_seconds: int = 5
+    cpu_seconds: int = 8
     """Of processor time."""
     memory_bytes: int = 512 << 20
     """Of address space."""

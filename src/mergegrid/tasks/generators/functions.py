@@ -77,7 +77,9 @@ def _above(first: str, second: str, xs: str, limit: int) -> dict[str, Any]:
 def _without(first: str, second: str, text: str, start: int, end: int) -> dict[str, Any]:
     what = f"gives a text without its first {start} and last {end} letters"
     body = f"{text}[{start}:-{end}]"
-    return _record(f"{first}_{second}", what, text, body, ["mountain tops", "abcdefghij", "a"])
+    return _record(
+        f"{first}_{second}", what, text, body, ["abcdefghijklmnopqrst", "mountain tops", "a"]
+    )
 
 
 def _joined(first: str, second: str, text: str, times: int, mark: str) -> dict[str, Any]:

@@ -62,6 +62,8 @@ CASES = [
     ("x=5", "y=5", False, True),
     ("5", "5x", False, False),
     ("5", "-5", False, False),
+    ("3", "3xy", False, False),
+    ("3xy", "3 yx", True, False),
     ("3", r"\pm 3", False, False),
     ("5", "5 is the answer 5", False, False),
     (r"\frac13", "0.333333333333333333", False, False),

@@ -21,7 +21,7 @@ def sandbox():
 @pytest.fixture(scope="session")
 def tight(sandbox):
     """A sandbox that loses patience soon; it has been seen to refuse new processes."""
-    return open_sandbox(limits=Limits(seconds=5, cpu_seconds=1, memory_bytes=MARK))
+    return open_sandbox(limits=Limits(seconds=4, cpu_seconds=1, memory_bytes=MARK))
 
 
 def marked():

@@ -359,6 +359,14 @@ LIES = [
         """,
     ),
     (
+        "a trace function, once nothing forbids it",
+        FAILED,
+        """
+        sys._getframe(1).f_globals["refuse"].__code__ = (lambda event, arguments: None).__code__
+        sys.settrace(lambda *rest: None)
+        """,
+    ),
+    (
         "a trace function on the harness",
         FAILED,
         """

@@ -1,0 +1,192 @@
+"""Generation on a real model, SmolLM2-135M-Instruct: two engines, and variants through one of them.
+
+Takes about 3 minutes on two cores. Parts with vLLM need VLLM_PYTHON where it is not installed: a
+Python that has it, and what mergegrid imports.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import smollm2
+
+import mergegrid
+from mergegrid.config.decoder_requests import Ask
+from mergegrid.config.generation import Generation, Sampling
+from mergegrid.config.merge_file import Output
+from mergegrid.generation.merged import Models
+from mergegrid.generation.run import answer
+from mergegrid.generation.variants import answer_variants
+from mergegrid.merging.recipes import merge_recipe
+from mergegrid.recipe.methods import TaskArithmetic, Ties
+from mergegrid.recipe.recipe import Recipe, base_only
+from mergegrid.recipe.sparsifiers import Dare
+
+pytestmark = pytest.mark.integration
+logger = logging.getLogger(__name__)
+
+RECIPES = [
+    Recipe(
+        family="smollm2",
+        experts=("math",),
+        sparsifier=Dare(rate=0.9, seed=1),
+        method=TaskArithmetic(coefficient=1.0),
+    ),
+    Recipe(family="smollm2", experts=("math", "code"), method=Ties()),
+    Recipe(family="smollm2", experts=("math",), sparsifier=base_only()),
+]
+ASK = Ask(benchmark="facts", chat=False, sampling=Sampling(max_tokens=12, stop=["\n\n"]))
+# Longer than a block of 128 tokens, in which vLLM keeps what prompts have in common.
+PREFIX = (
+    "The following questions are about simple facts, and each has a short answer.\n\n"
+    + "".join(
+        f"Question: What is {number} plus {number}?\nAnswer: {2 * number}\n\n"
+        for number in range(8)
+    )
+)
+SUBJECTS = [
+    *("the capital of France", "the colour of the sky", "the largest planet", "a triangle"),
+    *("the boiling point of water", "a spider", "the opposite of hot", "a prime number"),
+    *("the first month", "the author of Hamlet", "gold", "a verb", "photosynthesis", "gravity"),
+    *("the tallest mountain", "an even number", "a noun", "the sun", "a bicycle", "an ocean"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Base, experts, and the written checkpoint of each recipe."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    base = smollm2.import_base(folder / "base")
+    for seed, name in enumerate(["math", "code"], start=1):
+        smollm2.make_expert(base, folder / name, seed)
+    for recipe in RECIPES:
+        experts = {name: folder / name for name in recipe.experts}
+        merge_recipe(recipe, base, experts, Output(), True, folder / recipe.digest, 1)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def models(folder):
+    return Models(base=folder / "base", experts={name: folder / name for name in ("math", "code")})
+
+
+@pytest.fixture(scope="module")
+def questions():
+    prompts = [f"{PREFIX}Question: What is {subject}?\nAnswer:" for subject in SUBJECTS]
+    ids = [str(number) for number in range(len(prompts))]
+    table = {"id": ids, "instruction": SUBJECTS, "prompt": prompts}
+    return pd.DataFrame(table).astype("string")
+
+
+@pytest.fixture(scope="module")
+def by_transformers(folder, questions):
+    """Answers of a new engine on each written checkpoint."""
+    settings = Generation(backend="transformers", dtype="float32")
+    return {
+        recipe.digest: answer(
+            folder / recipe.digest,
+            recipe.digest,
+            [ASK],
+            {"facts": questions},
+            settings,
+            folder / "transformers.jsonl",
+            "cpu",
+            0,
+        )
+        for recipe in RECIPES
+    }
+
+
+@pytest.fixture(scope="module")
+def by_vllm(folder, models, questions):
+    """Answers through one engine and by new ones, refusals, and times."""
+    python = os.environ.get("VLLM_PYTHON")
+    if python is None and importlib.util.find_spec("vllm") is None:
+        pytest.skip(
+            "vLLM is not installed here; set VLLM_PYTHON to a Python that has it and what "
+            "mergegrid imports"
+        )
+    order = folder / "order.json"
+    order.write_text(
+        json.dumps(
+            {
+                "models": models.model_dump(mode="json"),
+                "recipes": [recipe.model_dump(mode="json") for recipe in RECIPES],
+                "folders": [str(folder / recipe.digest) for recipe in RECIPES],
+                "ask": ASK.model_dump(mode="json"),
+                "questions": questions.to_dict("list"),
+            }
+        )
+    )
+    source = str(Path(mergegrid.__file__).parents[1])
+    script = Path(__file__).with_name("vllm_variants.py")
+    done = subprocess.run(
+        [python or sys.executable, script, order],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=900,
+        env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+    )
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    for what, (wall, used) in found["seconds"].items():
+        logger.info("%s: %.1f s, %.1f s of a processor", what, wall, used)
+    return found
+
+
+def table(columns):
+    return pd.DataFrame(columns)[["id", "sample", "prompt_digest", "output", "finish", "tokens"]]
+
+
+def test_variants_differ_so_that_a_mix_up_would_show(by_transformers):
+    outputs = [tuple(found["output"]) for found in by_transformers.values()]
+    for one in outputs:
+        for other in outputs:
+            differing = sum(a != b for a, b in zip(one, other, strict=True))
+            assert one is other or differing >= 3
+
+
+def test_transformers_answers_for_variants_as_for_their_checkpoints(
+    folder, models, questions, by_transformers
+):
+    few = questions[:6]
+    found = answer_variants(
+        models,
+        RECIPES,
+        lambda recipe: recipe.digest,
+        [ASK],
+        {"facts": few},
+        Generation(backend="transformers", dtype="float32"),
+        folder / "variants.jsonl",
+        "cpu",
+        0,
+    )
+    for recipe in RECIPES:
+        wanted = by_transformers[recipe.digest][: len(few)]
+        pd.testing.assert_frame_equal(found[recipe.digest], wanted)
+
+
+def test_vllm_answers_as_transformers_does_in_float32(by_vllm, by_transformers):
+    for name, wanted in by_transformers.items():
+        found = table(by_vllm["new"][name])
+        pd.testing.assert_frame_equal(found, table(wanted), check_dtype=False)
+
+
+def test_vllm_answers_for_variants_as_for_their_checkpoints(by_vllm):
+    assert len(by_vllm["one"]) == len(RECIPES)
+    assert by_vllm["one"] == by_vllm["new"]
+
+
+def test_a_variant_that_vllm_holds_in_part_is_refused(by_vllm):
+    left_out, output_matrix, probe = by_vllm["refused"]
+    assert "did not replace its ParallelLMHead" in left_out
+    assert "output matrix is not that of the merged model" in output_matrix
+    assert "log-probabilities are" in probe

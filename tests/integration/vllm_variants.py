@@ -1,0 +1,137 @@
+"""Answers of variants of a family by vLLM: through one engine, and each by a new one.
+
+    python vllm_variants.py ORDER.json
+
+Gives JSON in the last line. Runs in any environment that has vLLM and what mergegrid imports.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from mergegrid.config.decoder_requests import Ask
+from mergegrid.config.generation import Generation
+from mergegrid.generation import variants, vllm_weights
+from mergegrid.generation.backend import GenerationError, identity
+from mergegrid.generation.merged import Merger, Models
+from mergegrid.generation.run import answer
+from mergegrid.generation.vllm_backend import VllmBackend
+from mergegrid.recipe.recipe import Recipe
+
+SETTINGS = Generation(backend="vllm", dtype="float32")
+
+
+class Seconds:
+    """Wall and processor time of parts of a run."""
+
+    def __init__(self):
+        self.found = {}
+
+    def __call__(self, what, function):
+        wall, used = time.monotonic(), time.process_time()
+        result = function()
+        self.found[what] = [
+            round(time.monotonic() - wall, 2),
+            round(time.process_time() - used, 2),
+        ]
+        return result
+
+
+def main(order: Path) -> None:
+    asked = json.loads(order.read_text())
+    models = Models.model_validate(asked["models"])
+    recipes = [Recipe.model_validate(each) for each in asked["recipes"]]
+    asks = [Ask.model_validate(asked["ask"])]
+    questions = {asks[0].benchmark: pd.DataFrame(asked["questions"]).astype("string")}
+    common = (asks, questions, SETTINGS)
+    seconds = Seconds()
+    seconds("import vllm", lambda: __import__("vllm"))
+    timed(seconds)
+    store = order.with_name("one_engine.jsonl")
+    one = variants.answer_variants(
+        models, recipes, lambda recipe: recipe.digest, *common, store, "cpu", 0
+    )
+    store = order.with_name("new_engines.jsonl")
+    new = {
+        recipe.digest: seconds(
+            f"new engine and answers {number}",
+            lambda recipe=recipe, folder=folder: answer(
+                Path(folder), recipe.digest, *common, store, "cpu", 0
+            ),
+        )
+        for number, (recipe, folder) in enumerate(zip(recipes, asked["folders"], strict=True))
+    }
+    result = {
+        "one": {name: table.to_dict("list") for name, table in one.items()},
+        "new": {name: table.to_dict("list") for name, table in new.items()},
+        "refused": refused(models, recipes),
+        "seconds": seconds.found,
+    }
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def timed(seconds: Seconds) -> None:
+    """Take the time of each part of a sweep."""
+    numbers = iter(range(99))
+    load, generate, start = VllmBackend.load, variants.generate, VllmBackend.__init__
+
+    def timed_load(self, variant):
+        return seconds(f"merge and load {next(numbers)}", lambda: load(self, variant))
+
+    def timed_generate(*words):
+        return seconds(f"answers {len(seconds.found)}", lambda: generate(*words))
+
+    def timed_start(self, *words):
+        return seconds(f"start {len(seconds.found)}", lambda: start(self, *words))
+
+    VllmBackend.load, variants.generate, VllmBackend.__init__ = (
+        timed_load,
+        timed_generate,
+        timed_start,
+    )
+
+
+def refused(models: Models, recipes: list[Recipe]) -> list[str]:
+    """What is said where the output matrix is not tied again, guard by guard."""
+    messages = []
+    with TemporaryDirectory() as folder:
+        shell = Path(folder)
+        Merger(models).write_shell(shell)
+        backend = VllmBackend(identity(SETTINGS, shell, "cpu", 0), SETTINGS, shell, 64, models)
+        tie, left_out, check = (
+            vllm_weights._tie_again,
+            vllm_weights._left_out,
+            vllm_weights._check_heads,
+        )
+        for guards in (["_left_out"], ["_check_heads"], []):
+            vllm_weights._tie_again = lambda model: set()
+            vllm_weights._left_out = left_out if "_left_out" in guards else nothing_left_out
+            vllm_weights._check_heads = check if "_check_heads" in guards else lambda *_: None
+            try:
+                backend.load(recipes[0].model_dump_json())
+                messages.append("accepted")
+            except GenerationError as error:
+                messages.append(str(error))
+        vllm_weights._tie_again = tie
+        backend.close()
+    return messages
+
+
+class nothing_left_out:  # noqa: N801
+    def __enter__(self):
+        return []
+
+    def __exit__(self, *_):
+        return None
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.basicConfig(level=logging.INFO)
+    main(Path(sys.argv[1]))

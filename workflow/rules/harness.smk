@@ -1,0 +1,42 @@
+"""
+Merged decoders on tasks of lm-evaluation-harness, which has an environment of its own.
+
+REQUIRED INPUTS: <results>/{family}/models/{variant}
+OUTPUTS: scores = <results>/{family}/harness/{variant}.parquet
+"""
+
+from mergegrid.config.harness import HarnessRequest, own_tasks
+
+
+def harness_request(wildcards):
+    """What one merged model is asked by lm-eval."""
+    return as_json(
+        HarnessRequest(settings=DECODERS.harness, recipe=variant_of(wildcards))
+    )
+
+
+rule harness:
+    """Score one merged model on tasks of lm-eval; its own results and log are kept beside."""
+    input:
+        model="<results>/{family}/models/{variant}",
+    output:
+        scores="<results>/{family}/harness/{variant}.parquet",
+    log:
+        "<logs>/harness/{family}/{variant}.log",
+    benchmark:
+        "<logs>/benchmarks/harness/{family}/{variant}.tsv"
+    # So that merged models do not pile up.
+    priority: 1
+    conda:
+        "../envs/lm_eval.yml"
+    threads: 1
+    resources:
+        gpu=gpus(),
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        request=harness_request,
+        tasks=lambda wildcards: digest(own_tasks(DECODERS.harness)),
+        code=code_of("harness"),
+    script:
+        "../scripts/harness.py"

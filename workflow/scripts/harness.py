@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from _job import device, job
+
+with job(snakemake):
+    from mergegrid.checkpoints.publish import published_digest
+    from mergegrid.config.harness import HarnessRequest
+    from mergegrid.scoring.harness import harness_inputs, rows, run_harness
+    from mergegrid.scoring.scores import score_frame
+
+    request = HarnessRequest.model_validate_json(snakemake.params.request)
+    model, output = Path(snakemake.input.model), Path(snakemake.output.scores)
+    settings = request.settings
+    result = run_harness(model, settings, output.with_suffix(""), device(snakemake))
+    inputs = harness_inputs(result, settings, published_digest(model), snakemake.params.code)
+    score_frame(rows(result, request.recipe, request.owner, inputs)).to_parquet(output)
