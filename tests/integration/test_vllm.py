@@ -37,9 +37,9 @@ RECIPES = [
         family="smollm2",
         experts=("math",),
         sparsifier=Dare(rate=0.9, seed=1),
-        method=TaskArithmetic(coefficient=1.0),
+        method=TaskArithmetic(coefficient=2.0),
     ),
-    Recipe(family="smollm2", experts=("math", "code"), method=Ties()),
+    Recipe(family="smollm2", experts=("math", "code"), method=Ties(coefficient=5.0)),
     Recipe(family="smollm2", experts=("math",), sparsifier=base_only()),
 ]
 ASK = Ask(benchmark="facts", chat=False, sampling=Sampling(max_tokens=12, stop=["\n\n"]))

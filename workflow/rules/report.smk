@@ -15,6 +15,7 @@ rule scores:
         sweep_files(),
         merge_files(),
         decoder_score_files(),
+        harness_files(),
     output:
         scores="<results>/scores.parquet",
     log:

@@ -3,10 +3,30 @@ Answers graded, benchmark by benchmark, and the variants of one set of experts c
 
 REQUIRED INPUTS: <results>/benchmarks/{benchmark}.parquet and the answers of all variants
 OUTPUTS:
+    sandbox = <results>/sandbox.txt, where programs are among the answers
     scores = <results>/{family}/benchmarks/{set}/seed~{seed}/{benchmark}.parquet
     records = <results>/{family}/records/{set}/seed~{seed}/{benchmark}.parquet
     chosen = <results>/{family}/benchmarks/{set}/seed~{seed}.parquet
 """
+
+
+rule sandbox:
+    """Try the sandbox that programs written by models run in, before anything long starts."""
+    output:
+        found="<results>/sandbox.txt",
+    log:
+        "<logs>/sandbox.log",
+    priority: 2
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        unsafe=DECODERS.unsafe_execution if DECODERS else False,
+        code=code_of("sandbox"),
+    script:
+        "../scripts/sandbox.py"
 
 
 rule score:
@@ -14,6 +34,7 @@ rule score:
     input:
         questions="<results>/benchmarks/{benchmark}.parquet",
         answers=lambda wildcards: answer_files(group_of(wildcards)),
+        sandbox=sandbox_of,
     output:
         scores="<results>/{family}/benchmarks/{set}/seed~{seed}/{benchmark}.parquet",
         records="<results>/{family}/records/{set}/seed~{seed}/{benchmark}.parquet",

@@ -115,3 +115,17 @@ def decoder_request(wildcards):
 def generation_gpus(family):
     """The GPUs that one engine is split over, when the run was given GPUs."""
     return DECODERS.generation_of(family).gpus if gpus() else 0
+
+
+def sandbox_of(wildcards):
+    """The sandbox, for benchmarks whose answers are programs."""
+    programs = DECODERS.benchmarks[wildcards.benchmark].kind in ("humaneval", "mbpp")
+    return ["<results>/sandbox.txt"] if programs else []
+
+
+def harness_files():
+    """The scores of every variant on tasks of lm-evaluation-harness."""
+    asked = VARIANTS if DECODERS and DECODERS.harness else []
+    return [
+        f"<results>/{family}/harness/{variant}.parquet" for family, variant in asked
+    ]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from mergegrid.checkpoints import companions, safetensors_files
+from mergegrid.checkpoints import companions, pytorch_files, safetensors_files
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.digests import LEAF, TensorDigests
 from mergegrid.checkpoints.dtypes import Stored, is_finite
@@ -135,7 +135,7 @@ def _gguf_file(source: Path) -> Path | None:
             raise CheckpointError(f"{source} is no GGUF file; name the folder of the model")
         return source
     files = sorted(source.glob(f"*{_GGUF}"))
-    if not files or (source / "config.json").is_file():
+    if not files or safetensors_files.present(source) or pytorch_files.present(source):
         return None
     if len(files) > 1:
         raise CheckpointError(

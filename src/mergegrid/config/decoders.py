@@ -20,6 +20,7 @@ from mergegrid.config.grids import (
     sparsifier_points,
     sweep_points,
 )
+from mergegrid.config.harness import Harness
 from mergegrid.config.source import SourceConfig
 from mergegrid.config.tasks import Table
 from mergegrid.provenance import canonical_json
@@ -191,6 +192,8 @@ class Decoders(Spec):
     """Study of single experts against the drop rate; `null` leaves it out."""
     merges: MergeGrid | None = None
     """Study of merges: every candidate is scored; unset leaves it out."""
+    harness: Harness | None = None
+    """Tasks of lm-evaluation-harness that every variant is scored on besides; unset: none."""
     selection: Literal["validation", "test"] = "validation"
     """Split on which settings of a method and rates are chosen, where there are several; `test`
     replays the paper and is labelled so."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mergegrid.config.decoders import Decoders
+from mergegrid.config.harness import own_tasks
 from mergegrid.config.reading import check_content, read_yaml
 from mergegrid.config.source import PathOrigin, SourceConfig
 from mergegrid.config.study import Study
@@ -41,6 +42,8 @@ def check_paths(study: Study) -> None:
             named[f"families.{name}.experts.{expert}"] = spec.source
     if study.decoders:
         named |= _of_decoders(study.decoders)
+        if study.decoders.harness:
+            own_tasks(study.decoders.harness)
     for key, config in named.items():
         origin = config.origin if config else None
         if isinstance(origin, PathOrigin) and not Path(origin.path).exists():

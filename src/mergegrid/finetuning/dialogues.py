@@ -131,4 +131,5 @@ def _eos_ids(folder: Path) -> set[int]:
     """Tokens at which the model stops, as its configs say."""
     paths = [folder / name for name in ("config.json", "generation_config.json")]
     named = [read_json(path).get("eos_token_id") for path in paths if path.is_file()]
-    return {token for each in named for token in (each if isinstance(each, list) else [each])}
+    every = [token for each in named for token in (each if isinstance(each, list) else [each])]
+    return {token for token in every if isinstance(token, int)}

@@ -8,6 +8,7 @@ A backend has an identity, such as
 Answers of engines with different identities are never mixed.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +23,7 @@ from mergegrid.config.generation import Generation, Sampling
 from mergegrid.errors import CheckpointError, ConfigError, MergegridError
 
 Engine = Mapping[str, str | int]
+_VLLM_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0"}
 
 
 class GenerationError(MergegridError):
@@ -134,6 +136,13 @@ def open_backend(
     return VllmBackend(engine, settings, model, longest)
 
 
+def import_vllm(name: str) -> Any:
+    """A module of vLLM, which sends no usage statistics, and its log to the log of this process."""
+    for variable, value in _VLLM_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    return import_module(name)
+
+
 def precision(settings: Generation, model: Path) -> str:
     """What an engine computes in: as settings say, or as the checkpoint is stored.
 
@@ -178,7 +187,7 @@ def _version(backend: str) -> str:
 def _gpu_name(backend: str) -> str:
     if backend == "vllm":
         # Not torch, which would start CUDA in this process: vLLM's workers are forked from it.
-        platforms = import_module("vllm.platforms")
+        platforms = import_vllm("vllm.platforms")
         return str(platforms.current_platform.get_device_name())
     import torch
 

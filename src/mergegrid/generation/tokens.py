@@ -127,7 +127,10 @@ class Prompts:
     def _check_special_tokens(self) -> None:
         bare = list(self.tokenizer("a", add_special_tokens=False).input_ids)
         full = list(self.tokenizer("a").input_ids)
-        start = next(at for at in range(len(full) + 1) if full[at : at + len(bare)] == bare)
+        places = range(len(full) - len(bare) + 1)
+        start = next((at for at in places if full[at : at + len(bare)] == bare), None)
+        if start is None:
+            return
         if start:
             self._check_start(full[0])
         if len(full) > start + len(bare):

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mergegrid.generation.backend import (
     Engine,
     GenerationError,
     Request,
+    import_vllm,
     model_config,
 )
 from mergegrid.generation.merged import Models
@@ -31,13 +31,6 @@ from mergegrid.provenance import digest
 logger = logging.getLogger(__name__)
 
 _WORKER = "mergegrid.generation.vllm_weights.MergeWorker"
-#: Read once, when vLLM is imported.
-_ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CONFIGURE_LOGGING": "0",
-    # Threads that wait by spinning slow a shared machine down tenfold.
-    "OMP_NUM_THREADS": "1",
-}
 # vLLM looks through all modules for its kernels, and fails at the library of this one, which has
 # every attribute that is asked for. numba needs it, and has imported it.
 _UNREADABLE = "llvmlite.binding.ffi"
@@ -72,12 +65,10 @@ class VllmBackend:
         self._models, self._model = models, model
         self._numbers = count()
         self._checked = False
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
         if engine["tensor_parallel"] == 1:
             # A process for the engine costs its start, and would run the calling script again.
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        self._vllm: Any = import_module("vllm")
+        self._vllm: Any = import_vllm("vllm")
         length = longest or self.prompts.longest(settings.max_model_len)
         on_cpu = engine["device"] == "cpu"
         with _unseen(_UNREADABLE):

@@ -54,7 +54,8 @@ class MergeWorker:
         learned = {type(each).__name__ for each in model.modules() if each._parameters}
         with _left_out() as layers:
             self.reload_weights(weights_iterator=iter(weights.items()), is_checkpoint_format=True)
-        kept = [layer for layer in layers if layer in learned - _tie_again(model)]
+        owing = learned - _tie_again(model)
+        kept = [layer for layer in layers if layer in owing]
         if kept:
             raise GenerationError(
                 f"vLLM did not replace its {kept[0]} ({len(kept)} layers keep what they had); set "

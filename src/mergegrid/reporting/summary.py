@@ -22,6 +22,7 @@ STAGES = {
     "merge": "merge decoders",
     "generate": "generate answers",
     "score": "score answers",
+    "harness": "run lm-evaluation-harness",
 }
 
 

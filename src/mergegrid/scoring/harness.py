@@ -89,7 +89,8 @@ def run_harness(model: Path, settings: Harness, folder: Path, device: str) -> Ha
     place = folder / "run"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    log = folder / "lm_eval.log"
+    log, results = folder / "lm_eval.log", folder / "results.json"
+    results.unlink(missing_ok=True)
     logger.info("lm-eval %s writes its log to %s", version, log)
     with log.open("wb") as file:
         done = subprocess.run(
@@ -104,7 +105,6 @@ def run_harness(model: Path, settings: Harness, folder: Path, device: str) -> Ha
     written = list(place.glob("results_*.json"))
     if done.returncode or not written:
         raise _failure(settings, version, done.returncode, log)
-    results = folder / "results.json"
     written[0].replace(results)
     shutil.rmtree(place)
     return read_result(results, settings, device)
@@ -284,16 +284,16 @@ def _failure(settings: Harness, version: str, code: int, log: Path) -> Mergegrid
         )
     unreached = _UNREACHED.search(last)
     if unreached or any(sign in last for sign in _OFFLINE):
-        what = (unreached and unreached[1]) or "a file"
+        what = (unreached and unreached[1]) or "data"
         return SourceError(
-            f"harness.tasks: {tasks} need {what} from the hub, which cannot be reached; run once "
+            f"harness.tasks: {what} for {tasks} is on the hub, which cannot be reached; run once "
             "with network and without HF_HUB_OFFLINE, or take tasks whose data is here "
             f"(lm-eval's log is {log})"
         )
     if last.startswith(_MISSING):
         return ConfigError(
-            f"harness.python = {settings.python!r}: its environment lacks what model "
-            f"{settings.model} or {tasks} need ({last}); install it there"
+            f"harness.python = {settings.python!r}: its environment lacks a package for {tasks} "
+            f"on {settings.model} ({last}); install it there"
         )
     return MergegridError(
         f"lm-eval {version} ended with code {code} and said {last!r}; "

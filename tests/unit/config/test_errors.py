@@ -39,7 +39,7 @@ WRONG = [
     ("families.bert.base", REMOVE, "families.bert.base is missing"),
     ("families.bert.experts", {}, "families.bert.experts = {}: Dictionary should have at least"),
     ("families.bert.experts.cola", {}, "wants task 'cola', which is not among tasks (rte, stsb)"),
-    ("families.bert.experts.a b", {"task": "rte"}, "families.bert.experts.a b = 'a b': take letters"),
+    ("families.bert.experts.a b", {"task": "rte"}, "experts.a b = 'a b': take letters, digits"),
     ("families.bert.finetune", {"lr": 1e-5}, "families.bert.finetune.lr is not a known key; know"),
     ("families.bert.finetune", {"epochs": "ten"}, "families.bert.finetune.epochs = 'ten': Input"),
     (

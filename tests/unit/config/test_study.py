@@ -16,7 +16,12 @@ def test_every_shipped_configuration_is_valid(name):
 
 
 def test_the_list_of_shipped_configurations_above_is_complete():
-    assert {path.stem for path in CONFIG.glob("*.yaml")} == {"config", "smoke", "glue", "paper_decoders"}
+    assert {path.stem for path in CONFIG.glob("*.yaml")} == {
+        "config",
+        "smoke",
+        "glue",
+        "paper_decoders",
+    }
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

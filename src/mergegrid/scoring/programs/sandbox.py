@@ -16,7 +16,6 @@ import os
 import platform
 import secrets
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from typing import Literal
 
 from mergegrid.errors import MergegridError
 from mergegrid.scoring.programs import harness
-from mergegrid.scoring.programs.bubblewrap import BUBBLEWRAP, bubblewrap_command
+from mergegrid.scoring.programs.bubblewrap import bubblewrap_command, find_bubblewrap
 from mergegrid.scoring.programs.seccomp import MACHINES, filter_program
 
 Status = Literal["passed", "failed", "timeout", "crashed"]
@@ -105,6 +104,7 @@ class Sandbox:
     ) -> None:
         """Run programs behind a command and, where it takes one, a filter of system calls."""
         self.limits = limits
+        self.isolated = bool(wrapper)
         self._wrapper, self._calls = tuple(wrapper), calls
         settings = {
             "RLIMIT_AS": limits.memory_bytes,
@@ -209,7 +209,7 @@ def open_sandbox(unsafe: bool = False, limits: Limits = LIMITS) -> Sandbox:
 
 
 def _unusable(limits: Limits) -> str | None:
-    if shutil.which(BUBBLEWRAP) is None:
+    if find_bubblewrap() is None:
         return "there is no program bwrap on the PATH"
     if platform.machine() not in MACHINES:
         return (

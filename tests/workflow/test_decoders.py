@@ -1,0 +1,134 @@
+"""The decoder study for real, on Llamas of two layers: ready and fine-tuned experts, every stage."""
+
+import pandas as pd
+import pytest
+import yaml
+from project import Project
+from small_models import family
+
+pytestmark = pytest.mark.workflow
+
+FORMATS, FUNCTIONS = "formats", "functions"
+
+
+def study(models):
+    def questions(kind, generator):
+        return {
+            "kind": kind,
+            "generated": {"generator": generator, "count": 5, "seed": 1000},
+            "prompt": "{instruction}",
+            "sampling": {"max_tokens": 8},
+        }
+
+    return {
+        "paths": {"results": "results/small", "logs": "logs/small"},
+        "decoders": {
+            "benchmarks": {
+                FORMATS: questions("instructions", "instructions"),
+                FUNCTIONS: questions("mbpp", "functions"),
+            },
+            "families": {
+                "llama": {
+                    "base": {"source": f"path:{models / 'base'}", "licence": "made here"},
+                    "finetune": {"epochs": 1, "batch_size": 4},
+                    "experts": {
+                        "ready": {
+                            "benchmarks": [FUNCTIONS],
+                            "source": {"source": f"path:{models / 'code'}", "licence": "made here"},
+                        },
+                        "trained": {
+                            "benchmarks": [FORMATS],
+                            "data": {
+                                "generated": {"generator": "instructions", "count": 8, "seed": 0}
+                            },
+                        },
+                    },
+                }
+            },
+            "generation": {"backend": "transformers", "dtype": "float32", "batch_size": 4},
+            "rates": [0.9],
+            "sweep": {"sparsifiers": [{"kind": "dare"}]},
+            "merges": {"sparsifiers": [{"kind": "none"}, {"kind": "dare", "rate": 0.9}]},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decoders")
+    made = Project(folder / "project", "config/small.yaml")
+    content = study(family(folder / "models"))
+    (made.folder / "config" / "small.yaml").write_text(yaml.safe_dump(content))
+    made.snakemake("--cores", "2")
+    return made
+
+
+@pytest.fixture
+def scores(project):
+    return pd.read_parquet(project.folder / "results" / "small" / "scores.parquet")
+
+
+def test_every_variant_is_scored_on_the_benchmarks_of_its_experts(scores):
+    primary = scores[scores["primary"]]
+    asked = primary.groupby(["experts", "task"])["recipe"].nunique().to_dict()
+    # Alone: as it is, the base, DARE; merged: without and with DARE.
+    assert asked == {
+        ("ready", FUNCTIONS): 3,
+        ("trained", FORMATS): 3,
+        ("ready+trained", FUNCTIONS): 2,
+        ("ready+trained", FORMATS): 2,
+    }
+    assert set(scores["n"]) == {5}
+    assert scores["selected"].all()
+    assert scores["engine"].str.fullmatch(r"transformers \S+ float32 cpu").all()
+    assert set(primary["metric"]) == {"accuracy", "pass@1"}
+
+
+def test_every_answer_has_a_record(project):
+    records = project.folder / "results" / "small" / "llama" / "records" / "ready+trained"
+    frame = pd.read_parquet(records / "seed~0" / f"{FUNCTIONS}.parquet")
+    assert len(frame) == 2 * 5
+    assert {"recipe", "id", "prompt_digest", "output", "extracted", "verdict", "seconds"} <= set(
+        frame
+    )
+    assert set(frame["verdict"]) <= {"passed", "failed", "timeout", "crashed"}
+
+
+def test_merged_models_are_removed_and_nothing_is_left_to_do(project):
+    assert not list((project.folder / "results" / "small").rglob("models/**/*.safetensors"))
+    assert not project.planned()
+
+
+def test_one_more_rate_runs_only_its_own_jobs(project):
+    path = project.folder / "config" / "small.yaml"
+    before = path.read_text()
+    content = yaml.safe_load(before)
+    content["decoders"]["rates"] = [0.9, 0.5]
+    path.write_text(yaml.safe_dump(content))
+    try:
+        planned = project.planned()
+    finally:
+        path.write_text(before)
+    # One variant more of each single expert; merges keep the rate that they name.
+    assert {rule: planned[rule] for rule in ("merge", "generate", "score", "choose")} == {
+        "merge": 2,
+        "generate": 2,
+        "score": 2,
+        "choose": 2,
+    }
+    assert not {"decoder", "import_decoder", "questions", "instructions"} & set(planned)
+
+
+def test_one_engine_for_all_variants_gives_the_same_answers(project):
+    content = yaml.safe_load((project.folder / "config" / "small.yaml").read_text())
+    content["decoders"]["generation"]["one_engine"] = True
+    content["paths"] = {"results": "results/one", "logs": "logs/one"}
+    (project.folder / "config" / "one.yaml").write_text(yaml.safe_dump(content))
+    results = project.folder / "results"
+    wanted = "results/one/llama/benchmarks/ready+trained/seed~0.parquet"
+    project.snakemake("--cores", "2", "--configfile", "config/one.yaml", "--", wanted, named=False)
+    answers = sorted((results / "one" / "llama" / "answers").rglob("*.parquet"))
+    assert len(answers) == 2
+    for path in answers:
+        twin = results / "small" / path.relative_to(results / "one")
+        pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(twin))
