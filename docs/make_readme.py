@@ -18,8 +18,10 @@ from mergegrid.reporting.files import markdown_table
 from mergegrid.reporting.summary import stage_times
 
 ROOT = Path(__file__).parents[1]
-RATES = ["0", "0.5", "0.9", "0.99", "1"]
+RATES = ["0", "0.1", "0.5", "0.9", "0.99", "1"]
 FIGURES = ["drop_rates", "merges", "deltas"]
+#: Scores of a benchmark as the README shows them.
+SHOWN = ["model", "benchmark", "metric", "score", "n"]
 
 
 def rule_graph() -> str:
@@ -29,23 +31,34 @@ def rule_graph() -> str:
     """
     command = [sys.executable, "-m", "snakemake", "--forceall", "--rulegraph", "mermaid-js"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    names = dict(re.findall(r"(id\d+)\[(\w+)\]", printed))
+    return as_mermaid(printed)
+
+
+def as_mermaid(printed: str) -> str:
+    """Arrows by name; the rules that pass all variants of a set through one engine are `generate`.
+    """
+    names = dict(re.findall(r"(id\d+)\[([^\]]+)\]", printed))
+    short = {key: re.sub(r"^generate_.*", "generate", name) for key, name in names.items()}
     arrows = re.findall(r"(id\d+) --> (id\d+)", printed)
-    lines = sorted(f"    {names[start]} --> {names[end]}" for start, end in arrows)
+    lines = sorted({f"    {short[start]} --> {short[end]}" for start, end in arrows})
     return "\n".join(["```mermaid", "flowchart LR", *lines, "```"])
 
 
-def drop_rates(tables: Path) -> str:
-    """The quickstart's scores at a few rates."""
+def drop_rates(tables: Path, family: str) -> str:
+    """The quickstart's scores at a few rates, those of one family."""
     wide = pd.read_csv(tables / "drop_rates_wide.csv", dtype="string").fillna("")
-    return markdown_table(wide[["task", "metric", "sparsifier", *RATES]])
+    wide = wide[wide["family"] == family]
+    rates = [rate for rate in RATES if (wide[rate] != "").any()]
+    return markdown_table(wide[["task", "metric", "sparsifier", *rates]])
 
 
-def merges(tables: Path) -> str:
-    """The quickstart's merges of all experts together."""
+def merges(tables: Path, family: str) -> str:
+    """The quickstart's merges of all experts of a family together."""
     wide = pd.read_csv(tables / "merges_wide.csv", dtype="string").fillna("")
+    wide = wide[wide["family"] == family]
     largest = wide[wide["experts"].str.count(r"\+") == wide["experts"].str.count(r"\+").max()]
-    return markdown_table(largest.drop(columns=["family", "experts", "selection"]))
+    used = [name for name in largest.columns if (largest[name] != "").any()]
+    return markdown_table(largest[used].drop(columns=["family", "experts", "selection"]))
 
 
 def times(logs: Path) -> str:
@@ -71,15 +84,41 @@ def quickstart() -> dict[str, str]:
     if not (results / "tables").is_dir():
         sys.stderr.write(f"{results} holds no tables, so what they fill stays as it is\n")
         return {}
-    (family,) = study.families
-    (ROOT / "docs" / "figures").mkdir(exist_ok=True)
+    assert study.decoders is not None
+    (encoder,), (decoder,) = study.families, study.decoders.families
+    pictures = ROOT / "docs" / "figures"
+    pictures.mkdir(exist_ok=True)
     for figure in FIGURES:
-        shutil.copy2(results / "figures" / family / f"{figure}.png", ROOT / "docs" / "figures")
+        for family, prefix in ((encoder, ""), (decoder, "decoder_")):
+            drawn = results / "figures" / family / f"{figure}.png"
+            shutil.copy2(drawn, pictures / f"{prefix}{figure}.png")
     return {
-        "drop rates": drop_rates(results / "tables"),
-        "merges": merges(results / "tables"),
+        "drop rates": drop_rates(results / "tables", encoder),
+        "merges": merges(results / "tables", encoder),
+        "decoder drop rates": drop_rates(results / "tables", decoder),
+        "decoder merges": merges(results / "tables", decoder),
         "times": times(logs),
     }
+
+
+def five_benchmarks() -> dict[str, str]:
+    """The part that a finished run of `make benchmarks` fills."""
+    study = read_study(ROOT / "config" / "benchmarks.yaml")
+    path = ROOT / study.paths.results / "tables" / "benchmarks.csv"
+    if not path.is_file():
+        sys.stderr.write(f"there is no {path}, so what it fills stays as it is\n")
+        return {}
+    scores = pd.read_csv(path)
+    is_base = (scores["sparsifier"] == "drop_only") & (scores["rate"] == 1)
+    merged = scores["experts"].str.contains("+", regex=False)
+    alone = (scores["sparsifier"] == "none") & ~merged
+    scores["model"] = "merged"
+    scores.loc[alone, "model"] = "expert"
+    scores.loc[is_base, "model"] = "base"
+    errors = scores["stderr"].map(" ± {:.3f}".format).where(scores["stderr"].notna(), "")
+    scores["score"] = scores["mean"].map("{:.3f}".format) + errors
+    scores = scores.rename(columns={"task": "benchmark"})
+    return {"five benchmarks": markdown_table(scores.sort_values(SHOWN[1:3])[SHOWN])}
 
 
 def benchmark() -> dict[str, str]:
@@ -95,7 +134,8 @@ def main() -> None:
     """Rewrite the generated parts of README.md."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    for name, content in {"rule graph": rule_graph(), **quickstart(), **benchmark()}.items():
+    parts = {"rule graph": rule_graph(), **quickstart(), **five_benchmarks(), **benchmark()}
+    for name, content in parts.items():
         text = replace(text, name, content)
     readme.write_text(text, encoding="utf-8")
 

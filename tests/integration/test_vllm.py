@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -88,20 +89,20 @@ def questions():
 
 @pytest.fixture(scope="module")
 def by_transformers(folder, questions):
-    """Answers of a new engine on each written checkpoint."""
+    """Answers of a new engine on each written checkpoint: to all questions, and to the first."""
     settings = Generation(backend="transformers", dtype="float32")
     return {
         recipe.digest: answer(
             folder / recipe.digest,
             recipe.digest,
             [ASK],
-            {"facts": questions},
+            {"facts": questions[:count]},
             settings,
             folder / "transformers.jsonl",
             "cpu",
             0,
         )
-        for recipe in RECIPES
+        for recipe, count in zip(RECIPES, (20, 8, 8), strict=True)
     }
 
 
@@ -147,11 +148,9 @@ def table(columns):
 
 
 def test_variants_differ_so_that_a_mix_up_would_show(by_transformers):
-    outputs = [tuple(found["output"]) for found in by_transformers.values()]
-    for one in outputs:
-        for other in outputs:
-            differing = sum(a != b for a, b in zip(one, other, strict=True))
-            assert one is other or differing >= 3
+    outputs = [tuple(found["output"])[:8] for found in by_transformers.values()]
+    for one, other in combinations(outputs, 2):
+        assert sum(a != b for a, b in zip(one, other, strict=True)) >= 3
 
 
 def test_transformers_answers_for_variants_as_for_their_checkpoints(
@@ -176,7 +175,7 @@ def test_transformers_answers_for_variants_as_for_their_checkpoints(
 
 def test_vllm_answers_as_transformers_does_in_float32(by_vllm, by_transformers):
     for name, wanted in by_transformers.items():
-        found = table(by_vllm["new"][name])
+        found = table(by_vllm["new"][name])[: len(wanted)]
         pd.testing.assert_frame_equal(found, table(wanted), check_dtype=False)
 
 

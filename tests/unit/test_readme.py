@@ -46,8 +46,10 @@ def test_every_mergegrid_command_works(command):
 
 def test_the_rule_graph_is_that_of_the_workflow():
     printed = run(["snakemake", "--forceall", "--rulegraph", "mermaid-js"])
-    names = dict(re.findall(r"(id\d+)\[(\w+)\]", printed))
-    arrows = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", printed)}
+    names = dict(re.findall(r"(id\d+)\[([^\]]+)\]", printed))
+    # One rule for each set of experts whose variants pass through one engine.
+    short = {key: name.partition("_smollm2_")[0] for key, name in names.items()}
+    arrows = {(short[a], short[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", printed)}
     drawn = re.search(r"```mermaid\n(.*?)```", README, re.DOTALL).group(1)
     assert set(re.findall(r"(\w+) --> (\w+)", drawn)) == arrows, "run `make docs`"
 

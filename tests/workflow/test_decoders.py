@@ -1,4 +1,4 @@
-"""The decoder study for real, on Llamas of two layers: ready and fine-tuned experts, every stage."""
+"""The decoder study for real, on Llamas of two layers: a ready and a fine-tuned expert."""
 
 import pandas as pd
 import pytest

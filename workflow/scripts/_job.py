@@ -23,9 +23,11 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
     """Log to the rule's log file; an error that users can mend is one line, not a traceback."""
-    if snakemake.resources.get("gpu", 0):
-        # Several visible devices would make the Trainer split batches among them.
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    if gpus := snakemake.resources.get("gpu", 0):
+        # No more than asked for: the Trainer would split batches among all that it sees.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
+        # Asking whether there is a GPU must not start CUDA: vLLM's workers are forked later.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     handler = logging.FileHandler(snakemake.log[0], mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -2,7 +2,7 @@
 
 Weights that are safetensors already are linked, or copied where the file system has no links.
 `pytorch_model.bin` is read without running what is in it, and streamed. GGUF is dequantised to
-bfloat16, which costs the memory of the model.
+float32, which costs the memory of the model.
 """
 
 import copy
@@ -146,11 +146,14 @@ def _gguf_file(source: Path) -> Path | None:
 
 
 def _dequantise(file: Path, folder: Path) -> None:
-    """Save what a GGUF file holds as bfloat16, with its tokenizer and chat template."""
-    logger.info("%s is dequantised to bfloat16", file.name)
+    """Save what a GGUF file holds as float32, with its tokenizer and chat template.
+
+    Half precision would round away what a short fine-tuning changes.
+    """
+    logger.info("%s is dequantised to float32", file.name)
     try:
         quantised: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.bfloat16
+            file.parent, gguf_file=file.name, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ImportError, LookupError, OSError, RuntimeError, ValueError, struct.error) as error:

@@ -261,7 +261,8 @@ class Decoders(Spec):
 
     def sweep_recipes(self, family: str, expert: str, training_seed: int) -> list[Recipe]:
         """The recipes of the sweep of one expert."""
-        grids = self.sweep.sparsifiers if self.sweep else []
+        if self.sweep is None:
+            return []
         return [
             Recipe(
                 family=family,
@@ -270,7 +271,7 @@ class Decoders(Spec):
                 sparsifier=sparsifier,
                 method=Average(),
             )
-            for sparsifier in (sweep_points(grids, self.rates, self.seeds.mask) if grids else [])
+            for sparsifier in sweep_points(self.sweep.sparsifiers, self.rates, self.seeds.mask)
         ]
 
     def merge_recipes(

@@ -6,8 +6,10 @@ Three kinds:
     hub:org/name@revision:sub/folder     a branch, tag or commit, and a folder in it
     pypi:package==version:path/inside    a file or folder inside one wheel or sdist
     path:../some/folder                  a local file or folder, relative to where the run starts
+    path:${DATA}/some/folder             the same, below what an environment variable names
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,11 +17,13 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from mergegrid.errors import ConfigError
 from mergegrid.recipe.spec import Spec
 
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^:\s]+))?(?::(?P<subfolder>[^\s]+))?"
 )
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _PYPI = re.compile(r"(?P<package>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.!+]+):(?P<inside>\S+)")
 
 
@@ -45,7 +49,22 @@ class PypiOrigin:
 class PathOrigin:
     """A local file or folder."""
 
-    path: str
+    written: str
+
+    @property
+    def path(self) -> str:
+        """The path, environment variables filled in.
+
+        Raises:
+            ConfigError: one of them is not set.
+        """
+        path = os.path.expandvars(self.written)
+        if unset := _VARIABLE.search(path):
+            raise ConfigError(
+                f"source path:{self.written}: the environment variable {unset[1]} is not set; "
+                "set it to the folder that is meant"
+            )
+        return path
 
 
 Origin = HubOrigin | PypiOrigin | PathOrigin

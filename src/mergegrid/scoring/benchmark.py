@@ -51,9 +51,10 @@ def score_benchmark(
         DataError: a question has no answer.
     """
     context = Context(request, folder, Journal(folder / f"verdicts~{code}.jsonl"), workers)
+    columns = (questions[name].tolist() for name in ("id", "instruction", "reference"))
     asked = [
-        Question(row.id, row.instruction, json.loads(row.reference))
-        for row in questions.itertuples(index=False)
+        Question(name, instruction, json.loads(reference))
+        for name, instruction, reference in zip(*columns, strict=True)
     ]
     splits = [_split(request, question.id) for question in asked]
     rows: list[dict[str, Any]] = []

