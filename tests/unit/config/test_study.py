@@ -10,7 +10,7 @@ from mergegrid.recipe.sparsifiers import Dare, Magnitude, NoSparsifier
 CONFIG = Path(__file__).parents[3] / "config"
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "glue", "paper_decoders"])
+@pytest.mark.parametrize("name", ["config", "smoke", "glue", "benchmarks", "paper_decoders"])
 def test_every_shipped_configuration_is_valid(name):
     read_study(CONFIG / f"{name}.yaml")
 
@@ -20,6 +20,7 @@ def test_the_list_of_shipped_configurations_above_is_complete():
         "config",
         "smoke",
         "glue",
+        "benchmarks",
         "paper_decoders",
     }
 
