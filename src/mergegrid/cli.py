@@ -96,7 +96,11 @@ def check(config: Config = Path("config/config.yaml")) -> None:
     study = read_study(config)
     check_paths(study)
     experts = sum(len(family.experts) for family in study.families.values())
-    typer.echo(f"{config} is fine: {len(study.tasks)} tasks, {experts} experts")
+    found = [f"{len(study.tasks)} tasks, {experts} experts"] if study.families else []
+    if study.decoders:
+        experts = sum(len(family.experts) for family in study.decoders.families.values())
+        found.append(f"{len(study.decoders.benchmarks)} benchmarks, {experts} decoders")
+    typer.echo(f"{config} is fine: {', '.join(found)}")
 
 
 @app.command("summary")

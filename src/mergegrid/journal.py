@@ -10,11 +10,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mergegrid.errors import DataError
 from mergegrid.provenance import digest
 
 
 class Journal:
-    """An append-only file of JSON values by key, for one writer at a time."""
+    """An append-only file of JSON values by key, for one writer at a time.
+
+    Raises:
+        DataError: a whole line of the file is no entry.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,9 +29,15 @@ class Journal:
         text = path.read_bytes()
         # A crash cuts the last line; what was whole before it stays.
         whole = text.rfind(b"\n") + 1
-        for line in text[:whole].splitlines():
-            entry = json.loads(line)
-            self._known[entry["key"]] = entry["value"]
+        for number, line in enumerate(text[:whole].splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                self._known[entry["key"]] = entry["value"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(
+                    f"line {number} of {path} is no entry of a journal: {line[:40]!r}; "
+                    "remove the line, and what it held is found again"
+                ) from error
         os.truncate(path, whole)
 
     def get(self, inputs: Any) -> Any | None:

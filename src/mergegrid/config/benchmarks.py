@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mergegrid.config.judge import Judge
 from mergegrid.config.tasks import Table
@@ -11,6 +11,17 @@ from mergegrid.recipe.spec import Spec
 BenchmarkKind = Literal["gsm8k", "math", "humaneval", "mbpp", "alpaca_eval", "instructions"]
 GeneratorName = Literal["instructions", "word_problems", "functions"]
 Count = Annotated[int, Field(ge=1)]
+
+
+def with_place(prompt: str) -> str:
+    """A prompt that has a place for the question.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if "{instruction}" not in prompt:
+        raise ValueError("there is no place for the question; write {instruction} there")
+    return prompt
 
 
 class Generated(Spec):
@@ -65,6 +76,11 @@ class Benchmark(Spec):
     judge: Judge | None = None
     """For `alpaca_eval`: the model that compares answers."""
 
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: str | None) -> str | None:
+        return None if prompt is None else with_place(prompt)
+
     @model_validator(mode="after")
     def _consistent(self) -> "Benchmark":
         packaged = self.kind == "humaneval"
@@ -74,10 +90,6 @@ class Benchmark(Spec):
                 f"a benchmark of kind {self.kind} has {len(given)} sources of questions; "
                 "give it either `records` or `generated`"
             )
-        if self.prompt is not None and "{instruction}" not in self.prompt:
-            raise ValueError(
-                f"prompt {self.prompt!r} has no place for the question; write {{instruction}} there"
-            )
         if self.end is not None and self.end <= self.start:
             raise ValueError(
                 f"questions {self.start} to {self.end} are none; give an end after the start"
@@ -86,6 +98,11 @@ class Benchmark(Spec):
             raise ValueError(
                 f"a benchmark of kind {self.kind} {'needs a' if self.judge is None else 'has no'} "
                 "judge; `judge` belongs to alpaca_eval"
+            )
+        if self.kind == "alpaca_eval" and self.sampling.samples > 1:
+            raise ValueError(
+                f"alpaca_eval compares one answer to each question, and sampling.samples is "
+                f"{self.sampling.samples}; leave it at 1"
             )
         if self.sampling.samples > 1 and self.sampling.temperature == 0:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeVar
 
-from mergegrid.config.benchmarks import Benchmark
+from mergegrid.config.benchmarks import Benchmark, BenchmarkSampling
 from mergegrid.config.decoders import DecoderFinetune, Decoders, Instructions
 from mergegrid.config.generation import Generation, Sampling
 from mergegrid.config.grids import unique
@@ -134,9 +134,13 @@ def generate_request(study: Decoders, family: str, recipes: list[Recipe]) -> Gen
 def questions_request(study: Decoders, benchmark: str) -> QuestionsRequest:
     """Where the questions of a benchmark come from."""
     spec = study.benchmarks[benchmark]
-    # Another judge asks no other questions.
-    judge = Judge(model="any") if spec.judge else None
-    return QuestionsRequest(benchmark=unlicensed(spec.model_copy(update={"judge": judge})))
+    # Another judge asks no other questions, nor do more or longer answers.
+    same = {
+        "judge": Judge(model="any") if spec.judge else None,
+        "sampling": BenchmarkSampling(),
+        "pass_at": [1],
+    }
+    return QuestionsRequest(benchmark=unlicensed(spec.model_copy(update=same)))
 
 
 def score_request(
@@ -144,9 +148,10 @@ def score_request(
 ) -> ScoreRequest:
     """How the answers of all variants of one set of experts to a benchmark are scored."""
     held_out = study.chooses and study.selection == "validation"
+    spec = unlicensed(study.benchmarks[benchmark])
     return ScoreRequest(
         name=benchmark,
-        benchmark=unlicensed(study.benchmarks[benchmark]),
+        benchmark=spec.model_copy(update={"judge": spec.judge and _unlicensed_judge(spec.judge)}),
         owner=study.families[family].owners(recipes[0].experts)[benchmark],
         recipes=unique(recipes),
         validation_fraction=study.validation_fraction if held_out else 0.0,
@@ -178,3 +183,10 @@ def unlicensed(spec: Asked) -> Asked:
     if spec.records is None:
         return spec
     return spec.model_copy(update={"records": spec.records.model_copy(update={"licence": None})})
+
+
+def _unlicensed_judge(judge: Judge) -> Judge:
+    if judge.length_files is None:
+        return judge
+    files = judge.length_files.model_copy(update={"licence": None})
+    return judge.model_copy(update={"length_files": files})

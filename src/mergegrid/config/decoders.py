@@ -1,11 +1,12 @@
 """Decoders: families of language models with different abilities, and what they are asked."""
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from mergegrid.config.benchmarks import Benchmark, Generated
-from mergegrid.config.families import partial
+from mergegrid.config.benchmarks import Benchmark, Generated, with_place
+from mergegrid.config.families import partial, replaced
 from mergegrid.config.generation import Generation
 from mergegrid.config.grids import (
     MergeGrid,
@@ -101,6 +102,11 @@ class Instructions(Spec):
             raise ValueError("instructions are in `records` or are `generated`; give one of both")
         return self
 
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: str | None) -> str | None:
+        return None if prompt is None else with_place(prompt)
+
 
 DecoderFinetuneOverride: Any = partial(DecoderFinetune)
 GenerationOverride: Any = partial(Generation)
@@ -155,9 +161,7 @@ class DecoderFamily(Spec):
 
     def finetune_of(self, expert: str) -> DecoderFinetune:
         """How an expert is fine-tuned: the family's values with the expert's own on top."""
-        override = self.experts[expert].finetune
-        own = override.model_dump(exclude_none=True) if override else {}
-        return self.finetune.model_copy(update=own)
+        return replaced(self.finetune, self.experts[expert].finetune)
 
     def chat_of(self, expert: str) -> bool:
         """Whether the benchmarks of an expert are asked in the chat template."""
@@ -203,9 +207,22 @@ class Decoders(Spec):
     """Whether programs that models wrote may run without a sandbox where there is none: they can
     then do whatever you can do. By default they are not run at all."""
 
+    @field_validator("benchmarks")
+    @classmethod
+    def _none_is_the_mean(cls, benchmarks: dict[str, Benchmark]) -> dict[str, Benchmark]:
+        if "mean" in benchmarks:
+            raise ValueError(
+                "a benchmark cannot be called mean: tables have a mean over benchmarks; rename it"
+            )
+        return benchmarks
+
     @model_validator(mode="after")
     def _names_exist(self) -> "Decoders":
         for name, family in self.families.items():
+            if "base" in family.experts:
+                raise ValueError(
+                    f"families.{name}.experts has one called base, as the base itself is; rename it"
+                )
             for expert, spec in family.experts.items():
                 for benchmark in spec.benchmarks:
                     if benchmark not in self.benchmarks:
@@ -232,24 +249,30 @@ class Decoders(Spec):
                     check_fit("merges.sparsifiers", recipe.sparsifier, experts)
         return self
 
+    @model_validator(mode="after")
+    def _something_is_scored(self) -> "Decoders":
+        grids = self.merges and self.merges.methods and self.merges.sparsifiers
+        if self.sweep is None and not (grids and any(map(self.expert_sets, self.families))):
+            raise ValueError(
+                "there is neither a sweep nor a merge of decoders; leave `sweep` in, or give "
+                "`merges` sets of experts, methods and sparsifiers"
+            )
+        return self
+
     def generation_of(self, family: str) -> Generation:
         """The engine of a family: the study's values with the family's own on top."""
-        override = self.families[family].generation
-        own = override.model_dump(exclude_none=True) if override else {}
-        return self.generation.model_copy(update=own)
+        return replaced(self.generation, self.families[family].generation)
 
     @property
     def chooses(self) -> bool:
         """Whether a method behind a kind of sparsifier has several settings to choose among."""
         merges = self.merges or MergeGrid(methods=[], sparsifiers=[])
-        settings = [len(method_points(grid)) for grid in merges.methods]
-        rates = [
-            len(
-                {canonical_json(point.model_dump(exclude={"seed"})) for point in self._points(grid)}
-            )
-            for grid in merges.sparsifiers
-        ]
-        return max([*settings, *rates], default=1) > 1
+        methods = {each for grid in merges.methods for each in method_points(grid)}
+        points = [each for grid in merges.sparsifiers for each in self._points(grid)]
+        settings = {_setting(each): each.kind for each in points}
+        # Grids of one kind are compared with each other, and rate 0 is the kind `none`.
+        found = Counter([*(each.kind for each in methods), *settings.values()])
+        return max(found.values(), default=1) > 1
 
     def _points(self, grid: Grid) -> list[Sparsifier]:
         return sparsifier_points(grid, self.rates, self.seeds.mask)

@@ -1,12 +1,14 @@
 """Families: a base and its homologous experts, fine-tuned here or fetched."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, create_model
 
 from mergegrid.config.grids import Name
 from mergegrid.config.source import SourceConfig
 from mergegrid.recipe.spec import Spec
+
+S = TypeVar("S", bound=Spec)
 
 
 class Finetune(Spec):
@@ -36,6 +38,12 @@ def partial(spec: type[Spec]) -> Any:
         fields[name] = (one | None, Field(default=None, description=field.description))
     doc = "Values that replace the family's for one expert."
     return create_model(f"{spec.__name__}Override", __base__=Spec, __doc__=doc, **fields)
+
+
+def replaced(spec: S, override: Spec | None) -> S:
+    """A spec with the values of a partial one (see `partial`) on top."""
+    own = dict(override) if override else {}
+    return spec.model_copy(update={name: each for name, each in own.items() if each is not None})
 
 
 FinetuneOverride: Any = partial(Finetune)
@@ -70,6 +78,4 @@ class Family(Spec):
 
     def finetune_of(self, expert: str) -> Finetune:
         """How an expert is fine-tuned: the family's values with the expert's own on top."""
-        override = self.experts[expert].finetune
-        own = override.model_dump(exclude_none=True) if override else {}
-        return self.finetune.model_copy(update=own)
+        return replaced(self.finetune, self.experts[expert].finetune)

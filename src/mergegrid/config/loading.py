@@ -59,6 +59,9 @@ def _of_decoders(study: Decoders) -> dict[str, SourceConfig | None]:
         f"decoders.benchmarks.{name}.records": benchmark.records
         for name, benchmark in study.benchmarks.items()
     }
+    for name, benchmark in study.benchmarks.items():
+        files = benchmark.judge.length_files if benchmark.judge else None
+        named[f"decoders.benchmarks.{name}.judge.length_files"] = files
     for name, family in study.families.items():
         key = f"decoders.families.{name}"
         named[f"{key}.base"] = family.base

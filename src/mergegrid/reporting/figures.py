@@ -134,7 +134,7 @@ def _draw_drop_rates(axis: Axes, panel: pd.DataFrame, rates: list[float]) -> dic
         axis.plot([place[rate] for rate in whole["rate"]], whole["mean"], color="black", marker="o")
     for level in panel.loc[panel["sparsifier"] == BASE, "mean"]:
         base = axis.axhline(level, color=style.GREY, linestyle="--", linewidth=1.2, zorder=1)
-        legend["base with the trained head"] = base
+        legend["base"] = base
     return legend
 
 
@@ -226,7 +226,7 @@ def _merge_legend(kinds: list[str]) -> dict[str, Artist]:
         colour = style.lighter(style.GREY) if kind == "none" else style.GREY
         legend[label] = Patch(facecolor=colour, edgecolor="white", hatch=look.hatch)
     for name, (colour, dashes) in _REFERENCES.items():
-        label = "single experts, each on its task" if name == SINGLE else "base with their heads"
+        label = "single experts, each on its task" if name == SINGLE else "base"
         legend[label] = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.3)
     return legend
 

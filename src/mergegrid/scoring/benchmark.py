@@ -21,7 +21,7 @@ from mergegrid.progress import progress
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.scoring.graders import GRADERS
-from mergegrid.scoring.graders.grader import Answers, Context, Grades, Question
+from mergegrid.scoring.graders.grader import Context, Grades, Question
 from mergegrid.scoring.scores import Measurement, Split, score_frame, score_row
 
 
@@ -48,7 +48,7 @@ def score_benchmark(
         the prompt, output, what was extracted from it, verdict and seconds.
 
     Raises:
-        DataError: a question has no answer.
+        DataError: a question has no answer, or there is none to choose or to report on.
     """
     context = Context(request, folder, Journal(folder / f"verdicts~{code}.jsonl"), workers)
     columns = (questions[name].tolist() for name in ("id", "instruction", "reference"))
@@ -57,12 +57,13 @@ def score_benchmark(
         for name, instruction, reference in zip(*columns, strict=True)
     ]
     splits = [_split(request, question.id) for question in asked]
+    _check_splits(request, splits)
     rows: list[dict[str, Any]] = []
     records: list[pd.DataFrame] = []
     pairs = list(zip(request.recipes, answers, strict=True))
     for recipe, frame in progress(pairs, f"variants on {request.name}", len(pairs)):
-        own = frame[frame["benchmark"] == request.name]
-        texts = _texts(own, asked, request.name)
+        own = _own(frame, asked, request.name)
+        texts = [part["output"].tolist() for _, part in own.groupby("id", sort=False)]
         grades = GRADERS[request.benchmark.kind](context, recipe.digest[:16], asked, texts)
         engine = _engine(own)
         inputs = _inputs(request, questions, own, code)
@@ -93,15 +94,30 @@ def _split(request: ScoreRequest, name: str) -> Split:
     return "validation" if place < request.validation_fraction else "test"
 
 
-def _texts(frame: pd.DataFrame, asked: Sequence[Question], name: str) -> Answers:
-    by_id = {key: part["output"].tolist() for key, part in frame.groupby("id", sort=False)}
-    missing = [question.id for question in asked if question.id not in by_id]
+def _check_splits(request: ScoreRequest, splits: Sequence[Split]) -> None:
+    needed: list[Split] = ["validation", "test"] if request.selection == "validation" else ["test"]
+    for split in needed:
+        if split not in splits:
+            raise DataError(
+                f"none of the {len(splits)} questions of {request.name} is in the {split} split; "
+                "ask more questions, change decoders.validation_fraction "
+                f"({request.validation_fraction:g}), or choose on the test split"
+            )
+
+
+def _own(frame: pd.DataFrame, asked: Sequence[Question], name: str) -> pd.DataFrame:
+    """The answers to the questions asked, in their order."""
+    places = {question.id: place for place, question in enumerate(asked)}
+    own = frame[(frame["benchmark"] == name) & frame["id"].isin(places)]
+    own = own.sort_values("id", key=lambda ids: ids.map(places), kind="stable", ignore_index=True)
+    answered = set(own["id"])
+    missing = [each for each in places if each not in answered]
     if missing:
         raise DataError(
             f"{len(missing)} questions of {name} have no answer, first {missing[0]}; "
             "generate the answers again"
         )
-    return [by_id[question.id] for question in asked]
+    return own
 
 
 def _measurements(
@@ -130,7 +146,7 @@ def mean_of(values: np.ndarray) -> Measurement:
 
 def _records(recipe: Recipe, own: pd.DataFrame, grades: Grades) -> pd.DataFrame:
     head = own[["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]]
-    frame = pd.concat([head.reset_index(drop=True), grades.records], axis=1)
+    frame = pd.concat([head, grades.records], axis=1)
     frame.insert(0, "recipe", recipe.slug)
     frame.insert(1, "recipe_digest", recipe.digest)
     return frame
@@ -143,7 +159,7 @@ def _engine(own: pd.DataFrame) -> str:
         engine: Mapping[str, Any] = json.loads(text)
         parts = (engine["backend"], engine["version"], engine["dtype"], engine["device"])
         names.append(" ".join(map(str, parts)))
-    return " + ".join(names)
+    return " + ".join(dict.fromkeys(names))
 
 
 def _inputs(request: ScoreRequest, questions: pd.DataFrame, own: pd.DataFrame, code: str) -> str:

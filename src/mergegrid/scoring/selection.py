@@ -1,8 +1,8 @@
 """Choosing among the variants of one set of experts, benchmark scores in, chosen variants out.
 
 Of every method behind every sparsifier, the setting with the best mean over benchmarks and mask
-seeds on the selection split is chosen, the first of equals; in a sweep nothing is chosen, so all
-count.
+seeds on the selection split is chosen for each training seed, the first of equals; in a sweep
+nothing is chosen, so all count.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def choose(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores of one set of experts on all its benchmarks, with `selected` filled in."""
     scores = scores.copy()
     scores["selected"] = True
-    for _, group in scores.groupby(["method", "sparsifier"], sort=False):
+    for _, group in scores.groupby(["training_seed", "method", "sparsifier"], sort=False):
         settings: list[Sequence[object]] = list(
             group[["settings", "rate"]].drop_duplicates().itertuples(index=False)
         )

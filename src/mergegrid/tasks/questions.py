@@ -41,7 +41,7 @@ def prepare_questions(benchmark: Benchmark, path: Path | None) -> pd.DataFrame:
     if not chosen:
         raise DataError(
             f"the {benchmark.kind} records are {len(every)}, and questions start at "
-            f"{benchmark.start}; give a lower start"
+            f"{benchmark.start}; give {'a lower start' if every else 'files that hold some'}"
         )
     rows = [
         {

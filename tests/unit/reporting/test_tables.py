@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from mergegrid.reporting import tables
+from mergegrid.reporting.catalogue import Results, make_table
 from mergegrid.scoring.scores import COLUMNS, score_frame
 
 
@@ -31,11 +33,16 @@ def row(**values: Any) -> dict[str, Any]:
         "n": 500,
         "selected": True,
         "selection": "validation",
+        "primary": True,
+        "engine": "",
         "recipe": "slug",
         "settings": json.dumps(settings, sort_keys=True),
         **values,
     }
-    not_of_the_recipe = ("head", "task", "split", "metric", "value", "stderr", "selected")
+    not_of_the_recipe = (
+        *("head", "task", "split", "metric", "value", "stderr", "selected"),
+        *("primary", "engine", "n"),
+    )
     point = {key: value for key, value in made.items() if key not in not_of_the_recipe}
     return {"recipe_digest": json.dumps(point), **made}
 
@@ -255,6 +262,7 @@ def test_tasks_shared_by_two_experts_are_measured_against_the_mean_of_both() -> 
         (tables.merge_summary, "family", "runs"),
         (tables.merges_wide, "family", "mean"),
         (tables.merge_candidates, "family", "selection"),
+        (tables.benchmarks, "family", "n"),
     ],
 )
 def test_a_study_that_asks_for_nothing_gives_an_empty_table_with_its_columns(
@@ -308,3 +316,153 @@ def test_experts_show_settings_and_the_first_of_the_best_epochs() -> None:
     assert (first["training_seed"], first["learning_rate"]) == (3, 1e-4)
     assert np.isnan(second["best_validation"])
     assert list(tables.expert_table([]).columns) == list(table.columns)
+
+
+VLLM, PLAIN = "vllm 0.9 bfloat16 H100", "transformers 5.1 float32 cpu"
+
+
+def decoder(**values: Any) -> dict[str, Any]:
+    """One row of a decoder: `math` on `gsm8k` by vLLM unless told otherwise."""
+    defaults = {"family": "llama", "experts": "math", "task": "gsm8k", "engine": VLLM}
+    return row(**{**defaults, **values})
+
+
+DECODERS = [
+    decoder(value=0.60, stderr=0.02),
+    decoder(value=0.20, metric="unparsed", primary=False),
+    decoder(value=0.10, sparsifier="drop_only", rate=1.0, mask_seed=0),
+    decoder(value=0.40, stderr=0.02, sparsifier="dare", rate=0.9, mask_seed=0),
+    decoder(value=0.50, stderr=0.04, sparsifier="dare", rate=0.9, mask_seed=1),
+    decoder(value=0.30, metric="unparsed", primary=False, sparsifier="dare", rate=0.9, mask_seed=0),
+    decoder(study="merges", experts="math+code", value=0.55),
+    decoder(study="merges", experts="math+code", value=0.45, split="validation", n=50),
+    decoder(study="merges", experts="math+code", value=0.15, metric="unparsed", primary=False),
+]
+
+
+def test_every_metric_of_every_decoder_stands_with_its_engine() -> None:
+    table = tables.benchmarks(frame([*SWEEP, *DECODERS]))
+    assert set(table["family"]) == {"llama"}
+    assert len(table) == 8
+    dare = only(table, sparsifier="dare", metric="accuracy")
+    assert (dare["mean"], dare["min"], dare["max"], dare["runs"]) == (0.45, 0.40, 0.50, 2)
+    assert dare["std"] == pytest.approx(np.std([0.4, 0.5], ddof=1))
+    assert (dare["stderr"], dare["n"]) == (pytest.approx(0.03), 500)
+    assert only(table, sparsifier="dare", metric="unparsed")["mean"] == 0.30
+    assert set(table["engine"]) == {VLLM}
+    assert only(table, split="validation")["n"] == 50
+
+
+def test_answers_of_two_engines_are_never_averaged() -> None:
+    other = decoder(value=0.9, sparsifier="dare", rate=0.9, mask_seed=2, engine=PLAIN)
+    table = tables.benchmarks(frame([*DECODERS, other]))
+    dare = table[(table["sparsifier"] == "dare") & (table["metric"] == "accuracy")]
+    assert dict(zip(dare["engine"], dare["mean"], strict=True)) == {VLLM: 0.45, PLAIN: 0.9}
+
+
+def test_a_value_without_a_standard_error_is_in_the_table_all_the_same() -> None:
+    rows = [
+        decoder(value=800.0, stderr=float("nan"), metric="output_characters", primary=False),
+        decoder(value=0.5, stderr=float("nan"), n=1),
+    ]
+    table = tables.benchmarks(frame(rows))
+    assert table["mean"].tolist() == [800.0, 0.5]
+    assert table["stderr"].isna().all()
+    assert table["n"].tolist() == [500, 1]
+
+
+def test_tables_compare_by_the_primary_metric_alone() -> None:
+    scores = frame(DECODERS)
+    points = tables.drop_rates(scores)
+    assert set(points["metric"]) == {"accuracy"}
+    assert only(points, sparsifier="dare")["mean"] == pytest.approx(0.45)
+    merged = only(tables.merges(scores), experts="math+code")
+    assert (merged["mean"], merged["expert"], merged["base"]) == (0.55, 0.60, 0.10)
+    assert set(tables.merges(scores)["metric"]) == {"accuracy"}
+    assert only(tables.merge_candidates(scores), experts="math+code")["mean"] == 0.45
+
+
+def test_one_engine_is_not_named_at_the_tasks() -> None:
+    assert set(tables.drop_rates(frame([*SWEEP, *DECODERS]))["task"]) == {"trec", "sms", "gsm8k"}
+
+
+def test_where_engines_differ_each_task_says_by_which_and_they_are_not_compared() -> None:
+    other = decoder(study="merges", experts="math+code", value=0.7, method="ties", engine=PLAIN)
+    scores = frame([*SWEEP, *DECODERS, other])
+    marked = f"gsm8k [{PLAIN}]"
+    found = tables.merges(scores)
+    assert set(found["task"]) == {f"gsm8k [{VLLM}]", marked}
+    # The single expert answered in the other engine.
+    assert np.isnan(only(found, task=marked)["expert"])
+    assert only(found, task=f"gsm8k [{VLLM}]")["expert"] == 0.60
+    # Another family has one engine, and its tasks go by their names.
+    points = tables.drop_rates(scores)
+    assert set(points.loc[points["family"] == "minilm", "task"]) == {"trec", "sms"}
+
+
+def test_metrics_of_other_programs_mark_no_task() -> None:
+    other = decoder(value=0.8, task="arc_easy", primary=False, engine="lm-eval 0.4")
+    assert set(tables.drop_rates(frame([*DECODERS, other]))["task"]) == {"gsm8k"}
+    assert only(tables.benchmarks(frame([*DECODERS, other])), task="arc_easy")["mean"] == 0.8
+
+
+def test_decoders_show_settings_adapters_and_the_last_loss() -> None:
+    settings = {"learning_rate": 2e-5, "epochs": 2, "lora": {"rank": 8, "alpha": 16.0}}
+    curve = [{"epoch": 1.0, "loss": 1.5}, {"epoch": 2.0, "loss": 1.25}]
+    place = {"family": "llama", "training_seed": 3}
+    table = tables.decoder_table(
+        [
+            {**place, "expert": "math", "training": {"settings": settings, "curve": curve}},
+            {
+                **place,
+                "expert": "code",
+                "training": {"settings": {**settings, "lora": None}, "curve": curve},
+            },
+            {**place, "expert": "ready", "training": {}},
+        ]
+    )
+    assert table["expert"].tolist() == ["math", "code", "ready"]
+    assert table["validation_loss"].tolist()[:2] == [1.25, 1.25]
+    assert table["lora_rank"].tolist()[0] == 8
+    assert table["lora_rank"].isna().tolist() == [False, True, True]
+    assert table.loc[2, ["learning_rate", "epochs", "validation_loss"]].isna().all()
+    assert list(tables.decoder_table([]).columns) == list(table.columns)
+
+
+def test_decoders_are_read_from_their_folders_and_ready_ones_have_no_training(
+    tmp_path: Path,
+) -> None:
+    folders = [tmp_path / "llama-2.7b" / "experts" / name / "seed~4" for name in ("math", "ready")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    training = {"settings": {"epochs": 1}, "curve": [{"epoch": 1.0, "loss": 0.5}]}
+    (folders[0] / "training.json").write_text(json.dumps(training))
+    results = Results.from_files({"decoders": [str(folder) for folder in folders]})
+    table = make_table("decoders", results)
+    assert table[["family", "expert", "training_seed"]].to_numpy().tolist() == [
+        ["llama-2.7b", "math", 4],
+        ["llama-2.7b", "ready", 4],
+    ]
+    assert table["validation_loss"][0] == 0.5
+    assert np.isnan(table["validation_loss"][1])
+
+
+def test_sources_show_the_licence_of_the_configuration_before_their_own(tmp_path: Path) -> None:
+    record = {"kind": "hub", "source": "hub:a/b", "licence": "mit", "resolved": "abc", "bytes": 1}
+    for name in ("base~llama-2.7b", "benchmark~gsm8k"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**record, "sha256": None}))
+    licences = json.dumps({"base~llama-2.7b": "llama2", "benchmark~gsm8k": None})
+    files = [str(path) for path in sorted(tmp_path.iterdir())]
+    table = make_table("sources", Results.from_files({"sources": files}, licences))
+    assert table[["name", "licence"]].to_numpy().tolist() == [
+        ["base~llama-2.7b", "llama2"],
+        ["benchmark~gsm8k", "mit"],
+    ]
+
+
+def test_several_files_of_scores_are_one_table(tmp_path: Path) -> None:
+    for name, rows in {"one": SWEEP, "two": DECODERS}.items():
+        frame(rows).to_parquet(tmp_path / f"{name}.parquet")
+    files = {"scores": [str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet")]}
+    table = make_table("benchmarks", Results.from_files(files))
+    pd.testing.assert_frame_equal(table, tables.benchmarks(frame([*SWEEP, *DECODERS])))

@@ -154,6 +154,7 @@ TABLES = {
     "rows.csv": 'text,label\n"a, b",1\nc,0\n',
     "rows.tsv": "text\tlabel\na, b\t1\nc\t0\n",
     "rows.jsonl": '{"text": "a, b", "label": 1}\n{"text": "c", "label": 0}\n',
+    "rows.json": '[{"text": "a, b", "label": 1},\n {"text": "c", "label": 0}]\n',
 }
 
 
@@ -162,6 +163,21 @@ def test_the_format_goes_by_the_file_name(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     frame = read_table(task().train, tmp_path / name)
     assert frame.to_dict("list") == {"text": ["a, b", "c"], "label": [1, 0]}
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_values_of_json_stay_as_they_are_written(tmp_path, name):
+    rows = [
+        {"answer": "007", "date": "2024-01-01", "tests": ["a", "b"], "text": "ß\u2028\n", "n": 1},
+        {"answer": "1e5", "date": "x", "tests": [], "text": "true", "n": 2, "more": {"a": [1]}},
+    ]
+    lines = "\n".join(json.dumps(row) for row in rows)
+    (tmp_path / name).write_text(lines if name.endswith("l") else json.dumps(rows))
+    found = read_table(task().train, tmp_path / name).to_dict("records")
+    assert [{key: row[key] for key in rows[0]} for row in found] == [
+        {key: row[key] for key in rows[0]} for row in rows
+    ]
+    assert found[1]["more"] == {"a": [1]}
 
 
 def test_parquet_parts_of_a_folder_are_read_in_order(tmp_path):
@@ -185,6 +201,7 @@ def test_lines_are_taken_apart_by_a_pattern(tmp_path):
     [
         ("rows.txt", "x", {}, "the format of rows.txt is not clear from its name; set `format`"),
         ("rows.jsonl", "no json", {}, "cannot be read as jsonl"),
+        ("rows.json", '{"text": "x"}\n{"text": "y"}', {}, "cannot be read as json: .*set `format`"),
         ("rows.txt", "x", {"format": "lines", "pattern": "(?P<a>y)"}, "line 1 of rows.txt does n"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mergegrid.errors import DataError
 from mergegrid.scoring.answers import latex, numbers
 from mergegrid.scoring.answers.judgement import Judgement
 from mergegrid.scoring.graders.grader import Answers, Context, Grades, Question, flat, grouped
@@ -25,10 +26,19 @@ def grade_numbers(
 def grade_formulas(
     context: Context, name: str, questions: Sequence[Question], answers: Answers
 ) -> Grades:
-    """MATH: the formula at the end, by a robust rule and by the paper's."""
+    """MATH: the formula at the end, by a robust rule and by the paper's.
+
+    Raises:
+        DataError: a record has no answer.
+    """
 
     def judge(reference: Mapping[str, Any], text: str) -> Judgement:
-        gold = reference.get("answer") or latex.boxed(reference["solution"]) or ""
+        gold = reference.get("answer") or latex.boxed(reference["solution"])
+        if gold is None:
+            raise DataError(
+                f"the solution {reference['solution'][:80]!r} has no \\boxed answer; "
+                "name the right files, or give records with a column `answer`"
+            )
         known = context.journal.get({"gold": gold, "text": text})
         if known is None:
             known = asdict(latex.judge(gold, text))

@@ -32,8 +32,12 @@ def grade_mbpp(
     for question, each in zip(questions, answers, strict=True):
         for answer in each:
             text = _spaces(answer)
-            kinds[""].append(mbpp_program(question.reference, text))
-            kinds["_without_setup"].append(mbpp_program(question.reference, text, setup=False))
+            whole = mbpp_program(question.reference, text)
+            # Few have set-up code; the others are one program, which runs once.
+            has_setup = bool(question.reference["test_setup_code"])
+            bare = mbpp_program(question.reference, text, setup=False) if has_setup else whole
+            kinds[""].append(whole)
+            kinds["_without_setup"].append(bare)
     return _grade(context, name, answers, kinds)
 
 

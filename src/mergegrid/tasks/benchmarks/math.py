@@ -14,8 +14,8 @@ def read(records: Sequence[Record]) -> list[Question]:
         Question(
             str(record.get("unique_id") or index),
             column(record, ["problem", "instruction"], "math"),
-            {"answer": record["answer"]}
-            if record.get("answer") is not None
+            {"answer": str(record["answer"])}
+            if record.get("answer") not in (None, "")
             else {"solution": column(record, ["solution", "output"], "math")},
         )
         for index, record in enumerate(records)
