@@ -20,6 +20,7 @@ from mergegrid.reporting.summary import stage_times
 ROOT = Path(__file__).parents[1]
 RATES = ["0", "0.1", "0.5", "0.9", "0.99", "1"]
 FIGURES = ["drop_rates", "merges", "deltas"]
+DECODER_FIGURES = ["drop_rates", "merges"]
 #: Scores of a benchmark as the README shows them.
 SHOWN = ["model", "benchmark", "metric", "score", "n"]
 
@@ -88,8 +89,11 @@ def quickstart() -> dict[str, str]:
     (encoder,), (decoder,) = study.families, study.decoders.families
     pictures = ROOT / "docs" / "figures"
     pictures.mkdir(exist_ok=True)
-    for figure in FIGURES:
-        for family, prefix in ((encoder, ""), (decoder, "decoder_")):
+    for family, figures, prefix in (
+        (encoder, FIGURES, ""),
+        (decoder, DECODER_FIGURES, "decoder_"),
+    ):
+        for figure in figures:
             drawn = results / "figures" / family / f"{figure}.png"
             shutil.copy2(drawn, pictures / f"{prefix}{figure}.png")
     return {

@@ -30,6 +30,10 @@ def test_the_quickstart_is_planned(project):
     planned = project("config/config.yaml").planned()
     assert planned["expert"] == planned["sweep"] == planned["prepare"] == 4
     assert planned["merges"] == 6 + 1
+    assert planned["decoder"] == planned["questions"] == planned["instructions"] == 3
+    # One engine for each expert and each of two sets; each benchmark once for each that has it.
+    assert sum(rule.startswith("generate") for rule in planned) == 3 + 2
+    assert planned["score"] == 3 + 2 + 3
 
 
 def test_the_quickstart_and_the_default_profile_are_found_by_themselves(project):

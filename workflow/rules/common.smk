@@ -193,10 +193,19 @@ def merge_files():
     ]
 
 
+def tables_of_study():
+    """The tables that have something to show."""
+    empty = [] if STUDY.families else ["experts"]
+    empty += [] if DECODERS else ["benchmarks", "decoders"]
+    return [table for table in TABLES if table not in empty]
+
+
 def all_results():
     """Everything that the study asks for."""
     tables = expand(
-        "<results>/tables/{table}.{kind}", table=TABLES, kind=["csv", "md", "html"]
+        "<results>/tables/{table}.{kind}",
+        table=tables_of_study(),
+        kind=["csv", "md", "html"],
     )
     figures = expand(
         "<results>/figures/{family}/{figure}.{kind}",

@@ -5,15 +5,6 @@ REQUIRED INPUTS: <results>/{family}/models/{variant}
 OUTPUTS: scores = <results>/{family}/harness/{variant}.parquet
 """
 
-from mergegrid.config.harness import HarnessRequest, own_tasks
-
-
-def harness_request(wildcards):
-    """What one merged model is asked by lm-eval."""
-    return as_json(
-        HarnessRequest(settings=DECODERS.harness, recipe=variant_of(wildcards))
-    )
-
 
 rule harness:
     """Score one merged model on tasks of lm-eval; its own results and log are kept beside."""

@@ -2,6 +2,7 @@
 The variants of decoders: every recipe of the study, by its place below results. No rule is here.
 """
 
+from mergegrid.config.harness import HarnessRequest, own_tasks
 from mergegrid.recipe.recipe import spec_slug
 
 
@@ -129,3 +130,9 @@ def harness_files():
     return [
         f"<results>/{family}/harness/{variant}.parquet" for family, variant in asked
     ]
+
+
+def harness_request(wildcards):
+    """What one merged model is asked by lm-eval."""
+    recipe = variant_of(wildcards)
+    return as_json(HarnessRequest(settings=DECODERS.harness, recipe=recipe))
