@@ -36,8 +36,7 @@ def rule_graph() -> str:
 
 
 def as_mermaid(printed: str) -> str:
-    """Arrows by name; the rules that pass all variants of a set through one engine are `generate`.
-    """
+    """Arrows by name; all rules that pass the variants of a set through one engine as one."""
     names = dict(re.findall(r"(id\d+)\[([^\]]+)\]", printed))
     short = {key: re.sub(r"^generate_.*", "generate", name) for key, name in names.items()}
     arrows = re.findall(r"(id\d+) --> (id\d+)", printed)
