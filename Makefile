@@ -1,7 +1,11 @@
 # make quickstart   the whole default study, from nothing to tables, figures and report
 # make test         all tests, in the same environment
+# make test-slurm   the smoke study on a private SLURM of one node; as root on Debian or Ubuntu
+# make test-faults  runs that are killed, cut off and spoiled; FAULT_TRIES=5 FAULT_SEED=... (an hour)
 # make lint         what CI checks besides tests
 # make docs         everything in the docs that is generated: schema, key reference, README figures
+# make glue-small DATA=path/to/glue   the encoders of the paper in small, in an hour or two;
+#                   without DATA, GLUE comes from the Hugging Face hub
 # make benchmarks   five benchmarks with SmolLM2 for real; set BENCHMARK_DATA, and start a judge first
 # make bench-merge  merging speed and memory, beside mergekit and beside copying files (20 minutes)
 
@@ -10,11 +14,13 @@ VENV ?= .venv
 # vLLM and lm-evaluation-harness, which tests run, have an environment of their own.
 ENGINES ?= .venv-engines
 CORES ?= all
+# A folder of GLUE records for glue-small.
+DATA ?= $(GLUE_DATA)
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart test lint docs benchmarks bench-merge clean
+.PHONY: help quickstart test test-faults test-slurm lint docs glue-small benchmarks bench-merge clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -50,6 +56,20 @@ test: $(VENV)/.ready $(ENGINES)/.ready
 	VLLM_PYTHON=$(abspath $(ENGINES))/bin/python LM_EVAL_PYTHON=$(abspath $(ENGINES))/bin/python \
 	  $(RUN) pytest
 
+$(VENV)/.slurm: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[slurm]"
+	@touch $@
+
+test-slurm: $(VENV)/.slurm
+	@sh tests/slurm/install.sh
+	$(RUN) pytest tests/slurm
+
+FAULTS := killed or cut or kill or disk or lost or damage or whole or faults or answers_nothing
+test-faults: $(VENV)/.ready
+	FAULT_TRIES=$(or $(FAULT_TRIES),5) $(RUN) pytest tests/faults tests/integration/test_faults.py
+	$(RUN) pytest -k "$(FAULTS)" tests/unit/test_journal.py tests/unit/checkpoints/test_sources.py \
+	  tests/unit/scoring/judges tests/unit/generation tests/unit/finetuning
+
 lint: $(VENV)/.ready
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -57,9 +77,11 @@ lint: $(VENV)/.ready
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint
 	@for config in $(CONFIGS); do \
-	  if [ -z "$$BENCHMARK_DATA" ] && grep -q BENCHMARK_DATA $$config; then \
-	    echo "no dry run of $$config: BENCHMARK_DATA is not set"; continue; \
-	  fi; \
+	  for data in BENCHMARK_DATA GLUE_DATA; do \
+	    if [ -z "$$(printenv $$data)" ] && grep -q $$data $$config; then \
+	      echo "no dry run of $$config: $$data is not set"; continue 2; \
+	    fi; \
+	  done; \
 	  echo "dry run of $$config"; \
 	  $(RUN) snakemake --dry-run --quiet rules host --configfile $$config || exit 1; \
 	done
@@ -67,6 +89,13 @@ lint: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/mergegrid docs
 	$(RUN) $(BIN)/python docs/make_readme.py
+
+GLUE_SMALL := --configfile config/glue_small.yaml $(if $(DATA),,config/sources/glue_hub.yaml)
+glue-small: export GLUE_DATA = $(abspath $(DATA))
+glue-small: $(VENV)/.ready
+	$(RUN) snakemake --cores $(CORES) $(GLUE_SMALL)
+	$(RUN) snakemake --cores 1 $(GLUE_SMALL) --report results/glue_small/report.html
+	@$(BIN)/mergegrid summary config/glue_small.yaml
 
 benchmarks: $(VENV)/.ready
 	$(RUN) snakemake --cores $(CORES) --configfile config/benchmarks.yaml

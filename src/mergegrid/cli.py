@@ -97,6 +97,8 @@ def check(config: Config = Path("config/config.yaml")) -> None:
     check_paths(study)
     experts = sum(len(family.experts) for family in study.families.values())
     found = [f"{len(study.tasks)} tasks, {experts} experts"] if study.families else []
+    if study.oracle:
+        found.append(f"{sum(len(study.oracle_sets(name)) for name in study.families)} oracles")
     if study.decoders:
         experts = sum(len(family.experts) for family in study.decoders.families.values())
         found.append(f"{len(study.decoders.benchmarks)} benchmarks, {experts} decoders")
@@ -114,10 +116,12 @@ def show_summary(config: Config = Path("config/config.yaml")) -> None:
 
 @app.command()
 def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")) -> None:
-    """Bring the JSON schema and the reference of the configuration up to date."""
+    """Bring the JSON schema, the reference of the configuration and that of results up to date."""
     from mergegrid.config.documentation import write_documentation
+    from mergegrid.reporting.documentation import write_results_documentation
 
     write_documentation(folder)
+    write_results_documentation(folder.parent)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ["Snakefile", "workflow", "profiles", "config", "environment.yml"]
+PARTS = ["Snakefile", "workflow", "resources", "profiles", "config", "environment.yml"]
 
 
 class Project:

@@ -7,7 +7,7 @@ def test_the_glue_study_is_planned_without_a_download(project, monkeypatch, tmp_
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("MERGEGRID_CACHE", str(tmp_path / "cache"))
-    glue = project("config/glue.yaml")
+    glue = project("config/paper_encoders.yaml")
     experts, pairs = 2 * 8, 2 * 8 * 7 // 2
     assert glue.planned() == {
         "fetch": 8 * 2 + 2,

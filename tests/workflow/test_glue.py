@@ -33,7 +33,7 @@ def local(task, name):
 @pytest.fixture(scope="module")
 def glue(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("glue") / "project", "config/local.yaml")
-    study = yaml.safe_load((project.folder / "config" / "glue.yaml").read_text())
+    study = yaml.safe_load((project.folder / "config" / "paper_encoders.yaml").read_text())
     smoke = yaml.safe_load((project.folder / "config" / "smoke.yaml").read_text())
     names = ["mrpc", "stsb"]
     family = study["families"]["bert"]
@@ -59,7 +59,7 @@ def glue(tmp_path_factory):
 
 
 def test_pairs_with_two_metrics_each_are_learnt_and_scored(glue):
-    scores = pd.read_parquet(glue.folder / "results/glue/scores.parquet")
+    scores = pd.read_parquet(glue.folder / "results/paper_encoders/scores.parquet")
     assert set(zip(scores["task"], scores["metric"], strict=True)) == {
         ("mrpc", "accuracy_and_f1"),
         ("stsb", "pearson_and_spearman"),
@@ -69,7 +69,7 @@ def test_pairs_with_two_metrics_each_are_learnt_and_scored(glue):
 
 
 def test_the_published_validation_split_is_the_test_split(glue):
-    examples = pd.read_parquet(glue.folder / "results/glue/tasks/mrpc.parquet")
+    examples = pd.read_parquet(glue.folder / "results/paper_encoders/tasks/mrpc.parquet")
     published = pd.read_json(Path(DATA) / "mrpc" / "validation.jsonl", lines=True)
     tested = examples[examples["split"] == "test"]
     assert set(tested["text_a"]) <= set(published["sentence1"].str.strip())

@@ -10,10 +10,12 @@ from mergegrid.scoring.scores import COLUMNS
 
 pytestmark = pytest.mark.workflow
 
-REPORT = {"all": 1, "scores": 1, "table": 5, "figure": 2}
+REPORT = {"all": 1, "scores": 1, "comparisons": 1, "table": 5, "figure": 2}
 EXPERT = {"config.json", "manifest.json", "model.safetensors", "training.json"}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 TABLES = {
+    "comparison_summary",
+    "comparisons",
     "delta_ranges",
     "drop_rates",
     "drop_rates_wide",
@@ -44,6 +46,7 @@ def test_every_stage_runs_once(smoke):
         "sweep": 2,
         "merges": 1,
         "scores": 1,
+        "comparisons": 1,
         "table": 8,
         "figure": 3,
         "all": 1,
@@ -59,7 +62,10 @@ def test_results_are_exactly_these_files(smoke):
     models = {f"minilm/base/{name}" for name in (EXPERT | TOKENIZER) - {"training.json"}}
     for expert in ("trec", "spam"):
         models |= {f"minilm/experts/{expert}/seed~0/{name}" for name in EXPERT | TOKENIZER}
-    scores = {"scores.parquet"}
+    scores = {"scores.parquet", "comparisons.parquet"}
+    scores |= {
+        f"minilm/predictions/{name}/seed~0.parquet" for name in ("trec", "spam", "trec+spam")
+    }
     for job in ("sweeps/trec", "sweeps/spam", "merges/trec+spam"):
         scores |= {f"minilm/{job}/seed~0.{kind}" for kind in ("parquet", "store.jsonl")}
     assert files(results) == models | scores | {

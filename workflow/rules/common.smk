@@ -2,13 +2,18 @@
 The checked configuration and the functions that rules share. No rule is here.
 """
 
-from mergegrid.config import decoder_requests, requests
+import fcntl
+
+from mergegrid.config import decoder_requests, oracle_requests, requests
+from mergegrid.config import similarity_requests
 from mergegrid.config.source import PathOrigin
 from mergegrid.config.loading import check_paths, check_study, read_yaml
 from mergegrid.errors import MergegridError
 from mergegrid.checkpoints.sources.cache import root as cache_root
 from mergegrid.checkpoints.sources.path import find as find_path
+from mergegrid.config.published_cells import published_cells, published_gains
 from mergegrid.provenance import canonical_json, code_version, digest
+from mergegrid.reporting.specs import FIGURES, TABLES
 from snakemake.exceptions import WorkflowError
 
 
@@ -23,6 +28,43 @@ def checked_study():
         raise WorkflowError(str(error))
 
 
+RUN_LOCK = Path(".snakemake/mergegrid.lock")
+
+
+def hold_folder():
+    """Share a lock on the working folder with all runs in it, until this process ends.
+
+    Snakemake's own locks outlive a kill -9 and a power cut; those of the kernel do not. So where
+    no run lives, and the last one was on this machine, its locks mean nothing and are removed.
+    """
+    if workflow.output_settings.dryrun or not workflow.is_main_process:
+        return None
+    RUN_LOCK.parent.mkdir(exist_ok=True)
+    file = RUN_LOCK.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.seek(0)
+        # Jobs of a run on a cluster may still write; only its user can tell.
+        if file.read() == f"{os.uname().nodename} local":
+            for lock in RUN_LOCK.parent.glob("locks/*.lock"):
+                logger.info(f"Removing {lock} of a run that was killed.")
+                lock.unlink()
+    except BlockingIOError:
+        pass  # Another run lives.
+    except OSError as error:
+        logger.debug(f"{RUN_LOCK} cannot be locked: {error}")
+        return file
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def note_run():
+    """Leave word where the jobs of this run are."""
+    where = "local" if workflow.local_exec else "cluster"
+    RUN_LOCK.write_text(f"{os.uname().nodename} {where}")
+
+
+HELD = hold_folder()
 STUDY = checked_study()
 SCRIPTS = (
     Path(workflow.current_basedir.get_path_or_uri(secret_free=False)).parent / "scripts"
@@ -30,20 +72,7 @@ SCRIPTS = (
 DECODERS = STUDY.decoders
 FAMILIES = {**STUDY.families, **(DECODERS.families if DECODERS else {})}
 EXPERTS = sorted({name for family in FAMILIES.values() for name in family.experts})
-# Every table and figure, and the results that it is made from.
-TABLES = {
-    "drop_rates": "scores",
-    "drop_rates_wide": "scores",
-    "merges": "scores",
-    "merges_wide": "scores",
-    "merge_candidates": "scores",
-    "benchmarks": "scores",
-    "delta_ranges": "deltas",
-    "experts": "experts",
-    "decoders": "decoders",
-    "sources": "sources",
-}
-FIGURES = {"drop_rates": "scores", "merges": "scores", "deltas": "deltas"}
+RESOURCES = SCRIPTS.parents[1] / "resources"
 
 
 def code_of(script):
@@ -62,6 +91,15 @@ def as_json(spec):
 def gpus():
     """One GPU per job when the run was given GPUs (--resources gpu=N), else none."""
     return 1 if "gpu" in workflow.global_resources else 0
+
+
+def asked_memory():
+    """The memory in MB that the first attempt of each rule asks for."""
+    return {
+        each.name: each.resources["mem_mb"].evaluate(None, attempt=1).value
+        for each in workflow.rules
+        if "mem_mb" in each.resources
+    }
 
 
 def decoder_sources():
@@ -112,11 +150,24 @@ def source_json(name):
     return canonical_json({"source": spec.source, "sha256": spec.sha256})
 
 
-def licences(wildcards):
-    """Terms of use that the configuration states, for the table that shows them."""
-    if TABLES[wildcards.table] != "sources":
-        return None
-    return canonical_json({name: spec.licence for name, (_, spec) in SOURCES.items()})
+def published(table):
+    """What a table shows of the paper; nothing but for the two that compare."""
+    ours = {"published": published_cells, "sparsifier_effects": published_gains}
+    try:
+        return ours[table](STUDY, RESOURCES / "published.csv") if table in ours else []
+    except MergegridError as error:
+        raise WorkflowError(str(error))
+
+
+def table_request(wildcards):
+    """What of the configuration a table shows beside results."""
+    asked = {}
+    if TABLES[wildcards.table].needs == "sources":
+        terms = {name: spec.licence for name, (_, spec) in SOURCES.items()}
+        asked["licences"] = terms
+    if cells := published(wildcards.table):
+        asked["published"] = cells
+    return canonical_json(asked)
 
 
 def task_sources(wildcards):
@@ -136,9 +187,12 @@ def task_of(wildcards):
 
 
 def expert_origin(wildcards):
-    """What an expert is made from: its base, and examples or its own source."""
+    """What an expert is made from: its base, and examples, its own source or another family's."""
     family, expert = wildcards.family, wildcards.expert
     base = {"base": f"<results>/{family}/base"}
+    if owner := STUDY.families[family].experts[expert].family:
+        ready = f"<results>/{owner}/experts/{expert}/seed~{wildcards.seed}"
+        return base | {"expert": ready}
     if STUDY.families[family].experts[expert].source:
         return base | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
     return base | {"examples": f"<results>/tasks/{task_of(wildcards)}.parquet"}
@@ -156,12 +210,40 @@ def per_expert(pattern, study):
         pattern.format(family=name, expert=expert, seed=seed)
         for name, family in (study.families if study else {}).items()
         for expert in family.experts
-        for seed in study.seeds.training
+        for seed in study.seeds.training_of(family)
     ]
 
 
 def set_experts(wildcards):
     return wildcards.set.split("+")
+
+
+def set_statistics(wildcards):
+    """What was gathered of the experts of a set, where a method of the study needs it."""
+    if not requests.asked_statistics(STUDY):
+        return []
+    return [
+        f"<results>/{wildcards.family}/statistics/{expert}/seed~{wildcards.seed}"
+        for expert in set_experts(wildcards)
+    ]
+
+
+def set_examples(wildcards):
+    """The examples of the task of each expert of a set."""
+    family = STUDY.families[wildcards.family]
+    return [
+        f"<results>/tasks/{family.task_of(expert)}.parquet"
+        for expert in set_experts(wildcards)
+    ]
+
+
+def asked_of_oracle(wildcards):
+    """How the oracle of a set is trained."""
+    return as_json(
+        oracle_requests.oracle_request(
+            STUDY, wildcards.family, set_experts(wildcards), int(wildcards.seed)
+        )
+    )
 
 
 def results_for(kind):
@@ -171,6 +253,8 @@ def results_for(kind):
     files = {
         "scores": "<results>/scores.parquet",
         "deltas": [*per_expert(deltas, STUDY), *per_expert(deltas, DECODERS)],
+        "similarity": similarity_files(),
+        "comparisons": "<results>/comparisons.parquet",
         "experts": per_expert(experts, STUDY),
         "decoders": per_expert(experts, DECODERS),
         "sources": [f"<results>/sources/{name}.json" for name in SOURCES],
@@ -184,20 +268,88 @@ def sweep_files():
     return per_expert("<results>/{family}/sweeps/{expert}/seed~{seed}.parquet", STUDY)
 
 
+def prediction_files():
+    """What encoders answered, one file for every file of their scores."""
+    scores = re.compile(r"^(<results>/[^/]+)/(sweeps|merges)/")
+    paths = [*sweep_files(), *merge_files()]
+    return [scores.sub(r"\1/predictions/", path) for path in paths]
+
+
+def scored_tasks():
+    """The tasks of all experts among encoders."""
+    return sorted(
+        {
+            family.task_of(expert)
+            for family in STUDY.families.values()
+            for expert in family.experts
+        }
+    )
+
+
 def merge_files():
     return [
         f"<results>/{family}/merges/{'+'.join(experts)}/seed~{seed}.parquet"
         for family in STUDY.families
         for experts in STUDY.expert_sets(family)
-        for seed in STUDY.seeds.training
+        for seed in STUDY.seeds.training_of(STUDY.families[family])
     ]
+
+
+def oracle_files():
+    return [
+        f"<results>/{family}/oracles/{'+'.join(experts)}/seed~{seed}.parquet"
+        for family in STUDY.families
+        for experts in STUDY.oracle_sets(family)
+        for seed in STUDY.seeds.training_of(STUDY.families[family])
+    ]
+
+
+def compares_embeddings(study):
+    return bool(study and study.similarity)
+
+
+def similarity_files():
+    pattern = "<results>/{family}/similarity/{expert}/seed~{seed}.parquet"
+    return [
+        path
+        for study in (STUDY, DECODERS)
+        if compares_embeddings(study)
+        for path in per_expert(pattern, study)
+    ]
+
+
+def first_questions(wildcards):
+    """The questions of the first benchmark of a decoder."""
+    expert = DECODERS.families[wildcards.family].experts[wildcards.expert]
+    return f"<results>/benchmarks/{expert.benchmarks[0]}.parquet"
 
 
 def tables_of_study():
     """The tables that have something to show."""
     empty = [] if STUDY.families else ["experts"]
     empty += [] if DECODERS else ["benchmarks", "decoders"]
+    empty += [] if similarity_files() else ["similarity"]
+    empty += [] if published("published") else ["published"]
+    pairs = [
+        pair_sets(study, family)
+        for study in (STUDY, DECODERS)
+        for family in (study.families if study else [])
+    ]
+    empty += [] if any(pairs) else ["pairs", "sparsifier_effects"]
     return [table for table in TABLES if table not in empty]
+
+
+def pair_sets(study, family):
+    """The sets of two experts of a family that are merged."""
+    return [experts for experts in study.expert_sets(family) if len(experts) == 2]
+
+
+def figures_of(family):
+    """The figures that have something to show of a family."""
+    study = STUDY if family in STUDY.families else DECODERS
+    empty = [] if compares_embeddings(study) else ["similarity"]
+    empty += [] if pair_sets(study, family) else ["pairs"]
+    return [figure for figure in FIGURES if figure not in empty]
 
 
 def all_results():
@@ -205,12 +357,12 @@ def all_results():
     tables = expand(
         "<results>/tables/{table}.{kind}",
         table=tables_of_study(),
-        kind=["csv", "md", "html"],
+        kind=["csv", "md", "html", "tex"],
     )
-    figures = expand(
-        "<results>/figures/{family}/{figure}.{kind}",
-        family=FAMILIES,
-        figure=FIGURES,
-        kind=["svg", "png"],
-    )
-    return ["<results>/scores.parquet", *tables, *figures]
+    figures = [
+        f"<results>/figures/{family}/{figure}.{kind}"
+        for family in FAMILIES
+        for figure in figures_of(family)
+        for kind in ("svg", "png")
+    ]
+    return ["<results>/scores.parquet", *tables, *figures, "<results>/costs/costs.csv"]

@@ -27,8 +27,8 @@ rule import_decoder:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         source=lambda wildcards: source_json(f"base~{wildcards.family}"),
         code=code_of("import_decoder"),
@@ -49,6 +49,7 @@ rule instructions:
     benchmark:
         "<logs>/benchmarks/instructions/{family}/{expert}.tsv"
     priority: 2
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
@@ -84,8 +85,8 @@ rule decoder:
     threads: 1
     resources:
         gpu=gpus(),
-        mem_mb=16000,
-        runtime=1440,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=decoder_request,
         source=ready_source,

@@ -20,6 +20,7 @@ rule questions:
     benchmark:
         "<logs>/benchmarks/questions/{benchmark}.tsv"
     priority: 2
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
@@ -49,8 +50,11 @@ rule merge:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        # Shared with the jobs that read the model, which go first: --resources merged_models=N keeps
+        # no more than N on disk while N such jobs can run at once (cores, and GPUs).
+        merged_models=1,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         request=lambda wildcards: as_json(
             decoder_requests.merge_request(DECODERS, variant_of(wildcards))
@@ -81,8 +85,9 @@ rule generate:
     threads: 1
     resources:
         gpu=lambda wildcards: generation_gpus(wildcards.family),
-        mem_mb=16000,
-        runtime=1440,
+        merged_models=1,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=lambda wildcards: as_json(
             decoder_requests.generate_request(
@@ -116,8 +121,8 @@ for family, experts, seed in ONE_ENGINE:
         threads: 1
         resources:
             gpu=generation_gpus(family),
-            mem_mb=16000,
-            runtime=1440,
+            mem_mb=lambda wildcards, attempt: 16000 * attempt,
+            runtime=lambda wildcards, attempt: 1440 * attempt,
         params:
             request=as_json(
                 decoder_requests.generate_request(

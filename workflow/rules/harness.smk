@@ -23,8 +23,9 @@ rule harness:
     threads: 1
     resources:
         gpu=gpus(),
-        mem_mb=16000,
-        runtime=1440,
+        merged_models=1,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=harness_request,
         tasks=lambda wildcards: digest(own_tasks(DECODERS.harness)),

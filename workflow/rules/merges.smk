@@ -1,8 +1,11 @@
 """
 Sets of experts merged by every method, with and without a sparsifier in front.
 
-REQUIRED INPUTS: <results>/{family}/base, the experts of the set, and the examples of their tasks
-OUTPUTS: scores = <results>/{family}/merges/{set}/seed~{seed}.parquet
+REQUIRED INPUTS: <results>/{family}/base, the experts of the set, the examples of their tasks, and
+statistics of the experts where a method needs them
+OUTPUTS:
+    scores = <results>/{family}/merges/{set}/seed~{seed}.parquet
+    predictions = <results>/{family}/predictions/{set}/seed~{seed}.parquet
 """
 
 
@@ -18,21 +21,25 @@ rule merges:
             f"<results>/tasks/{STUDY.families[wildcards.family].task_of(expert)}.parquet"
             for expert in set_experts(wildcards)
         ],
+        statistics=set_statistics,
     output:
         scores="<results>/{family}/merges/{set}/seed~{seed}.parquet",
+        predictions="<results>/{family}/predictions/{set}/seed~{seed}.parquet",
     log:
         "<logs>/merges/{family}/{set}/seed~{seed}.log",
     benchmark:
         "<logs>/benchmarks/merges/{family}/{set}/seed~{seed}.tsv"
     wildcard_constraints:
         family=one_of(STUDY.families),
+        # Of one expert, predictions are those of the sweep.
+        set=r"[^/]+\+[^/]+",
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=gpus(),
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_json(
             requests.merges_request(

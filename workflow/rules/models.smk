@@ -26,8 +26,8 @@ rule import_base:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         source=lambda wildcards: source_json(f"base~{wildcards.family}"),
         code=code_of("import_base"),
@@ -52,8 +52,8 @@ rule expert:
     threads: 1
     resources:
         gpu=gpus(),
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_json(
             requests.finetune_request(
@@ -80,8 +80,8 @@ rule deltas:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_of("deltas"),
     script:

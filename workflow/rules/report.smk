@@ -1,10 +1,10 @@
 """
 All scores in one table, and the tables and figures that are made from it.
 
-REQUIRED INPUTS: the scores of all sweeps, merges and benchmarks, the deltas and the experts
+REQUIRED INPUTS: the scores of all sweeps, merges, oracles and benchmarks, the deltas and the experts
 OUTPUTS:
     scores = <results>/scores.parquet
-    tables = <results>/tables/{table}.csv, .md and .html
+    tables = <results>/tables/{table}.csv, .md, .html and .tex
     figures = <results>/figures/{family}/{figure}.svg and .png
 """
 
@@ -14,12 +14,14 @@ rule scores:
     input:
         sweep_files(),
         merge_files(),
+        oracle_files(),
         decoder_score_files(),
         harness_files(),
     output:
         scores="<results>/scores.parquet",
     log:
         "<logs>/scores.log",
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
@@ -32,9 +34,9 @@ rule scores:
 
 
 rule table:
-    """Make one table, for programs (CSV) and for people (Markdown, HTML)."""
+    """Make one table, for programs (CSV) and for people (Markdown, HTML, LaTeX)."""
     input:
-        unpack(lambda wildcards: results_for(TABLES[wildcards.table])),
+        unpack(lambda wildcards: results_for(TABLES[wildcards.table].needs)),
     output:
         csv="<results>/tables/{table}.csv",
         md="<results>/tables/{table}.md",
@@ -42,17 +44,22 @@ rule table:
             "<results>/tables/{table}.html",
             caption="../report/table.rst",
             category="Tables",
+            subcategory=lambda wildcards: TABLES[wildcards.table].topic,
+            # One label: of two, the page would take the second for a switch.
             labels={"table": "{table}"},
         ),
+        tex="<results>/tables/{table}.tex",
     log:
         "<logs>/table/{table}.log",
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=15,
     params:
-        licences=licences,
+        request=table_request,
+        caption=lambda wildcards: TABLES[wildcards.table].caption,
         code=code_of("table"),
     script:
         "../scripts/table.py"
@@ -61,23 +68,28 @@ rule table:
 rule figure:
     """Draw one figure of one family."""
     input:
-        unpack(lambda wildcards: results_for(FIGURES[wildcards.figure])),
+        unpack(lambda wildcards: results_for(FIGURES[wildcards.figure].needs)),
     output:
         svg=report(
             "<results>/figures/{family}/{figure}.svg",
             caption="../report/figure.rst",
             category="Figures",
-            labels={"family": "{family}", "figure": "{figure}"},
+            subcategory="{family}",
+            labels={"figure": "{figure}"},
         ),
         png="<results>/figures/{family}/{figure}.png",
     log:
         "<logs>/figure/{family}/{figure}.log",
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=15,
     params:
+        caption=lambda wildcards: FIGURES[wildcards.figure].caption.format(
+            family=wildcards.family
+        ),
         code=code_of("figure"),
     script:
         "../scripts/figure.py"

@@ -46,8 +46,8 @@ rule score:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_json(
             decoder_requests.score_request(
@@ -71,6 +71,7 @@ rule choose:
         scores="<results>/{family}/benchmarks/{set}/seed~{seed}.parquet",
     log:
         "<logs>/choose/{family}/{set}/seed~{seed}.log",
+    localrule: True
     conda:
         "../../environment.yml"
     resources:

@@ -16,6 +16,7 @@ rule fetch:
         "<logs>/benchmarks/fetch/{name}.tsv"
     # What can be wrong is found before long work starts.
     priority: 2
+    localrule: True
     conda:
         "../../environment.yml"
     resources:

@@ -3,7 +3,9 @@ Every expert alone, under every sparsifier, rate and mask seed.
 
 REQUIRED INPUTS: <results>/{family}/base, <results>/{family}/experts/{expert}/seed~{seed},
     <results>/tasks/{task}.parquet
-OUTPUTS: scores = <results>/{family}/sweeps/{expert}/seed~{seed}.parquet
+OUTPUTS:
+    scores = <results>/{family}/sweeps/{expert}/seed~{seed}.parquet
+    predictions = <results>/{family}/predictions/{expert}/seed~{seed}.parquet
 """
 
 
@@ -15,6 +17,7 @@ rule sweep:
         examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
     output:
         scores="<results>/{family}/sweeps/{expert}/seed~{seed}.parquet",
+        predictions="<results>/{family}/predictions/{expert}/seed~{seed}.parquet",
     log:
         "<logs>/sweep/{family}/{expert}/seed~{seed}.log",
     benchmark:
@@ -28,8 +31,8 @@ rule sweep:
     threads: 1
     resources:
         gpu=gpus(),
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_json(
             requests.sweep_request(

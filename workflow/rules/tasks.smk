@@ -18,6 +18,7 @@ rule prepare:
         "<logs>/benchmarks/prepare/{task}.tsv"
     # What can be wrong is found before long work starts.
     priority: 2
+    localrule: True
     conda:
         "../../environment.yml"
     resources:

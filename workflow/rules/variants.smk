@@ -22,7 +22,7 @@ def expert_groups():
     """The recipes of every set of experts and training seed, single experts included."""
     found = {}
     for family in DECODERS.families if DECODERS else {}:
-        for seed in DECODERS.seeds.training:
+        for seed in DECODERS.seeds.training_of(DECODERS.families[family]):
             for expert in DECODERS.families[family].experts:
                 recipes = DECODERS.sweep_recipes(family, expert, seed)
                 found[family, expert, str(seed)] = recipes
@@ -86,6 +86,15 @@ def decoder_score_files():
     return [
         f"<results>/{family}/benchmarks/{experts}/seed~{seed}.parquet"
         for family, experts, seed in GROUPS
+    ]
+
+
+def record_files():
+    """The record of every answer of decoders."""
+    return [
+        f"<results>/{family}/records/{experts}/seed~{seed}/{benchmark}.parquet"
+        for (family, experts, seed), recipes in GROUPS.items()
+        for benchmark in benchmarks_of(recipes[0])
     ]
 
 

@@ -1,17 +1,28 @@
-"""What every job does first: write its log, and set up threads before torch is imported."""
+"""What every job does first: write its log, hold its GPUs, and set up threads before torch.
 
+With `MERGEGRID_DEVICE=cpu` in the environment, jobs that hold GPUs lease them as usual and compute
+on the CPU, to rehearse a study on a machine without GPUs.
+"""
+
+import json
 import logging
 import os
+import select
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 # The environment that Snakemake makes with conda does not hold the project itself.
 sys.path.append(str(Path(__file__).parents[2] / "src"))
 
-from mergegrid.errors import MergegridError
+from mergegrid import watch
+from mergegrid.devices import Device, lease, rehearsal
+from mergegrid.errors import ConfigError, MergegridError
 
 # Threads that wait by spinning slow a shared machine down tenfold; the libraries read this once.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -23,17 +34,14 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
     """Log to the rule's log file; an error that users can mend is one line, not a traceback."""
-    if gpus := snakemake.resources.get("gpu", 0):
-        # No more than asked for: the Trainer would split batches among all that it sees.
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
-        # Asking whether there is a GPU must not start CUDA: vLLM's workers are forked later.
-        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     handler = logging.FileHandler(snakemake.log[0], mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    _end_with_snakemake()
     try:
-        yield
+        with _gpus(snakemake):
+            yield
     except MergegridError as error:
         logging.error("%s", error)
         sys.exit(f"{snakemake.rule}: {error}")
@@ -53,8 +61,8 @@ def quiet_transformers() -> None:
 
 
 def device(snakemake: Any) -> str:
-    """`cuda` when the job holds a GPU, else `cpu`."""
-    if not snakemake.resources.get("gpu", 0):
+    """`cuda` when the job holds a GPU and this is no rehearsal, else `cpu`."""
+    if not snakemake.resources.get("gpu", 0) or rehearsal():
         return "cpu"
     import torch
 
@@ -64,3 +72,76 @@ def device(snakemake: Any) -> str:
             "install a CUDA build of torch, or run without --resources gpu"
         )
     return "cuda"
+
+
+def _end_with_snakemake() -> None:
+    """End when a killed Snakemake leaves this job behind, which would write beside a rerun's."""
+    parent = _snakemake()
+    if parent is None or not hasattr(os, "pidfd_open"):
+        return
+    descriptor = os.pidfd_open(parent)
+
+    def wait() -> None:
+        select.select([descriptor], [], [])
+        logging.error("Snakemake (process %d) is gone, so this job ends too", parent)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _snakemake() -> int | None:
+    """The nearest process above this one that is Snakemake."""
+    process = os.getppid()
+    while process > 1:
+        try:
+            status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+            arguments = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8").split("\0")
+        except OSError:
+            return None
+        if any(Path(argument).name == "snakemake" for argument in arguments):
+            return process
+        process = int(status.rpartition(")")[2].split()[1])
+    return None
+
+
+@contextmanager
+def _gpus(snakemake: Any) -> Iterator[None]:
+    """Hold the job's GPUs, and write beside its log how much it used them."""
+    usage = Path(snakemake.log[0]).with_suffix(".gpu.tsv")
+    usage.unlink(missing_ok=True)
+    gpus = snakemake.resources.get("gpu", 0)
+    if not gpus:
+        yield
+        return
+    wanted = _split_over(snakemake.params.get("request"))
+    if gpus < wanted:
+        raise ConfigError(
+            f"generation.gpus is {wanted}, and the job was given gpu={gpus}, for Snakemake gives "
+            f"no more than all that a run has; run with --resources gpu={wanted} or more, or set "
+            f"generation.gpus to {gpus}"
+        )
+    # Asking whether there is a GPU must not start CUDA: vLLM's workers are forked later.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    with lease(gpus) as devices, _watched(devices, usage):
+        yield
+
+
+def _split_over(request: str | None) -> int:
+    """Among how many GPUs the request wants its model split."""
+    generation = json.loads(request or "{}").get("generation") or {}
+    return int(generation.get("gpus", 1))
+
+
+@contextmanager
+def _watched(devices: Sequence[Device], usage: Path) -> Iterator[None]:
+    if rehearsal() or not devices:
+        yield
+        return
+    command = [sys.executable, watch.__file__, str(usage), *(device.key for device in devices)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as watcher:
+        try:
+            yield
+        finally:
+            # Workers that were forked may hold its input open: a line ends it as well.
+            with suppress(BrokenPipeError):
+                watcher.communicate(b"\n")

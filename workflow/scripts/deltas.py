@@ -13,7 +13,10 @@ with job(snakemake):
     base = open_checkpoint(Path(snakemake.input.base))
     expert = open_checkpoint(Path(snakemake.input.expert))
     check_homologous(base, expert, name)
-    ranges = pd.DataFrame([tensor.row() for tensor in delta_ranges(base, expert)])
+    rows = [
+        {**tensor.row(), "histogram": tensor.histogram} for tensor in delta_ranges(base, expert)
+    ]
+    ranges = pd.DataFrame(rows)
     ranges.insert(0, "family", snakemake.wildcards.family)
     ranges.insert(1, "expert", name)
     ranges.insert(2, "training_seed", int(snakemake.wildcards.seed))

@@ -6,6 +6,7 @@ with job(snakemake):
     import pandas as pd
 
     from mergegrid.checkpoints.encoders import import_expert
+    from mergegrid.checkpoints.publish import published_digest
     from mergegrid.checkpoints.sources.fetch import Record, locate
     from mergegrid.config.requests import FinetuneRequest
     from mergegrid.config.source import SourceConfig
@@ -14,7 +15,11 @@ with job(snakemake):
     quiet_transformers()
     request = FinetuneRequest.model_validate_json(snakemake.params.request)
     folder = Path(snakemake.output.folder)
-    if request.settings is None:
+    if borrowed := snakemake.input.get("expert"):
+        ready = Path(borrowed)
+        made_from = {"expert": published_digest(ready)}
+        import_expert(ready, Path(snakemake.input.base), request, folder, made_from)
+    elif request.settings is None:
         record = Record.from_json(Path(snakemake.input.source).read_text())
         source = SourceConfig.model_validate_json(snakemake.params.source)
         made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}

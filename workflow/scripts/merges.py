@@ -14,7 +14,8 @@ with job(snakemake):
     request = MergesRequest.model_validate_json(snakemake.params.request)
     folders = [Path(folder) for folder in snakemake.input.experts]
     tables = [pd.read_parquet(path) for path in snakemake.input.examples]
-    members = map(Member, folders, request.targets, tables)
+    statistics = [Path(folder) for folder in snakemake.input.statistics] or [None] * len(folders)
+    members = map(Member, folders, request.targets, tables, statistics)
     store = ScoreStore(Path(snakemake.output.scores).with_suffix(".store.jsonl"))
     bench = Bench(
         Path(snakemake.input.base),
@@ -23,4 +24,6 @@ with job(snakemake):
         snakemake.params.code,
         device(snakemake),
     )
-    merges(request, bench).to_parquet(snakemake.output.scores)
+    scores, predictions = merges(request, bench)
+    scores.to_parquet(snakemake.output.scores)
+    predictions.to_parquet(snakemake.output.predictions)

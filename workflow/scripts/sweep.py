@@ -22,4 +22,6 @@ with job(snakemake):
         snakemake.params.code,
         device(snakemake),
     )
-    sweep(request, bench).to_parquet(snakemake.output.scores)
+    scores, predictions = sweep(request, bench)
+    scores.to_parquet(snakemake.output.scores)
+    predictions.to_parquet(snakemake.output.predictions)

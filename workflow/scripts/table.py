@@ -6,6 +6,7 @@ with job(snakemake):
     from mergegrid.reporting.catalogue import Results, make_table
     from mergegrid.reporting.files import write_table
 
-    results = Results.from_files(dict(snakemake.input.items()), snakemake.params.licences)
+    results = Results.from_files(dict(snakemake.input.items()), snakemake.params.request)
     table = make_table(snakemake.wildcards.table, results)
-    write_table(table, *(Path(snakemake.output[kind]) for kind in ("csv", "md", "html")))
+    paths = [Path(snakemake.output[kind]) for kind in ("csv", "md", "html", "tex")]
+    write_table(table, *paths, snakemake.params.caption)

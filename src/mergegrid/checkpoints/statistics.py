@@ -1,16 +1,36 @@
 """Files of statistics: what was gathered of an expert, by the names of the tensors it is about."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.folder import FolderCheckpoint
 from mergegrid.checkpoints.safetensors_files import locate_in_file
 from mergegrid.errors import CheckpointError
+from mergegrid.recipe.methods import Method, NeedsStatistics
+
+#: Where the metadata of a file say what it holds.
+STATISTICS = "statistics"
 
 
-def open_statistics(path: Path) -> FolderCheckpoint:
+class Statistics(FolderCheckpoint):
+    """The tensors of a file of statistics, and what the file says of them.
+
+    Files that mergegrid makes say four things, in one text, since several would be in any order:
+
+        {"__metadata__": {"statistics": "{\"arithmetic\": \"exact\", \"examples\": 1024,
+         \"expert\": \"5d0c...\", \"kind\": \"fisher\"}"}, ...}
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent, locate_in_file(path))
+        self.path, self.says = path, _said(path)
+
+
+def open_statistics(path: Path) -> Statistics:
     """The tensors of a file of statistics.
 
     Raises:
@@ -18,7 +38,32 @@ def open_statistics(path: Path) -> FolderCheckpoint:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path} with statistics; correct the path")
-    return FolderCheckpoint(path.parent, locate_in_file(path))
+    return Statistics(path)
+
+
+def check_gathered(expert: str, statistics: Checkpoint, method: Method) -> None:
+    """Check what a file says of itself against what a method asks; files may say nothing.
+
+    Raises:
+        CheckpointError: it was gathered for another method, otherwise, or from other examples.
+    """
+    if not isinstance(method, NeedsStatistics) or not isinstance(statistics, Statistics):
+        return
+    asked: dict[str, Any] = {"kind": method.kind, "arithmetic": method.arithmetic}
+    if method.examples is not None:
+        asked["examples"] = method.examples
+        if "examples" not in statistics.says:
+            raise CheckpointError(
+                f"{statistics.path} of expert {expert} does not say from how many examples it was "
+                f"gathered, and {method.kind} asks for {method.examples}; leave `examples` out"
+            )
+    for key, wanted in asked.items():
+        found = statistics.says.get(key, wanted)
+        if found != wanted:
+            raise CheckpointError(
+                f"{statistics.path} of expert {expert} was gathered with {key} {found}, and "
+                f"{method.kind} asks for {wanted}; name another file, or ask for {found}"
+            )
 
 
 def check_information(base: Checkpoint, statistics: Mapping[str, Checkpoint]) -> None:
@@ -60,3 +105,19 @@ def _check_shape(expert: str, found: Checkpoint, name: str, wanted: tuple[int, .
             f"{name} is {found.infos[name].shape} in the statistics of expert {expert} and should "
             f"be {wanted}; gather them again from this expert"
         )
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """What the header of a file, known to be whole, says of its statistics; nothing, mostly."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    text = (header.get("__metadata__") or {}).get(STATISTICS, "{}")
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise CheckpointError(
+            f"{path} says {text!r} of its statistics, which is not understood; gather them again"
+        )
+    return said

@@ -22,6 +22,8 @@ from mergegrid.config.grids import (
     sweep_points,
 )
 from mergegrid.config.harness import Harness
+from mergegrid.config.published import Published
+from mergegrid.config.similarity import Similarity
 from mergegrid.config.source import SourceConfig
 from mergegrid.config.tasks import Table
 from mergegrid.provenance import canonical_json
@@ -158,6 +160,14 @@ class DecoderFamily(Spec):
     other_base: bool = False
     """Merges experts that are not homologous with this base, as long as shapes agree: only to show
     what comes of it (arXiv 2311.03099, section 4.6)."""
+    published: Published | None = None
+    """What the paper calls these models, so that its numbers stand beside ours; unset: none do."""
+
+    @model_validator(mode="after")
+    def _published_experts_exist(self) -> "DecoderFamily":
+        if self.published:
+            self.published.check(list(self.experts))
+        return self
 
     def finetune_of(self, expert: str) -> DecoderFinetune:
         """How an expert is fine-tuned: the family's values with the expert's own on top."""
@@ -196,6 +206,8 @@ class Decoders(Spec):
     """Study of single experts against the drop rate; `null` leaves it out."""
     merges: MergeGrid | None = None
     """Study of merges: every candidate is scored; unset leaves it out."""
+    similarity: Similarity | None = None
+    """Study of embeddings: how alike they stay when deltas are dropped; unset leaves it out."""
     harness: Harness | None = None
     """Tasks of lm-evaluation-harness that every variant is scored on besides; unset: none."""
     selection: Literal["validation", "test"] = "validation"
@@ -235,6 +247,13 @@ class Decoders(Spec):
             self.merges.sets if self.merges else [],
             {name: list(family.experts) for name, family in self.families.items()},
         )
+        return self
+
+    @model_validator(mode="after")
+    def _similarity_fits_its_experts(self) -> "Decoders":
+        for family in self.families.values() if self.similarity else ():
+            assert self.similarity is not None
+            self.similarity.check(self.rates, self.seeds.mask, family.experts)
         return self
 
     @model_validator(mode="after")

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from mergegrid.config.grids import Name
+from mergegrid.config.published import Published
 from mergegrid.config.source import SourceConfig
 from mergegrid.recipe.spec import Spec
 
@@ -56,8 +57,20 @@ class Expert(Spec):
     """Task it is fine-tuned for and scored on; by default the task of the expert's own name."""
     source: SourceConfig | None = None
     """Ready checkpoint with its task head; unset to fine-tune the base."""
+    family: str | None = None
+    """Family whose expert of the same name is taken, to measure its deltas from this base, which it
+    was not trained from: only to show what comes of it (arXiv 2311.03099, section 4.6)."""
     finetune: FinetuneOverride | None = None
     """Values that replace the family's."""
+
+    @model_validator(mode="after")
+    def _made_one_way(self) -> "Expert":
+        if self.family and (self.source or self.finetune):
+            raise ValueError(
+                "an expert of another family is taken as it is; give `family` alone, without "
+                "`source` and `finetune`"
+            )
+        return self
 
 
 class Family(Spec):
@@ -71,6 +84,14 @@ class Family(Spec):
     """How the experts are fine-tuned."""
     max_length: Annotated[int, Field(ge=8)] = 128
     """Tokens after which a text is cut, in fine-tuning and scoring."""
+    published: Published | None = None
+    """What the paper calls these models, so that its numbers stand beside ours; unset: none do."""
+
+    @model_validator(mode="after")
+    def _published_experts_exist(self) -> "Family":
+        if self.published:
+            self.published.check(list(self.experts))
+        return self
 
     def task_of(self, expert: str) -> str:
         """Name of the task of an expert."""

@@ -3,18 +3,22 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator
 
 from mergegrid.recipe.grid import Grid, grid_of
-from mergegrid.recipe.methods import METHODS, Method
+from mergegrid.recipe.methods import METHODS, Method, NeedsStatistics
 from mergegrid.recipe.recipe import base_only, canonical_sparsifier
 from mergegrid.recipe.sparsifiers import SPARSIFIERS, MaskSeed, NoSparsifier, Sparsifier
 from mergegrid.recipe.spec import Spec
 
 #: Methods that need to know more of the experts than their parameters.
-NEED_STATISTICS = frozenset({"fisher", "regmean"})
+NEED_STATISTICS = frozenset(
+    str(each.model_fields["kind"].default) for each in get_args(NeedsStatistics)
+)
+#: Examples that statistics are gathered from where a study names no number.
+_EXAMPLES = 1024
 T = TypeVar("T")
 Seed = Annotated[int, Field(ge=0)]
 SparsifierGrid: Any = grid_of(SPARSIFIERS)
@@ -55,6 +59,14 @@ class Seeds(Spec):
     mask: Annotated[list[MaskSeed], Field(min_length=1), AfterValidator(distinct)] = [0, 1, 2]
     """Seeds of the random masks."""
 
+    def training_of(self, family: Any) -> list[int]:
+        """Seeds of fine-tuning that make different experts of a family.
+
+        Ready experts are the same whatever the seed, so a family of them has one.
+        """
+        ready = all(expert.source for expert in family.experts.values())
+        return self.training[:1] if ready else self.training
+
 
 class Sweep(Spec):
     """Every expert alone, at every drop rate: how much of a delta can go?"""
@@ -71,11 +83,14 @@ class Sweep(Spec):
 class MergeGrid(Spec):
     """Sets of experts, and the methods and sparsifiers that merge them."""
 
+    #: Whether the study gathers what methods need to know of the experts besides parameters.
+    gathers_statistics: ClassVar[bool] = False
+
     sets: list[Literal["pairs", "all"] | Annotated[list[str], Field(min_length=2)]] = ["pairs"]
     """Which experts are merged: every pair, all of a family, or lists of names."""
     methods: list[MethodGrid] = [{"kind": "average"}]
     """Methods; every combination of listed values is a candidate. `fisher` and `regmean` need
-    statistics, which a study does not gather."""
+    statistics, which a study gathers of encoders, and not of decoders."""
     sparsifiers: list[SparsifierGrid] = [{"kind": "none"}, {"kind": "dare"}]
     """Sparsifiers in front of each method; every combination of listed values is a candidate."""
 
@@ -90,13 +105,13 @@ class MergeGrid(Spec):
 
     @field_validator("methods")
     @classmethod
-    def _nothing_needs_statistics(cls, grids: list[Grid]) -> list[Grid]:
+    def _statistics_are_gathered(cls, grids: list[Grid]) -> list[Grid]:
         for grid in grids:
             kind = grid.kind  # type: ignore[attr-defined]
-            if kind in NEED_STATISTICS:
+            if kind in NEED_STATISTICS and not cls.gathers_statistics:
                 raise ValueError(
-                    f"{kind} needs statistics of every expert, which a study does not gather; "
-                    "take another method, or merge folders with files of statistics "
+                    f"{kind} needs statistics of every expert, which a study gathers of encoders "
+                    "alone; take another method, or merge folders with files of statistics "
                     "(`mergegrid merge`)"
                 )
         return grids
@@ -109,8 +124,8 @@ def sparsifier_points(grid: Grid, rates: Sequence[float], seeds: Sequence[int]) 
 
 
 def method_points(grid: Grid) -> list[Method]:
-    """The points of a grid of methods."""
-    return unique(_point(_METHOD, point) for point in grid.points())
+    """The points of a grid of methods; statistics are of 1024 examples where it says nothing."""
+    return unique(_with_examples(_point(_METHOD, point)) for point in grid.points())
 
 
 def sweep_points(
@@ -179,6 +194,12 @@ def check_fit(key: str, spec: Sparsifier | Method, experts: tuple[str, ...]) -> 
             f"{key}: slerp merges two experts and merges.sets has {together}; "
             "take it out, or merge pairs only"
         )
+
+
+def _with_examples(method: Method) -> Method:
+    if isinstance(method, NeedsStatistics) and method.examples is None:
+        return method.model_copy(update={"examples": _EXAMPLES})
+    return method
 
 
 def unique(values: Iterable[T]) -> list[T]:

@@ -4,12 +4,14 @@ Each request travels to its job as one JSON text, so a job runs again exactly wh
 or its inputs change.
 """
 
+from typing import Literal
+
 from mergegrid.config.families import Finetune
-from mergegrid.config.study import Selection, Study
+from mergegrid.config.study import Aim, Selection, Study
 from mergegrid.config.tasks import Metric, Task
-from mergegrid.recipe.methods import Method
+from mergegrid.recipe.methods import Method, NeedsStatistics
 from mergegrid.recipe.recipe import Recipe
-from mergegrid.recipe.sparsifiers import Sparsifier
+from mergegrid.recipe.sparsifiers import Arithmetic, Sparsifier
 from mergegrid.recipe.spec import Spec
 
 
@@ -51,6 +53,31 @@ class SweepRequest(Spec):
     """What is scored."""
 
 
+class Statistic(Spec):
+    """One file of statistics of an expert."""
+
+    kind: Literal["fisher", "regmean"]
+    """The method that needs it."""
+    arithmetic: Arithmetic
+    """How it is gathered."""
+    examples: int
+    """From how many examples."""
+
+    @property
+    def file(self) -> str:
+        """Its name, e.g. `fisher~exact~1024.safetensors`."""
+        return f"{self.kind}~{self.arithmetic}~{self.examples}.safetensors"
+
+
+class StatisticsRequest(Spec):
+    """What is gathered of one expert."""
+
+    target: Target
+    """The task whose training examples it is shown."""
+    statistics: list[Statistic]
+    """The files to write."""
+
+
 class MergesRequest(Spec):
     """One set of experts under every method and sparsifier."""
 
@@ -68,6 +95,8 @@ class MergesRequest(Spec):
     """Candidates of each sparsifier."""
     selection: Selection
     """Split on which candidates are compared."""
+    aim: Aim = "mean"
+    """Whether a setting is chosen by the mean over the tasks, or one for each of them."""
 
 
 def task_request(task: Task) -> Task:
@@ -83,7 +112,8 @@ def task_request(task: Task) -> Task:
 
 def finetune_request(study: Study, family: str, expert: str, seed: int) -> FinetuneRequest:
     """How one expert is made."""
-    ready = study.families[family].experts[expert].source is not None
+    spec = study.families[family].experts[expert]
+    ready = spec.source is not None or spec.family is not None
     return FinetuneRequest(
         target=_target(study, family, expert),
         settings=None if ready else study.families[family].finetune_of(expert),
@@ -98,6 +128,29 @@ def sweep_request(study: Study, family: str, expert: str, seed: int) -> SweepReq
     )
 
 
+def statistics_request(study: Study, family: str, expert: str) -> StatisticsRequest:
+    """What is gathered of one expert for all methods of the study."""
+    return StatisticsRequest(
+        target=_target(study, family, expert), statistics=asked_statistics(study)
+    )
+
+
+def asked_statistics(study: Study) -> list[Statistic]:
+    """The files of statistics that the methods of a study need of every expert they merge."""
+    grids = study.merges.methods if study.merges else []
+    methods = [each for grid in grids for each in study.method_candidates(grid)]
+    found = {each for each in map(statistic_of, methods) if each}
+    return sorted(found, key=lambda each: (each.kind, each.arithmetic, each.examples))
+
+
+def statistic_of(method: Method) -> Statistic | None:
+    """The file of statistics that a method of a study needs of every expert, if it needs one."""
+    if not isinstance(method, NeedsStatistics):
+        return None
+    assert method.examples, "methods of a study say from how many examples"
+    return Statistic(kind=method.kind, arithmetic=method.arithmetic, examples=method.examples)
+
+
 def merges_request(study: Study, family: str, experts: list[str], seed: int) -> MergesRequest:
     """What is scored of one set of experts."""
     assert study.merges is not None, "a study without merges has no merge jobs"
@@ -109,6 +162,7 @@ def merges_request(study: Study, family: str, experts: list[str], seed: int) -> 
         methods=[study.method_candidates(grid) for grid in study.merges.methods],
         sparsifiers=[study.merge_sparsifiers(grid) for grid in study.merges.sparsifiers],
         selection=study.selection,
+        aim=study.merges.aim,
     )
 
 

@@ -1,6 +1,6 @@
 """A study: everything one configuration file can ask for."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -19,6 +19,8 @@ from mergegrid.config.grids import (
     sparsifier_points,
     sweep_points,
 )
+from mergegrid.config.oracle import Oracle
+from mergegrid.config.similarity import Similarity
 from mergegrid.config.tasks import Task
 from mergegrid.recipe.grid import Grid
 from mergegrid.recipe.methods import Average, Method
@@ -28,6 +30,7 @@ from mergegrid.recipe.sparsifiers import Sparsifier
 from mergegrid.recipe.spec import Spec
 
 Selection = Literal["validation", "test"]
+Aim = Literal["mean", "each"]
 
 
 class Paths(Spec):
@@ -45,6 +48,13 @@ class Merges(MergeGrid):
     Lists of values of a method are searched: the best on the selection split is kept, then the best
     rate of each sparsifier at that setting.
     """
+
+    aim: Aim = "mean"
+    """What the best of a set is best at: `mean` takes one setting by the mean over all tasks;
+    `each` takes one for every task and scores it on that task alone, so that of a pair each expert
+    is the target once (arXiv 2311.03099, section 4.3)."""
+
+    gathers_statistics: ClassVar[bool] = True
 
     @field_validator("sparsifiers", "methods")
     @classmethod
@@ -76,6 +86,10 @@ class Study(Spec):
     """Study of single experts against the drop rate; `null` leaves it out."""
     merges: Merges | None = Merges()
     """Study of merges; `null` leaves it out."""
+    oracle: Oracle | None = None
+    """Models that learn several tasks at once, to measure merges against; unset leaves them out."""
+    similarity: Similarity | None = None
+    """Study of embeddings: how alike they stay when deltas are dropped; unset leaves it out."""
     selection: Selection = "validation"
     """Split on which hyper-parameters are chosen; `test` replays the paper and is labelled so."""
 
@@ -98,10 +112,17 @@ class Study(Spec):
                         f"families.{name}.experts.{expert} wants task {task!r}, which is not among "
                         f"tasks ({', '.join(self.tasks)}); add the task or name one of these"
                     )
+            self._check_borrowed(name, family)
         check_sets(
             self.merges.sets if self.merges and self.families else [],
             {name: list(family.experts) for name, family in self.families.items()},
         )
+        return self
+
+    @model_validator(mode="after")
+    def _the_oracle_has_tasks(self) -> "Study":
+        if self.oracle:
+            self.oracle.check({name: list(each.experts) for name, each in self.families.items()})
         return self
 
     @model_validator(mode="after")
@@ -139,6 +160,13 @@ class Study(Spec):
         return self
 
     @model_validator(mode="after")
+    def _similarity_fits_its_experts(self) -> "Study":
+        for family in self.families.values() if self.similarity else ():
+            assert self.similarity is not None
+            self.similarity.check(self.rates, self.seeds.mask, family.experts)
+        return self
+
+    @model_validator(mode="after")
     def _recipes_fit_their_experts(self) -> "Study":
         sweep = self.sweep_sparsifiers() if self.sweep else []
         merges = self.merges or Merges(methods=[], sparsifiers=[])
@@ -154,6 +182,24 @@ class Study(Spec):
                 for sparsifier in fronts:
                     check_fit("merges.sparsifiers", sparsifier, experts)
         return self
+
+    def _check_borrowed(self, name: str, family: Family) -> None:
+        for expert, spec in family.experts.items():
+            if spec.family is None:
+                continue
+            owner = self.families.get(spec.family)
+            own = owner.experts.get(expert) if owner else None
+            if owner is None or own is None or own.family:
+                raise ValueError(
+                    f"families.{name}.experts.{expert}.family = {spec.family!r} makes no expert "
+                    f"{expert}; name a family that fine-tunes or fetches it"
+                )
+            if owner.task_of(expert) != family.task_of(expert):
+                raise ValueError(
+                    f"families.{name}.experts.{expert} has task {family.task_of(expert)!r} and "
+                    f"{owner.task_of(expert)!r} in {spec.family}, which makes it; give both the "
+                    "same task"
+                )
 
     def sparsifier_candidates(self, grid: Grid) -> list[Sparsifier]:
         """The points of a grid of sparsifiers, with the study's rates and mask seeds."""
@@ -196,3 +242,12 @@ class Study(Spec):
         """The sets of experts of a family that are merged, in the order written."""
         sets = self.merges.sets if self.merges else []
         return expert_sets(list(self.families[family].experts), sets)
+
+    def oracle_sets(self, family: str) -> list[tuple[str, ...]]:
+        """The sets of experts of a family whose tasks are learnt together, in the order written.
+
+        A set that is merged too has its experts in the same order there and here.
+        """
+        sets = self.oracle.sets_of(list(self.families[family].experts)) if self.oracle else []
+        merged = {frozenset(each): each for each in self.expert_sets(family)}
+        return [merged.get(frozenset(each), each) for each in sets]

@@ -31,6 +31,7 @@ from mergegrid.checkpoints.encoders import load_classifier, save_expert
 from mergegrid.checkpoints.publish import published_digest
 from mergegrid.config.families import Finetune
 from mergegrid.config.requests import FinetuneRequest, Target
+from mergegrid.finetuning.heads import head_config
 from mergegrid.finetuning.state import last_checkpoint, state_folder
 from mergegrid.tasks.encoding import encode
 from mergegrid.tasks.examples import examples_digest
@@ -65,7 +66,7 @@ def finetune(
     state = state_folder(folder, made_from)
     set_seed(request.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = load_classifier(base, **_head(target))
+    model = load_classifier(base, **head_config(target))
     splits = {
         name: _Encoded(tokenizer, examples[examples["split"] == name], target.max_length)
         for name in ("train", "validation")
@@ -162,15 +163,3 @@ def _arguments(settings: Finetune, seed: int, state: Path, device: str) -> Train
         use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu",
     )
-
-
-def _head(target: Target) -> dict[str, Any]:
-    if target.is_regression:
-        return {"num_labels": 1, "problem_type": "regression"}
-    names = {index: str(label) for index, label in enumerate(target.classes)}
-    return {
-        "num_labels": len(names),
-        "problem_type": "single_label_classification",
-        "id2label": names,
-        "label2id": {name: index for index, name in names.items()},
-    }

@@ -79,7 +79,6 @@ class DeltaReport:
                 "l1": each.l1,
                 "l2": each.l2,
                 f"share_above_{LARGE}": each.large / each.n,
-                "share_zero": each.zero / each.n,
                 "share_unchanged": each.unchanged / each.n,
             }
             for each in self.ranges

@@ -76,17 +76,21 @@ class Engine:
         self.statistics = statistics or {}
         self.answers: Answers = {}
 
-    def merge(self, recipe: Recipe) -> Merge:
-        """What a recipe asks of these models.
+    def merge(self, recipe: Recipe, statistics: Mapping[str, Checkpoint] | None = None) -> Merge:
+        """What a recipe asks of these models; `statistics` stand in place of the engine's own.
 
         Raises:
-            ConfigError: the recipe does not fit them.
+            CheckpointError: the statistics are not what the method asks for.
+            ConfigError: the recipe does not fit the models.
         """
-        return Merge(recipe, self.models, self.statistics, self.answers)
+        known = self.statistics if statistics is None else statistics
+        return Merge(recipe, self.models, known, self.answers)
 
-    def checkpoint(self, recipe: Recipe) -> "MergedCheckpoint":
+    def checkpoint(
+        self, recipe: Recipe, statistics: Mapping[str, Checkpoint] | None = None
+    ) -> "MergedCheckpoint":
         """The merged model of a recipe, each tensor computed when it is asked for."""
-        return MergedCheckpoint(self, self.merge(recipe))
+        return MergedCheckpoint(self, self.merge(recipe, statistics))
 
     def stream(
         self,

@@ -1,10 +1,13 @@
 """A merge: one recipe over the models it names, run by run."""
 
+import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.statistics import check_gathered
 from mergegrid.errors import ConfigError
 from mergegrid.merging.arrays.operations import Array
 from mergegrid.merging.methods import METHODS
@@ -16,6 +19,21 @@ from mergegrid.merging.surveys import Survey
 from mergegrid.provenance import canonical_json
 from mergegrid.recipe.rates import Rated
 from mergegrid.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class OfStatistics:
+    """Who asks what depends on statistics alone, so that sparsifiers share the answers."""
+
+    kind: str
+    """Of the method."""
+    asked: str
+    """The method and the experts whose statistics it has."""
+    which: tuple[int, ...]
+    """The `id` of each of the statistics."""
+    held: tuple[Checkpoint, ...] = dataclasses.field(compare=False, repr=False)
+    """The statistics: while they are held, no other object gets their `id`."""
+
 
 AnswerKey = tuple[Hashable, Hashable, str]
 """Who asked, the key of the survey, and a tensor it was about."""
@@ -33,6 +51,7 @@ class Merge:
     listed.
 
     Raises:
+        CheckpointError: the statistics are not what the method asks for.
         ConfigError: the recipe names experts or asks for statistics that are not there, or a
             method cannot merge this many experts.
     """
@@ -53,9 +72,8 @@ class Merge:
         )
         self.rowwise = self._method.rowwise or self._sparsifier.rowwise
         self._answers, self._statistics = answers, statistics
-        self._asker = canonical_json(
-            [recipe.sparsifier.model_dump(mode="json"), recipe.method.kind, self.experts]
-        )
+        self.asker = self._who_asks()
+        """Who asks the surveys of the method."""
         base = models[BASE]
         self._subject = Subject(
             experts=self.experts,
@@ -78,18 +96,26 @@ class Merge:
             for survey in self._sparsifier.surveys(self.recipe.sparsifier, expert, base_infos)
         ]
         method: list[tuple[Hashable, Survey]] = [
-            (self._asker, survey)
+            (self.asker, survey)
             for survey in self._method.surveys(self.recipe.method, self._subject)
         ]
         first = [(asker, survey) for asker, survey in method if not survey.after]
         last = [(asker, survey) for asker, survey in method if survey.after]
         return [sparsifier, first, last]
 
+    def _who_asks(self) -> Hashable:
+        sparsifier, method = self.recipe.sparsifier, self.recipe.method
+        if self._method.statistics:
+            asked = canonical_json([method.model_dump(mode="json"), self.experts])
+            held = tuple(self._statistics[name] for name in self.experts)
+            return OfStatistics(method.kind, asked, tuple(map(id, held)), held)
+        return canonical_json([sparsifier.model_dump(mode="json"), method.kind, self.experts])
+
     def _merge_run(self, run: Run) -> MergeRun:
         return MergeRun(
             run=run,
             experts=_Lazy(self.experts, partial(self._sparsify, run)),
-            answer=lambda key: self._answers[self._asker, key, run.name],
+            answer=lambda key: self._answers[self.asker, key, run.name],
             statistics=self._statistics,
         )
 
@@ -132,6 +158,7 @@ def check_recipe(
     """Check what can be known of a recipe before anything is read.
 
     Raises:
+        CheckpointError: see `Merge`.
         ConfigError: see `Merge`.
     """
     known = set(models) - {BASE}
@@ -168,3 +195,5 @@ def check_recipe(
                 f"{recipe.method.kind} needs statistics of every expert and has none of "
                 f"{lacking[0]}; name its file under statistics"
             )
+        for name in recipe.experts:
+            check_gathered(name, statistics[name], recipe.method)

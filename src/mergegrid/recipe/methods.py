@@ -9,6 +9,7 @@ from mergegrid.recipe.sparsifiers import Arithmetic, Scope
 from mergegrid.recipe.spec import Spec
 
 Weight = Annotated[float, Field(ge=0)]
+Examples = Annotated[int, Field(ge=1)]
 
 
 class Average(Spec):
@@ -77,27 +78,44 @@ class Sce(Spec):
 class Fisher(Spec):
     """Experts weighted by their diagonal Fisher information (arXiv 2111.09832)."""
 
-    refinements: ClassVar[frozenset[str]] = frozenset({"weights"})
+    refinements: ClassVar[frozenset[str]] = frozenset({"weights", "examples", "arithmetic"})
 
     kind: Literal["fisher"] = "fisher"
     weights: dict[str, Weight] = {}
-    """Further factor of each expert's information; unset, all are equal."""
+    """Further factor of each expert's information; unset, all are equal. A factor that all experts
+    share cancels, so there is none to search."""
     normalize: bool = False
     """Whether each expert's information is divided by its norm over the model."""
     floor: Annotated[float, Field(gt=0)] = 1e-6
     """Added to the information, so that no weight is zero."""
+    examples: Examples | None = None
+    """Training examples of each expert that the information is gathered from; unset in a study,
+    1024; unset in a merge file, whatever the files of statistics hold."""
+    arithmetic: Arithmetic = "exact"
+    """`exact` information is the mean over examples of the expected squared gradient; `reference`
+    squares the gradient of a batch of 16, as the paper's code does."""
 
 
 class RegMean(Spec):
     """Linear layers that fit the experts' outputs best in least squares (arXiv 2212.09849)."""
+
+    refinements: ClassVar[frozenset[str]] = frozenset({"examples", "arithmetic"})
 
     kind: Literal["regmean"] = "regmean"
     offdiagonal: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Factor of the off-diagonal entries of the Gram matrices."""
     ridge: Annotated[float, Field(ge=0)] = 0.0
     """Added to the diagonal of the summed Gram matrices, as a multiple of its mean."""
+    examples: Examples | None = None
+    """Training examples of each expert that the Gram matrices are gathered from; unset in a study,
+    1024; unset in a merge file, whatever the files of statistics hold."""
+    arithmetic: Arithmetic = "exact"
+    """`exact` Gram matrices are of the tokens of texts; `reference` takes the padding of batches of
+    16 for tokens, as the paper's code does."""
 
 
+NeedsStatistics = Fisher | RegMean
+"""Methods that need to know more of the experts than their parameters."""
 METHODS = (Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean)
 Method = Annotated[
     Average | TaskArithmetic | Ties | Slerp | ModelStock | Sce | Fisher | RegMean,

@@ -1,4 +1,4 @@
-"""Every table and figure by name: which results it is made from, and by which function."""
+"""Every table and figure by name: the function that makes it. What it shows is in `specs`."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mergegrid.reporting import figures, tables
+from mergegrid.reporting import comparisons, figures, pairs, pairs_figure, published, tables
+from mergegrid.reporting.delta_figures import delta_histograms_figure
+from mergegrid.reporting.similarity_figures import similarity_figure
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,10 @@ class Results:
     """`scores.parquet`"""
     deltas: list[Path] = field(default_factory=list)
     """Delta ranges, one file per expert and training seed."""
+    similarity: list[Path] = field(default_factory=list)
+    """Similarities of embeddings, one file per expert and training seed."""
+    comparisons: list[Path] = field(default_factory=list)
+    """`comparisons.parquet`"""
     experts: list[Path] = field(default_factory=list)
     """Published experts, one folder per expert and training seed."""
     decoders: list[Path] = field(default_factory=list)
@@ -28,17 +34,19 @@ class Results:
     """Records of what was fetched."""
     licences: dict[str, str | None] = field(default_factory=dict)
     """Terms of use by record, where the configuration states them."""
+    published: list[dict[str, Any]] = field(default_factory=list)
+    """Cells of the paper that the study measures again (see `config.published_cells`)."""
 
     @classmethod
-    def from_files(
-        cls, files: Mapping[str, str | Sequence[str]], licences: str | None = None
-    ) -> "Results":
-        """Results from file names, one or several of each kind, and licences as JSON."""
+    def from_files(cls, files: Mapping[str, str | Sequence[str]], request: str = "{}") -> "Results":
+        """Results from file names, one or several of each kind, and the rest as JSON."""
         lists = {
             kind: [names] if isinstance(names, str) else names for kind, names in files.items()
         }
-        paths = {kind: [Path(name) for name in names] for kind, names in lists.items()}
-        return cls(**paths, licences=json.loads(licences or "{}"))
+        paths: dict[str, Any] = {
+            kind: [Path(name) for name in names] for kind, names in lists.items()
+        }
+        return cls(**paths, **json.loads(request))
 
     def read_scores(self) -> pd.DataFrame:
         """All scores."""
@@ -47,6 +55,14 @@ class Results:
     def read_deltas(self) -> pd.DataFrame:
         """All delta ranges."""
         return pd.concat([pd.read_parquet(path) for path in self.deltas], ignore_index=True)
+
+    def read_similarity(self) -> pd.DataFrame:
+        """All similarities of embeddings."""
+        return pd.concat([pd.read_parquet(path) for path in self.similarity], ignore_index=True)
+
+    def read_comparisons(self) -> pd.DataFrame:
+        """All paired comparisons."""
+        return pd.concat([pd.read_parquet(path) for path in self.comparisons], ignore_index=True)
 
     def read_experts(self) -> list[dict[str, Any]]:
         """How each expert was trained: `training.json` and its place in the study."""
@@ -94,8 +110,19 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "merges": lambda results: tables.merges(results.read_scores()),
     "merges_wide": lambda results: tables.merges_wide(results.read_scores()),
     "merge_candidates": lambda results: tables.merge_candidates(results.read_scores()),
+    "pairs": lambda results: pairs.pairs(results.read_scores()),
+    "sparsifier_effects": lambda results: pairs.sparsifier_effects(
+        results.read_scores(), results.published
+    ),
+    "comparisons": lambda results: comparisons.comparison_table(results.read_comparisons()),
+    "comparison_summary": lambda results: comparisons.comparison_summary(
+        results.read_comparisons()
+    ),
+    "published": lambda results: published.published(results.read_scores(), results.published),
     "benchmarks": lambda results: tables.benchmarks(results.read_scores()),
     "delta_ranges": lambda results: tables.delta_ranges(results.read_deltas()),
+    "delta_deciles": lambda results: tables.delta_deciles(results.read_deltas()),
+    "similarity": lambda results: tables.similarity(results.read_similarity()),
     "experts": lambda results: tables.expert_table(results.read_experts()),
     "decoders": lambda results: tables.decoder_table(results.read_decoders()),
     "sources": lambda results: results.read_sources(),
@@ -104,7 +131,12 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
 FIGURES: dict[str, Callable[[Results, str], Figure]] = {
     "drop_rates": lambda results, family: figures.drop_rate_figure(results.read_scores(), family),
     "merges": lambda results, family: figures.merges_figure(results.read_scores(), family),
+    "pairs": lambda results, family: pairs_figure.pairs_figure(results.read_scores(), family),
     "deltas": lambda results, family: figures.deltas_figure(results.read_deltas(), family),
+    "delta_histograms": lambda results, family: delta_histograms_figure(
+        results.read_deltas(), family
+    ),
+    "similarity": lambda results, family: similarity_figure(results.read_similarity(), family),
 }
 
 

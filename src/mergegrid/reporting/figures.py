@@ -1,9 +1,7 @@
 """Figures of one family: score against drop rate, merges against experts, sizes of deltas."""
 
 import textwrap
-from collections.abc import Callable, Mapping
-from functools import wraps
-from math import ceil
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -17,25 +15,25 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
 from mergegrid.reporting import style
-from mergegrid.reporting.tables import BASE, SINGLE, drop_rates, merge_summary
+from mergegrid.reporting.drawing import columns_of, in_style, legend_below, note, panels
+from mergegrid.reporting.tables import BASE, ORACLE, SINGLE, drop_rates, merge_summary
 
 PANELS = 8
 """Up to so many sets of experts get a panel each; more are shown as a distribution."""
 SMALL_DELTA = 0.002
-_REFERENCES = {SINGLE: ("black", (0, (5, 2))), BASE: (style.GREY, (0, (1, 1.5)))}
-Draw = Callable[[pd.DataFrame, str], Figure]
+_REFERENCES = {
+    SINGLE: ("black", (0, (5, 2))),
+    ORACLE: ("black", (0, (6, 1.5, 1, 1.5))),
+    BASE: (style.GREY, (0, (1, 1.5))),
+}
+_LEGEND = {
+    SINGLE: "single experts, each on its task",
+    ORACLE: "oracle: one model that learnt the tasks together",
+    BASE: "base",
+}
 
 
-def _in_style(draw: Draw) -> Draw:
-    @wraps(draw)
-    def styled(frame: pd.DataFrame, family: str) -> Figure:
-        with style.styled():
-            return draw(frame[frame["family"] == family], family)
-
-    return styled
-
-
-@_in_style
+@in_style
 def drop_rate_figure(scores: pd.DataFrame, family: str) -> Figure:
     """Score of each expert against the drop rate: a line per sparsifier, a panel per expert.
 
@@ -44,34 +42,34 @@ def drop_rate_figure(scores: pd.DataFrame, family: str) -> Figure:
     points = drop_rates(scores)
     lines = points[points["sparsifier"] != BASE]
     if lines.empty:
-        return _note(f"{family}: the study has no sweep of single experts.")
-    panels: list[Any] = list(points.groupby(["task", "expert"], sort=False))
+        return note(f"{family}: the study has no sweep of single experts.")
+    groups: list[Any] = list(points.groupby(["task", "expert"], sort=False))
     rates = sorted(lines["rate"].unique())
-    figure, axes = _panels(len(panels), 2.5, "drop rate p")
+    figure, axes = panels(len(groups), 2.5, "drop rate p")
     legend: dict[str, Artist] = {}
-    for axis, ((task, expert), panel) in zip(axes, panels, strict=True):
+    for axis, ((task, expert), panel) in zip(axes, groups, strict=True):
         legend |= _draw_drop_rates(axis, panel, rates)
         title = task if task == expert else f"{expert} on {task}"
         axis.set_title(f"{title} ({panel['metric'].iloc[0]})")
         axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-        crowded = len(rates) * _columns(len(panels)) > 24
+        crowded = len(rates) * columns_of(len(groups)) > 24
         axis.tick_params(axis="x", rotation=90 if crowded else 0)
         axis.grid(axis="x", visible=False)
     if (lines["runs"] > 1).any():
         legend["smallest to largest over seeds"] = Patch(color=style.GREY, alpha=0.25, linewidth=0)
     figure.suptitle(f"{family}: score against drop rate")
     figure.supylabel("score on the test split")
-    _legend(figure, legend, columns=3)
+    legend_below(figure, legend, columns=3)
     return figure
 
 
-@_in_style
+@in_style
 def merges_figure(scores: pd.DataFrame, family: str) -> Figure:
     """Merges, without and with a sparsifier, against the single experts and the base."""
     summary = merge_summary(scores)
     summary = summary[summary["task"] == "mean"]
     if summary.empty:
-        return _note(f"{family}: the study merges no experts of this family.")
+        return note(f"{family}: the study merges no experts of this family.")
     sets = list(summary["experts"].unique())
     draw = _merge_panels if len(sets) <= PANELS else _merge_boxes
     figure = draw(summary, sets)
@@ -81,12 +79,12 @@ def merges_figure(scores: pd.DataFrame, family: str) -> Figure:
     return figure
 
 
-@_in_style
+@in_style
 def deltas_figure(deltas: pd.DataFrame, family: str) -> Figure:
     """Share of the deltas of each expert below a size; the mean over training seeds."""
     whole = deltas[(deltas["tensor"] == "all") & (deltas["max"] > 0)]
     if whole.empty:
-        return _note(f"{family}: there are no deltas to show.")
+        return note(f"{family}: there are no deltas to show.")
     quantiles = [name for name in whole.columns if name[0] == "q" and name[1:].isdigit()]
     shares = [*(int(name[1:]) / 10 ** len(name[1:]) for name in quantiles), 1.0]
     figure = Figure(figsize=(style.WIDTH, 5.5), layout="constrained")
@@ -105,7 +103,7 @@ def deltas_figure(deltas: pd.DataFrame, family: str) -> Figure:
     axis.set_ylabel("share of parameters with a smaller delta")
     _mark_paper_range(axis)
     figure.suptitle(f"{family}: how far fine-tuning moves parameters")
-    _legend(figure, legend, columns=6)
+    legend_below(figure, legend, columns=6)
     return figure
 
 
@@ -143,7 +141,7 @@ def _merge_panels(summary: pd.DataFrame, sets: list[str]) -> Figure:
     merged = summary[~summary["method"].isin(_REFERENCES)]
     methods, kinds = list(merged["method"].unique()), _sparsifiers(merged)
     row_height = max(1.9, 0.5 + 0.2 * len(methods) * len(kinds))
-    figure, axes = _panels(len(sets), row_height, "mean test score over the tasks", shared=True)
+    figure, axes = panels(len(sets), row_height, "mean test score over the tasks", shared=True)
     everyone = {name for each in sets for name in each.split("+")}
     height = 0.84 / len(kinds)
     for axis, experts in zip(axes, sets, strict=True):
@@ -170,12 +168,12 @@ def _merge_panels(summary: pd.DataFrame, sets: list[str]) -> Figure:
         axis.grid(axis="y", visible=False)
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
     axes[0].set_xlim(min(0.0, 1.05 * summary["min"].min()), 1.05 * summary["max"].max())
-    legend = _merge_legend(kinds)
+    legend = _merge_legend(kinds, set(summary["method"]))
     if (summary["runs"] > 1).any():
         legend["smallest to largest over seeds"] = Line2D(
             [], [], color="black", linewidth=1, marker="|", markersize=6
         )
-    _legend(figure, legend, columns=3)
+    legend_below(figure, legend, columns=3)
     return figure
 
 
@@ -213,12 +211,13 @@ def _merge_boxes(summary: pd.DataFrame, sets: list[str]) -> Figure:
         f"{len(sets)} sets of experts: box = middle half, line = median, whiskers = all",
         fontsize=9,
     )
-    legend = {name: art for name, art in _merge_legend(kinds).items() if isinstance(art, Patch)}
-    _legend(figure, legend, columns=3)
+    entries = _merge_legend(kinds, ())
+    legend = {name: art for name, art in entries.items() if isinstance(art, Patch)}
+    legend_below(figure, legend, columns=3)
     return figure
 
 
-def _merge_legend(kinds: list[str]) -> dict[str, Artist]:
+def _merge_legend(kinds: list[str], methods: Collection[str]) -> dict[str, Artist]:
     legend: dict[str, Artist] = {}
     for kind in kinds:
         look = style.sparsifier_look(kind)
@@ -226,8 +225,8 @@ def _merge_legend(kinds: list[str]) -> dict[str, Artist]:
         colour = style.lighter(style.GREY) if kind == "none" else style.GREY
         legend[label] = Patch(facecolor=colour, edgecolor="white", hatch=look.hatch)
     for name, (colour, dashes) in _REFERENCES.items():
-        label = "single experts, each on its task" if name == SINGLE else "base"
-        legend[label] = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.3)
+        if name != ORACLE or name in methods:
+            legend[_LEGEND[name]] = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.3)
     return legend
 
 
@@ -273,44 +272,3 @@ def _mark_paper_range(axis: Axes) -> None:
         va="bottom",
         fontsize=style.SMALL,
     )
-
-
-def _panels(
-    count: int, row_height: float, xlabel: str, shared: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """A grid of panels; only the lowest of each column say what the x axis is."""
-    columns = _columns(count)
-    rows = ceil(count / columns)
-    figure = Figure(figsize=(style.WIDTH, rows * row_height + 1.5), layout="constrained")
-    grid = (
-        figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
-        .flatten()
-        .tolist()
-    )
-    for axis in grid[count:]:
-        axis.remove()
-    # The panel above a gap is the lowest of its column and carries the labels.
-    for axis in grid[max(count - columns, 0) : count]:
-        axis.set_xlabel(xlabel)
-        axis.tick_params(axis="x", labelbottom=True)
-    return figure, grid[:count]
-
-
-def _columns(count: int) -> int:
-    return min(count, 2) if count <= 4 else 3 if count <= 6 else 4
-
-
-def _legend(figure: Figure, entries: Mapping[str, Artist], columns: int) -> None:
-    figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside lower center",
-        ncols=min(columns, len(entries)),
-    )
-
-
-def _note(text: str) -> Figure:
-    """A figure that only says why there is nothing to see."""
-    figure = Figure(figsize=(style.WIDTH, 1.2), layout="constrained")
-    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=11)
-    return figure

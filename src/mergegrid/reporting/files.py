@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from mergegrid.reporting.latex import latex_table
 from mergegrid.reporting.style import styled
 
 _PAGE = """<!DOCTYPE html>
@@ -21,14 +22,25 @@ th {{ background: #eee; position: sticky; top: 0; }}
 """
 
 
-def write_table(table: pd.DataFrame, csv: Path, markdown: Path, html: Path) -> None:
-    """Write a table for programs (CSV, six significant digits) and people (Markdown, HTML)."""
-    for path in (csv, markdown, html):
+def write_table(
+    table: pd.DataFrame, csv: Path, markdown: Path, html: Path, latex: Path, caption: str = ""
+) -> None:
+    """Write a table for programs (CSV, six significant digits) and people.
+
+    People read Markdown, HTML and, in their papers, LaTeX.
+    """
+    for path in (csv, markdown, html, latex):
         path.parent.mkdir(parents=True, exist_ok=True)
     csv.write_text(table.to_csv(index=False, float_format="%.6g", lineterminator="\n"), "utf-8")
     markdown.write_text(markdown_table(table), "utf-8")
-    drawn = _as_text(table).to_html(index=False, border=0)
+    text = _as_text(table)
+    drawn = text.to_html(index=False, border=0)
     html.write_text(_PAGE.format(title=html.stem, table=drawn), "utf-8")
+    right = [_is_number(table[name]) for name in table.columns]
+    rows = text.to_numpy().tolist()
+    latex.write_text(
+        latex_table(list(table.columns), rows, right, latex.stem, caption or latex.stem), "utf-8"
+    )
 
 
 def write_figure(figure: Figure, svg: Path, png: Path) -> None:

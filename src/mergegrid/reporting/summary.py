@@ -5,25 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from mergegrid.config.study import Study
-
-#: Stages in the order in which data flows, each with the words a reader knows it by.
-STAGES = {
-    "fetch": "fetch models and data",
-    "prepare": "prepare examples",
-    "import_base": "import bases",
-    "expert": "fine-tune experts",
-    "deltas": "measure deltas",
-    "sweep": "sweep drop rates",
-    "merges": "merge and score",
-    "import_decoder": "import decoders",
-    "instructions": "prepare instructions",
-    "questions": "prepare questions",
-    "decoder": "fine-tune decoders",
-    "merge": "merge decoders",
-    "generate": "generate answers",
-    "score": "score answers",
-    "harness": "run lm-evaluation-harness",
-}
+from mergegrid.reporting.costs import STAGES, job_costs
 
 
 def stage_times(logs: Path) -> pd.DataFrame:
@@ -32,22 +14,15 @@ def stage_times(logs: Path) -> pd.DataFrame:
     Returns:
         Columns `stage`, `jobs`, `seconds` (sum over jobs), `cpu_seconds`, `peak_mb` (largest job).
     """
-    rows = []
-    for name, words in STAGES.items():
-        files = sorted((logs / "benchmarks" / name).rglob("*.tsv"))
-        if files:
-            jobs = pd.concat([pd.read_csv(file, sep="\t") for file in files])
-            numbers = jobs[["s", "cpu_time", "max_rss"]].apply(pd.to_numeric, errors="coerce")
-            rows.append(
-                {
-                    "stage": words,
-                    "jobs": len(jobs),
-                    "seconds": numbers["s"].sum(),
-                    "cpu_seconds": numbers["cpu_time"].sum(),
-                    "peak_mb": numbers["max_rss"].max(),
-                }
-            )
-    return pd.DataFrame(rows, columns=["stage", "jobs", "seconds", "cpu_seconds", "peak_mb"])
+    jobs = job_costs(logs).groupby("rule", sort=False)
+    times = jobs.agg(
+        jobs=("job", "size"),
+        seconds=("seconds", "sum"),
+        cpu_seconds=("cpu_seconds", "sum"),
+        peak_mb=("memory_mb", "max"),
+    )
+    times.insert(0, "stage", [STAGES[rule] for rule in times.index])
+    return times.reset_index(drop=True)
 
 
 def summary(study: Study) -> str:

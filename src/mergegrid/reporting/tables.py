@@ -16,15 +16,16 @@ from mergegrid.reporting.style import METHOD_ORDER, SPARSIFIER_ORDER
 
 SPREAD = ["mean", "std", "min", "max", "runs"]
 #: Names that stand beside methods in summaries: what a merge is measured against.
-SINGLE, BASE = "single experts", "base"
+SINGLE, ORACLE, BASE = "single experts", "multitask oracle", "base"
 #: Where expert and base are closer than this, a share of the gain between them means nothing.
 LEAST_GAIN = 0.02
 _LINE = ["family", "task", "expert", "sparsifier", "variant"]
 _MERGE = ["family", "experts", "method", "sparsifier"]
 _QUANTILES = ["q50", "q90", "q99", "q999"]
+_SHARES = ["share_zero", "lost_in_bfloat16", "lost_in_float16"]
 _ORDERS: dict[str, tuple[str, ...]] = {
     "sparsifier": ("", "none", BASE, *(kind for kind in SPARSIFIER_ORDER if kind != "none")),
-    "method": (SINGLE, BASE, *METHOD_ORDER),
+    "method": (SINGLE, ORACLE, BASE, *METHOD_ORDER),
 }
 
 
@@ -84,23 +85,29 @@ def merges(scores: pd.DataFrame) -> pd.DataFrame:
 def merge_summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Spread of the chosen merges per task and, as task `mean`, over the tasks of each set.
 
-    Methods `single experts` and `base` are what the merges are measured against. `rate` is text:
-    the chosen rates, several where training seeds chose differently.
+    Methods `single experts`, `base` and, where the study has one, `multitask oracle` are what the
+    merges are measured against. `rate` is text: the chosen rates, several where training seeds or
+    tasks chose differently. A run is a training seed with a mask seed: where every task has a
+    setting of its own, that is several recipes.
     """
     chosen = _chosen(scores)
     alone = chosen.drop_duplicates(["family", "experts", "training_seed", "task"])
-    alone = alone.assign(sparsifier="", rate=float("nan"), recipe_digest="")
+    no_mask = pd.array([pd.NA] * len(alone), dtype="Int64")
+    alone = alone.assign(sparsifier="", rate=float("nan"), mask_seed=no_mask)
     rows = pd.concat(
         [
             alone.assign(method=SINGLE, value=alone["expert"]),
+            alone.assign(method=ORACLE, value=alone["oracle"]),
             alone.assign(method=BASE, value=alone["base"]),
             chosen,
         ]
     ).dropna(subset="value")
-    run = [*_MERGE, "selection", "training_seed", "recipe_digest"]
-    means = rows.groupby(run, as_index=False, sort=False)["value"].mean().assign(task="mean")
+    run = [*_MERGE, "selection", "training_seed", "mask_seed"]
+    by_run: dict[str, Any] = {"as_index": False, "sort": False, "dropna": False}
+    of_tasks = rows.groupby([*run, "task"], **by_run)["value"].mean()
+    means = of_tasks.groupby(run, **by_run)["value"].mean().assign(task="mean")
     keys = [*_MERGE, "selection"]
-    table = _spread(pd.concat([rows, means]), [*keys, "task"])
+    table = _spread(pd.concat([of_tasks, means]), [*keys, "task"])
     rates = rows.groupby(keys)["rate"].agg(_rates).rename("rate").astype("string")
     table = table.join(rates, on=keys)
     table = _sorted(table, [*_MERGE, "task"], like=pd.concat([chosen, means]))
@@ -118,10 +125,16 @@ def merges_wide(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
-    """Every candidate with its mean over tasks and mask seeds on the selection split."""
+    """Every candidate with its mean over tasks and mask seeds on the selection split.
+
+    Where every task has a choice of its own, a candidate is a row for each: `chosen_for` is the
+    expert whose task it is, else `mean`.
+    """
     rows = _study(scores, "merges")
     rows = rows[rows["split"] == rows["selection"]]
-    keys = ["family", "experts", "training_seed", "method", "sparsifier", "rate", "settings"]
+    rows = rows.assign(chosen_for=rows["head"].where(rows["aim"].eq("each").fillna(False), "mean"))
+    keys = ["family", "experts", "chosen_for", "training_seed"]
+    keys += ["method", "sparsifier", "rate", "settings"]
     grouped = rows.groupby([*keys, "selection"], as_index=False, sort=False)
     table = grouped.agg(
         mean=("value", "mean"), runs=("recipe_digest", "nunique"), selected=("selected", "any")
@@ -130,8 +143,42 @@ def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def delta_ranges(deltas: pd.DataFrame) -> pd.DataFrame:
-    """Size of the deltas of each whole expert; `qNN` is the percentile NN of |delta|."""
-    columns = ["mean", *_QUANTILES, "max", "share_below_0.002", "n"]
+    """Size of the deltas of each whole expert; `qNN` is the percentile NN of |delta|.
+
+    `share_zero` have no delta; `lost_in_...` lose theirs when base + delta is rounded to the dtype.
+    """
+    return _whole_deltas(deltas, ["mean", *_QUANTILES, "max", "share_below_0.002", *_SHARES, "n"])
+
+
+def delta_deciles(deltas: pd.DataFrame) -> pd.DataFrame:
+    """Deltas of each whole expert with their signs: `dNN` is the percentile NN."""
+    columns = ["lowest", *(f"d{percent}" for percent in range(10, 100, 10)), "highest"]
+    return _whole_deltas(deltas, columns)
+
+
+def similarity(similarity: pd.DataFrame) -> pd.DataFrame:
+    """Cosine of each layer's embeddings with those of the expert as it is, a column per layer.
+
+    `value` says what of the tokens a row shows, their `mean` or their 5 % quantile `q05`: its mean
+    over the runs. The base alone stands once, as `base`.
+    """
+    rows = _with_variants(similarity)
+    keys = ["family", "expert", "sparsifier", "variant", "rate"]
+    runs = rows[rows["layer"] == 0].groupby(keys, as_index=False, sort=False)
+    counts = runs.agg(runs=("layer", "size"), tokens=("tokens", "max"))
+    parts = []
+    for value in ("mean", "q05"):
+        wide = rows.pivot_table(index=keys, columns="layer", values=value, sort=False)
+        wide.columns = pd.Index([f"layer_{layer}" for layer in wide.columns])
+        parts.append(wide.reset_index().assign(value=value))
+    table = pd.concat(parts).merge(counts, on=keys)
+    layers = [name for name in table.columns if str(name).startswith("layer_")]
+    order = [*keys, "value"]
+    table = _sorted(table, order, like=rows.assign(value="mean"))
+    return table[[*order, *layers, "runs", "tokens"]]
+
+
+def _whole_deltas(deltas: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     table = deltas.loc[deltas["tensor"] == "all", ["family", "expert", "training_seed", *columns]]
     return _sorted(table, ["family", "expert", "training_seed"], like=table)
 
@@ -205,7 +252,11 @@ def _study(scores: pd.DataFrame, study: str) -> pd.DataFrame:
 def _sweep_rows(scores: pd.DataFrame) -> pd.DataFrame:
     """Test rows of the sweep; the recipe that leaves the base alone goes by that name."""
     rows = _study(scores, "sweep").rename(columns={"experts": "expert"})
-    rows = rows[rows["split"] == "test"]
+    return _with_variants(rows[rows["split"] == "test"])
+
+
+def _with_variants(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the settings that tell lines of one sparsifier apart; the base has its name."""
     is_base = (rows["sparsifier"] == "drop_only") & (rows["rate"] == 1)
     rows = rows.assign(sparsifier=rows["sparsifier"].mask(is_base, BASE))
     labels = _variants(rows)
@@ -232,7 +283,7 @@ def _plain(value: Any) -> str:
 
 
 def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
-    """Test rows of chosen merges, with the scores of single expert and base beside them."""
+    """Test rows of chosen merges, beside the scores of single expert, base and oracle."""
     rows = _study(scores, "merges")
     chosen = rows[(rows["split"] == "test") & rows["selected"]]
     # Experts that share a task give one score: a run is one recipe scored.
@@ -240,6 +291,8 @@ def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
     same = list(chosen.columns.drop(of_head))
     chosen = chosen.groupby(same, sort=False, dropna=False)[["value"]].mean().reset_index()
     keys = ["family", "experts", "task", "training_seed"]
+    together = _study(scores, "oracle").query("split == 'test'").groupby(keys)["value"].mean()
+    chosen = chosen.join(together.rename("oracle"), on=keys)
     return chosen.merge(_references(scores, chosen), how="left", on=keys)
 
 

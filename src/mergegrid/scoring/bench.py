@@ -9,10 +9,12 @@ import pandas as pd
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.publish import published_digest
+from mergegrid.checkpoints.publish import published_digest, read_manifest
+from mergegrid.checkpoints.statistics import check_grams, check_information, open_statistics
 from mergegrid.checkpoints.torch_tensors import OnDevice
-from mergegrid.config.requests import Target
-from mergegrid.merging.engine import Engine
+from mergegrid.config.requests import Target, statistic_of
+from mergegrid.merging.engine import Engine, MergedCheckpoint
+from mergegrid.merging.merge import Merge, OfStatistics
 from mergegrid.merging.plan import settings_on
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
@@ -33,6 +35,8 @@ class Member:
     """The task it is scored on."""
     examples: pd.DataFrame
     """Prepared examples of that task."""
+    statistics: Path | None = None
+    """Published folder of what was gathered of the expert, for methods that need it."""
 
 
 class Bench:
@@ -64,7 +68,12 @@ class Bench:
             }
             for name, member in members.items()
         }
+        self._files_of_members = {
+            name: read_manifest(member.statistics)["files"] if member.statistics else {}
+            for name, member in members.items()
+        }
         self._engine: Engine | None = None
+        self._statistics: dict[Path, Checkpoint] = {}
         self._scorers: dict[str, TaskScorer] = {}
         self._last: Sparsifier | None = None
 
@@ -75,11 +84,19 @@ class Bench:
             for recipe in recipes
         )
 
-    def scores(self, recipe: Recipe, split: Split) -> dict[str, Measurement]:
-        """Scores of a recipe by expert, on the task of each; measured only where not known."""
+    def scores(
+        self, recipe: Recipe, split: Split, heads: Sequence[str] | None = None
+    ) -> dict[str, Measurement]:
+        """Scores of a recipe by expert, on the task of each; measured only where not known.
+
+        Args:
+            recipe: what is scored.
+            split: the examples it is scored on.
+            heads: the experts on whose tasks it is scored; all of the recipe's when unset.
+        """
         merged: Checkpoint | None = None
         found: dict[str, Measurement] = {}
-        for name in recipe.experts:
+        for name in heads or recipe.experts:
             key = self._key(recipe, name, split)
             measurement = self._store.get(key)
             if measurement is None:
@@ -95,6 +112,11 @@ class Bench:
 
     def _inputs_of(self, recipe: Recipe) -> dict[str, Any]:
         members = {name: self._inputs_of_members[name] for name in recipe.experts}
+        if wanted := statistic_of(recipe.method):
+            members = {
+                name: {**each, "statistics": self._files_of_members[name][wanted.file]}
+                for name, each in members.items()
+            }
         return {**self._inputs, "members": members}
 
     def _key(self, recipe: Recipe, name: str, split: Split) -> dict[str, Any]:
@@ -107,14 +129,47 @@ class Bench:
 
     def _merge(self, recipe: Recipe) -> Checkpoint:
         engine = self._load()
-        if recipe.sparsifier != self._last:
-            # Recipes come ordered by sparsifier: what was surveyed behind another is not asked
-            # for again, and would pile up.
-            engine.answers.clear()
-            self._last = recipe.sparsifier
-        merged = engine.checkpoint(recipe)
+        merge = engine.merge(recipe, self._open_statistics(recipe))
+        self._forget(engine, merge)
+        merged = MergedCheckpoint(engine, merge)
         # Under one head every tensor is used once; under several, they are not made again.
         return merged if len(recipe.experts) == 1 else self._hold(merged)
+
+    def _open_statistics(self, recipe: Recipe) -> dict[str, Checkpoint]:
+        """What the method of a recipe needs to know of its experts."""
+        wanted = statistic_of(recipe.method)
+        if wanted is None:
+            return {}
+        found = {}
+        for name in recipe.experts:
+            folder = self._members[name].statistics
+            assert folder, "inputs were digested, so the folder is there"
+            path = folder / wanted.file
+            if path not in self._statistics:
+                self._statistics[path] = open_statistics(path)
+            found[name] = self._statistics[path]
+        check = check_information if wanted.kind == "fisher" else check_grams
+        check(self._load().base, found)
+        return found
+
+    def _forget(self, engine: Engine, merge: Merge) -> None:
+        """Forget answers that would pile up.
+
+        Recipes come ordered by sparsifier: what was surveyed behind another is not asked for again.
+        What depends on statistics alone is, behind the next sparsifier; so it is kept until its
+        method comes with another setting.
+        """
+        sparsifier, kind = merge.recipe.sparsifier, merge.recipe.method.kind
+        behind_another = sparsifier != self._last
+        self._last = sparsifier
+
+        def stale(asker: object) -> bool:
+            if isinstance(asker, OfStatistics):
+                return asker.kind == kind and asker != merge.asker
+            return behind_another
+
+        for key in [key for key in engine.answers if stale(key[0])]:
+            del engine.answers[key]
 
     def _load(self) -> Engine:
         if self._engine is None:

@@ -45,7 +45,8 @@ def score_benchmark(
 
     Returns:
         Rows of scores, and one row per variant, question and sample: recipe, question, digest of
-        the prompt, output, what was extracted from it, verdict and seconds.
+        the prompt, output, what was extracted from it, verdict and seconds, and the split of the
+        question with its value of the primary metric, over all its samples.
 
     Raises:
         DataError: a question has no answer, or there is none to choose or to report on.
@@ -84,7 +85,7 @@ def score_benchmark(
             )
             for split, metric, primary, measurement in _measurements(grades, splits)
         ]
-        records.append(_records(recipe, own, grades))
+        records.append(_records(recipe, own, grades, splits))
     return score_frame(rows), pd.concat(records, ignore_index=True)
 
 
@@ -144,9 +145,14 @@ def mean_of(values: np.ndarray) -> Measurement:
     return Measurement(float(values.mean()), stderr, n)
 
 
-def _records(recipe: Recipe, own: pd.DataFrame, grades: Grades) -> pd.DataFrame:
+def _records(
+    recipe: Recipe, own: pd.DataFrame, grades: Grades, splits: Sequence[Split]
+) -> pd.DataFrame:
     head = own[["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]]
     frame = pd.concat([head, grades.records], axis=1)
+    question = own["id"].ne(own["id"].shift()).cumsum().to_numpy() - 1
+    frame["split"] = np.asarray(splits)[question]
+    frame["value"] = grades.values.iloc[:, 0].to_numpy(dtype=float)[question]
     frame.insert(0, "recipe", recipe.slug)
     frame.insert(1, "recipe_digest", recipe.digest)
     return frame

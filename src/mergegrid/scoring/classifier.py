@@ -45,4 +45,6 @@ class TaskScorer:
             value=score(metric, labels, predictions),
             stderr=standard_error(metric, labels, predictions),
             n=len(labels),
+            # Candidates are compared by their values alone.
+            predictions=tuple(predictions.tolist()) if split == "test" else None,
         )

@@ -1,13 +1,14 @@
 """Scores as rows: one per recipe, task head and split, in columns of one fixed meaning."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from mergegrid.config.study import Selection
+from mergegrid.config.study import Aim, Selection
 from mergegrid.provenance import canonical_json
 from mergegrid.recipe.recipe import Recipe
 
@@ -21,18 +22,20 @@ class Measurement:
     value: float
     stderr: float
     n: int
+    predictions: tuple[float, ...] | None = field(default=None, repr=False)
+    """What a classifier answered to each example of the test split, in their order."""
 
 
 #: Column, type, meaning: the whole of `results/scores.parquet`.
 COLUMNS = {
-    "study": ("string", "`sweep` (one expert alone) or `merges`"),
+    "study": ("string", "`sweep` (one expert alone), `merges` or `oracle` (tasks learnt together)"),
     "family": ("string", "base and experts, as named in the configuration"),
     "experts": ("string", "experts of the recipe, joined by `+`"),
     "training_seed": ("int64", "seed with which the experts were fine-tuned"),
     "sparsifier": ("string", "kind of the sparsifier; `none` keeps every delta"),
     "rate": ("float64", "drop rate; 0 without a sparsifier, 1 leaves the base"),
     "mask_seed": ("Int64", "seed of the random mask; missing where there is none"),
-    "method": ("string", "kind of the merging method"),
+    "method": ("string", "kind of the merging method; `multitask` for an oracle"),
     "settings": ("string", "all other parameters of sparsifier and of method, as JSON"),
     "head": ("string", "expert whose task head is scored, or whose ability a benchmark measures"),
     "task": ("string", "task or benchmark the model is scored on"),
@@ -42,8 +45,13 @@ COLUMNS = {
     "value": ("float64", "value of the metric"),
     "stderr": ("float64", "standard error of the value over the examples"),
     "n": ("int64", "number of examples"),
-    "selected": ("bool", "whether the recipe was chosen, not only a candidate"),
+    "selected": ("bool", "whether the recipe was chosen for this task, not only a candidate"),
     "selection": ("string", "split on which candidates were compared; `none` in a sweep"),
+    "aim": (
+        "string",
+        "whether one setting was chosen by the `mean` over the tasks of a set, or one for `each` "
+        "of them; `none` in a sweep",
+    ),
     "recipe": ("string", "readable name of the recipe"),
     "recipe_digest": ("string", "SHA-256 of the recipe's canonical JSON"),
     "engine": ("string", "what wrote the answers of a decoder; empty for encoders"),
@@ -52,7 +60,7 @@ COLUMNS = {
 
 
 def score_row(
-    study: Literal["sweep", "merges"],
+    study: Literal["sweep", "merges", "oracle"],
     recipe: Recipe,
     head: str,
     task: str,
@@ -64,6 +72,7 @@ def score_row(
     inputs_digest: str,
     primary: bool = True,
     engine: str = "",
+    aim: Aim | Literal["none"] = "none",
 ) -> dict[str, Any]:
     """One row of scores."""
     sparsifier = recipe.sparsifier.model_dump(mode="json")
@@ -89,11 +98,31 @@ def score_row(
         "n": measurement.n,
         "selected": selected,
         "selection": selection,
+        "aim": aim,
         "recipe": recipe.slug,
         "recipe_digest": recipe.digest,
         "engine": engine,
         "inputs_digest": inputs_digest,
     }
+
+
+def prediction_row(
+    recipe: Recipe, head: str, task: str, measurement: Measurement
+) -> dict[str, Any]:
+    """What one recipe answered to the test examples of a task, as one row."""
+    assert measurement.predictions is not None, "a score on test comes with its predictions"
+    return {
+        "recipe_digest": recipe.digest,
+        "head": head,
+        "task": task,
+        "predictions": np.array(measurement.predictions, dtype=np.float64),
+    }
+
+
+def prediction_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of predictions as a table; classes by their index, whole numbers."""
+    texts = {"recipe_digest": "string", "head": "string", "task": "string"}
+    return pd.DataFrame(rows, columns=[*texts, "predictions"]).astype(texts)
 
 
 def score_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

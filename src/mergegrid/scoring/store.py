@@ -15,9 +15,15 @@ class ScoreStore:
         self._journal = Journal(path)
 
     def get(self, inputs: dict[str, Any]) -> Measurement | None:
-        """The measurement made with these inputs, if there is one."""
+        """The measurement made with these inputs, if there is one.
+
+        One that was stored before predictions were kept is none: it is measured again.
+        """
         known = self._journal.get(inputs)
-        return None if known is None else Measurement(**known)
+        if known is None or "predictions" not in known:
+            return None
+        predictions = known["predictions"]
+        return Measurement(**known | {"predictions": predictions and tuple(predictions)})
 
     def add(self, inputs: dict[str, Any], measurement: Measurement) -> None:
         """Remember a measurement for good."""

@@ -7,24 +7,25 @@ import pandas as pd
 from mergegrid.config.requests import SweepRequest
 from mergegrid.progress import progress
 from mergegrid.scoring.bench import Bench
-from mergegrid.scoring.scores import score_frame, score_row
+from mergegrid.scoring.scores import prediction_frame, prediction_row, score_frame, score_row
 
 logger = logging.getLogger(__name__)
 
 
-def sweep(request: SweepRequest, bench: Bench) -> pd.DataFrame:
-    """Scores of every recipe of a sweep on the test split; nothing is chosen, so all count."""
+def sweep(request: SweepRequest, bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores and predictions of a sweep on the test split; nothing is chosen, so all count."""
     total = len(request.recipes)
     logger.info("%d recipes, %d to score", total, bench.missing(request.recipes, "test"))
-    rows = []
-    for recipe in progress(request.recipes, f"sweep of {request.target.task}", total):
+    task = request.target.task
+    scores, predictions = [], []
+    for recipe in progress(request.recipes, f"sweep of {task}", total):
         for head, measurement in bench.scores(recipe, "test").items():
-            rows.append(
+            scores.append(
                 score_row(
                     "sweep",
                     recipe,
                     head,
-                    request.target.task,
+                    task,
                     request.target.metric,
                     "test",
                     measurement,
@@ -33,4 +34,5 @@ def sweep(request: SweepRequest, bench: Bench) -> pd.DataFrame:
                     inputs_digest=bench.inputs_digest(recipe),
                 )
             )
-    return score_frame(rows)
+            predictions.append(prediction_row(recipe, head, task, measurement))
+    return score_frame(scores), prediction_frame(predictions)

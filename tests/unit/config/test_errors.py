@@ -58,8 +58,11 @@ WRONG = [
     ("merges.sets", [["rte", "rte"]], "merges.sets = [['rte', 'rte']]: rte is listed more than"),
     ("merges.sets", [["rte", "stsb"], ["stsb", "rte"]], "is listed more than once; list it once"),
     ("tasks.mean", {}, "tasks.mean.text is missing"),
-    ("merges.methods", [{"kind": "fisher"}], "fisher needs statistics of every expert, which a st"),
-    ("merges.methods", [{"kind": "regmean"}], "regmean needs statistics of every expert, which a "),
+    (
+        "merges.methods",
+        [{"kind": "fisher", "examples": [0]}],
+        "merges.methods.0.examples.0 = 0: Input should be greater than or equal to 1",
+    ),
     (
         "merges.methods",
         [{"kind": "average", "weights": {"rte": 1, "cola": 2}}],

@@ -10,19 +10,17 @@ from mergegrid.recipe.sparsifiers import Dare, Magnitude, NoSparsifier
 CONFIG = Path(__file__).parents[3] / "config"
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "glue", "benchmarks", "paper_decoders"])
+SHIPPED = sorted(path.stem for path in CONFIG.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_configuration_is_valid(name):
     read_study(CONFIG / f"{name}.yaml")
 
 
-def test_the_list_of_shipped_configurations_above_is_complete():
-    assert {path.stem for path in CONFIG.glob("*.yaml")} == {
-        "config",
-        "smoke",
-        "glue",
-        "benchmarks",
-        "paper_decoders",
-    }
+def test_the_readme_of_the_folder_names_every_shipped_configuration():
+    readme = (CONFIG / "README.md").read_text()
+    assert [name for name in SHIPPED if f"| `{name}.yaml` |" not in readme] == []
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -115,3 +113,14 @@ def test_merge_candidates_are_the_product_of_the_listed_values(content):
     ]
     assert request.sparsifiers[0] == [NoSparsifier()]
     assert request.sparsifiers[1] == [Dare(rate=0.9, seed=seed) for seed in (0, 1, 2)]
+
+
+def test_ready_experts_are_no_runs_of_several_training_seeds(content):
+    content["seeds"] = {"training": [3, 4]}
+    family = content["families"]["bert"]
+    fine_tuned = check_study(content, "")
+    assert fine_tuned.seeds.training_of(fine_tuned.families["bert"]) == [3, 4]
+    for name in family["experts"]:
+        family["experts"][name] = {"source": {"source": f"hub:org/{name}"}}
+    ready = check_study(content, "")
+    assert ready.seeds.training_of(ready.families["bert"]) == [3]

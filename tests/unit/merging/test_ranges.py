@@ -6,6 +6,7 @@ from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.errors import CheckpointError
 from mergegrid.merging.arrays.operations import GRAIN
 from mergegrid.merging.ranges import delta_ranges
+from mergegrid.merging.signed import EDGES
 
 
 def drawn(seed, scale):
@@ -60,6 +61,8 @@ def test_a_row_has_the_columns_of_the_tables(base, expert):
         *("tensor", "n", "mean", "rms", "max", "share_below_0.002"),
         *quantiles,
         "q999",
+        *("share_zero", "lost_in_bfloat16", "lost_in_float16"),
+        *("lowest", *(f"d{percent}" for percent in range(10, 100, 10)), "highest"),
     ]
 
 
@@ -83,6 +86,43 @@ def test_what_rounding_to_a_shorter_dtype_loses_is_counted():
         whole = delta_ranges(base, expert, DTYPES[dtype])[0]
         assert (whole.zero, whole.unchanged) == (1, unchanged)
     assert delta_ranges(base, expert)[0].unchanged == 1
+
+
+def test_deltas_that_vanish_in_short_dtypes_are_counted_without_those_that_are_zero():
+    # Around 1, float16 has steps of 1/1024 above and 1/2048 below; 2^-10 is one of them.
+    base = InMemory({"w": np.ones(5)})
+    expert = InMemory({"w": np.array([1.0, 1 + 2**-10, 1 + 2**-12, 1 + 2**-7, 1 - 2**-13])})
+    whole = delta_ranges(base, expert)[0]
+    assert whole.lost == {"bfloat16": 3, "float16": 2}
+    row = whole.row()
+    assert (row["share_zero"], row["lost_in_bfloat16"], row["lost_in_float16"]) == (0.2, 0.6, 0.4)
+
+
+def test_deltas_with_their_signs_are_those_numpy_finds(base, expert):
+    flat = {name: (expert[name] - base[name]).ravel() for name in base}
+    flat["all"] = np.concatenate(list(flat.values()))
+    for each in delta_ranges(InMemory(base), InMemory(expert)):
+        values = flat[each.tensor]
+        assert (each.lowest, each.highest) == (values.min(), values.max())
+        for tenth in range(1, 10):
+            found = np.quantile(values, tenth / 10, method="inverted_cdf")
+            assert each.deciles[f"d{10 * tenth}"] == pytest.approx(found, rel=0.008)
+        outer = np.array([*(-edge for edge in reversed(EDGES)), *EDGES])
+        # A magnitude on an edge belongs to the bin further out, on both sides.
+        sizes = np.searchsorted(EDGES, np.abs(values.astype(np.float64)), side="right")
+        bins = len(EDGES) + np.where(values < 0, -sizes, sizes)
+        assert each.histogram == tuple(np.bincount(bins, minlength=len(outer) + 1))
+
+
+def test_each_delta_of_a_hand_made_model_is_in_its_bin():
+    deltas = [0.0, 2.0**-31, -(2.0**-30), 2.0**-9, -(2.0**-9), 0.00277, 8.0, -100.0]
+    whole = delta_ranges(InMemory({"w": np.zeros(8)}), InMemory({"w": np.array(deltas)}))[0]
+    middle = len(EDGES)
+    assert {place - middle: n for place, n in enumerate(whole.histogram) if n} == {
+        # Half octaves from zero: 2^-30 begins the first, 2^-9 the 43rd, sqrt(2) / 512 the 44th.
+        0: 2, -1: 1, 43: 1, -43: 1, 44: 1, 67: 1, -68: 1,
+    }  # fmt: skip
+    assert (whole.lowest, whole.highest, whole.deciles["d50"]) == (-100.0, 8.0, 0.0)
 
 
 def test_a_delta_that_is_not_finite_is_refused_with_its_place():

@@ -295,7 +295,7 @@ def test_tables_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
         {"task": ["trec", "rte"], "rate": [0.5, 0.95], "mean": [0.9, 0.912345678],
          "std": [0.0012345, np.nan], "runs": [3, 1], "selected": [True, False]}
     )  # fmt: skip
-    write_table(table, *(tmp_path / "new" / f"t.{kind}" for kind in ("csv", "md", "html")))
+    write_table(table, *(tmp_path / "new" / f"t.{kind}" for kind in ("csv", "md", "html", "tex")))
     assert (tmp_path / "new" / "t.csv").read_text() == (
         "task,rate,mean,std,runs,selected\n"
         "trec,0.5,0.9,0.0012345,3,True\n"

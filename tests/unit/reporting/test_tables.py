@@ -451,9 +451,9 @@ def test_sources_show_the_licence_of_the_configuration_before_their_own(tmp_path
     record = {"kind": "hub", "source": "hub:a/b", "licence": "mit", "resolved": "abc", "bytes": 1}
     for name in ("base~llama-2.7b", "benchmark~gsm8k"):
         (tmp_path / f"{name}.json").write_text(json.dumps({**record, "sha256": None}))
-    licences = json.dumps({"base~llama-2.7b": "llama2", "benchmark~gsm8k": None})
+    request = json.dumps({"licences": {"base~llama-2.7b": "llama2", "benchmark~gsm8k": None}})
     files = [str(path) for path in sorted(tmp_path.iterdir())]
-    table = make_table("sources", Results.from_files({"sources": files}, licences))
+    table = make_table("sources", Results.from_files({"sources": files}, request))
     assert table[["name", "licence"]].to_numpy().tolist() == [
         ["base~llama-2.7b", "llama2"],
         ["benchmark~gsm8k", "mit"],

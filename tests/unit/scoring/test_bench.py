@@ -134,7 +134,7 @@ def test_a_model_that_breaks_down_scores_as_if_it_answered_0(bench, expert, targ
 
 def test_a_sweep_scores_every_recipe_once_in_the_documented_columns(bench, target, measured):
     asked = recipes(NoSparsifier(), base_only(), Dare(rate=0.5), DropOnly(rate=0.5, seed=1))
-    frame = sweep(SweepRequest(target=target, recipes=asked), bench())
+    frame, _ = sweep(SweepRequest(target=target, recipes=asked), bench())
     assert list(frame.columns) == list(COLUMNS)
     assert frame["recipe_digest"].tolist() == [recipe.digest for recipe in asked]
     assert frame["split"].eq("test").all()
@@ -160,7 +160,7 @@ def request_for_merges(target):
 def test_candidates_are_compared_on_validation_and_only_the_chosen_is_tested(
     bench, request_for_merges, measured
 ):
-    frame = merges(request_for_merges, bench(names=("praise", "blame")))
+    frame, _ = merges(request_for_merges, bench(names=("praise", "blame")))
     arithmetic = frame[frame["method"] == "task_arithmetic"]
     compared = arithmetic[arithmetic["split"] == "validation"]
     tested = arithmetic[arithmetic["split"] == "test"]
@@ -179,7 +179,7 @@ def test_candidates_are_compared_on_validation_and_only_the_chosen_is_tested(
 
 def test_the_paper_is_replayed_by_comparing_on_the_test_split(bench, request_for_merges, measured):
     replay = request_for_merges.model_copy(update={"selection": "test"})
-    frame = merges(replay, bench(names=("praise", "blame")))
+    frame, _ = merges(replay, bench(names=("praise", "blame")))
     assert set(frame["split"]) == {"test"}
     assert set(frame["selection"]) == {"test"}
     assert "validation" not in measured
@@ -195,7 +195,7 @@ def test_mask_seeds_are_averaged_and_not_chosen_among(bench, request_for_merges)
     request = request_for_merges.model_copy(
         update={"methods": [[Average()]], "sparsifiers": [masked]}
     )
-    frame = merges(request, bench(names=("praise", "blame")))
+    frame, _ = merges(request, bench(names=("praise", "blame")))
     chosen = frame[frame["split"] == "test"]
     assert chosen["settings"].nunique() == 1
     assert sorted(chosen["mask_seed"].unique()) == [0, 1]
@@ -205,7 +205,7 @@ def test_the_first_of_equal_candidates_is_chosen(bench, request_for_merges):
     equal = request_for_merges.model_copy(
         update={"methods": [[TaskArithmetic(coefficient=c) for c in (0.5, 0.50001, 0.49999)]]}
     )
-    frame = merges(equal, bench(names=("praise", "blame")))
+    frame, _ = merges(equal, bench(names=("praise", "blame")))
     chosen = frame[frame["selected"] & (frame["split"] == "test")]
     assert chosen["settings"].unique().tolist() == [
         '{"method":{"coefficient":0.5},"sparsifier":{}}'

@@ -113,6 +113,17 @@ def test_a_question_counts_once_however_many_samples_it_has(tmp_path):
     assert records["verdict"].tolist() == ["right", *["wrong"] * 3, *["right"] * 4]
 
 
+def test_records_have_the_split_and_the_value_of_their_question(tmp_path):
+    texts = {each: [each, each if index % 2 else "x"] for index, each in enumerate(NAMES)}
+    found = [answers(texts)]
+    scores, records = score(tmp_path, NAMES, found, fraction=0.4, selection="validation")
+    assert records["value"].tolist() == [value for _ in range(20) for value in (0.5, 0.5, 1, 1)]
+    questions = records.drop_duplicates("id").groupby("split")["value"]
+    expected = scores.set_index("split")
+    assert questions.mean().to_dict() == pytest.approx(expected["value"].to_dict())
+    assert questions.size().to_dict() == expected["n"].to_dict()
+
+
 def split_of(folder, names, fraction, name="words"):
     """The split of each question: one variant answers it right, and no other one."""
     found = [answers({each: each if each == right else "" for each in names}) for right in names]

@@ -1,3 +1,4 @@
+from mergegrid.journal import Journal
 from mergegrid.scoring.scores import Measurement
 from mergegrid.scoring.store import ScoreStore
 
@@ -25,3 +26,23 @@ def test_a_line_cut_by_a_crash_is_dropped_and_the_rest_kept(tmp_path):
         assert store.get({"seed": 2}) is None
         store.add({"seed": 2}, TWO)
         assert ScoreStore(path).get({"seed": 2}) == TWO
+
+
+def test_predictions_come_back_as_they_were(tmp_path):
+    store = ScoreStore(tmp_path / "store.jsonl")
+    classes = Measurement(0.5, 0.1, 3, (0, 2, 1))
+    numbers = Measurement(0.5, 0.1, 2, (0.10000000149011612, -3.0))
+    store.add("classes", classes)
+    store.add("numbers", numbers)
+    reopened = ScoreStore(tmp_path / "store.jsonl")
+    assert reopened.get("classes").predictions == (0, 2, 1)
+    assert reopened.get("numbers") == numbers
+
+
+def test_a_score_stored_without_predictions_is_measured_again(tmp_path):
+    path = tmp_path / "store.jsonl"
+    Journal(path).add({"seed": 1}, {"value": 0.5, "stderr": 0.1, "n": 10})
+    store = ScoreStore(path)
+    assert store.get({"seed": 1}) is None
+    store.add({"seed": 1}, ONE)
+    assert ScoreStore(path).get({"seed": 1}) == ONE

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from mergegrid.errors import CheckpointError
 from mergegrid.merging.arrays.operations import Array
@@ -13,7 +14,7 @@ from mergegrid.merging.methods.method import MergeRun, Subject, not_finite
 from mergegrid.merging.surveys import Rounds, Survey
 from mergegrid.recipe.methods import Average, RegMean
 
-# Beyond this condition number float64 has no correct digit left after the solution.
+# Beyond this condition number (of the 1-norm, estimated) float64 has no correct digit left.
 _SINGULAR = 1e13
 
 
@@ -53,15 +54,17 @@ def _factors(spec: RegMean, subject: Subject, name: str) -> Rounds:
     total = sum(grams.values())
     assert isinstance(total, np.ndarray)
     total += spec.ridge * np.mean(np.diag(total)) * np.eye(len(total))
-    condition = np.linalg.cond(total)
-    if not condition < _SINGULAR:
+    # Not Cholesky: of a sum that was stored in float32, small eigenvalues may be below 0.
+    triangles, pivots, info = lapack.dgetrf(total)
+    reciprocal = 0.0 if info else lapack.dgecon(triangles, np.linalg.norm(total, 1))[0]
+    if not reciprocal > 1 / _SINGULAR:
         raise CheckpointError(
-            f"the Gram matrices of {name} sum to a singular matrix (condition {condition:.1e}); "
-            "gather them from more examples, or set ridge, for instance to 1e-6"
+            f"the Gram matrices of {name} sum to a singular matrix (reciprocal condition "
+            f"{reciprocal:.1e}); gather them from more examples, or set ridge, for instance to 1e-6"
         )
     yield from ()
     # X = G T^-1 solves X T = G; T is symmetric.
-    return {expert: np.linalg.solve(total, gram.T).T for expert, gram in grams.items()}
+    return {expert: lapack.dgetrs(triangles, pivots, gram.T)[0].T for expert, gram in grams.items()}
 
 
 def _key(spec: RegMean) -> tuple[str, float, float]:

@@ -1,0 +1,197 @@
+"""Compare the grid of pairs with the paper's way of working: candidates scored per minute.
+
+    GLUE_DATA=path/to/glue python benchmarks/pairs.py --study config/glue_small.yaml
+
+Takes three finished experts of a study (`make glue-small` leaves them), and scores every candidate
+of the paper's ranges (arXiv 2311.03099, appendix A) over their pairs, chosen on the test split as
+the paper's code does: average, task arithmetic 6, Fisher 4, RegMean 16, TIES 18, and DARE at five
+rates in front of each at its best. Both sides score the same candidates on the same examples.
+
+mergegrid: the workflow's own jobs from the experts on, `snakemake --cores N`: statistics once for
+each expert, one job for each pair, which scores both of its targets.
+
+The other way, `pairs_original.py`: one process for each method, ordered pair, and with or without
+DARE; statistics gathered anew for every candidate. Of candidates that cost the same one is run and
+counts for all, or nothing would end: of RegMean one ratio for each number of examples, of TIES and
+task arithmetic one setting, of DARE one rate. Fisher's 20 candidates that repeat others, since a
+common factor cancels, are left out on both sides. It uses all cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+from mergegrid.config.loading import read_study
+from mergegrid.config.study import Study
+
+EXAMPLES = [256, 512, 1024, 2048]
+RATES = [0.1, 0.3, 0.5, 0.7, 0.9]
+COEFFICIENTS = [0.1, 0.3, 0.5, 0.7, 0.9, 1.0]
+METHODS: list[dict[str, Any]] = [
+    {"kind": "average"},
+    {"kind": "task_arithmetic", "coefficient": COEFFICIENTS},
+    {"kind": "fisher", "examples": EXAMPLES},
+    {"kind": "regmean", "examples": EXAMPLES, "offdiagonal": [0.7, 0.8, 0.9, 1.0], "ridge": 1e-6},
+    {"kind": "ties", "coefficient": COEFFICIENTS, "trim": [0.7, 0.8, 0.9]},
+]
+ORIGINAL = Path(__file__).with_name("pairs_original.py")
+WANTED = 10
+
+
+def representatives(method: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:
+    """Candidates of a method to run, and for how many of its candidates each counts."""
+    settings = {key: values for key, values in method.items() if key != "kind"}
+    count = 1
+    for values in settings.values():
+        count *= len(values) if isinstance(values, list) else 1
+    plain = {
+        key: values[-1] if isinstance(values, list) else values for key, values in settings.items()
+    }
+    if "examples" not in settings:
+        return [(plain, count), (plain | {"rate": RATES[-1]}, len(RATES))]
+    each = [(plain | {"examples": number}, count // len(EXAMPLES)) for number in EXAMPLES]
+    return [*each, (plain | {"rate": RATES[-1]}, len(RATES))]
+
+
+def config_of(study: Study, path: Path, experts: list[str], results: Path) -> dict[str, Any]:
+    """The study of three ready experts and their pairs."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (family,) = study.families
+    made = Path(study.paths.results).resolve() / family
+    tasks = {name: content["tasks"][study.families[family].task_of(name)] for name in experts}
+    for task in tasks.values():
+        task["sizes"] = {"test": task["sizes"]["test"]}
+    return {
+        "title": "Pairs, timed",
+        "paths": {"results": str(results), "logs": str(results / "logs")},
+        "tasks": tasks,
+        "families": {
+            family: {
+                "base": {"source": f"path:{made / 'base'}"},
+                "max_length": study.families[family].max_length,
+                "experts": {
+                    name: {"source": {"source": f"path:{made / 'experts' / name / 'seed~0'}"}}
+                    for name in experts
+                },
+            }
+        },
+        "seeds": {"training": [0], "mask": [0]},
+        "sweep": None,
+        "merges": {
+            "sets": ["pairs"],
+            "aim": "each",
+            "methods": METHODS,
+            "sparsifiers": [{"kind": "none"}, {"kind": "dare", "rate": RATES}],
+        },
+        "selection": "test",
+    }
+
+
+def snakemake(config: Path, cores: str, targets: list[Path]) -> float:
+    """Make files of a study; seconds it took."""
+    command = [sys.executable, "-m", "snakemake", "--cores", cores, "--configfile", str(config)]
+    start = time.perf_counter()
+    subprocess.run([*command, "--quiet", "all", "--", *map(str, targets)], check=True)
+    return time.perf_counter() - start
+
+
+def ours(config: Path, family: str, experts: list[str], results: Path, cores: str) -> Any:
+    """Candidates and seconds of the workflow, from the experts on."""
+    folders = [results / family / "experts" / name / "seed~0" for name in experts]
+    tasks = [results / "tasks" / f"{name}.parquet" for name in experts]
+    snakemake(config, cores, [*folders, *tasks])
+    pairs = [
+        results / family / "merges" / f"{one}+{other}" / "seed~0.parquet"
+        for one, other in combinations(experts, 2)
+    ]
+    seconds = snakemake(config, cores, pairs)
+    scores = pd.concat([pd.read_parquet(path) for path in pairs])
+    return len(scores), seconds
+
+
+def original(family: str, experts: list[str], results: Path, max_length: int) -> Any:
+    """Candidates and seconds of the paper's way, over three ordered pairs; and lines to show."""
+    rows, candidates, total = [], 0, 0.0
+    for source, target in pairwise([*experts, experts[0]]):
+        for method in METHODS:
+            chosen = representatives(method)
+            asked = {
+                "base": str(results / family / "base"),
+                "source": str(results / family / "experts" / source / "seed~0"),
+                "target": str(results / family / "experts" / target / "seed~0"),
+                "source_examples": str(results / "tasks" / f"{source}.parquet"),
+                "target_examples": str(results / "tasks" / f"{target}.parquet"),
+                "max_length": max_length,
+                "method": method["kind"],
+                "candidates": [candidate for candidate, _ in chosen],
+            }
+            start = time.perf_counter()
+            printed = subprocess.run(
+                [sys.executable, str(ORIGINAL)],
+                input=json.dumps(asked),
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            wall = time.perf_counter() - start
+            told = json.loads(printed.splitlines()[-1])
+            # One process without DARE and one with it: each starts and loads once.
+            start_up = 2 * (wall - sum(told["seconds"]))
+            counts = [count for _, count in chosen]
+            work = sum(
+                count * seconds for count, seconds in zip(counts, told["seconds"], strict=True)
+            )
+            rows.append([f"{source} -> {target}", method["kind"], sum(counts), start_up + work])
+            candidates += sum(counts)
+            total += start_up + work
+            sys.stderr.write(f"{rows[-1]}\n")
+    return candidates, total, rows
+
+
+def main() -> None:
+    """Run both and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", type=Path, default=Path("config/glue_small.yaml"))
+    parser.add_argument("--experts", nargs=3, default=["mrpc", "rte", "stsb"])
+    parser.add_argument("--work", type=Path, default=Path(".bench/pairs"))
+    parser.add_argument("--cores", default=str(os.cpu_count()))
+    arguments = parser.parse_args()
+    study = read_study(arguments.study)
+    (family,) = study.families
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    config, results = arguments.work / "study.yaml", arguments.work / "results"
+    content = config_of(study, arguments.study, arguments.experts, results)
+    config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    found, seconds = ours(config, family, arguments.experts, results, arguments.cores)
+    length = study.families[family].max_length
+    counted, total, rows = original(family, arguments.experts, results, length)
+    rates = [60 * found / seconds, 60 * counted / total]
+    table = [
+        ["mergegrid", found, seconds, rates[0]],
+        ["the paper's way", counted, total, rates[1]],
+        ["ratio", None, None, rates[0] / rates[1]],
+    ]
+    heads = ["", "candidates", "seconds", "candidates a minute"]
+    text = tabulate(table, heads, tablefmt="pipe", floatfmt=".1f")
+    detail = tabulate(
+        rows, ["pair", "method", "candidates", "seconds"], tablefmt="pipe", floatfmt=".1f"
+    )
+    (arguments.work / "pairs.md").write_text(f"{text}\n\n{detail}\n", encoding="utf-8")
+    sys.stdout.write(f"{text}\n\n{detail}\n")
+    met = rates[0] >= WANTED * rates[1]
+    sys.stdout.write(f"wanted: at least {WANTED} times as many; {'met' if met else 'NOT met'}\n")
+    sys.exit(0 if met else 1)
+
+
+if __name__ == "__main__":
+    main()

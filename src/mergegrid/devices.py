@@ -1,0 +1,246 @@
+"""Leases of GPUs: a job holds those that it computes on, so that no two jobs share one.
+
+A lease is a lock on one file per device, named by the device's UUID; the kernel takes it back from
+a killed process. The files are in `/tmp/mergegrid-devices`, the same for all users and all runs of
+a machine (`$XDG_RUNTIME_DIR` would be one user's), or in the folder that `MERGEGRID_LEASES` names.
+
+Who waits takes devices as they become free, and alone: jobs that came later get none before it has
+all. So a job of four GPUs is not starved by jobs of one, and two of them cannot block each other.
+
+With `MERGEGRID_DEVICE=cpu` jobs lease what `CUDA_VISIBLE_DEVICES` names and compute on the CPU: a
+rehearsal, on any machine.
+
+What is not covered: programs that lease nothing, and children that a killed job leaves running.
+"""
+
+import fcntl
+import logging
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergegrid.errors import ConfigError
+
+FOLDER = Path("/tmp/mergegrid-devices")
+_SECONDS_BETWEEN_TRIES = 0.2
+_GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
+_PART = re.compile(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU, or a part of one that counts as one."""
+
+    name: str
+    """As CUDA_VISIBLE_DEVICES has it: an index or a UUID."""
+    key: str
+    """The same for every process of the machine."""
+
+
+def rehearsal() -> bool:
+    """Whether jobs that hold GPUs compute on the CPU.
+
+    Raises:
+        ConfigError: `MERGEGRID_DEVICE` is something else than `cpu`.
+    """
+    device = os.environ.get("MERGEGRID_DEVICE", "")
+    if device not in ("", "cpu"):
+        raise ConfigError(f"MERGEGRID_DEVICE is {device!r}; set it to cpu, or not at all")
+    return device == "cpu"
+
+
+def visible() -> list[Device]:
+    """The devices that this process may lease: CUDA_VISIBLE_DEVICES, or all of the machine.
+
+    Raises:
+        ConfigError: a device is named that the machine does not have.
+    """
+    listed = [] if rehearsal() else listed_devices()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return listed
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if "-1" in names:  # CUDA reads no further.
+        names = names[: names.index("-1")]
+    found = {device.key: device for device in (_named(name, listed) for name in names)}
+    return list(found.values())
+
+
+def listed_devices() -> list[Device]:
+    """The devices that nvidia-smi lists; none where there is no nvidia-smi, or no driver.
+
+    The parts of a partitioned GPU stand in its place.
+    """
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    except OSError:
+        return []
+    gpus: list[list[Device]] = []
+    for line in done.stdout.splitlines() if done.returncode == 0 else []:
+        if match := _GPU.match(line):
+            gpus.append([Device(match[1], match[2])])
+        elif match := _PART.match(line):
+            whole = [device for device in gpus[-1] if device.key.startswith("MIG-")]
+            gpus[-1] = [*whole, Device(match[1], match[1])]
+    return [device for gpu in gpus for device in gpu]
+
+
+@contextmanager
+def lease(count: int) -> Iterator[list[Device]]:
+    """Hold so many devices, and let this process and its children see no others.
+
+    Nothing is leased where the scheduler of a cluster gave the job exactly these devices. CUDA
+    reads what it may see once, so a lease comes before torch is imported.
+
+    Raises:
+        ConfigError: fewer devices can be seen than are asked for, or the folder of the leases
+            cannot be used.
+    """
+    pool = visible()
+    if rehearsal() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        logger.info("a rehearsal without devices: nothing is leased")
+        yield []
+        return
+    if len(pool) < count:
+        raise ConfigError(
+            f"the job holds gpu={count}, and this machine shows {len(pool)} GPUs "
+            f"({_where_from()}); run with --resources gpu={len(pool)} or fewer, or without"
+        )
+    if "SLURM_JOB_ID" in os.environ and len(pool) == count:
+        yield pool
+        return
+    with ExitStack() as held:
+        devices = _wait_for(pool, count, _folder(), held)
+        # Indices are those of nvidia-smi, not CUDA's own, which put the fastest first.
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(device.name for device in devices)
+        logger.info("leased GPUs: %s", _text(devices))
+        yield devices
+
+
+def _named(name: str, listed: Sequence[Device]) -> Device:
+    for device in listed:
+        if name == device.name or (not name.isdigit() and device.key.startswith(name)):
+            return Device(name, device.key)
+    if listed:
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES names {name}, and nvidia-smi lists {_text(listed)}; "
+            "name some of these, or unset it"
+        )
+    # No driver to ask; on a cluster every job may count its devices from 0.
+    return Device(name, "-".join(["unlisted", os.environ.get("SLURM_JOB_ID", ""), name]))
+
+
+def _where_from() -> str:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "nvidia-smi -L" if given is None else f"CUDA_VISIBLE_DEVICES={given!r}"
+
+
+def _folder() -> Path:
+    """The folder of the locks, which every user may add to, and nobody but its owner remove."""
+    folder = Path(os.environ.get("MERGEGRID_LEASES", FOLDER))
+    try:
+        folder.mkdir(parents=True)
+        folder.chmod(0o1777)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} for leases of GPUs cannot be made: {error}; "
+            "name another folder, the same for all jobs of the machine, as MERGEGRID_LEASES"
+        ) from error
+    return folder
+
+
+def _wait_for(pool: Sequence[Device], count: int, folder: Path, held: ExitStack) -> list[Device]:
+    """Take devices one by one as they become free, while all others who want them stand behind."""
+    # A whole folder is left alone by those who clear up /tmp while somebody holds a lock on it.
+    held.enter_context(_lock(folder, fcntl.LOCK_SH))
+    with ExitStack() as turn:
+        # In one order for everybody, so that none waits for one who waits for it.
+        for key in sorted(device.key for device in pool):
+            path = folder / f"{key}.turn"
+            lock = turn.enter_context(_opened(path))
+            if not _locked(lock):
+                logger.info("waiting for a turn: another job waits for GPUs of %s", _text(pool))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        taken: list[Device] = []
+        said = False
+        while True:
+            for device in pool:
+                if device not in taken and len(taken) < count:
+                    lock = _open(folder / f"{device.key}.lock")
+                    if _locked(lock):
+                        held.callback(os.close, lock)
+                        taken.append(device)
+                    else:
+                        os.close(lock)
+            if len(taken) == count:
+                return taken
+            if not said:
+                others = [device for device in pool if device not in taken]
+                logger.info(
+                    "waiting for %d of %d GPUs; other jobs hold %s (fuser %s/*.lock names them)",
+                    *(count - len(taken), count, _text(others), folder),
+                )
+                said = True
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = _open(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _lock(path: Path, operation: int) -> Iterator[None]:
+    with _opened(path) as descriptor:
+        fcntl.flock(descriptor, operation)
+        yield
+
+
+def _open(path: Path) -> int:
+    """Open for locking only, which needs no right to write: another user may have made the file."""
+    while True:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            try:
+                os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644))
+                path.chmod(0o644)  # Whatever the umask is.
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise _unusable(path, error) from error
+        except OSError as error:
+            raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the lease {path} cannot be used: {error}; remove it, or name another folder as "
+        "MERGEGRID_LEASES"
+    )
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _text(devices: Sequence[Device]) -> str:
+    return ", ".join(device.name for device in devices)

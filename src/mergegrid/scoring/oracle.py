@@ -1,0 +1,73 @@
+"""Scores of an oracle: every expert's task, answered by the model that learnt them together."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.publish import published_digest
+from mergegrid.config.oracle_requests import OracleRequest
+from mergegrid.provenance import digest
+from mergegrid.recipe.recipe import Recipe
+from mergegrid.scoring.classifier import TaskScorer
+from mergegrid.scoring.scores import Split, score_frame, score_row
+from mergegrid.tasks.examples import examples_digest
+
+METHOD = "multitask"
+
+
+def score_oracle(
+    request: OracleRequest,
+    folder: Path,
+    examples: Mapping[str, pd.DataFrame],
+    device: str = "cpu",
+    code: str = "",
+) -> pd.DataFrame:
+    """Scores of an oracle on the validation and the test split of each of its tasks.
+
+    Args:
+        request: what it was trained for.
+        folder: where it is published.
+        examples: prepared examples of each expert's task.
+        device: `cpu` or `cuda`.
+        code: version of the code that scores.
+    """
+    inputs = digest(
+        {
+            "oracle": published_digest(folder),
+            "examples": {name: examples_digest(each) for name, each in examples.items()},
+            "device": device,
+            "code": code,
+        }
+    )
+    rows = []
+    for expert, target in zip(request.experts, request.targets, strict=True):
+        scorer = TaskScorer(folder / expert, target, examples[expert], device)
+        checkpoint = open_checkpoint(folder / expert)
+        for split in get_args(Split):
+            row = score_row(
+                "oracle",
+                _experts(request),
+                expert,
+                target.task,
+                target.metric,
+                split,
+                scorer.measure(checkpoint, split),
+                selected=True,
+                selection="none",
+                inputs_digest=inputs,
+            )
+            rows.append({**row, **_as_trained(request)})
+    return score_frame(rows)
+
+
+def _experts(request: OracleRequest) -> Recipe:
+    """The recipe of nothing but the experts, whose columns an oracle shares."""
+    return Recipe(family=request.family, experts=tuple(request.experts), training_seed=request.seed)
+
+
+def _as_trained(request: OracleRequest) -> dict[str, Any]:
+    """The columns that tell an oracle from a merge."""
+    return {"method": METHOD, "recipe": request.slug, "recipe_digest": request.digest}

@@ -1,0 +1,50 @@
+"""How much a job uses its GPUs: a process of its own, run by path, `python watch.py FILE UUID...`.
+
+It asks nvidia-smi every five seconds until its standard input is closed, which a killed job does
+too, and leaves one line, where `memory_mb` is the sum over the GPUs at its largest:
+
+    gpus	samples	memory_mb	load
+    2	118	61742	87.5
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+SECONDS_BETWEEN_SAMPLES = 5.0
+
+
+def sample(keys: list[str]) -> list[tuple[float, float]]:
+    """Memory in MB and load in percent of each GPU; nothing where nvidia-smi does not say."""
+    query = ["--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--id={','.join(keys)}", *query]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        rows = [line.split(",") for line in done.stdout.splitlines()]
+        return [(float(memory), float(load)) for memory, load in rows] if rows else []
+    except (OSError, ValueError):
+        return []
+
+
+def watch(file: Path, keys: list[str], seconds: float = SECONDS_BETWEEN_SAMPLES) -> None:
+    """Sample until standard input is closed, then write the line; none without a sample."""
+    memory: list[float] = []
+    loads: list[float] = []
+    ended = False
+    while not ended:
+        if rows := sample(keys):
+            memory.append(sum(row[0] for row in rows))
+            loads.append(sum(row[1] for row in rows) / len(rows))
+        ended = bool(select.select([sys.stdin], [], [], seconds)[0])
+    if memory:
+        line = f"{len(keys)}\t{len(memory)}\t{max(memory):.0f}\t{sum(loads) / len(loads):.1f}"
+        file.write_text(f"gpus\tsamples\tmemory_mb\tload\n{line}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the job, whose end is ours.
+    interval = os.environ.get("MERGEGRID_WATCH_SECONDS", SECONDS_BETWEEN_SAMPLES)
+    watch(Path(sys.argv[1]), sys.argv[2:], float(interval))

@@ -1,0 +1,94 @@
+"""The docs name what there is, all of it, and nothing else."""
+
+import csv
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mergegrid.config.documentation import SCHEMAS
+from mergegrid.config.published import read_published
+from mergegrid.reporting import documentation
+from mergegrid.reporting.catalogue import Results, make_table
+from mergegrid.reporting.specs import FIGURES, TABLES
+from mergegrid.scoring.scores import COLUMNS, score_frame
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PUBLISHED = ROOT / "resources" / "published.csv"
+MEASURED = ROOT / "resources" / "measured.csv"
+
+
+@pytest.mark.parametrize("name", ["results", "published"])
+def test_the_generated_docs_are_current(name):
+    text = documentation.results_text() if name == "results" else documentation.published_text(ROOT)
+    assert (DOCS / f"{name}.md").read_text() == text, "run `mergegrid docs`"
+
+
+def test_every_column_table_and_figure_is_in_the_docs():
+    text = (DOCS / "results.md").read_text()
+    scores = text[text.index("## Scores") : text.index("## Tables")]
+    assert re.findall(r"^\| `(\w+)` \|", scores, re.MULTILINE) == list(COLUMNS)
+    tables = text[text.index("## Tables") : text.index("## Figures")]
+    assert re.findall(r"^### (\w+)$", tables, re.MULTILINE) == list(TABLES)
+    figures = text[text.index("## Figures") :]
+    assert re.findall(r"^\| `(\w+)` \|", figures, re.MULTILINE) == list(FIGURES)
+
+
+FROM_SCORES = [name for name, spec in TABLES.items() if spec.needs == "scores"]
+
+
+@pytest.mark.parametrize("name", FROM_SCORES)
+def test_every_table_has_the_columns_that_are_described(name, tmp_path):
+    path = tmp_path / "scores.parquet"
+    scores = score_frame([])
+    scores.to_parquet(path)
+    made = make_table(name, Results(scores=[path]))
+    described = [column for column in TABLES[name].columns if not column.startswith("<")]
+    assert [column for column in made.columns if column in described] == list(made.columns)
+    assert set(described) <= set(made.columns)
+
+
+def test_every_meaning_is_one_line_that_says_something():
+    for spec in TABLES.values():
+        assert spec.title
+        assert spec.caption.endswith(".")
+        for column, meaning in spec.columns.items():
+            assert meaning.strip(), column
+            assert "\n" not in meaning
+
+
+def test_files_and_keys_that_the_docs_name_exist():
+    for page in sorted(DOCS.glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_key_of_the_configuration_is_in_its_reference():
+    reference = (ROOT / "config" / "README.md").read_text()
+    for model in SCHEMAS.values():
+        schema = model.model_json_schema()
+        for part in [schema, *schema.get("$defs", {}).values()]:
+            for key in part.get("properties", {}):
+                assert f"| `{key}` |" in reference, f"{key}: run `mergegrid docs`"
+
+
+def test_every_published_group_says_whether_it_can_be_measured_again():
+    with MEASURED.open() as lines:
+        rows = list(csv.DictReader(lines))
+    groups = [row["table"] for row in rows if not row["dataset"]]
+    assert sorted(groups) == sorted({cell.table for cell in read_published(PUBLISHED)})
+    for row in rows:
+        assert row["can_be_measured"] in ("yes", "in part", "no")
+        assert not row["config"] or (ROOT / "config" / row["config"]).is_file()
+        assert not row["result"] or row["result"] in TABLES
+
+
+def test_no_published_number_is_from_memory_and_every_one_has_its_source():
+    frame = pd.read_csv(PUBLISHED)
+    assert set(frame["trust"]) == {"high", "figure"}
+    assert frame["source"].str.startswith("arXiv 2311.03099v3, ").all()
+    assert not frame.duplicated(
+        ["models", "method", "sparsifier", "rate", "rescale", "dataset", "source"]
+    ).any()

@@ -1,0 +1,106 @@
+"""The oracle of two tasks of GLUE for real: trained, scored, and shown beside a merge.
+
+Needs the environment variable GLUE_DATA: a folder with `sst2/train.jsonl`,
+`sst2/validation.jsonl`, `stsb/train.jsonl` and `stsb/validation.jsonl` in the columns of GLUE.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from project import Project
+from transformers import AutoModelForSequenceClassification
+
+DATA = os.environ.get("GLUE_DATA")
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.skipif(
+        DATA is None or not Path(DATA).is_dir(),
+        reason="GLUE_DATA does not name a folder of GLUE records",
+    ),
+]
+ORACLE = "minilm/oracles/sst2+stsb/seed~0"
+
+
+def local(name, **task):
+    """A task of GLUE in a local folder, cut to few examples."""
+    folder = Path(DATA).resolve() / name
+    tables = {
+        split: {"source": f"path:{folder / file}.jsonl"}
+        for split, file in (("train", "train"), ("test", "validation"))
+    }
+    sizes = {"train": 160 if name == "sst2" else 96, "test": 80}
+    return {**task, **tables, "sizes": sizes}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("oracle") / "project", "config/local.yaml")
+    smoke = yaml.safe_load((project.folder / "config" / "smoke.yaml").read_text())
+    pair = ["sentence1", "sentence2"]
+    config = {
+        "tasks": {
+            "sst2": local("sst2", text=["sentence"], labels=[0, 1], metric="accuracy"),
+            "stsb": local("stsb", text=pair, metric="pearson_and_spearman"),
+        },
+        "families": {
+            "minilm": {
+                "base": smoke["families"]["minilm"]["base"],
+                "finetune": {"learning_rate": 5e-4, "epochs": 1},
+                "experts": {"sst2": {}, "stsb": {}},
+                "max_length": 32,
+            }
+        },
+        "rates": [0],
+        "sweep": {"sparsifiers": []},
+        # The other way round: an oracle goes by the name of the merge.
+        "merges": {"sets": ["pairs"], "sparsifiers": [{"kind": "none"}]},
+        "oracle": {"sets": [["stsb", "sst2"]], "finetune": {"epochs": 2}},
+    }
+    (project.folder / "config" / "local.yaml").write_text(yaml.safe_dump(config))
+    project.snakemake("--cores", "2", "results/scores.parquet", "results/tables/merges_wide.csv")
+    return project
+
+
+def test_an_oracle_is_scored_on_both_tasks_and_is_a_line_beside_the_merge(study):
+    scores = pd.read_parquet(study.folder / "results" / "scores.parquet")
+    ours = scores[(scores["study"] == "oracle") & (scores["split"] == "test")].set_index("task")
+    assert set(ours["experts"]) == {"sst2+stsb"}
+    assert ours["n"].to_dict() == {"sst2": 80, "stsb": 80}
+    wide = pd.read_csv(study.folder / "results" / "tables" / "merges_wide.csv")
+    assert list(wide["method"]) == ["single experts", "multitask oracle", "base", "average"]
+    line = wide.set_index("method").loc["multitask oracle"]
+    assert [float(line["sst2"]), float(line["stsb"])] == pytest.approx(
+        [ours["value"]["sst2"], ours["value"]["stsb"]], abs=1e-3
+    )
+
+
+def test_it_was_trained_as_asked_and_its_parts_load_like_any_model(study):
+    folder = study.folder / "results" / ORACLE
+    training = json.loads((folder / "training.json").read_text())
+    assert (training["settings"]["epochs"], training["settings"]["learning_rate"]) == (2, 5e-4)
+    for name, outputs in (("sst2", 2), ("stsb", 1)):
+        model = AutoModelForSequenceClassification.from_pretrained(folder / name)
+        assert model.num_labels == outputs
+    log = (study.folder / "logs" / "oracle" / "minilm" / "sst2+stsb" / "seed~0.log").read_text()
+    assert "epoch 2 of 2: validation" in log
+
+
+def test_only_what_depends_on_the_oracle_is_made_again(study):
+    path = study.folder / "config" / "local.yaml"
+    text = path.read_text()
+    plans = {}
+    for name, change in {
+        "epochs": lambda config: config["oracle"]["finetune"].update(epochs=3),
+        "without": lambda config: config.update(oracle=None),
+        "method": lambda config: config["merges"].update(methods=[{"kind": "ties"}]),
+    }.items():
+        config = yaml.safe_load(text)
+        change(config)
+        path.write_text(yaml.safe_dump(config))
+        plans[name] = set(study.planned()) & {"expert", "sweep", "merges", "oracle"}
+    path.write_text(text)
+    assert plans == {"epochs": {"oracle"}, "without": set(), "method": {"merges"}}

@@ -1,0 +1,49 @@
+"""
+What the study cost: time, memory and GPUs of its jobs. Nothing else depends on it.
+
+REQUIRED INPUTS: all scores and deltas, and the files of measurements below <logs>/benchmarks
+OUTPUTS:
+    jobs = <results>/costs/costs.parquet
+    table = <results>/costs/costs.csv, .md, .html and .tex
+    figure = <results>/costs/costs.svg and .png
+"""
+
+
+rule costs:
+    """Gather what every job took, as measured by Snakemake and, of GPUs, by the job."""
+    input:
+        # Measurements are no inputs: the jobs that they are about have ended when these are there.
+        unpack(lambda wildcards: results_for("scores")),
+        unpack(lambda wildcards: results_for("deltas")),
+    output:
+        jobs="<results>/costs/costs.parquet",
+        csv="<results>/costs/costs.csv",
+        md="<results>/costs/costs.md",
+        html=report(
+            "<results>/costs/costs.html",
+            caption="../report/costs.rst",
+            category="Costs",
+            labels={"what": "table"},
+        ),
+        tex="<results>/costs/costs.tex",
+        svg=report(
+            "<results>/costs/costs.svg",
+            caption="../report/costs.rst",
+            category="Costs",
+            labels={"what": "figure"},
+        ),
+        png="<results>/costs/costs.png",
+    log:
+        "<logs>/costs.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        logs=STUDY.paths.logs,
+        asked=lambda wildcards: canonical_json(asked_memory()),
+        code=code_of("costs"),
+    script:
+        "../scripts/costs.py"

@@ -1,0 +1,71 @@
+"""
+How alike the embeddings of every expert stay when its deltas are dropped.
+
+REQUIRED INPUTS: <results>/{family}/base, <results>/{family}/experts/{expert}/seed~{seed},
+    <results>/tasks/{task}.parquet or <results>/benchmarks/{benchmark}.parquet
+OUTPUTS: table = <results>/{family}/similarity/{expert}/seed~{seed}.parquet
+"""
+
+
+rule similarity:
+    """Compare the embeddings of a sparsified encoder with those of the expert as it is."""
+    input:
+        base="<results>/{family}/base",
+        expert="<results>/{family}/experts/{expert}/seed~{seed}",
+        examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
+    output:
+        table="<results>/{family}/similarity/{expert}/seed~{seed}.parquet",
+    log:
+        "<logs>/similarity/{family}/{expert}/seed~{seed}.log",
+    benchmark:
+        "<logs>/benchmarks/similarity/{family}/{expert}/seed~{seed}.tsv"
+    wildcard_constraints:
+        family=one_of(STUDY.families),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=gpus(),
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        request=lambda wildcards: as_json(
+            similarity_requests.encoder_request(
+                STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
+            )
+        ),
+        code=code_of("similarity"),
+    script:
+        "../scripts/similarity.py"
+
+
+rule decoder_similarity:
+    """Compare the embeddings of a sparsified decoder with those of the expert as it is."""
+    input:
+        base="<results>/{family}/base",
+        expert="<results>/{family}/experts/{expert}/seed~{seed}",
+        questions=first_questions,
+    output:
+        table="<results>/{family}/similarity/{expert}/seed~{seed}.parquet",
+    log:
+        "<logs>/decoder_similarity/{family}/{expert}/seed~{seed}.log",
+    benchmark:
+        "<logs>/benchmarks/decoder_similarity/{family}/{expert}/seed~{seed}.tsv"
+    wildcard_constraints:
+        family=one_of(DECODERS.families if DECODERS else []),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=gpus(),
+        mem_mb=lambda wildcards, attempt: 32000 * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
+    params:
+        request=lambda wildcards: as_json(
+            similarity_requests.decoder_request(
+                DECODERS, wildcards.family, wildcards.expert, int(wildcards.seed)
+            )
+        ),
+        code=code_of("decoder_similarity"),
+    script:
+        "../scripts/decoder_similarity.py"

@@ -1,0 +1,38 @@
+"""
+What methods that need data must know of an expert, gathered once for all merges.
+
+REQUIRED INPUTS: <results>/{family}/base, the expert, and the examples of its task
+OUTPUTS: folder = <results>/{family}/statistics/{expert}/seed~{seed}
+"""
+
+
+rule statistics:
+    """Gather Fisher information and Gram matrices of an expert from its training examples."""
+    input:
+        base="<results>/{family}/base",
+        expert="<results>/{family}/experts/{expert}/seed~{seed}",
+        examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
+    output:
+        folder=directory("<results>/{family}/statistics/{expert}/seed~{seed}"),
+    log:
+        "<logs>/statistics/{family}/{expert}/seed~{seed}.log",
+    benchmark:
+        "<logs>/benchmarks/statistics/{family}/{expert}/seed~{seed}.tsv"
+    wildcard_constraints:
+        family=one_of(STUDY.families),
+    # Too few examples are found before the sweeps start.
+    priority: 1
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=gpus(),
+        mem_mb=lambda wildcards, attempt: 12000 * attempt,
+        runtime=lambda wildcards, attempt: 360 * attempt,
+    params:
+        request=lambda wildcards: as_json(
+            requests.statistics_request(STUDY, wildcards.family, wildcards.expert)
+        ),
+        code=code_of("statistics"),
+    script:
+        "../scripts/statistics.py"

@@ -1,0 +1,18 @@
+from pathlib import Path
+
+from _job import job
+
+with job(snakemake):
+    from mergegrid.scoring.comparisons import compare, read_answers, read_labels
+    from mergegrid.scoring.scores import read_scores
+
+    predictions, records = (
+        [Path(path) for path in snakemake.input.get(kind, [])]
+        for kind in ("predictions", "records")
+    )
+    comparisons = compare(
+        read_scores([Path(snakemake.input.scores)]),
+        read_answers(predictions, records),
+        read_labels([Path(path) for path in snakemake.input.get("examples", [])]),
+    )
+    comparisons.to_parquet(snakemake.output.comparisons)

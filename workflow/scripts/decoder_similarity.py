@@ -1,0 +1,18 @@
+from pathlib import Path
+
+from _job import device, job, quiet_transformers
+
+with job(snakemake):
+    import pandas as pd
+
+    from mergegrid.config.similarity_requests import DecoderSimilarityRequest
+    from mergegrid.scoring.similarity import decoder_similarity
+
+    quiet_transformers()
+    decoder_similarity(
+        DecoderSimilarityRequest.model_validate_json(snakemake.params.request),
+        Path(snakemake.input.base),
+        Path(snakemake.input.expert),
+        pd.read_parquet(snakemake.input.questions),
+        device(snakemake),
+    ).to_parquet(snakemake.output.table)

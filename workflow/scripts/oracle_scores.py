@@ -1,0 +1,17 @@
+from pathlib import Path
+
+from _job import device, job, quiet_transformers
+
+with job(snakemake):
+    import pandas as pd
+
+    from mergegrid.config.oracle_requests import OracleRequest
+    from mergegrid.scoring.oracle import score_oracle
+
+    quiet_transformers()
+    request = OracleRequest.model_validate_json(snakemake.params.request)
+    tables = map(pd.read_parquet, snakemake.input.examples)
+    examples = dict(zip(request.experts, tables, strict=True))
+    folder, code = Path(snakemake.input.oracle), snakemake.params.code
+    scores = score_oracle(request, folder, examples, device(snakemake), code)
+    scores.to_parquet(snakemake.output.scores)
