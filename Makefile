@@ -56,11 +56,7 @@ test: $(VENV)/.ready $(ENGINES)/.ready
 	VLLM_PYTHON=$(abspath $(ENGINES))/bin/python LM_EVAL_PYTHON=$(abspath $(ENGINES))/bin/python \
 	  $(RUN) pytest
 
-$(VENV)/.slurm: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[slurm]"
-	@touch $@
-
-test-slurm: $(VENV)/.slurm
+test-slurm: $(VENV)/.ready
 	@sh tests/slurm/install.sh
 	$(RUN) pytest tests/slurm
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 RATES = ["0", "0.1", "0.5", "0.9", "0.99", "1"]
 FIGURES = ["drop_rates", "merges", "deltas"]
 DECODER_FIGURES = ["drop_rates", "merges"]
+GLUE_FIGURES = ["drop_rates", "pairs", "similarity"]
 #: Scores of a benchmark as the README shows them.
 SHOWN = ["model", "benchmark", "metric", "score", "n"]
 
@@ -104,6 +105,66 @@ def quickstart() -> dict[str, str]:
     }
 
 
+def over_tasks(tables: Path) -> str:
+    """Score against drop rate, the mean over the tasks of a study, a row per sparsifier."""
+    points = pd.read_csv(tables / "drop_rates.csv")
+    means = points.groupby(["sparsifier", "rate"], sort=False)["mean"].mean().unstack()
+    whole = means.at["none", 0.0]
+    means = means.drop(index="none")
+    means.loc[means.index != "base", 0.0] = whole
+    texts = means.map("{:.3f}".format).where(means.notna(), "")
+    texts.columns = [f"{rate:g}" for rate in texts.columns]
+    return markdown_table(texts.reset_index())
+
+
+def over_pairs(tables: Path) -> str:
+    """The methods over all ordered pairs, and what each sparsifier changes."""
+    pairs = pd.read_csv(tables / "pairs.csv")
+    effects = pd.read_csv(tables / "sparsifier_effects.csv")
+    alone = pairs.drop_duplicates(["source", "target"])
+    rows = [
+        {"method": name, "sparsifier": "", "mean": alone[column].mean()}
+        for name, column in (
+            ("single experts", "expert"),
+            ("multitask oracle", "oracle"),
+            ("base", "base"),
+        )
+    ]
+    means = pairs.groupby(["method", "sparsifier"], as_index=False, sort=False)["mean"].mean()
+    table = pd.concat([pd.DataFrame(rows), means], ignore_index=True)
+    shown = ["points", "std_pairs", "std_seeds", "better", "equal", "worse"]
+    table = table.merge(effects[["method", "sparsifier", *shown]], how="left")
+    counts = ["better", "equal", "worse"]
+    return markdown_table(table.astype(dict.fromkeys(counts, "Int64")))
+
+
+def glue_small() -> dict[str, str]:
+    """Parts that a finished run of `make glue-small` fills; copies its figures too."""
+    study = read_study(ROOT / "config" / "glue_small.yaml")
+    results = ROOT / study.paths.results
+    if not (results / "tables" / "sparsifier_effects.csv").is_file():
+        sys.stderr.write(f"{results} holds no tables, so what they fill stays as it is\n")
+        return {}
+    (family,) = study.families
+    for figure in GLUE_FIGURES:
+        drawn = results / "figures" / family / f"{figure}.png"
+        shutil.copy2(drawn, ROOT / "docs" / "figures" / f"glue_{figure}.png")
+    return {
+        "glue drop rates": over_tasks(results / "tables"),
+        "glue pairs": over_pairs(results / "tables"),
+        "glue times": times(ROOT / study.paths.logs),
+    }
+
+
+def pairs_benchmark() -> dict[str, str]:
+    """The part that a finished `python benchmarks/pairs.py` fills."""
+    table = ROOT / ".bench" / "pairs" / "pairs.md"
+    if not table.is_file():
+        sys.stderr.write(f"there is no {table}, so what it fills stays as it is\n")
+        return {}
+    return {"pairs benchmark": table.read_text(encoding="utf-8").split("\n\n")[0]}
+
+
 def five_benchmarks() -> dict[str, str]:
     """The part that a finished run of `make benchmarks` fills."""
     study = read_study(ROOT / "config" / "benchmarks.yaml")
@@ -137,7 +198,14 @@ def main() -> None:
     """Rewrite the generated parts of README.md."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    parts = {"rule graph": rule_graph(), **quickstart(), **five_benchmarks(), **benchmark()}
+    parts = {
+        "rule graph": rule_graph(),
+        **quickstart(),
+        **glue_small(),
+        **five_benchmarks(),
+        **benchmark(),
+        **pairs_benchmark(),
+    }
     for name, content in parts.items():
         text = replace(text, name, content)
     readme.write_text(text, encoding="utf-8")
