@@ -1,6 +1,7 @@
 """Rules of the house: what may import what, and what every rule of the workflow must have."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -90,6 +91,33 @@ def test_rules_say_what_they_need_and_log_what_they_do(path):
         for part in ("log:", "conda:", "mem_mb=", "runtime=", "script:", '"""'):
             assert part in rule, f"rule {name} has no {part}"
         assert "retries:" not in rule, f"rule {name} has retries; they belong into a profile"
+
+
+def test_no_script_of_the_workflow_hides_a_module_of_python():
+    # The folder of a script is where Python looks first while the script runs.
+    scripts = {path.stem for path in (ROOT / "workflow" / "scripts").glob("*.py")}
+    assert scripts.isdisjoint(sys.stdlib_module_names)
+
+
+#: Scripts that start models; all others must not wait for torch.
+WITH_TORCH = {
+    "decoder", "decoder_similarity", "expert", "gather_statistics", "generate",
+    "generate_variants", "import_base", "import_decoder", "merges", "oracle", "oracle_scores", "similarity", "sweep",
+}  # fmt: skip
+LIGHT = [
+    path
+    for path in sorted((ROOT / "workflow" / "scripts").glob("[!_]*.py"))
+    if path.stem not in WITH_TORCH
+]
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
+def test_jobs_without_models_do_not_wait_for_torch(path):
+    tree = ast.parse(path.read_text())
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    program = f"import sys, {', '.join(sorted(names))}; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(path.parent)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 def test_every_table_and_figure_has_a_function_and_a_description():
