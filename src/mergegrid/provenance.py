@@ -1,10 +1,10 @@
 """Identity of values, files and code, so that equal work is recognised as equal."""
 
 import ast
-import copy
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -55,16 +55,28 @@ def code_version(script: Path) -> str:
     the libraries that decide the numbers. Comments, docstrings and layout do not count, so editing
     them repeats no work.
     """
-    tree = ast.parse(script.read_text(encoding="utf-8"))
-    modules = sorted(_closure(_imported(tree)))
-    libraries = {name for each in [tree, *map(_tree, modules)] for name in _libraries(each)}
+    own = _read(script)
+    modules = {name: _module(name) for name in _closure(own.modules)}
+    libraries = own.libraries.union(*(each.libraries for each in modules.values()))
     return digest(
         {
-            "script": _dump(tree),
-            "modules": {name: _code(name) for name in modules},
-            "libraries": {name: version(name) for name in sorted(libraries)},
+            "script": own.text,
+            "modules": {name: each.text for name, each in modules.items()},
+            "libraries": {name: version(name) for name in libraries},
         }
     )[:16]
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What of a source file decides the version of a job."""
+
+    text: str
+    """Its code, without docstrings."""
+    modules: tuple[str, ...]
+    """The modules of mergegrid that it imports."""
+    libraries: frozenset[str]
+    """The libraries that it imports, of those whose version can change a number."""
 
 
 def _closure(modules: Iterable[str]) -> set[str]:
@@ -75,7 +87,7 @@ def _closure(modules: Iterable[str]) -> set[str]:
         if name in found or name.startswith(_WITHOUT_VERSION):
             continue
         found.add(name)
-        pending.extend(_imported(_tree(name)))
+        pending.extend(_module(name).modules)
     return found
 
 
@@ -87,45 +99,34 @@ def _file(name: str) -> Path | None:
 
 
 @cache
-def _tree(name: str) -> ast.Module:
+def _module(name: str) -> _Code:
     file = _file(name)
     if file is None:
         raise MergegridError(f"there is no module {name}; name a module below {_ROOT}")
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return _read(file)
 
 
-def _names(tree: ast.Module) -> set[str]:
+def _read(file: Path) -> _Code:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     names: set[str] = set()
-    for node in ast.walk(tree):
+    # Every node once: reading all modules is most of what starting the workflow takes.
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
-
-
-def _imported(tree: ast.Module) -> list[str]:
-    return [name for name in _names(tree) if name.startswith("mergegrid.") and _file(name)]
-
-
-def _libraries(tree: ast.Module) -> set[str]:
-    return {name.split(".")[0] for name in _names(tree)} & _LIBRARIES
-
-
-@cache
-def _code(name: str) -> str:
-    return _dump(_tree(name))
-
-
-def _dump(tree: ast.Module) -> str:
-    """The code of a module without its docstrings."""
-    tree = copy.deepcopy(tree)
-    for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [each for each in body if not _is_docstring(each)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+        pending.extend(ast.iter_child_nodes(node))
+    return _Code(
+        text=ast.dump(tree),
+        modules=tuple(each for each in names if each.startswith("mergegrid.") and _file(each)),
+        libraries=frozenset(each.split(".")[0] for each in names) & _LIBRARIES,
+    )
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -30,13 +30,11 @@ def library(tmp_path, monkeypatch):
     def edit(name, change):
         path = root / name
         path.write_text(change(path.read_text()))
-        provenance._tree.cache_clear()
-        provenance._code.cache_clear()
+        provenance._module.cache_clear()
         return code_version(script)
 
     yield edit
-    provenance._tree.cache_clear()
-    provenance._code.cache_clear()
+    provenance._module.cache_clear()
 
 
 def test_comments_docstrings_and_layout_do_not_change_the_version(library):
@@ -80,3 +78,19 @@ def test_only_libraries_that_are_imported_count(library, monkeypatch):
 def test_the_configuration_reaches_jobs_as_params_and_not_as_code(library):
     before = library("config/study.py", lambda text: text)
     assert library("config/study.py", lambda text: text + "\nX = 1\n") == before
+
+
+def test_every_module_is_read_once_for_all_scripts(monkeypatch):
+    parse, parsed = provenance.ast.parse, []
+
+    def noted(text):
+        parsed.append(text)
+        return parse(text)
+
+    provenance._module.cache_clear()
+    monkeypatch.setattr(provenance.ast, "parse", noted)
+    scripts = Path(__file__).parents[2] / "workflow" / "scripts"
+    for name in ("merges", "sweep", "score", "table"):
+        code_version(scripts / f"{name}.py")
+    modules = [text for text in parsed if text]  # Many an `__init__.py` says the same: nothing.
+    assert len(set(modules)) == len(modules)

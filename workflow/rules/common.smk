@@ -73,6 +73,7 @@ DECODERS = STUDY.decoders
 FAMILIES = {**STUDY.families, **(DECODERS.families if DECODERS else {})}
 EXPERTS = sorted({name for family in FAMILIES.values() for name in family.experts})
 RESOURCES = SCRIPTS.parents[1] / "resources"
+NEEDS_STATISTICS = bool(requests.asked_statistics(STUDY))
 
 
 def code_of(script):
@@ -220,7 +221,7 @@ def set_experts(wildcards):
 
 def set_statistics(wildcards):
     """What was gathered of the experts of a set, where a method of the study needs it."""
-    if not requests.asked_statistics(STUDY):
+    if not NEEDS_STATISTICS:
         return []
     return [
         f"<results>/{wildcards.family}/statistics/{expert}/seed~{wildcards.seed}"

@@ -38,7 +38,14 @@ def partial(spec: type[Spec]) -> Any:
             one = Annotated[(one, *field.metadata)]
         fields[name] = (one | None, Field(default=None, description=field.description))
     doc = "Values that replace the family's for one expert."
-    return create_model(f"{spec.__name__}Override", __base__=Spec, __doc__=doc, **fields)
+    return create_model(
+        f"{spec.__name__}Override",
+        __base__=Spec,
+        __doc__=doc,
+        # Nothing is documented in place here, and looking for it takes long.
+        __cls_kwargs__={"use_attribute_docstrings": False},
+        **fields,
+    )
 
 
 def replaced(spec: S, override: Spec | None) -> S:

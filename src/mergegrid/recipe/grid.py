@@ -48,7 +48,14 @@ def _grid(spec: type[Spec]) -> Any:
             one | several | None,
             Field(default=None, description=_meaning(name, field)),
         )
-    return create_model(f"{spec.__name__}Grid", __base__=Grid, __doc__=spec.__doc__, **fields)
+    return create_model(
+        f"{spec.__name__}Grid",
+        __base__=Grid,
+        __doc__=spec.__doc__,
+        # Nothing is documented in place here, and looking for it takes long.
+        __cls_kwargs__={"use_attribute_docstrings": False},
+        **fields,
+    )
 
 
 def _meaning(name: str, field: FieldInfo) -> str:
