@@ -5,17 +5,11 @@ from _job import job
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.checkpoints.folder import open_checkpoint
-    from mergegrid.checkpoints.homology import check_homologous
-    from mergegrid.merging.ranges import delta_ranges
+    from mergegrid.merging.delta_report import expert_ranges
 
     name = snakemake.wildcards.expert
-    base = open_checkpoint(Path(snakemake.input.base))
-    expert = open_checkpoint(Path(snakemake.input.expert))
-    check_homologous(base, expert, name)
-    rows = [
-        {**tensor.row(), "histogram": tensor.histogram} for tensor in delta_ranges(base, expert)
-    ]
+    found = expert_ranges(Path(snakemake.input.base), Path(snakemake.input.expert), name)
+    rows = [{**each.row(), "histogram": each.histogram} for each in found]
     ranges = pd.DataFrame(rows)
     ranges.insert(0, "family", snakemake.wildcards.family)
     ranges.insert(1, "expert", name)

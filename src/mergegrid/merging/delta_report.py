@@ -116,6 +116,18 @@ def measure(
     return DeltaReport(ranges, dtype or " and ".join(stored), aligned.report)
 
 
+def expert_ranges(base: Path, expert: Path, name: str) -> list[Range]:
+    """Sizes of the deltas between two model folders, of the rows and tensors that both have.
+
+    Configurations may differ, since another base than the expert's own may be what is studied.
+
+    Raises:
+        CheckpointError: a model is damaged, or the two have other shapes.
+    """
+    aligned = open_family(base, {name: expert}, homologous=False).aligned
+    return delta_ranges(aligned.base, aligned.experts[name])
+
+
 def _percent(part: int, whole: int) -> str:
     share = 100 * part / whole
     # All but a few is not all, and a few are not none.

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from mergegrid import api
 from mergegrid.cli import app
 from mergegrid.errors import CheckpointError, ConfigError
+from mergegrid.merging.delta_report import expert_ranges
 
 CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
 
@@ -119,3 +120,21 @@ def test_tokens_that_only_the_expert_has_are_left_out_and_told(base, model):
     report = api.deltas(base, model("longer", drawn(0, 0.05)))
     assert report.whole.n == 64 * 64 + 640
     assert "1 row of model.embed_tokens.weight beyond the base's 10 is left out" in str(report)
+
+
+def test_a_study_measures_an_expert_with_an_added_token_in_the_rows_of_the_base(base, model):
+    expert = model("longer", drawn(0, 0.05))
+    whole, *tensors = expert_ranges(base, expert, "code")
+    assert [each.n for each in tensors] == [640, 64 * 64]
+    assert (whole.n, whole.max) == (640 + 64 * 64, 0)
+
+
+def test_a_study_measures_an_expert_of_another_base_whose_config_differs(base, model):
+    expert = model("code", drawn(0, 0.05), config=CONFIG | {"rope_theta": 1e6})
+    assert expert_ranges(base, expert, "code")[0].max == 0
+
+
+def test_a_study_measures_no_expert_of_other_shapes(base, model):
+    expert = model("wide", drawn(0, 0.05)[:, :32].copy())
+    with pytest.raises(CheckpointError, match=r"\(64, 64\) in the base and \(64, 32\) in expert"):
+        expert_ranges(base, expert, "code")
