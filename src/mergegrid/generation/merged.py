@@ -71,8 +71,10 @@ class Merger:
         else:
             # What is read once for the first recipe is compared once.
             seen = Seen(self._engine.models)
-            self._engine.stream([(recipe, sink)], seen.add)
-            seen.compare({BASE: self._models.base, **self._models.experts})
+            folders = {BASE: self._models.base, **self._models.experts}
+            with seen.damage_first(folders):
+                self._engine.stream([(recipe, sink)], seen.add)
+            seen.compare(folders)
             self._compared = True
         return sink.tensors()
 

@@ -146,7 +146,8 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
             writer.open()
             drafts.append((draft, writer))
             outputs.append((recipe, writer))
-        order.engine.stream(outputs, witness, progress)
+        with seen.damage_first(order.folders):
+            order.engine.stream(outputs, witness, progress)
         # Not every method reads every model: an average has no use for the base.
         found = seen.compare(order.folders)
         inputs = {name or "base": checkpoint_digest(each) for name, each in found.items()}

@@ -1,6 +1,7 @@
 """What a merge reads of its models: digested in the same pass and compared with manifests."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
@@ -8,6 +9,7 @@ from mergegrid.checkpoints.digests import TensorDigests
 from mergegrid.checkpoints.dtypes import Stored
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import check_tensors
+from mergegrid.errors import CheckpointError
 from mergegrid.merging.runs import BASE
 
 
@@ -42,3 +44,16 @@ class Seen:
             as_stored = [name for name in self._names if stored.get(name) == infos[name]]
             check_tensors(folders[model], {name: found[model][name] for name in as_stored})
         return found
+
+    @contextmanager
+    def damage_first(self, folders: Mapping[str, Path]) -> Iterator[None]:
+        """Where a merge fails, because of values that are not finite, say, look for damage first.
+
+        Raises:
+            DamagedError: that is why.
+        """
+        try:
+            yield
+        except CheckpointError:
+            self.compare(folders)
+            raise
