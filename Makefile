@@ -60,11 +60,8 @@ test-slurm: $(VENV)/.ready
 	@sh tests/slurm/install.sh
 	$(RUN) pytest tests/slurm
 
-FAULTS := killed or cut or kill or disk or lost or damage or whole or faults or answers_nothing
 test-faults: $(VENV)/.ready
-	FAULT_TRIES=$(or $(FAULT_TRIES),5) $(RUN) pytest tests/faults tests/integration/test_faults.py
-	$(RUN) pytest -k "$(FAULTS)" tests/unit/test_journal.py tests/unit/checkpoints/test_sources.py \
-	  tests/unit/scoring/judges tests/unit/generation tests/unit/finetuning
+	FAULT_TRIES=$(or $(FAULT_TRIES),5) $(RUN) pytest tests/faults @tests/faults/elsewhere.txt
 
 lint: $(VENV)/.ready
 	$(RUN) ruff check .

@@ -1,14 +1,17 @@
 """The tiny study, undisturbed and to be disturbed, and a table of what came of the faults."""
 
-import os
 import random
-import shutil
-import time
+from pathlib import Path
 
 import pytest
 from faulty import SEED, TRIES, Study
+from package_index import Index, sdist, serving
 from small_models import family
 
+from mergegrid.tasks.generators.instructions import generate
+
+#: Tests of single faults that are with the module that they hit.
+ELSEWHERE = Path(__file__).parent / "elsewhere.txt"
 OUTCOMES = pytest.StashKey[dict[str, list[str]]]()
 
 
@@ -18,33 +21,41 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def whole(models, tmp_path_factory):
-    """The study undisturbed: its digests, and the seconds it took."""
-    study = Study(tmp_path_factory.mktemp("whole") / "project", models)
-    began = time.monotonic()
+def index():
+    """A package index with what one expert learns from."""
+    found = Index(sdist(generate(8, seed=0)))
+    with serving(found):
+        yield found
+
+
+@pytest.fixture
+def make(models, index, tmp_path):
+    """The study, not run yet; its results may lie in another folder."""
+
+    def new(results=None):
+        return Study(tmp_path / "project", models, index, results)
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def whole(models, index, tmp_path_factory):
+    """The study undisturbed."""
+    study = Study(tmp_path_factory.mktemp("whole") / "project", models, index)
     study.finish()
-    study.seconds = time.monotonic() - began  # type: ignore[attr-defined]
     return study
 
 
 @pytest.fixture
-def study(models, tmp_path):
+def study(make):
     """The study, not run yet."""
-    return Study(tmp_path / "project", models)
+    return make()
 
 
 @pytest.fixture
-def ready(whole, models, tmp_path):
+def ready(whole, study):
     """The study, run to its end."""
-    study = Study(tmp_path / "project", models)
-    for part in ("results", "logs", ".snakemake", "cache"):
-        shutil.copytree(whole.folder / part, study.folder / part, symlinks=True)
-    # Copies are newer than what they were made from; Snakemake goes by the order of times.
-    for path in sorted(whole.folder.rglob("*")):
-        place = study.folder / path.relative_to(whole.folder)
-        if place.exists() and path.is_file():
-            stat = path.stat()
-            os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    study.copy_from(whole)
     return study
 
 
@@ -55,21 +66,37 @@ def chance(request):
 
 
 @pytest.fixture
-def record(request):
-    """Note the outcome of one try of a fault for the table."""
+def same(request, whole):
+    """Compare the results with those of the undisturbed run, and note the try for the table."""
 
-    def note(fault: str, outcome: str) -> None:
-        request.config.stash.setdefault(OUTCOMES, {}).setdefault(fault, []).append(outcome)
+    def compare(fault: str, study: Study, tried: str) -> None:
+        found, wanted = study.digests(), whole.digests()
+        table = request.config.stash.setdefault(OUTCOMES, {}).setdefault(fault, [])
+        table.append(f"{tried}: {'same' if found == wanted else 'OTHER'} results")
+        assert found == wanted
 
-    return note
+    return compare
 
 
 def pytest_terminal_summary(terminalreporter, config):
     outcomes = config.stash.get(OUTCOMES, {})
     if not outcomes:
         return
+    write = terminalreporter.write_line
     terminalreporter.section(f"faults (FAULT_SEED={SEED}, FAULT_TRIES={TRIES})")
     for fault, tries in outcomes.items():
-        counts = {outcome: tries.count(outcome) for outcome in dict.fromkeys(tries)}
-        said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-        terminalreporter.write_line(f"{fault:48} {len(tries):3} tries: {said}")
+        equal = sum(each.endswith(": same results") for each in tries)
+        write(f"{fault}: {len(tries)} tries, {equal} with the same results")
+        for each in tries:
+            write(f"    {each}")
+    for name in ELSEWHERE.read_text().split():
+        found = {
+            outcome: sum(
+                report.when == "call" and report.nodeid.partition("[")[0] == name
+                for report in terminalreporter.stats.get(outcome, [])
+            )
+            for outcome in ("passed", "failed")
+        }
+        if tries := sum(found.values()):
+            claim = name.rpartition("::test_")[2].replace("_", " ")
+            write(f"{claim}: {tries} tries, {found['passed']} passed")

@@ -1,22 +1,28 @@
 """A tiny study that faults are thrown at."""
 
+import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from project import Project
+from package_index import Index
+from project import Project, job_counts
 
 from mergegrid.provenance import file_digest
 
 SEED = int(os.environ.get("FAULT_SEED", "20231106"))
 TRIES = int(os.environ.get("FAULT_TRIES", "1"))
-#: Files that say when or how long, or that wait for a rerun.
+#: Seconds that no run takes, on a busy machine either.
+_LONGEST = 900
+#: Files that say when or how long.
 _OF_THE_RUN = {".snakemake_timestamp"}
 
 
@@ -26,17 +32,53 @@ class Study:
     config = "config/tiny.yaml"
     target = "results/tiny/scores.parquet"
 
-    def __init__(self, folder: Path, models: Path) -> None:
+    def __init__(
+        self, folder: Path, models: Path, index: Index, results: Path | None = None
+    ) -> None:
         self.project = Project(folder, self.config)
-        self.folder = folder
-        shutil.copy(Path(__file__).parent / "tiny.yaml", folder / self.config)
+        self.folder, self.index = folder, index
+        text = (Path(__file__).parent / "tiny.yaml").read_text()
+        text = text.replace("SHA256", hashlib.sha256(index.archive).hexdigest())
+        (folder / self.config).write_text(text)
+        if results is not None:
+            (folder / "results").symlink_to(results)
         self.environment = {
             **os.environ,
             "TINY_MODELS": str(models),
             "MERGEGRID_CACHE": str(folder / "cache"),
+            "PIP_INDEX_URL": index.url,
             "PYTHONUNBUFFERED": "1",
         }
         self.starts = 0
+
+    def copy_from(self, other: "Study") -> None:
+        """Take over what another study has done."""
+        parts = ["results", "logs", ".snakemake", "cache"]
+        for part in parts:
+            shutil.copytree(
+                other.folder / part, self.folder / part, symlinks=True, dirs_exist_ok=True
+            )
+        # Copies are newer than what they were made from; Snakemake goes by the order of times.
+        for path in sorted(other.folder.rglob("*")):
+            place = self.folder / path.relative_to(other.folder)
+            if path.is_file() and place.is_file():
+                stat = path.stat()
+                os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    def clear(self) -> None:
+        """Begin anew."""
+        for part in ("results", "logs", "cache"):
+            shutil.rmtree(self.folder / part, ignore_errors=True)
+
+    def forget(self, *names: str) -> None:
+        """Remove some of the results, so that they are made again."""
+        for name in names:
+            path = self.results / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def forget_answers(self) -> None:
+        """Remove all that is made of the models."""
+        self.forget("scores.parquet", "llama/answers", "llama/benchmarks", "llama/records")
 
     @property
     def results(self) -> Path:
@@ -64,20 +106,32 @@ class Study:
     def finish(self, **environment: str) -> None:
         """Run to the end."""
         process = self.start(**environment)
-        assert process.wait(300) == 0, self.printed()
+        try:
+            code = process.wait(_LONGEST)
+        finally:
+            end(process)
+        assert code == 0, self.printed()
 
     def fail(self, **environment: str) -> str:
         """Run into an error that ends it; what was said."""
         process = self.start(**environment)
-        assert process.wait(300) == 1, self.printed()
+        try:
+            code = process.wait(_LONGEST)
+        finally:
+            end(process)
+        assert code == 1, self.printed()
         return self.printed()
+
+    def jobs_done(self) -> int:
+        """Jobs that came to their end in the last run."""
+        return self.printed().count("\nFinished jobid: ")
 
     def digests(self) -> dict[str, str]:
         """All results by name; in journals, the order of lines does not count."""
         found = {}
         for path in sorted(self.results.rglob("*")):
-            if path.is_file() and path.name not in _OF_THE_RUN:
-                name = path.relative_to(self.results).as_posix()
+            name = path.relative_to(self.results).as_posix()
+            if path.is_file() and path.name not in _OF_THE_RUN and ".damaged/" not in name:
                 if path.suffix == ".jsonl":
                     found[name] = "\n".join(sorted(set(path.read_text().splitlines())))
                 else:
@@ -108,7 +162,7 @@ def descendants(process: int) -> list[int]:
     return found
 
 
-def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120) -> bool:
+def wait_for(condition, process: subprocess.Popen[str], seconds: float = _LONGEST) -> bool:
     """Wait until something is so; false where the run ended before."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -118,6 +172,50 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120) ->
             return False
         time.sleep(0.01)
     raise AssertionError("waited in vain")
+
+
+def hit_at_random(
+    study: Study, chance: random.Random, hit: Callable[[Study, subprocess.Popen[str]], bool]
+) -> str:
+    """Do some part of a finished study anew, hit at a random moment, and then to the end."""
+    start = chance.choice(["nothing", "models", "experts"])
+    if start == "nothing":
+        study.clear()
+    else:
+        study.forget_answers()
+        if start == "models":
+            study.forget("llama/experts/trained/seed~0")
+    process = study.start()
+    try:
+        reached = wait_for(lambda: "\ntotal " in study.printed(), process)
+        jobs = sum(job_counts(study.printed()).values())
+        share = chance.uniform(0, jobs)
+        reached = reached and wait_for(lambda: study.jobs_done() >= int(share), process)
+        # Most jobs take longer than that.
+        time.sleep((share % 1) * 3)
+        reached = reached and process.poll() is None and hit(study, process)
+        process.wait(_LONGEST)
+    finally:
+        end(process)
+    done = study.jobs_done()
+    study.finish()
+    # Two jobs run at once, so no more than two are repeated.
+    assert done + study.jobs_done() <= jobs + 2, study.printed()
+    return f"from {start}, after {int(share)} of {jobs} jobs" if reached else "came too late"
+
+
+def damage(path: Path, how: str, chance: random.Random) -> None:
+    """Flip a bit, or cut the end, as if nobody had written to the file."""
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    if how == "cut":
+        del data[chance.randrange(len(data)) :]
+    else:
+        # In the second half there are only tensors.
+        data[chance.randrange(len(data) // 2, len(data))] ^= 1 << chance.randrange(8)
+    # A new file: it may be a link to one of somebody else.
+    path.unlink()
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def end(process: subprocess.Popen[str]) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ sys.path.append(str(Path(__file__).parents[2] / "src"))
 
 from mergegrid import watch
 from mergegrid.devices import Device, lease, rehearsal
-from mergegrid.errors import ConfigError, MergegridError
+from mergegrid.errors import ConfigError, DamagedError, MergegridError
 
 # Threads that wait by spinning slow a shared machine down tenfold; the libraries read this once.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -33,21 +34,57 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
-    """Log to the rule's log file; an error that users can mend is one line, not a traceback."""
+    """Log to the rule's log file; an error that users can mend is one line, not a traceback.
+
+    Published folders among the inputs are compared with their manifests before anything else. One
+    that is damaged is renamed to `<folder>.damaged`, so that the next run makes it again.
+    """
     handler = logging.FileHandler(snakemake.log[0], mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     _end_with_snakemake()
+    inputs = [Path(each) for each in snakemake.input]
     try:
+        _check(inputs)
         with _gpus(snakemake):
             yield
+    except DamagedError as error:
+        said = f"{error}{_put_aside(error.folder, inputs)}"
+        logging.error("%s", said)
+        sys.exit(f"{snakemake.rule}: {said}")
     except MergegridError as error:
         logging.error("%s", error)
         sys.exit(f"{snakemake.rule}: {error}")
     except Exception:
         logging.exception("unexpected error")
         raise
+
+
+def _check(inputs: Sequence[Path]) -> None:
+    """Check the published folders among the inputs of a job."""
+    folders = [path for path in inputs if path.is_dir()]
+    if folders:
+        from mergegrid.checkpoints.publish import check_published
+
+        for folder in folders:
+            check_published(folder)
+
+
+def _put_aside(folder: Path, inputs: Sequence[Path]) -> str:
+    """Rename a damaged folder where a rule makes it; what is to be said of that."""
+    if folder.resolve() not in [path.resolve() for path in inputs]:
+        return ""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    try:
+        if aside.exists():
+            shutil.rmtree(aside)
+        folder.replace(aside)
+    except FileNotFoundError:
+        pass  # Another job that reads it was faster.
+    except OSError as error:
+        return f"; it cannot be renamed ({error}), so remove {folder} and run the same command"
+    return f": it is now {aside}, and the same command makes it again"
 
 
 def quiet_transformers() -> None:

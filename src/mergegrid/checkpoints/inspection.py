@@ -7,10 +7,8 @@ from pathlib import Path
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.publish import MANIFEST, read_manifest
-from mergegrid.checkpoints.safetensors_files import header_digest
-from mergegrid.errors import CheckpointError
-from mergegrid.provenance import file_digest
+from mergegrid.checkpoints.publish import MANIFEST, check_published, check_tensors, read_manifest
+from mergegrid.errors import CheckpointError, DamagedError
 
 
 @dataclass(frozen=True)
@@ -66,26 +64,11 @@ def inspect(folder: Path) -> Inspection:
 
 
 def _compare(folder: Path, tensors: dict[str, str]) -> None:
-    manifest = read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        if file_digest(folder / name) != expected:
-            raise CheckpointError(
-                f"{folder / name} is not what {MANIFEST} says; make the model again"
-            )
-    weights = manifest.get("weights", {"files": {}, "tensors": tensors})
-    if tensors != weights["tensors"]:
-        name = sorted(
-            name
-            for name in tensors.keys() | weights["tensors"].keys()
-            if tensors.get(name) != weights["tensors"].get(name)
-        )[0]
-        raise CheckpointError(
-            f"{name} in {folder} is not what {MANIFEST} says; make the model again"
+    check_published(folder)
+    noted = read_manifest(folder).get("weights", {}).get("tensors", tensors)
+    if noted.keys() != tensors.keys():
+        name = sorted(noted.keys() ^ tensors.keys())[0]
+        raise DamagedError(
+            folder, f"{name} in {folder} is not what {MANIFEST} says; make the model again"
         )
-    for name, expected in weights["files"].items():
-        path = folder / name
-        found = {"bytes": path.stat().st_size, "header": header_digest(path)}
-        if found != expected:
-            raise CheckpointError(
-                f"the header of {path} is not what {MANIFEST} says; make the model again"
-            )
+    check_tensors(folder, tensors)

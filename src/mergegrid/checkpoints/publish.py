@@ -10,6 +10,10 @@ digest:
      "made_from": {...}}
 
 A folder without a manifest is not a model.
+
+Before a job reads a folder, `check_published` compares its files with the manifest. Of weights that
+were streamed that is the size and the header; a merge, which reads all of them, compares tensors.
+What else loads such weights, generation and fine-tuning, does not notice bits that changed in them.
 """
 
 import fcntl
@@ -24,7 +28,8 @@ from typing import Any
 
 from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.location import read_json
-from mergegrid.errors import CheckpointError
+from mergegrid.checkpoints.safetensors_files import header_digest
+from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.provenance import digest, file_digest
 
 MANIFEST = "manifest.json"
@@ -140,20 +145,73 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a published folder.
 
     Raises:
-        CheckpointError: the folder was never published, or the manifest or another file is
-            damaged or gone.
+        DamagedError: the folder was never published, or the manifest or another file is damaged or
+            gone.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no {MANIFEST}, so it is not complete; make it again")
-    manifest = read_json(path)
+        wrong = f"{folder} has no {MANIFEST}, so it is not complete; make it again"
+        raise DamagedError(folder, wrong)
+    try:
+        manifest = read_json(path)
+    except CheckpointError as error:
+        raise DamagedError(folder, str(error)) from error
     named = _named(manifest)
     if named is None:
-        raise CheckpointError(f"{path} was not written by mergegrid, or is damaged; make it again")
+        wrong = f"{path} was not written by mergegrid, or is damaged; make it again"
+        raise DamagedError(folder, wrong)
     missing = sorted(name for name in named if not (folder / name).is_file())
     if missing:
-        raise CheckpointError(f"{folder} has lost {missing[0]}; make it again")
+        raise DamagedError(folder, f"{folder} has lost {missing[0]}; make it again")
     return manifest
+
+
+def check_published(folder: Path) -> None:
+    """Compare the files of a published folder with its manifest.
+
+    Files are read and digested; of streamed weights, sizes and headers are compared.
+
+    Raises:
+        DamagedError: a file is not what was published, or cannot be read.
+    """
+    manifest = read_manifest(folder)
+    weights = manifest.get("weights", {}).get("files", {})
+    try:
+        for name, expected in manifest["files"].items():
+            if file_digest(folder / name) != expected:
+                raise _damaged(folder, str(folder / name))
+        for name, expected in weights.items():
+            path = folder / name
+            # First the size, for a header may be cut.
+            if (
+                path.stat().st_size != expected["bytes"]
+                or header_digest(path) != expected["header"]
+            ):
+                raise _damaged(folder, f"the size or the header of {path}")
+    except OSError as error:
+        wrong = f"{folder} cannot be read: {error}; make it again"
+        raise DamagedError(folder, wrong) from error
+
+
+def check_tensors(folder: Path, found: Mapping[str, str]) -> None:
+    """Compare digests of tensors with those that were noted when the folder was published.
+
+    Tensors of which nothing was noted pass: those of a folder that was never published, or whose
+    weights were not streamed.
+
+    Raises:
+        DamagedError: a tensor is not what was published.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    noted = read_manifest(folder).get("weights", {}).get("tensors", {})
+    wrong = sorted(name for name in found if noted.get(name, found[name]) != found[name])
+    if wrong:
+        raise _damaged(folder, f"{wrong[0]} in {folder}")
+
+
+def _damaged(folder: Path, what: str) -> DamagedError:
+    return DamagedError(folder, f"{what} is not what {MANIFEST} says; make the model again")
 
 
 def published_digest(folder: Path) -> str:

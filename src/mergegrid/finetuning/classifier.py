@@ -32,7 +32,7 @@ from mergegrid.checkpoints.publish import published_digest
 from mergegrid.config.families import Finetune
 from mergegrid.config.requests import FinetuneRequest, Target
 from mergegrid.finetuning.heads import head_config
-from mergegrid.finetuning.state import last_checkpoint, state_folder
+from mergegrid.finetuning.state import Seal, last_checkpoint, state_folder
 from mergegrid.tasks.encoding import encode
 from mergegrid.tasks.examples import examples_digest
 from mergegrid.tasks.metrics import predictions_of, score
@@ -78,7 +78,7 @@ def finetune(
         eval_dataset=splits["validation"],
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=_Metric(target),
-        callbacks=[_Progress()],
+        callbacks=[_Progress(), Seal()],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(state))

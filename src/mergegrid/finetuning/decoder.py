@@ -45,7 +45,7 @@ from mergegrid.config.decoder_requests import DecoderFinetuneRequest
 from mergegrid.config.decoders import DecoderFinetune, Lora
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.finetuning.dialogues import IGNORED, Collator, Dialogues, Encoded
-from mergegrid.finetuning.state import last_checkpoint, state_folder
+from mergegrid.finetuning.state import Seal, last_checkpoint, state_folder
 from mergegrid.tasks.examples import examples_digest
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def finetune_decoder(
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
         data_collator=Collator(dialogues.padding),
-        callbacks=[_Progress()],
+        callbacks=[_Progress(), Seal()],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(state))

@@ -2,15 +2,19 @@
 
 import json
 import logging
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mergegrid.provenance import canonical_json
+from mergegrid.provenance import canonical_json, file_digest
 
 logger = logging.getLogger(__name__)
+
+_STATE, _SEAL = "trainer_state.json", "digests.json"
 
 
 def state_folder(folder: Path, made_from: dict[str, Any]) -> Path:
@@ -25,18 +29,49 @@ def state_folder(folder: Path, made_from: dict[str, Any]) -> Path:
     return state
 
 
+class Seal(TrainerCallback):
+    """Notes the digests of every checkpoint that a Trainer has written."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Note them, when all of its files are there."""
+        checkpoint = Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
+        digests = {path.name: file_digest(path) for path in sorted(checkpoint.iterdir())}
+        part = checkpoint / f"{_SEAL}.part"
+        part.write_text(canonical_json(digests), encoding="utf-8")
+        part.replace(checkpoint / _SEAL)
+
+
 def last_checkpoint(state: Path) -> str | None:
-    """The newest complete checkpoint; one cut while it was written is removed."""
+    """The newest complete checkpoint; those that were cut, or are damaged since, are removed."""
     for checkpoint in sorted(
         state.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])
     ):
-        try:
-            # The Trainer writes this file last.
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-        except (OSError, ValueError, RuntimeError):
+        if not _whole(checkpoint):
+            logger.warning("%s is damaged or was cut, and is of no use", checkpoint.name)
+            shutil.rmtree(checkpoint)
+            continue
+        # The best epoch is loaded at the end, so without it there is no going on.
+        best = json.loads((checkpoint / _STATE).read_text()).get("best_model_checkpoint")
+        if best and not _whole(state / Path(best).name):
+            logger.warning("%s is damaged, so training starts over", Path(best).name)
             shutil.rmtree(checkpoint)
             continue
         logger.info("going on from %s", checkpoint.name)
         return str(checkpoint)
     return None
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint is as it was written, or, where a kill left no seal, can be read."""
+    try:
+        # The Trainer writes this file last.
+        json.loads((checkpoint / _STATE).read_text())
+        if (checkpoint / _SEAL).is_file():
+            digests = json.loads((checkpoint / _SEAL).read_text())
+            return all(file_digest(checkpoint / name) == each for name, each in digests.items())
+        torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError):
+        return False
+    return True

@@ -17,6 +17,8 @@ from mergegrid.checkpoints.family import open_family
 from mergegrid.config.merge_file import Output
 from mergegrid.merging.engine import Engine
 from mergegrid.merging.plan import settings_on
+from mergegrid.merging.runs import BASE
+from mergegrid.merging.seen import Seen
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.recipe.spec import Spec
 
@@ -46,6 +48,7 @@ class Merger:
         aligned = open_family(
             models.base, models.experts, models.output.vocabulary, models.homologous
         ).aligned
+        self._compared = False
         self._engine = Engine(aligned.base, aligned.experts, settings=settings_on("cpu"))
         self._rows = aligned.rows
         self.infos = {
@@ -60,9 +63,19 @@ class Merger:
         Raises:
             CheckpointError: a model cannot be read, or a merged element is not finite.
             ConfigError: the recipe does not fit the models.
+            DamagedError: a published model is not what its manifest says.
         """
         sink = _Memory(self.infos)
-        self._engine.stream([(recipe, sink)])
+        if self._compared:
+            self._engine.stream([(recipe, sink)])
+        else:
+            # What is read once for the first recipe is compared once.
+            seen = Seen(self._engine.models)
+            folders = {BASE: self._models.base, **self._models.experts}
+            with seen.damage_first(folders):
+                self._engine.stream([(recipe, sink)], seen.add)
+            seen.compare(folders)
+            self._compared = True
         return sink.tensors()
 
     def write_shell(self, folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mergegrid.checkpoints import companions
 from mergegrid.checkpoints.checkpoint import TensorInfo
-from mergegrid.checkpoints.digests import TensorDigests, checkpoint_digest, digest_tensors
+from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored, decode, is_finite
 from mergegrid.checkpoints.family import Family, open_family
 from mergegrid.checkpoints.publish import MANIFEST, Draft, check_place, publish
@@ -23,6 +23,7 @@ from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.merging.engine import Engine
 from mergegrid.merging.plan import Plan, plan
 from mergegrid.merging.runs import BASE
+from mergegrid.merging.seen import Seen
 from mergegrid.recipe.recipe import Recipe
 
 
@@ -120,18 +121,16 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
     Raises:
         CheckpointError: a model cannot be read, a merged element is not finite, or there is no
             room on the disk. Nothing is left behind then.
+        DamagedError: a published model is not what its manifest says.
     """
     size = parse_size(order.asked.output.shard_size)
     models = order.engine.models
-    seen = {
-        name: TensorDigests({each: model.infos[each] for each in order.infos})
-        for name, model in models.items()
-    }
+    seen = Seen(models)
 
     def witness(model: str, name: str, start: int, stored: Stored) -> None:
         # Here, for not all that is read is merged: a mask may drop it, an election pass it over.
         _check_finite(model, name, start, stored, models[model].infos[name].dtype)
-        seen[model].add(name, start, stored)
+        seen.add(model, name, start, stored)
 
     statistics = {
         name: checkpoint_digest(digest_tensors(each))
@@ -147,13 +146,11 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
             writer.open()
             drafts.append((draft, writer))
             outputs.append((recipe, writer))
-        order.engine.stream(outputs, witness, progress)
-        for name, model in models.items():
-            # Not every method reads every model: an average has no use for the base.
-            seen[name].complete(model)
-        inputs = {
-            name or "base": checkpoint_digest(digests.tensors()) for name, digests in seen.items()
-        }
+        with seen.damage_first(order.folders):
+            order.engine.stream(outputs, witness, progress)
+        # Not every method reads every model: an average has no use for the base.
+        found = seen.compare(order.folders)
+        inputs = {name or "base": checkpoint_digest(each) for name, each in found.items()}
         for (draft, writer), recipe in zip(drafts, order.recipes.values(), strict=True):
             writer.close()
             draft.made_from["inputs"] = inputs

@@ -150,7 +150,8 @@ def _records(
 ) -> pd.DataFrame:
     head = own[["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]]
     frame = pd.concat([head, grades.records], axis=1)
-    question = own["id"].ne(own["id"].shift()).cumsum().to_numpy() - 1
+    # Answers lie in the order of their questions.
+    question, _ = pd.factorize(own["id"])
     frame["split"] = np.asarray(splits)[question]
     frame["value"] = grades.values.iloc[:, 0].to_numpy(dtype=float)[question]
     frame.insert(0, "recipe", recipe.slug)

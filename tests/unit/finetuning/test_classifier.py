@@ -1,12 +1,14 @@
 import json
 
 import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.homology import check_homologous
 from mergegrid.checkpoints.publish import read_manifest
 from mergegrid.finetuning import classifier
 from mergegrid.finetuning.classifier import finetune
+from mergegrid.finetuning.state import Seal, last_checkpoint
 
 FOLDER = {
     "config.json",
@@ -87,6 +89,41 @@ def test_a_checkpoint_that_was_cut_is_not_used(
     (newest / "trainer_state.json").unlink()
     finetune(base, request_for_praise, examples, folder)
     assert weights(folder) == weights(expert)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt"])
+def test_a_checkpoint_of_which_a_bit_changed_is_not_used(
+    base, examples, request_for_praise, expert, tmp_path, monkeypatch, caplog, name
+):
+    folder = tmp_path / "seed~0"
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier._Progress, "on_epoch_begin", kill_at(2), raising=False)
+        with pytest.raises(KilledError):
+            finetune(base, request_for_praise, examples, folder)
+    for checkpoint in folder.with_name("seed~0.state").glob("checkpoint-*"):
+        data = bytearray((checkpoint / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (checkpoint / name).write_bytes(data)
+    with caplog.at_level("WARNING"):
+        finetune(base, request_for_praise, examples, folder)
+    assert "is damaged or was cut, and is of no use" in caplog.text
+    assert weights(folder) == weights(expert)
+
+
+def test_training_starts_over_where_the_best_epoch_is_damaged(tmp_path):
+    state = tmp_path / "seed~0.state"
+    for step in (8, 16):
+        checkpoint = state / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        best = f"elsewhere/seed~0.state/checkpoint-{8}"
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": best}))
+        Seal().on_save(
+            TrainingArguments(state, use_cpu=True), TrainerState(global_step=step), TrainerControl()
+        )
+    assert last_checkpoint(state) == str(state / "checkpoint-16")
+    (state / "checkpoint-8" / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
+    assert last_checkpoint(state) is None
+    assert not list(state.glob("checkpoint-*"))
 
 
 def test_state_of_another_request_is_not_used(

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.config.merge_file import Output
-from mergegrid.errors import CheckpointError
+from mergegrid.errors import CheckpointError, DamagedError
+from mergegrid.generation.merged import Merger, Models
 from mergegrid.merging.recipes import merge_recipe
 from mergegrid.recipe.methods import Average, TaskArithmetic
 from mergegrid.recipe.recipe import Recipe
@@ -178,3 +180,38 @@ def test_a_recipe_without_a_sparsifier_needs_no_seed(models):
     for name in SHAPES:
         mean = (tensors["math"][name] + tensors["code"][name]) / 2
         np.testing.assert_allclose(found[name], mean, atol=1e-7)
+
+
+@pytest.fixture
+def published(models, tmp_path):
+    """The base and the experts as the workflow keeps them; `code` has a row more than the base."""
+    place = tmp_path / "published"
+    place.mkdir()
+    model(tmp_path / "longer", 2, 0.002, models[1][""], rows=13)
+    for name, source in {"base": "base", "math": "math", "code": "longer"}.items():
+        import_decoder(tmp_path / source, place / name, {})
+    return place
+
+
+def in_memory(place, asked):
+    folders = {each: place / each for each in asked.experts}
+    return Merger(Models(base=place / "base", experts=folders)).weights(asked)
+
+
+@pytest.mark.parametrize("merge", [merged, in_memory])
+def test_published_models_agree_with_their_manifests_though_rows_are_cut(published, merge):
+    merge(published, recipe(method=Average()))
+
+
+@pytest.mark.parametrize("merge", [merged, in_memory])
+@pytest.mark.parametrize("name", ["base", "math", "code"])
+@pytest.mark.parametrize("value", [b"\x00\x00\x80\x3f", b"\x00\x00\xc0\x7f"], ids=["1.0", "NaN"])
+def test_what_is_damaged_is_found_while_it_is_merged(published, merge, name, value):
+    path = published / name / "model.safetensors"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[:-4] + value)
+    with pytest.raises(DamagedError, match=r"model\.norm\.weight in .* manifest\.json") as wrong:
+        merge(published, recipe(method=Average()))
+    assert wrong.value.folder == published / name
+    assert not (published / "out").exists()

@@ -28,6 +28,7 @@ from mergegrid.errors import SourceError
 from mergegrid.provenance import canonical_json, digest, file_digest
 
 _log = logging.getLogger(__name__)
+_MANIFEST = "manifest.json"
 _WORTH_A_LINE = 1_000_000_000
 
 
@@ -112,6 +113,12 @@ def entry(folder: Path, fill: Callable[[Path], str]) -> Entry:
     return made
 
 
+def drop(folder: Path) -> None:
+    """Give up an entry: the next who wants it makes it again."""
+    with FileLock(f"{folder}.lock"):
+        (folder / _MANIFEST).unlink(missing_ok=True)
+
+
 def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
     """Checksum the named files below a folder, or the one file that `path` is."""
     folder, names = (path.parent, [path.name]) if path.is_file() else (path, sorted(names))
@@ -133,7 +140,7 @@ def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
 
 def _read(folder: Path) -> Entry | None:
     """The entry if its manifest and the names and sizes of its files agree."""
-    manifest, content = _load(folder / "manifest.json"), folder / "content"
+    manifest, content = _load(folder / _MANIFEST), folder / "content"
     try:
         expected = {name: fact["bytes"] for name, fact in manifest["files"].items()}
         checksums = {name: fact["sha256"] for name, fact in manifest["files"].items()}
@@ -153,7 +160,7 @@ def _write_manifest(work: Path, origin: str) -> None:
         }
         for path in _files(content)
     }
-    _replace(work / "manifest.json", {"origin": origin, "files": files})
+    _replace(work / _MANIFEST, {"origin": origin, "files": files})
 
 
 def _files(folder: Path) -> list[Path]:

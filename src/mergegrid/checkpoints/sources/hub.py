@@ -93,8 +93,13 @@ def _snapshot(repo: str, kind: str, commit: str, sizes: dict[str, int]) -> Path:
                 repo, repo_type=kind, revision=commit, allow_patterns=exact, local_files_only=True
             )
         )
-        if not _damaged(folder, sizes):
+        damaged = _damaged(folder, sizes)
+        if not damaged:
             return folder
+        for name in damaged:
+            if (path := (folder / name).resolve()).is_file():
+                _log.warning("%s (%s of %s) was cut; downloading it again", path, name, repo)
+                path.unlink()
     except LocalEntryNotFoundError:
         pass
     plan = snapshot_download(
@@ -107,10 +112,10 @@ def _snapshot(repo: str, kind: str, commit: str, sizes: dict[str, int]) -> Path:
         _log.info("downloading %s: %d files, %.3g GB", repo, len(missing), needed / 1e9)
     folder = Path(snapshot_download(repo, repo_type=kind, revision=commit, allow_patterns=exact))
     if damaged := _damaged(folder, sizes):
-        path = (folder / damaged).resolve()
+        path = (folder / damaged[0]).resolve()
         size = path.stat().st_size if path.is_file() else 0
         raise SourceError(
-            f"{path} ({damaged} of {repo}) has {size} bytes, the hub says {sizes[damaged]}; "
+            f"{path} ({damaged[0]} of {repo}) has {size} bytes, the hub says {sizes[damaged[0]]}; "
             "delete it and run again"
         )
     return folder
@@ -132,13 +137,14 @@ def check_space(needed: int, folder: Path) -> None:
         )
 
 
-def _damaged(folder: Path, sizes: dict[str, int]) -> str | None:
-    """The first file that is missing or has another size."""
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            return name
-    return None
+def _damaged(folder: Path, sizes: dict[str, int]) -> list[str]:
+    """Files that are missing or have another size."""
+    paths = {name: folder / name for name in sizes}
+    return [
+        name
+        for name, path in paths.items()
+        if not path.is_file() or path.stat().st_size != sizes[name]
+    ]
 
 
 def _licence(card: Path) -> str | None:

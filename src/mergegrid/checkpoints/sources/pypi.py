@@ -39,7 +39,19 @@ def find(origin: PypiOrigin, sha256: str, store: Path) -> Found:
     """
     identity = [_normal(origin.package), origin.version, sha256]
     name = cache.slug(f"{origin.package}-{origin.version}", identity)
-    entry = cache.entry(store / "pypi" / name, partial(_fill, origin, sha256))
+    folder, fill = store / "pypi" / name, partial(_fill, origin, sha256)
+    found, changed = _measured(origin, cache.entry(folder, fill), store)
+    if changed:
+        _log.warning("%s was changed after it was unpacked; fetching it again", changed)
+        cache.drop(folder)
+        found, changed = _measured(origin, cache.entry(folder, fill), store)
+    if changed:
+        raise SourceError(f"{changed} changes while it is read; check the disk of {store}")
+    return replace(found, sha256=sha256)
+
+
+def _measured(origin: PypiOrigin, entry: cache.Entry, store: Path) -> tuple[Found, Path | None]:
+    """What is there, and the first file that is not what was unpacked."""
     inside = str(PurePosixPath(origin.inside))
     below = "" if inside == "." else f"{inside}/"
     names = [each for each in entry.files if each == inside or each.startswith(below)]
@@ -52,15 +64,13 @@ def find(origin: PypiOrigin, sha256: str, store: Path) -> Found:
     path = entry.content / inside
     found = cache.measure(path, [each.removeprefix(below) for each in names], store)
     expected = {each.removeprefix(below): entry.files[each] for each in names}
-    for each, checksum in found.files.items():
-        if checksum != expected.get(each, entry.files.get(inside)):
-            raise SourceError(
-                f"{path if path.is_file() else path / each} was changed after it was unpacked; "
-                f"delete {entry.content.parent} and run again"
-            )
-    return replace(
-        found, resolved=entry.origin, sha256=sha256, licence=_licence(entry.content, entry.files)
-    )
+    wrong = [
+        path if path.is_file() else path / each
+        for each, checksum in found.files.items()
+        if checksum != expected.get(each, entry.files.get(inside))
+    ]
+    found = replace(found, resolved=entry.origin, licence=_licence(entry.content, entry.files))
+    return found, wrong[0] if wrong else None
 
 
 def _fill(origin: PypiOrigin, sha256: str, content: Path) -> str:

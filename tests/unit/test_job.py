@@ -1,0 +1,69 @@
+"""What every job does first, with a Snakemake that is but its attributes."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mergegrid.checkpoints.publish import publish
+from mergegrid.errors import DamagedError
+
+SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "_job.py"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    spec = importlib.util.spec_from_file_location("_job", SCRIPT)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    # It would end these tests with a Snakemake that runs them.
+    monkeypatch.setattr(found, "_end_with_snakemake", lambda: None)
+    return found
+
+
+@pytest.fixture
+def expert(tmp_path):
+    with publish(tmp_path / "expert", {}) as draft:
+        (draft / "config.json").write_text("{}")
+    return tmp_path / "expert"
+
+
+def snakemake(tmp_path, *inputs):
+    log = [str(tmp_path / "job.log")]
+    return SimpleNamespace(rule="merge", log=log, input=list(map(str, inputs)), resources={})
+
+
+def test_a_job_starts_with_whole_folders_and_with_files(module, expert, tmp_path):
+    ran = []
+    with module.job(snakemake(tmp_path, expert, tmp_path / "examples.parquet")):
+        ran.append(True)
+    assert ran
+
+
+def test_a_damaged_folder_is_put_aside_before_the_work(module, expert, tmp_path):
+    aside = tmp_path / "expert.damaged"
+    aside.mkdir()
+    (aside / "older").touch()
+    (expert / "config.json").write_text("[]")
+    with pytest.raises(SystemExit) as ended, module.job(snakemake(tmp_path, expert)):
+        pytest.fail("the job began")
+    assert str(ended.value) == (
+        f"merge: {expert / 'config.json'} is not what manifest.json says; make the model again: "
+        f"it is now {aside}, and the same command makes it again"
+    )
+    assert not expert.exists()
+    assert sorted(path.name for path in aside.iterdir()) == ["config.json", "manifest.json"]
+    assert "is now" in (tmp_path / "job.log").read_text()
+
+
+def test_damage_that_the_work_finds_is_put_aside_where_it_is_an_input(module, expert, tmp_path):
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    for folder in (stranger, expert):
+        with pytest.raises(SystemExit), module.job(snakemake(tmp_path, expert)):
+            raise DamagedError(folder, "damaged")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
+        "expert.damaged",
+        "stranger",
+    ]
