@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WAIT = 60.0
+WAIT = 10.0
 
 
 class Browser:

@@ -1,26 +1,42 @@
 """Every shipped configuration as a plan, and wrong ones as Snakemake shows them."""
 
+from math import comb
+
 import pytest
+import yaml
+
+from mergegrid.reporting.specs import FIGURES, TABLES
 
 
-def test_the_glue_study_is_planned_without_a_download(project, monkeypatch, tmp_path):
+def test_the_study_of_the_paper_is_planned_without_a_download(project, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("MERGEGRID_CACHE", str(tmp_path / "cache"))
-    glue = project("config/paper_encoders.yaml")
-    experts, pairs = 2 * 8, 2 * 8 * 7 // 2
-    assert glue.planned() == {
-        "fetch": 8 * 2 + 2,
-        "prepare": 8,
-        "import_base": 2,
-        "expert": experts,
-        "deltas": experts,
-        "sweep": experts,
-        "merges": pairs,
-        "scores": 1,
-        "table": 8,
-        "figure": 2 * 3,
-        "all": 1,
+    paper = project("config/paper_encoders.yaml")
+    study = yaml.safe_load((paper.folder / "config" / "paper_encoders.yaml").read_text())
+    tasks, families = study["tasks"], study["families"]
+    # The paper's own experts are there already: one for each task, whatever the seed.
+    models = {
+        name: [expert.get("source") for expert in family["experts"].values()]
+        for name, family in families.items()
+    }
+    seeds = {
+        name: 1 if all(sources) else len(study["seeds"]["training"])
+        for name, sources in models.items()
+    }
+    experts = sum(seeds[name] * len(sources) for name, sources in models.items())
+    pairs = sum(seeds[name] * comb(len(sources), 2) for name, sources in models.items())
+    assert (len(tasks), set(map(len, models.values())), list(seeds.values())) == (8, {8}, [5, 5, 1])
+    ready = sum(source is not None for sources in models.values() for source in sources)
+    assert paper.planned() == {
+        "fetch": 2 * len(tasks) + len(families) + ready,
+        "prepare": len(tasks),
+        "import_base": len(families),
+        **dict.fromkeys(("expert", "deltas", "statistics", "sweep", "similarity"), experts),
+        **dict.fromkeys(("merges", "oracle", "oracle_scores"), pairs),
+        **dict.fromkeys(("scores", "comparisons", "costs", "all"), 1),
+        "table": len(TABLES.keys() - {"benchmarks", "decoders"}),
+        "figure": len(FIGURES) * len(families),
     }
     assert not (tmp_path / "hub").exists()
     assert not (tmp_path / "cache").exists()

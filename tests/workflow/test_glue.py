@@ -49,6 +49,9 @@ def glue(tmp_path_factory):
         },
         "rates": [0, 0.9],
         "seeds": {"training": [0], "mask": [0]},
+        # Both have tests of their own.
+        "oracle": None,
+        "similarity": None,
     }
     assert set(names) <= set(family["experts"])
     study["merges"]["methods"] = [{"kind": "average"}]

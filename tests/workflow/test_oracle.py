@@ -6,6 +6,7 @@ Needs the environment variable GLUE_DATA: a folder with `sst2/train.jsonl`,
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -61,6 +62,9 @@ def study(tmp_path_factory):
         "oracle": {"sets": [["stsb", "sst2"]], "finetune": {"epochs": 2}},
     }
     (project.folder / "config" / "local.yaml").write_text(yaml.safe_dump(config))
+    # A folder that is asked for stays, so that it can be looked at; scoring it removes it.
+    project.snakemake("--cores", "2", f"results/{ORACLE}")
+    shutil.copytree(project.folder / "results" / ORACLE, project.folder / "kept")
     project.snakemake("--cores", "2", "results/scores.parquet", "results/tables/merges_wide.csv")
     return project
 
@@ -79,7 +83,7 @@ def test_an_oracle_is_scored_on_both_tasks_and_is_a_line_beside_the_merge(study)
 
 
 def test_it_was_trained_as_asked_and_its_parts_load_like_any_model(study):
-    folder = study.folder / "results" / ORACLE
+    folder = study.folder / "kept"
     training = json.loads((folder / "training.json").read_text())
     assert (training["settings"]["epochs"], training["settings"]["learning_rate"]) == (2, 5e-4)
     for name, outputs in (("sst2", 2), ("stsb", 1)):
@@ -87,6 +91,14 @@ def test_it_was_trained_as_asked_and_its_parts_load_like_any_model(study):
         assert model.num_labels == outputs
     log = (study.folder / "logs" / "oracle" / "minilm" / "sst2+stsb" / "seed~0.log").read_text()
     assert "epoch 2 of 2: validation" in log
+
+
+def test_nothing_but_its_scores_stays(study):
+    oracles = (study.folder / "results" / ORACLE).parents[1]
+    assert [path for path in oracles.rglob("*") if path.is_file()] == [
+        oracles / "sst2+stsb" / "seed~0.parquet"
+    ]
+    assert not study.planned().keys() & {"oracle", "oracle_scores"}
 
 
 def test_only_what_depends_on_the_oracle_is_made_again(study):
@@ -101,6 +113,12 @@ def test_only_what_depends_on_the_oracle_is_made_again(study):
         config = yaml.safe_load(text)
         change(config)
         path.write_text(yaml.safe_dump(config))
-        plans[name] = set(study.planned()) & {"expert", "sweep", "merges", "oracle"}
+        plans[name] = set(study.planned()) & {
+            *("expert", "sweep", "merges", "oracle", "oracle_scores", "scores"),
+        }
     path.write_text(text)
-    assert plans == {"epochs": {"oracle"}, "without": set(), "method": {"merges"}}
+    assert plans == {
+        "epochs": {"oracle", "oracle_scores", "scores"},
+        "without": {"scores"},
+        "method": {"merges", "scores"},
+    }

@@ -10,12 +10,14 @@ from mergegrid.scoring.scores import COLUMNS
 
 pytestmark = pytest.mark.workflow
 
-REPORT = {"all": 1, "scores": 1, "comparisons": 1, "table": 5, "figure": 2}
+# What is made from scores, directly or through comparisons.
+REPORT = {"all": 1, "scores": 1, "comparisons": 1, "costs": 1, "table": 7 + 2, "figure": 3}
 EXPERT = {"config.json", "manifest.json", "model.safetensors", "training.json"}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 TABLES = {
     "comparison_summary",
     "comparisons",
+    "delta_deciles",
     "delta_ranges",
     "drop_rates",
     "drop_rates_wide",
@@ -23,8 +25,13 @@ TABLES = {
     "merge_candidates",
     "merges",
     "merges_wide",
+    "pairs",
     "sources",
+    "sparsifier_effects",
 }
+FIGURES = {"delta_histograms", "deltas", "drop_rates", "merges", "pairs"}
+KINDS = ("csv", "md", "html", "tex")
+PICTURES = ("svg", "png")
 
 
 def files(folder):
@@ -47,8 +54,9 @@ def test_every_stage_runs_once(smoke):
         "merges": 1,
         "scores": 1,
         "comparisons": 1,
-        "table": 8,
-        "figure": 3,
+        "costs": 1,
+        "table": len(TABLES),
+        "figure": len(FIGURES),
         "all": 1,
     }
 
@@ -77,12 +85,9 @@ def test_results_are_exactly_these_files(smoke):
         "tasks/trec.parquet",
         "minilm/deltas/spam/seed~0.parquet",
         "minilm/deltas/trec/seed~0.parquet",
-        *(f"tables/{table}.{kind}" for table in TABLES for kind in ("csv", "md", "html")),
-        *(
-            f"figures/minilm/{figure}.{kind}"
-            for figure in ("drop_rates", "merges", "deltas")
-            for kind in ("svg", "png")
-        ),
+        *(f"tables/{table}.{kind}" for table in TABLES for kind in KINDS),
+        *(f"figures/minilm/{figure}.{kind}" for figure in FIGURES for kind in PICTURES),
+        *(f"costs/costs.{kind}" for kind in ("parquet", *KINDS, *PICTURES)),
     }
 
 
@@ -152,7 +157,7 @@ def test_the_report_shows_every_table_and_figure_with_its_caption(smoke):
     report = (smoke.folder / "report.html").read_text()
     for table in TABLES:
         assert f"tables/{table}.html" in report
-    for figure in ("drop_rates", "merges", "deltas"):
+    for figure in FIGURES:
         assert f"figures/minilm/{figure}.svg" in report
     assert "bands reach from the smallest to the largest value" in report
     assert "Smoke test: MiniLM on two tasks" in report

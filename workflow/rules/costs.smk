@@ -23,14 +23,14 @@ rule costs:
             "<results>/costs/costs.html",
             caption="../report/costs.rst",
             category="Costs",
-            labels={"what": "table"},
+            labels={"costs": "table"},
         ),
         tex="<results>/costs/costs.tex",
         svg=report(
             "<results>/costs/costs.svg",
             caption="../report/costs.rst",
             category="Costs",
-            labels={"what": "figure"},
+            labels={"costs": "figure"},
         ),
         png="<results>/costs/costs.png",
     log:

@@ -3,7 +3,7 @@ Models that learn the tasks of a set of experts together, to measure merges agai
 
 REQUIRED INPUTS: <results>/{family}/base and the examples of the tasks of the set
 OUTPUTS:
-    oracle = <results>/{family}/oracles/{set}/seed~{seed}
+    oracle = <results>/{family}/oracles/{set}/seed~{seed}, removed when its scores are there
     scores = <results>/{family}/oracles/{set}/seed~{seed}.parquet
 """
 
@@ -14,7 +14,8 @@ rule oracle:
         base="<results>/{family}/base",
         examples=set_examples,
     output:
-        folder=directory("<results>/{family}/oracles/{set}/seed~{seed}"),
+        # As large as all models of the set together, and nothing but its scores is wanted.
+        folder=temp(directory("<results>/{family}/oracles/{set}/seed~{seed}")),
     log:
         "<logs>/oracle/{family}/{set}/seed~{seed}.log",
     benchmark:
@@ -48,6 +49,8 @@ rule oracle_scores:
         "<logs>/benchmarks/oracle_scores/{family}/{set}/seed~{seed}.tsv"
     wildcard_constraints:
         family=one_of(STUDY.families),
+    # So that oracles do not pile up.
+    priority: 1
     conda:
         "../../environment.yml"
     threads: 1

@@ -284,6 +284,7 @@ def test_either_study_alone_is_enough() -> None:
 def test_delta_ranges_keep_whole_models_only() -> None:
     sizes = {"mean": 1e-3, "rms": 2e-3, "max": 0.1, "share_below_0.002": 0.9, "q999": 0.05}
     sizes |= {f"q{percent:02d}": percent * 1e-4 for percent in range(1, 100)}
+    sizes |= {"share_zero": 0.2, "lost_in_bfloat16": 0.6, "lost_in_float16": 0.4}
     deltas = pd.DataFrame(
         [
             {"family": "minilm", "expert": "trec", "training_seed": 0, "tensor": name, "n": n}
@@ -294,7 +295,7 @@ def test_delta_ranges_keep_whole_models_only() -> None:
     table = tables.delta_ranges(deltas)
     assert table.columns.tolist() == [
         "family", "expert", "training_seed", "mean", "q50", "q90", "q99", "q999", "max",
-        "share_below_0.002", "n",
+        "share_below_0.002", "share_zero", "lost_in_bfloat16", "lost_in_float16", "n",
     ]  # fmt: skip
     assert table["n"].tolist() == [10]
     assert table["q90"].tolist() == pytest.approx([9e-3])
