@@ -13,12 +13,14 @@ from mergegrid.recipe.sparsifiers import (
     MaskedFinetuned,
     NoSparsifier,
 )
+from mergegrid.scoring import classifier
 from mergegrid.scoring.bench import Bench, Member
 from mergegrid.scoring.classifier import TaskScorer
 from mergegrid.scoring.merges import merges
 from mergegrid.scoring.scores import COLUMNS
 from mergegrid.scoring.store import ScoreStore
 from mergegrid.scoring.sweep import sweep
+from mergegrid.tasks.encoding import encode
 
 
 @pytest.fixture
@@ -78,6 +80,20 @@ def test_what_was_scored_with_the_same_inputs_is_not_scored_again(bench, measure
     assert bench().missing([one, two], "test") == 1
     bench().scores(two, "test")
     assert measured == ["test", "test"]
+
+
+def test_only_examples_of_splits_that_are_scored_are_encoded(expert, target, examples, monkeypatch):
+    encoded = []
+
+    def noted(tokenizer, part, max_length):
+        encoded.append(set(part["split"]))
+        return encode(tokenizer, part, max_length)
+
+    monkeypatch.setattr(classifier, "encode", noted)
+    scorer = TaskScorer(expert, target, examples, "cpu")
+    for _ in range(2):
+        scorer.measure(open_checkpoint(expert), "test")
+    assert encoded == [{"test"}]
 
 
 def test_other_code_or_another_split_is_scored_again(bench, measured):
