@@ -82,6 +82,8 @@ def gather(
         "code": code,
     }
     tokenizer = AutoTokenizer.from_pretrained(expert)
+    # No more than are looked at: the training examples of a task may be many times as many.
+    train = train.head(math.ceil(largest / REFERENCE_BATCH) * REFERENCE_BATCH)
     encoded = encode(tokenizer, train, request.target.max_length)
     labels = torch.as_tensor(train["label"].to_numpy(), device=device)
     names = list(open_checkpoint(base))

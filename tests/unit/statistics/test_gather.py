@@ -11,6 +11,7 @@ from mergegrid.config.requests import Statistic, StatisticsRequest
 from mergegrid.errors import CheckpointError, DataError
 from mergegrid.recipe.methods import Fisher, RegMean
 from mergegrid.statistics.gather import gather
+from mergegrid.tasks.encoding import encode
 
 KINDS = [(kind, how) for kind in ("fisher", "regmean") for how in ("exact", "reference")]
 
@@ -81,6 +82,18 @@ def test_reference_examples_are_counted_in_full_batches(gathered):
     for kind in ("fisher", "regmean"):
         part, whole = (load_file(folder / f"{kind}~reference~{n}.safetensors") for n in (20, 32))
         assert all(torch.equal(part[name], whole[name]) for name in whole)
+
+
+def test_no_more_examples_are_encoded_than_are_looked_at(gathered, monkeypatch):
+    counts = []
+
+    def noted(tokenizer, part, max_length):
+        counts.append(len(part))
+        return encode(tokenizer, part, max_length)
+
+    monkeypatch.setattr("mergegrid.statistics.gather.encode", noted)
+    gathered(8, 20, kinds=[("regmean", "exact")])
+    assert counts == [32]
 
 
 def test_too_few_examples_are_an_error_that_says_how_many_there_are(gathered):
