@@ -47,6 +47,18 @@ def test_imports_never_run_upwards(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_what_is_private_to_a_module_stays_in_it(path):
+    found = [
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mergegrid.")
+        for alias in node.names
+        if alias.name.startswith("_")
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_modules_hold_one_idea(path):
     assert len(path.read_text().splitlines()) <= 400
 

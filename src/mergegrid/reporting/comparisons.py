@@ -3,7 +3,7 @@
 import pandas as pd
 from scipy.stats import binomtest
 
-from mergegrid.reporting.tables import _variants
+from mergegrid.reporting.tables import variant_labels
 
 #: Below it, a corrected p-value counts as sure.
 SURE = 0.05
@@ -26,7 +26,7 @@ def comparison_summary(comparisons: pd.DataFrame) -> pd.DataFrame:
         sure=comparisons["p_holm"] < SURE,
     )
     sweep = rows["study"] == "sweep"
-    labels = _variants(rows[sweep])
+    labels = variant_labels(rows[sweep])
     pairs = zip(rows["sparsifier"], rows["settings"], strict=True)
     # The rates and settings of merges were chosen: they tell no lines apart.
     rows["variant"] = [labels.get(pair, "") for pair in pairs]

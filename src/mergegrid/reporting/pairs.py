@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from mergegrid.reporting.tables import BASE, _rates, _sorted, _study, _sweep_rows
+from mergegrid.reporting.tables import BASE, in_order, rates_text, rows_of_study, sweep_rows
 
 _PAIR = ["family", "source", "target", "task"]
 _METHOD = ["family", "method", "sparsifier", "selection"]
@@ -22,13 +22,13 @@ def pairs(scores: pd.DataFrame) -> pd.DataFrame:
     runs = pair_runs(scores)
     keys = [*_PAIR, "metric", "method", "sparsifier", "selection"]
     table = runs.groupby(keys, as_index=False, sort=False).agg(
-        rate=("rate", _rates),
+        rate=("rate", rates_text),
         mean=("value", "mean"),
         std=("value", "std"),
         runs=("value", "size"),
         **{name: (name, "mean") for name in ("expert", "base", "oracle", "change")},
     )
-    table = _sorted(table, [*_PAIR, "method", "sparsifier"], like=runs)
+    table = in_order(table, [*_PAIR, "method", "sparsifier"], like=runs)
     head = [*_PAIR, "metric", "method", "sparsifier", "rate", "mean", "std", "runs"]
     return table[[*head, "expert", "base", "oracle", "change", "selection"]]
 
@@ -69,7 +69,7 @@ def sparsifier_effects(
              for each in published}  # fmt: skip
     places = zip(table["family"], table["method"], table["sparsifier"], strict=True)
     table["published"] = pd.Series([known.get(each) for each in places], table.index, "float64")
-    table = _sorted(table, ["family", "method", "sparsifier"], like=runs)
+    table = in_order(table, ["family", "method", "sparsifier"], like=runs)
     counts = ["better", "equal", "worse"]
     head = [*_METHOD[:-1], "pairs", *parts, "percent"]
     return table[[*head, *counts, "published", "selection"]]
@@ -80,7 +80,7 @@ def pair_runs(scores: pd.DataFrame) -> pd.DataFrame:
 
     `without` is the score of the same method without a sparsifier, `change` the difference to it.
     """
-    rows = _study(scores, "merges")
+    rows = rows_of_study(scores, "merges")
     rows = rows[(rows["split"] == "test") & rows["selected"]]
     rows = rows[rows["experts"].str.count(r"\+") == 1].rename(columns={"head": "target"})
     sides = rows["experts"].str.split("+").tolist()
@@ -98,12 +98,12 @@ def pair_runs(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _beside(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Rows with `expert`, `base` and `oracle`, of the same training seed."""
-    sweep = _sweep_rows(scores).rename(columns={"expert": "target"})
+    sweep = sweep_rows(scores).rename(columns={"expert": "target"})
     same = ["family", "target", "task", "training_seed"]
     for kind, name in (("none", "expert"), (BASE, "base")):
         found = sweep[sweep["sparsifier"] == kind].groupby(same)["value"].mean()
         rows = rows.join(found.rename(name), on=same)
-    oracle = _study(scores, "oracle").rename(columns={"head": "target"})
+    oracle = rows_of_study(scores, "oracle").rename(columns={"head": "target"})
     oracle = oracle[oracle["split"] == "test"]
     found = oracle.groupby(["experts", *same])["value"].mean()
     return rows.join(found.rename("oracle"), on=["experts", *same])

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mergegrid.reporting.specs import TABLES
-from mergegrid.reporting.tables import _rates
+from mergegrid.reporting.tables import rates_text
 
 #: Reads answers as the paper's code does, where it differs from the primary metric.
 PAPER_RULE = "accuracy_paper_rule"
@@ -49,7 +49,7 @@ def _beside(runs: pd.DataFrame, cell: Mapping[str, Any]) -> list[dict[str, Any]]
     return [
         {
             **{name: cell[name] for name in same},
-            "rate": _rates(group["rate"]),
+            "rate": rates_text(group["rate"]),
             "metric": metric,
             "mean": group["value"].mean(),
             "std": group["value"].std(),

@@ -37,14 +37,14 @@ def drop_rates(scores: pd.DataFrame) -> pd.DataFrame:
     `stderr` is the mean standard error over the examples, `change` the mean difference to the
     expert as it is, run by run with the same training seed.
     """
-    rows = _sweep_rows(scores)
+    rows = sweep_rows(scores)
     same = ["family", "expert", "task", "training_seed"]
     whole = rows[rows["sparsifier"] == "none"].groupby(same)["value"].mean()
     rows = rows.join(whole.rename("whole"), on=same)
     rows["change"] = rows["value"] - rows["whole"]
     keys = [*_LINE, "rate", "metric"]
     table = _spread(rows, keys, stderr=("stderr", "mean"), change=("change", "mean"))
-    return _sorted(table, [*_LINE, "rate"], like=rows)[[*keys, *SPREAD, "stderr", "change"]]
+    return in_order(table, [*_LINE, "rate"], like=rows)[[*keys, *SPREAD, "stderr", "change"]]
 
 
 def drop_rates_wide(scores: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +76,7 @@ def merges(scores: pd.DataFrame) -> pd.DataFrame:
     rows = _chosen(scores)
     keys = [*_MERGE, "rate", "settings", "task", "metric", "selection"]
     table = _spread(rows, keys, expert=("expert", "mean"), base=("base", "mean"))
-    table = _sorted(table, [*_MERGE, "rate", "settings", "task"], like=rows)
+    table = in_order(table, [*_MERGE, "rate", "settings", "task"], like=rows)
     gain = table["expert"] - table["base"]
     table["retained"] = ((table["mean"] - table["base"]) / gain).where(gain.abs() > LEAST_GAIN)
     return table[[*keys[:-1], *SPREAD, "expert", "base", "retained", "selection"]]
@@ -108,9 +108,9 @@ def merge_summary(scores: pd.DataFrame) -> pd.DataFrame:
     means = of_tasks.groupby(run, **by_run)["value"].mean().assign(task="mean")
     keys = [*_MERGE, "selection"]
     table = _spread(pd.concat([of_tasks, means]), [*keys, "task"])
-    rates = rows.groupby(keys)["rate"].agg(_rates).rename("rate").astype("string")
+    rates = rows.groupby(keys)["rate"].agg(rates_text).rename("rate").astype("string")
     table = table.join(rates, on=keys)
-    table = _sorted(table, [*_MERGE, "task"], like=pd.concat([chosen, means]))
+    table = in_order(table, [*_MERGE, "task"], like=pd.concat([chosen, means]))
     return table[[*keys, "rate", "task", *SPREAD]]
 
 
@@ -130,7 +130,7 @@ def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
     Where every task has a choice of its own, a candidate is a row for each: `chosen_for` is the
     expert whose task it is, else `mean`.
     """
-    rows = _study(scores, "merges")
+    rows = rows_of_study(scores, "merges")
     rows = rows[rows["split"] == rows["selection"]]
     rows = rows.assign(chosen_for=rows["head"].where(rows["aim"].eq("each").fillna(False), "mean"))
     keys = ["family", "experts", "chosen_for", "training_seed"]
@@ -139,7 +139,7 @@ def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
     table = grouped.agg(
         mean=("value", "mean"), runs=("recipe_digest", "nunique"), selected=("selected", "any")
     )
-    return _sorted(table, keys, like=rows)[[*keys, "mean", "runs", "selected", "selection"]]
+    return in_order(table, keys, like=rows)[[*keys, "mean", "runs", "selected", "selection"]]
 
 
 def delta_ranges(deltas: pd.DataFrame) -> pd.DataFrame:
@@ -174,13 +174,13 @@ def similarity(similarity: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat(parts).merge(counts, on=keys)
     layers = [name for name in table.columns if str(name).startswith("layer_")]
     order = [*keys, "value"]
-    table = _sorted(table, order, like=rows.assign(value="mean"))
+    table = in_order(table, order, like=rows.assign(value="mean"))
     return table[[*order, *layers, "runs", "tokens"]]
 
 
 def _whole_deltas(deltas: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     table = deltas.loc[deltas["tensor"] == "all", ["family", "expert", "training_seed", *columns]]
-    return _sorted(table, ["family", "expert", "training_seed"], like=table)
+    return in_order(table, ["family", "expert", "training_seed"], like=table)
 
 
 def expert_table(experts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -237,10 +237,10 @@ def benchmarks(scores: pd.DataFrame) -> pd.DataFrame:
     keys = [*_MERGE, "rate", "settings", "task", "metric", "split", "engine"]
     table = _spread(rows, keys, stderr=("stderr", "mean"), n=("n", "first"))
     order = [*_MERGE, "rate", "settings", "task", "split"]
-    return _sorted(table, order, like=rows)[[*keys, *SPREAD, "stderr", "n"]]
+    return in_order(table, order, like=rows)[[*keys, *SPREAD, "stderr", "n"]]
 
 
-def _study(scores: pd.DataFrame, study: str) -> pd.DataFrame:
+def rows_of_study(scores: pd.DataFrame, study: str) -> pd.DataFrame:
     """The primary scores of a study; where engines differ, each task says by which."""
     rows = scores[scores["primary"]]
     several = rows["family"].map(rows.groupby("family")["engine"].nunique()) > 1
@@ -249,9 +249,9 @@ def _study(scores: pd.DataFrame, study: str) -> pd.DataFrame:
     return rows[rows["study"] == study].reset_index(drop=True)
 
 
-def _sweep_rows(scores: pd.DataFrame) -> pd.DataFrame:
+def sweep_rows(scores: pd.DataFrame) -> pd.DataFrame:
     """Test rows of the sweep; the recipe that leaves the base alone goes by that name."""
-    rows = _study(scores, "sweep").rename(columns={"experts": "expert"})
+    rows = rows_of_study(scores, "sweep").rename(columns={"experts": "expert"})
     return _with_variants(rows[rows["split"] == "test"])
 
 
@@ -259,12 +259,12 @@ def _with_variants(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with the settings that tell lines of one sparsifier apart; the base has its name."""
     is_base = (rows["sparsifier"] == "drop_only") & (rows["rate"] == 1)
     rows = rows.assign(sparsifier=rows["sparsifier"].mask(is_base, BASE))
-    labels = _variants(rows)
+    labels = variant_labels(rows)
     pairs = zip(rows["sparsifier"], rows["settings"], strict=True)
     return rows.assign(variant=pd.Series([labels[pair] for pair in pairs], rows.index, "string"))
 
 
-def _variants(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
+def variant_labels(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
     """The settings that differ within a sparsifier, e.g. `scope=global`, by kind and settings."""
     labels = {}
     for kind, group in rows.groupby("sparsifier"):
@@ -284,14 +284,16 @@ def _plain(value: Any) -> str:
 
 def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
     """Test rows of chosen merges, beside the scores of single expert, base and oracle."""
-    rows = _study(scores, "merges")
+    rows = rows_of_study(scores, "merges")
     chosen = rows[(rows["split"] == "test") & rows["selected"]]
     # Experts that share a task give one score: a run is one recipe scored.
     of_head = ["head", "value", "stderr", "n"]
     same = list(chosen.columns.drop(of_head))
     chosen = chosen.groupby(same, sort=False, dropna=False)[["value"]].mean().reset_index()
     keys = ["family", "experts", "task", "training_seed"]
-    together = _study(scores, "oracle").query("split == 'test'").groupby(keys)["value"].mean()
+    together = (
+        rows_of_study(scores, "oracle").query("split == 'test'").groupby(keys)["value"].mean()
+    )
     chosen = chosen.join(together.rename("oracle"), on=keys)
     return chosen.merge(_references(scores, chosen), how="left", on=keys)
 
@@ -301,7 +303,7 @@ def _references(scores: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:
 
     Where experts of a set share a task, the mean of theirs: a row of a merge names only the task.
     """
-    sweep = _sweep_rows(scores)
+    sweep = sweep_rows(scores)
     keys = ["family", "expert", "task", "training_seed"]
     kinds = {"none": "expert_score", BASE: "base"}
     both = [
@@ -323,7 +325,7 @@ def _spread(rows: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> pd.
     return rows.groupby(keys, as_index=False, sort=False).agg(**aggregates, **more)
 
 
-def _sorted(table: pd.DataFrame, columns: list[str], like: pd.DataFrame) -> pd.DataFrame:
+def in_order(table: pd.DataFrame, columns: list[str], like: pd.DataFrame) -> pd.DataFrame:
     """Sort by columns: kinds as registered, other names as they first appear in `like`."""
 
     def ranks(column: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -341,7 +343,8 @@ def _mean_and_std(table: pd.DataFrame) -> list[str]:
     return [f"{mean:.3f}" + ("" if pd.isna(std) else f" ± {std:.3f}") for mean, std in pairs]
 
 
-def _rates(rates: "pd.Series[float]") -> str:
+def rates_text(rates: "pd.Series[float]") -> str:
+    """The rates in a column, each once, e.g. `0.5, 0.9`."""
     return ", ".join(f"{rate:g}" for rate in sorted(rates.dropna().unique()))
 
 
