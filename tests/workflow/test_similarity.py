@@ -1,6 +1,7 @@
 """The study of embeddings in the plan: nothing but its own jobs is added where it is asked for."""
 
 import pytest
+from project import job_counts
 
 pytestmark = pytest.mark.workflow
 
@@ -29,3 +30,10 @@ def test_similarity_of_decoders_adds_only_its_own_jobs(project):
         "table": 1,
         "figure": 1,
     }
+
+
+def test_costs_wait_for_the_jobs_of_the_similarity(project):
+    smoke = project("config/smoke.yaml")
+    smoke.edit("config/smoke.yaml", "rates: [0, 0.9]", "rates: [0, 0.9]\nsimilarity: {}")
+    planned = job_counts(smoke.snakemake("--dry-run", "results/smoke/costs/costs.csv"))
+    assert planned["similarity"] == 2

@@ -1,7 +1,7 @@
 """
 What the study cost: time, memory and GPUs of its jobs. Nothing else depends on it.
 
-REQUIRED INPUTS: all scores and deltas, and the files of measurements below <logs>/benchmarks
+REQUIRED INPUTS: all scores, deltas and similarities, and the files of measurements below <logs>/benchmarks
 OUTPUTS:
     jobs = <results>/costs/costs.parquet
     table = <results>/costs/costs.csv, .md, .html and .tex
@@ -15,6 +15,7 @@ rule costs:
         # Measurements are no inputs: the jobs that they are about have ended when these are there.
         unpack(lambda wildcards: results_for("scores")),
         unpack(lambda wildcards: results_for("deltas")),
+        unpack(lambda wildcards: results_for("similarity")),
     output:
         jobs="<results>/costs/costs.parquet",
         csv="<results>/costs/costs.csv",
