@@ -138,6 +138,11 @@ class Study:
                     found[name] = file_digest(path)
         return found
 
+    def put_aside(self, name: str) -> str:
+        """What is said of results that were damaged."""
+        folder = (self.results / name).relative_to(self.folder)
+        return f"{folder}.damaged, and the same command makes it again"
+
     def jobs(self, process: subprocess.Popen[str]) -> list[int]:
         """Processes that run a script of the workflow, below this Snakemake."""
         scripts = []
@@ -175,7 +180,9 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = _LONGES
 
 
 def hit_at_random(
-    study: Study, chance: random.Random, hit: Callable[[Study, subprocess.Popen[str]], bool]
+    study: Study,
+    chance: random.Random,
+    hit: Callable[[Study, subprocess.Popen[str], random.Random], bool],
 ) -> str:
     """Do some part of a finished study anew, hit at a random moment, and then to the end."""
     start = chance.choice(["nothing", "models", "experts"])
@@ -193,7 +200,7 @@ def hit_at_random(
         reached = reached and wait_for(lambda: study.jobs_done() >= int(share), process)
         # Most jobs take longer than that.
         time.sleep((share % 1) * 3)
-        reached = reached and process.poll() is None and hit(study, process)
+        reached = reached and process.poll() is None and hit(study, process, chance)
         process.wait(_LONGEST)
     finally:
         end(process)
@@ -208,7 +215,8 @@ def damage(path: Path, how: str, chance: random.Random) -> None:
     """Flip a bit, or cut the end, as if nobody had written to the file."""
     stat, data = path.stat(), bytearray(path.read_bytes())
     if how == "cut":
-        del data[chance.randrange(len(data)) :]
+        # So that more goes than the last line break.
+        del data[chance.randrange(len(data) // 2) :]
     else:
         # In the second half there are only tensors.
         data[chance.randrange(len(data) // 2, len(data))] ^= 1 << chance.randrange(8)

@@ -15,31 +15,31 @@ pytestmark = [pytest.mark.workflow, pytest.mark.faults]
 EXPERT = "llama/experts/trained/seed~0"
 
 
-def terminate(_, process):
+def terminate(_study, process, _chance):
     process.send_signal(signal.SIGTERM)
     return True
 
 
-def kill_a_job(study, process):
+def kill_a_job(study, process, chance):
     found = []
     if not wait_for(lambda: found.extend(study.jobs(process)) or found, process):
         return False
     with suppress(ProcessLookupError):
-        os.kill(found[0], signal.SIGKILL)
+        os.kill(chance.choice(found), signal.SIGKILL)
     return True
 
 
-def kill_any(study, process):
-    """Any process below Snakemake: a job, the shell around it, or what it has started."""
+def kill_any(_study, process, chance):
+    """Any process below Snakemake: a job, or what it has started."""
     found = []
     if not wait_for(lambda: found.extend(descendants(process.pid)) or found, process):
         return False
     with suppress(ProcessLookupError):
-        os.kill(found[process.pid % len(found)], signal.SIGKILL)
+        os.kill(chance.choice(found), signal.SIGKILL)
     return True
 
 
-def cut_the_power(study, process):
+def cut_the_power(_study, process, _chance):
     """Everything is gone at once, and Snakemake's locks stay."""
     everything = [process.pid, *descendants(process.pid)]
     for each in everything:
@@ -58,9 +58,9 @@ def test_a_run_hit_at_any_moment_is_finished_by_the_same_command(ready, chance, 
         same(request.node.callspec.id, ready, hit_at_random(ready, chance, hit))
 
 
-def killed_when(study, condition, environment=None):
-    """Kill a job as soon as something is so, and Snakemake after it; false where it came late."""
-    process = study.start(**(environment or {}))
+def killed_when(study, condition):
+    """Kill the jobs as soon as something is so, which ends the run; false where it came late."""
+    process = study.start()
     try:
         reached = wait_for(condition, process)
         for each in study.jobs(process) if reached else []:
@@ -73,17 +73,19 @@ def killed_when(study, condition, environment=None):
 
 
 def test_answers_that_a_dying_backend_has_finished_are_kept(ready, chance, same):
+    everything = len(lines(ready))
     for _ in range(TRIES):
         ready.forget_answers()
-        some = chance.randrange(1, 12)
+        some = chance.randrange(1, everything - 1)
         assert killed_when(ready, lambda some=some: len(lines(ready)) >= some)
         finished = lines(ready)
-        assert some <= len(finished) < 16, "the job was not killed half-way"
+        assert some <= len(finished) < everything, "the job was not killed half-way"
         ready.finish()
         # Answers are appended, so those that were there stand first, and none is there twice.
         assert lines(ready)[: len(finished)] == finished
-        assert len({json.loads(line)["key"] for line in lines(ready)}) == len(lines(ready)) == 16
-        same("kill -9 of a generation backend", ready, f"after {len(finished)} of 16 answers")
+        assert len({json.loads(line)["key"] for line in lines(ready)}) == len(lines(ready))
+        assert len(lines(ready)) == everything
+        same("kill -9 of a generation backend", ready, f"after {len(finished)} of {everything}")
 
 
 def lines(study):
@@ -124,9 +126,9 @@ def test_any_file_of_a_model_that_is_damaged_is_noticed(ready, chance, same, nam
             ]
         )
         damage(path, how, chance)
-        assert f"{folder}.damaged, and the same command makes it again" in ready.fail()
+        assert ready.put_aside(f"llama/{name}") in ready.fail()
         ready.finish()
-        same(f"damaged {name.split('/')[0]}", ready, f"{path.name}, {how}")
+        same(f"damaged {name}", ready, f"{path.name}, {how}")
 
 
 def test_a_download_cut_in_the_middle_is_made_again(ready, index, chance, same):

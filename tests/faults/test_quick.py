@@ -8,13 +8,15 @@ from faulty import TRIES, damage, hit_at_random
 
 pytestmark = [pytest.mark.workflow, pytest.mark.faults]
 
+EXPERT = "llama/experts/trained/seed~0"
 
-def ctrl_c(_, process):
+
+def ctrl_c(_study, process, _chance):
     os.killpg(process.pid, signal.SIGINT)
     return True
 
 
-def kill(_, process):
+def kill(_study, process, _chance):
     process.kill()
     return True
 
@@ -28,10 +30,9 @@ def test_a_run_hit_at_any_moment_is_finished_by_the_same_command(ready, chance, 
 def test_a_damaged_expert_is_put_aside_and_made_again(ready, chance, same):
     for _ in range(TRIES):
         ready.forget_answers()
-        folder = ready.results / "llama/experts/trained/seed~0"
-        damage(folder / "model.safetensors", "bit", chance)
+        damage(ready.results / EXPERT / "model.safetensors", "bit", chance)
         said = ready.fail()
-        assert f"in {folder} is not what manifest.json says" in said
-        assert f"{folder}.damaged, and the same command makes it again" in said
+        assert f"{EXPERT} is not what manifest.json says" in said
+        assert ready.put_aside(EXPERT) in said
         ready.finish()
         same("a bit of an expert flipped", ready, "put aside and made again")

@@ -9,7 +9,6 @@ with job(snakemake):
     from mergegrid.checkpoints.sources.fetch import Record, locate
     from mergegrid.config.decoder_requests import DecoderFinetuneRequest
     from mergegrid.config.source import SourceConfig
-    from mergegrid.finetuning.decoder import finetune_decoder
 
     quiet_transformers()
     base, folder = Path(snakemake.input.base), Path(snakemake.output.folder)
@@ -19,6 +18,8 @@ with job(snakemake):
         made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
         import_decoder(locate(record, source), folder, made_from)
     else:
+        from mergegrid.finetuning.decoder import finetune_decoder
+
         request = DecoderFinetuneRequest.model_validate_json(snakemake.params.request)
         data, code = pd.read_parquet(snakemake.input.data), snakemake.params.code
         finetune_decoder(base, request, data, folder, device(snakemake), code)

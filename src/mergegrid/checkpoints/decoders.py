@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mergegrid.checkpoints import companions, pytorch_files, safetensors_files
 from mergegrid.checkpoints.checkpoint import Checkpoint
@@ -150,9 +148,12 @@ def _dequantise(file: Path, folder: Path) -> None:
 
     Half precision would round away what a short fine-tuning changes.
     """
+    import torch  # Slow to start with, and nothing else here needs it.
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     logger.info("%s is dequantised to float32", file.name)
     try:
-        quantised: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        quantised: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
