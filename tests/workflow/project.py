@@ -21,6 +21,14 @@ class Project:
             copy = shutil.copytree if (REPOSITORY / part).is_dir() else shutil.copy2
             copy(REPOSITORY / part, folder / part)
 
+    @classmethod
+    def after(cls, finished: "Project", folder: Path) -> "Project":
+        """A copy of a project with its results: a run makes only what a changed study adds."""
+        shutil.copytree(finished.folder, folder, symlinks=True)
+        copy = cls.__new__(cls)
+        copy.folder, copy.config = folder, finished.config
+        return copy
+
     def snakemake(self, *arguments: str, check: bool = True, named: bool = True) -> str:
         """Run Snakemake; what it printed, standard error included."""
         config = ["--configfile", self.config] if named else []

@@ -5,6 +5,7 @@ import re
 import pandas as pd
 import pytest
 import yaml
+from project import Project
 
 from mergegrid.checkpoints.publish import read_manifest
 from mergegrid.scoring.scores import COLUMNS
@@ -25,7 +26,7 @@ MERGES = "results/smoke/minilm/merges/trec+spam/seed~0.parquet"
 
 
 def with_methods(project, methods):
-    """The smoke study without its sweep, with other methods."""
+    """The smoke study with other methods."""
     config = project.folder / "config" / "smoke.yaml"
     study = yaml.safe_load(config.read_text())
     study["merges"]["methods"] = methods
@@ -33,10 +34,8 @@ def with_methods(project, methods):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    from project import Project
-
-    project = Project(tmp_path_factory.mktemp("statistics") / "project", "config/smoke.yaml")
+def run(smoke, tmp_path_factory):
+    project = Project.after(smoke, tmp_path_factory.mktemp("statistics") / "project")
     with_methods(project, METHODS)
     project.printed = project.snakemake("--cores", "2", MERGES)
     return project

@@ -22,8 +22,8 @@ class Oracle(Spec):
         Field(min_length=1),
     ] = ["pairs"]
     """Whose tasks are learnt together: those of every pair of experts, of all of a family, or of
-    lists of names. Tables and figures show the oracles of sets that are merged too. Every set keeps
-    a model of the base's size for each of its experts."""
+    lists of names. Tables and figures show the oracles of sets that are merged too. Until its
+    scores are there, each holds a model of the base's size for each of its experts."""
     finetune: FinetuneOverride | None = None
     """Values that replace the family's; an epoch is one pass over the longest of the tasks, and a
     step takes a batch of each."""
