@@ -11,7 +11,7 @@ SURE = 0.05
 
 def comparison_table(comparisons: pd.DataFrame) -> pd.DataFrame:
     """Every comparison, in the order of studies, families, experts and kinds."""
-    return comparisons.drop(columns="engine")
+    return _merged_only(comparisons.drop(columns="engine"))
 
 
 def comparison_summary(comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -47,7 +47,12 @@ def comparison_summary(comparisons: pd.DataFrame) -> pd.DataFrame:
     head = [*keys[:-1], "rate", "comparisons", "difference"]
     order = table["study"].eq("merges").astype("int64")
     table = table.assign(order=order).sort_values("order", kind="stable", ignore_index=True)
-    return table[[*head, *counts, "p_sign"]]
+    return _merged_only(table[[*head, *counts, "p_sign"]])
+
+
+def _merged_only(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the method of rows about single experts, which merge nothing."""
+    return table.assign(method=table["method"].where(table["study"] == "merges", ""))
 
 
 def _all(rates: "pd.Series[str]") -> str:

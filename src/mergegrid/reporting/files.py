@@ -89,4 +89,4 @@ def _number(value: float, short: bool) -> str:
         return f"{value:.12g}"
     if abs(value) < 1e-12:  # What rounding leaves of zero.
         return "0.000"
-    return f"{value:.3g}" if abs(value) < 0.1 else f"{value:.3f}"
+    return f"{value:#.3g}" if abs(value) < 0.1 else f"{value:.3f}"
