@@ -211,7 +211,7 @@ def per_expert(pattern, study):
         pattern.format(family=name, expert=expert, seed=seed)
         for name, family in (study.families if study else {}).items()
         for expert in family.experts
-        for seed in study.seeds.training_of(family)
+        for seed in study.seeds.training_of(name, study.families)
     ]
 
 
@@ -292,7 +292,7 @@ def merge_files():
         f"<results>/{family}/merges/{'+'.join(experts)}/seed~{seed}.parquet"
         for family in STUDY.families
         for experts in STUDY.expert_sets(family)
-        for seed in STUDY.seeds.training_of(STUDY.families[family])
+        for seed in STUDY.seeds.training_of(family, STUDY.families)
     ]
 
 
@@ -301,7 +301,7 @@ def oracle_files():
         f"<results>/{family}/oracles/{'+'.join(experts)}/seed~{seed}.parquet"
         for family in STUDY.families
         for experts in STUDY.oracle_sets(family)
-        for seed in STUDY.seeds.training_of(STUDY.families[family])
+        for seed in STUDY.seeds.training_of(family, STUDY.families)
     ]
 
 

@@ -22,7 +22,7 @@ def expert_groups():
     """The recipes of every set of experts and training seed, single experts included."""
     found = {}
     for family in DECODERS.families if DECODERS else {}:
-        for seed in DECODERS.seeds.training_of(DECODERS.families[family]):
+        for seed in DECODERS.seeds.training_of(family, DECODERS.families):
             for expert in DECODERS.families[family].experts:
                 recipes = DECODERS.sweep_recipes(family, expert, seed)
                 found[family, expert, str(seed)] = recipes

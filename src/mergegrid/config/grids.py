@@ -59,13 +59,18 @@ class Seeds(Spec):
     mask: Annotated[list[MaskSeed], Field(min_length=1), AfterValidator(distinct)] = [0, 1, 2]
     """Seeds of the random masks."""
 
-    def training_of(self, family: Any) -> list[int]:
+    def training_of(self, name: str, families: Mapping[str, Any]) -> list[int]:
         """Seeds of fine-tuning that make different experts of a family.
 
         Ready experts are the same whatever the seed, so a family of them has one.
         """
-        ready = all(expert.source for expert in family.experts.values())
-        return self.training[:1] if ready else self.training
+
+        def ready(expert: str, spec: Any) -> bool:
+            owner = getattr(spec, "family", None)
+            return bool((families[owner].experts[expert] if owner else spec).source)
+
+        all_ready = all(ready(*each) for each in families[name].experts.items())
+        return self.training[:1] if all_ready else self.training
 
 
 class Sweep(Spec):

@@ -195,12 +195,21 @@ def _train(
         scores = {name: task.validate() for name, task in tasks.items()}
         mean = float(np.mean(list(scores.values())))
         if mean > max((each["validation"] for each in curve), default=-math.inf):
-            best = {name: tensor.cpu().clone() for name, tensor in models.state_dict().items()}
+            best = _copied(models.state_dict())
         curve.append({"epoch": epoch, "validation": mean, "tasks": scores})
         _say(curve[-1], settings.epochs)
         _save(state / STATE, models, optimizer, schedule, curve, best)
     models.load_state_dict(best)
     return curve
+
+
+def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy in memory, in which the shared body is there once as well."""
+    copies: dict[int, torch.Tensor] = {}
+    for tensor in state.values():
+        if tensor.data_ptr() not in copies:
+            copies[tensor.data_ptr()] = tensor.cpu().clone()
+    return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def _optimizer(models: nn.Module, settings: Finetune) -> torch.optim.AdamW:

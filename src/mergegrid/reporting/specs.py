@@ -171,7 +171,7 @@ TABLES: dict[str, TableSpec] = {
         columns(
             *("family", "method", "sparsifier", "pairs", "points", "std_pairs", "std_seeds"),
             *("percent", "better", "equal", "worse", "published", "selection"),
-            pairs="how many ordered pairs",
+            pairs="how many ordered pairs; of decoders, once for each benchmark of the target",
             points="mean change over the pairs, score times 100",
             std_pairs="standard deviation of the change over pairs, in points",
             std_seeds="standard deviation over training and mask seeds of the mean over pairs, in "

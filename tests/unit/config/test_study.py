@@ -119,8 +119,12 @@ def test_ready_experts_are_no_runs_of_several_training_seeds(content):
     content["seeds"] = {"training": [3, 4]}
     family = content["families"]["bert"]
     fine_tuned = check_study(content, "")
-    assert fine_tuned.seeds.training_of(fine_tuned.families["bert"]) == [3, 4]
+    assert fine_tuned.seeds.training_of("bert", fine_tuned.families) == [3, 4]
     for name in family["experts"]:
         family["experts"][name] = {"source": {"source": f"hub:org/{name}"}}
     ready = check_study(content, "")
-    assert ready.seeds.training_of(ready.families["bert"]) == [3]
+    assert ready.seeds.training_of("bert", ready.families) == [3]
+    borrowed = {name: {"family": "bert"} for name in family["experts"]}
+    content["families"]["other"] = {"base": family["base"], "experts": borrowed}
+    both = check_study(content, "")
+    assert both.seeds.training_of("other", both.families) == [3]
