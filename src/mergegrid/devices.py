@@ -117,7 +117,8 @@ def lease(count: int) -> Iterator[list[Device]]:
         yield pool
         return
     with ExitStack() as held:
-        devices = _wait_for(pool, count, _folder(), held)
+        # In the order of the machine, whichever was free first.
+        devices = sorted(_wait_for(pool, count, _folder(), held), key=pool.index)
         # Indices are those of nvidia-smi, not CUDA's own, which put the fastest first.
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(device.name for device in devices)
