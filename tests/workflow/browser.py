@@ -13,15 +13,17 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 WAIT = 10.0
 
 
+def find_browser() -> str | None:
+    """A browser on the PATH, if there is one."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
 class Browser:
     """One page of a browser; give its profile a folder of its own."""
 
     def __init__(self, profile: Path) -> None:
-        program = next(filter(None, map(shutil.which, NAMES)), None)
-        assert program, (
-            f"the report is tested in a browser, and none of {', '.join(NAMES)} is on the PATH; "
-            "install one, on Debian with `apt-get install chromium`"
-        )
+        program = find_browser()
+        assert program, "there is no browser"
         theirs, self._to = os.pipe()
         self._from, ours = os.pipe()
         options = [

@@ -4,13 +4,19 @@ import json
 import time
 
 import pytest
-from browser import WAIT, Browser
+from browser import NAMES, WAIT, Browser, find_browser
 from matplotlib.image import imread
 from project import REPOSITORY
 
 from mergegrid.reporting.specs import FIGURES, TABLES
 
-pytestmark = pytest.mark.workflow
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.skipif(
+        find_browser() is None,
+        reason=f"none of {', '.join(NAMES)} is on the PATH; on Debian: apt-get install chromium",
+    ),
+]
 
 ROWS = "[...document.querySelectorAll('nav tbody tr')]"
 #: What a result shows: the source of its frame or picture, once it is there.
