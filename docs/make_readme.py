@@ -110,7 +110,7 @@ def over_tasks(tables: Path) -> str:
     points = pd.read_csv(tables / "drop_rates.csv")
     means = points.groupby(["sparsifier", "rate"], sort=False)["mean"].mean().unstack()
     whole = means.at["none", 0.0]
-    means = means.drop(index="none")
+    means = means.drop(index="none").sort_index(axis=1)
     means.loc[means.index != "base", 0.0] = whole
     texts = means.map("{:.3f}".format).where(means.notna(), "")
     texts.columns = [f"{rate:g}" for rate in texts.columns]
