@@ -368,9 +368,9 @@ FIGURES: dict[str, FigureSpec] = {
     ),
     "pairs": FigureSpec(
         "What each expert keeps when merged with one other",
-        "Ordered pairs of experts of {family}: share of the single expert's score that the merge "
-        "keeps on the target's task. A panel per method, a row per target, a dot per source; "
-        "lines through dots reach from the smallest to the largest value over seeds.",
+        "Ordered pairs of experts of {family}: score of the merge on the target's task. A panel "
+        "per method, a row per target, a dot per source; lines through dots reach from the "
+        "smallest to the largest value over seeds.",
     ),
     "deltas": FigureSpec(
         "Share of the deltas below a size",
