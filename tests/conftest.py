@@ -1,4 +1,7 @@
-"""A tiny real encoder and a task it can learn, for tests that need no pre-trained weights."""
+"""A tiny real encoder and a task it can learn, and a disk of limited size."""
+
+import os
+import subprocess
 
 import pandas as pd
 import pytest
@@ -68,3 +71,26 @@ def expert(base, examples, request_for_praise, tmp_path_factory):
     folder = tmp_path_factory.mktemp("expert") / "seed~0"
     finetune(base, request_for_praise, examples, folder)
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a given size in KiB: `small_disk(64)`; again with another size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size, *options):
+        again = ["remount"] if os.path.ismount(folder) else []
+        options = ",".join([*again, f"size={size}k", *options])
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command, so no disk of limited size")
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    while os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)

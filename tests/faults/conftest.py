@@ -1,11 +1,14 @@
 """The tiny study, undisturbed and to be disturbed, and a table of what came of the faults."""
 
+import io
+import json
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
 from faulty import SEED, TRIES, Study
-from package_index import Index, sdist, serving
+from package_index import Index
 from small_models import family
 
 from mergegrid.tasks.generators.instructions import generate
@@ -23,9 +26,22 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="session")
 def index():
     """A package index with what one expert learns from."""
-    found = Index(sdist(generate(8, seed=0)))
-    with serving(found):
+    with Index("tiny-1.0.zip", sdist(generate(8, seed=0))).open() as found:
         yield found
+
+
+def sdist(rows):
+    """The package `tiny`: instructions in `data/rows.jsonl`."""
+    members = {
+        "PKG-INFO": "Name: tiny\nVersion: 1.0\n",
+        "data/rows.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in members.items():
+            # A ZipInfo has a fixed date, and so the archive a fixed digest.
+            archive.writestr(zipfile.ZipInfo(f"tiny-1.0/{name}"), text)
+    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A tiny study that faults are thrown at."""
 
-import hashlib
 import os
 import random
 import shutil
@@ -22,6 +21,10 @@ SEED = int(os.environ.get("FAULT_SEED", "20231106"))
 TRIES = int(os.environ.get("FAULT_TRIES", "1"))
 #: Seconds that no run takes, on a busy machine either.
 _LONGEST = 900
+#: Runs that may end before their moment comes; then another moment is drawn.
+_DRAWS = 10
+#: The expert that the study trains.
+EXPERT = "llama/experts/trained/seed~0"
 #: Files that say when or how long.
 _OF_THE_RUN = {".snakemake_timestamp"}
 
@@ -38,7 +41,7 @@ class Study:
         self.project = Project(folder, self.config)
         self.folder, self.index = folder, index
         text = (Path(__file__).parent / "tiny.yaml").read_text()
-        text = text.replace("SHA256", hashlib.sha256(index.archive).hexdigest())
+        text = text.replace("SHA256", index.sha256)
         (folder / self.config).write_text(text)
         if results is not None:
             (folder / "results").symlink_to(results)
@@ -185,30 +188,41 @@ def hit_at_random(
     hit: Callable[[Study, subprocess.Popen[str], random.Random], bool],
 ) -> str:
     """Do some part of a finished study anew, hit at a random moment, and then to the end."""
-    start = chance.choice(["nothing", "models", "experts"])
-    if start == "nothing":
-        study.clear()
-    else:
-        study.forget_answers()
-        if start == "models":
-            study.forget("llama/experts/trained/seed~0")
+    for _ in range(_DRAWS):
+        start = chance.choice(["nothing", "models", "experts"])
+        if start == "nothing":
+            study.clear()
+        else:
+            study.forget_answers()
+            if start == "models":
+                study.forget(EXPERT)
+        moment = _begin_and_hit(study, chance, hit)
+        if moment is not None:
+            return f"from {start}, {moment}"
+    raise AssertionError(f"{_DRAWS} runs ended before they were hit")
+
+
+def _begin_and_hit(study: Study, chance: random.Random, hit) -> str | None:
+    """Run, hit and finish; when that was, None where the run had ended before."""
     process = study.start()
     try:
-        reached = wait_for(lambda: "\ntotal " in study.printed(), process)
+        if not wait_for(lambda: "\ntotal " in study.printed(), process):
+            raise AssertionError(study.printed())
         jobs = sum(job_counts(study.printed()).values())
         share = chance.uniform(0, jobs)
-        reached = reached and wait_for(lambda: study.jobs_done() >= int(share), process)
+        landed = wait_for(lambda: study.jobs_done() >= int(share), process)
         # Most jobs take longer than that.
         time.sleep((share % 1) * 3)
-        reached = reached and process.poll() is None and hit(study, process, chance)
-        process.wait(_LONGEST)
+        landed = landed and process.poll() is None and hit(study, process, chance)
+        # A run that ends well was not hit.
+        landed = process.wait(_LONGEST) != 0 and landed
     finally:
         end(process)
     done = study.jobs_done()
     study.finish()
     # Two jobs run at once, so no more than two are repeated.
     assert done + study.jobs_done() <= jobs + 2, study.printed()
-    return f"from {start}, after {int(share)} of {jobs} jobs" if reached else "came too late"
+    return f"after {int(share)} of {jobs} jobs" if landed else None
 
 
 def damage(path: Path, how: str, chance: random.Random) -> None:

@@ -4,15 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from contextlib import suppress
 
 import pytest
-from faulty import TRIES, damage, descendants, end, hit_at_random, wait_for
+from faulty import EXPERT, TRIES, damage, descendants, end, hit_at_random, wait_for
 
 pytestmark = [pytest.mark.workflow, pytest.mark.faults]
-
-EXPERT = "llama/experts/trained/seed~0"
 
 
 def terminate(_study, process, _chance):
@@ -152,28 +149,6 @@ def test_a_damaged_entry_of_the_cache_is_fetched_again(ready, chance, same):
         damage(rows, how, chance)
         ready.finish()
         same("damaged entry of the cache", ready, how)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of a given size in KB: `small_disk(64)`; again with another size."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(size):
-        again = "remount," if os.path.ismount(folder) else ""
-        command = ["mount", "-t", "tmpfs", "-o", f"{again}size={size}k", "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no mount command, so no disk of limited size")
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        return folder
-
-    yield mount
-    while os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_spoils_nothing(make, small_disk, whole, chance, same):

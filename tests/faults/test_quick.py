@@ -4,11 +4,9 @@ import os
 import signal
 
 import pytest
-from faulty import TRIES, damage, hit_at_random
+from faulty import EXPERT, TRIES, damage, hit_at_random
 
 pytestmark = [pytest.mark.workflow, pytest.mark.faults]
-
-EXPERT = "llama/experts/trained/seed~0"
 
 
 def ctrl_c(_study, process, _chance):

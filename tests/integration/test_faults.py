@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -162,34 +161,13 @@ def test_a_draft_that_was_published_meanwhile_is_not_written_into(tmp_path, monk
     assert names(tmp_path / "taken") == []
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount a file system of a given size: `small_disk(pages)`; again with another size."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*options):
-        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no mount command, so no disk of limited size")
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        return folder
-
-    yield mount
-    while os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return family(tmp_path_factory.mktemp("small"))
 
 
 def test_a_disk_without_room_for_the_weights_is_found_out_at_once(small, run, small_disk):
-    disk = small_disk("size=64k")
+    disk = small_disk(64)
     outcome = run("merge", recipe(small), disk / "out")
     assert outcome.code == 2
     wrong = r"error: \S+model\.safetensors cannot be written \(No space left on device\): "
@@ -199,11 +177,11 @@ def test_a_disk_without_room_for_the_weights_is_found_out_at_once(small, run, sm
 
 def test_a_disk_that_fills_anywhere_leaves_nothing_and_spoils_nothing(small, run, small_disk):
     """Sizes from too small for the weights to large enough, page by page."""
-    disk = small_disk("size=4k")
+    disk = small_disk(4)
     asked = recipe(small)
     failures = 0
     for pages in range(30, 90):
-        subprocess.run(["mount", "-o", f"remount,size={4 * pages}k", str(disk)], check=True)
+        small_disk(4 * pages)
         outcome = run("merge", asked, disk / "out")
         if outcome.code == 0:
             break
@@ -221,7 +199,7 @@ def test_a_disk_that_fills_anywhere_leaves_nothing_and_spoils_nothing(small, run
 
 
 def test_a_disk_without_inodes_is_a_full_disk(small, run, small_disk):
-    disk = small_disk("size=4m", "nr_inodes=4")
+    disk = small_disk(4096, "nr_inodes=4")
     outcome = run("merge", recipe(small), disk / "out")
     assert outcome.code == 2
     assert "No space left on device" in outcome.err.splitlines()[-1]
@@ -229,7 +207,7 @@ def test_a_disk_without_inodes_is_a_full_disk(small, run, small_disk):
 
 
 def test_a_mount_point_is_refused_before_any_work(small, run, small_disk):
-    disk = small_disk("size=4m")
+    disk = small_disk(4096)
     outcome = run("merge", recipe(small), disk)
     assert outcome.err == (
         f"error: {disk} is a mount point, which no folder can replace; name a folder inside it\n"

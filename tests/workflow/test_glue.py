@@ -1,33 +1,13 @@
-"""The GLUE study for real: its own tasks and recipe, on local records and a small encoder.
-
-Needs the environment variable GLUE_DATA: a folder with `mrpc/train.jsonl`,
-`mrpc/validation.jsonl`, `stsb/train.jsonl` and `stsb/validation.jsonl` in the columns of GLUE.
-"""
-
-import os
-from pathlib import Path
+"""The GLUE study for real: its own tasks and recipe, on local records and a small encoder."""
 
 import pandas as pd
 import pytest
 import yaml
+from glue_records import FOLDER, local, needs_glue
 from project import Project
 
-DATA = os.environ.get("GLUE_DATA")
-pytestmark = [
-    pytest.mark.workflow,
-    pytest.mark.skipif(
-        DATA is None or not Path(DATA).is_dir(),
-        reason="GLUE_DATA does not name a folder of GLUE records",
-    ),
-]
-
-
-def local(task, name):
-    """A task of the GLUE study, with its tables in a local folder, and fewer examples."""
-    folder = Path(DATA).resolve() / name
-    for split, file in (("train", "train"), ("test", "validation")):
-        task[split] = {"source": f"path:{folder / file}.jsonl", "licence": "GLUE"}
-    return task | {"sizes": {"train": 160, "validation": 40, "test": 50}}
+pytestmark = [pytest.mark.workflow, needs_glue]
+SIZES = {"train": 160, "validation": 40, "test": 50}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +18,7 @@ def glue(tmp_path_factory):
     names = ["mrpc", "stsb"]
     family = study["families"]["bert"]
     study |= {
-        "tasks": {name: local(study["tasks"][name], name) for name in names},
+        "tasks": {name: local(name, study["tasks"][name], **SIZES) for name in names},
         "families": {
             "minilm": {
                 "base": smoke["families"]["minilm"]["base"],
@@ -73,7 +53,7 @@ def test_pairs_with_two_metrics_each_are_learnt_and_scored(glue):
 
 def test_the_published_validation_split_is_the_test_split(glue):
     examples = pd.read_parquet(glue.folder / "results/paper_encoders/tasks/mrpc.parquet")
-    published = pd.read_json(Path(DATA) / "mrpc" / "validation.jsonl", lines=True)
+    published = pd.read_json(FOLDER / "mrpc" / "validation.jsonl", lines=True)
     tested = examples[examples["split"] == "test"]
     assert set(tested["text_a"]) <= set(published["sentence1"].str.strip())
     assert examples["split"].value_counts().to_dict() == {
@@ -89,10 +69,10 @@ def test_a_second_run_does_nothing(glue):
 
 def test_a_changed_local_file_is_noticed(glue, tmp_path):
     copy = tmp_path / "train.jsonl"
-    copy.write_bytes((Path(DATA) / "mrpc" / "train.jsonl").read_bytes())
+    copy.write_bytes((FOLDER / "mrpc" / "train.jsonl").read_bytes())
     config = glue.folder / "config" / "local.yaml"
     text = config.read_text()
-    original = str(Path(DATA).resolve() / "mrpc" / "train.jsonl")
+    original = str(FOLDER / "mrpc" / "train.jsonl")
     try:
         config.write_text(text.replace(original, str(copy)))
         planned = glue.planned()

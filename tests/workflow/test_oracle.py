@@ -1,51 +1,31 @@
-"""The oracle of two tasks of GLUE for real: trained, scored, and shown beside a merge.
-
-Needs the environment variable GLUE_DATA: a folder with `sst2/train.jsonl`,
-`sst2/validation.jsonl`, `stsb/train.jsonl` and `stsb/validation.jsonl` in the columns of GLUE.
-"""
+"""The oracle of two tasks of GLUE for real: trained, scored, and shown beside a merge."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from glue_records import local, needs_glue
 from project import Project
 from transformers import AutoModelForSequenceClassification
 
-DATA = os.environ.get("GLUE_DATA")
-pytestmark = [
-    pytest.mark.workflow,
-    pytest.mark.skipif(
-        DATA is None or not Path(DATA).is_dir(),
-        reason="GLUE_DATA does not name a folder of GLUE records",
-    ),
-]
+pytestmark = [pytest.mark.workflow, needs_glue]
 ORACLE = "minilm/oracles/sst2+stsb/seed~0"
 
 
-def local(name, **task):
-    """A task of GLUE in a local folder, cut to few examples."""
-    folder = Path(DATA).resolve() / name
-    tables = {
-        split: {"source": f"path:{folder / file}.jsonl"}
-        for split, file in (("train", "train"), ("test", "validation"))
-    }
-    sizes = {"train": 160 if name == "sst2" else 96, "test": 80}
-    return {**task, **tables, "sizes": sizes}
+SST2 = {"text": ["sentence"], "labels": [0, 1], "metric": "accuracy"}
+STSB = {"text": ["sentence1", "sentence2"], "metric": "pearson_and_spearman"}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("oracle") / "project", "config/local.yaml")
     smoke = yaml.safe_load((project.folder / "config" / "smoke.yaml").read_text())
-    pair = ["sentence1", "sentence2"]
     config = {
         "tasks": {
-            "sst2": local("sst2", text=["sentence"], labels=[0, 1], metric="accuracy"),
-            "stsb": local("stsb", text=pair, metric="pearson_and_spearman"),
+            "sst2": local("sst2", SST2, train=160, test=80),
+            "stsb": local("stsb", STSB, train=96, test=80),
         },
         "families": {
             "minilm": {

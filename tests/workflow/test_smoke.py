@@ -5,6 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from project import Project
 
 from mergegrid.scoring.scores import COLUMNS
 
@@ -161,6 +162,20 @@ def test_the_report_shows_every_table_and_figure_with_its_caption(smoke):
         assert f"figures/minilm/{figure}.svg" in report
     assert "bands reach from the smallest to the largest value" in report
     assert "Smoke test: MiniLM on two tasks" in report
+
+
+def test_costs_compare_with_what_was_asked_on_the_command_line(smoke, tmp_path):
+    copy = Project.after(smoke, tmp_path / "copy")
+    asked = ("sweep:mem_mb=attempt * 900", "merges:mem_mb=max(800, input.size_mb)")
+    copy.snakemake("--cores", "1", "--set-resources", *asked, "--", "results/smoke/costs/costs.csv")
+    before, after = (
+        pd.read_csv(each.folder / "results/smoke/costs/costs.csv", index_col="rule")
+        for each in (smoke, copy)
+    )
+    assert after.loc["sweep", "asked_memory_mb"] == 900
+    # It differs between jobs.
+    assert pd.isna(after.loc["merges", "asked_memory_mb"])
+    assert before[["jobs", "hours"]].equals(after[["jobs", "hours"]])
 
 
 def test_a_ready_expert_is_taken_as_it_is(edited):

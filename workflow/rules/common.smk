@@ -95,12 +95,19 @@ def gpus():
 
 
 def asked_memory():
-    """The memory in MB that the first attempt of each rule asks for."""
-    return {
-        each.name: each.resources["mem_mb"].evaluate(None, attempt=1).value
-        for each in workflow.rules
-        if "mem_mb" in each.resources
-    }
+    """The memory in MB that the first attempt of each rule asks for, None where its inputs decide."""
+    found = {}
+    for each in workflow.rules:
+        if asked := each.resources.get("mem_mb"):
+            known = {"rulename": each.name, "attempt": 1, "threads": 1}
+            try:
+                # What a user asks for by --set-resources is an expression, with more in its scope.
+                found[each.name] = asked.evaluate(
+                    None, input=None, async_run=workflow.async_run, **known
+                ).value
+            except (AttributeError, TypeError, WorkflowError):
+                found[each.name] = None
+    return found
 
 
 def decoder_sources():

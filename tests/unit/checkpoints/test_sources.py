@@ -8,17 +8,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from package_index import Index
+from server import serving
 
 from mergegrid.checkpoints.sources import cache as store
 from mergegrid.checkpoints.sources.fetch import Record, fetch, locate
@@ -35,17 +35,6 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 # ---- PyPI ---------------------------------------------------------------------------------------
@@ -167,42 +156,6 @@ def sdist(marker: Path) -> bytes:
     return buffer.getvalue()
 
 
-def index(archive: bytes, *, as_json: bool, cuts: int = 0) -> type[BaseHTTPRequestHandler]:
-    """A package index with one sdist; the first `cuts` downloads end in the middle."""
-    left = [cuts]
-
-    class Index(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/simple/trap/" and as_json:
-                file = {
-                    "filename": "trap-1.0.tar.gz",
-                    "url": "../../files/trap-1.0.tar.gz",
-                    "hashes": {"sha256": sha(archive)},
-                }
-                body = json.dumps({"meta": {"api-version": "1.0"}, "files": [file]}).encode()
-                self.answer(body, "application/vnd.pypi.simple.v1+json")
-            elif self.path == "/simple/trap/":
-                self.answer(b'<a href="/files/trap-1.0.tar.gz">trap-1.0.tar.gz</a>', "text/html")
-            elif self.path == "/files/trap-1.0.tar.gz":
-                cut = left[0] > 0
-                left[0] -= 1
-                self.answer(archive, "application/gzip", len(archive) // 2 if cut else None)
-            else:
-                self.send_error(404)
-
-        def answer(self, body: bytes, kind: str, only: int | None = None) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[:only])
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Index
-
-
 @pytest.mark.parametrize("as_json", [True, False])
 def test_nothing_of_an_sdist_is_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
@@ -210,8 +163,8 @@ def test_nothing_of_an_sdist_is_executed(
     marker = tmp_path / "ran"
     archive = sdist(marker)
     config = SourceConfig(source="pypi:trap==1.0:data", sha256=sha(archive))
-    with serving(index(archive, as_json=as_json)) as url:
-        monkeypatch.setenv("PIP_INDEX_URL", f"{url}/simple")
+    with Index("trap-1.0.tar.gz", archive, as_json=as_json).open() as index:
+        monkeypatch.setenv("PIP_INDEX_URL", index.url)
         record = fetch(config, "dataset", tmp_path / "cache")
     assert record.files == {"rows.txt": sha(b"one\ntwo\n")}
     assert record.licence == "BSD License"
@@ -227,8 +180,9 @@ def test_a_cut_download_is_an_error_and_the_next_run_is_whole(
 ) -> None:
     archive = sdist(tmp_path / "ran")
     config = SourceConfig(source="pypi:trap==1.0:data/rows.txt", sha256=sha(archive))
-    with serving(index(archive, as_json=True, cuts=1)) as url:
-        monkeypatch.setenv("PIP_INDEX_URL", f"{url}/simple")
+    with Index("trap-1.0.tar.gz", archive, as_json=True).open() as index:
+        monkeypatch.setenv("PIP_INDEX_URL", index.url)
+        index.cuts = [len(archive) // 2]
         with pytest.raises(SourceError, match=r"connection ended after \d+ of \d+ bytes"):
             fetch(config, "dataset", tmp_path / "cache")
         assert fetch(config, "dataset", tmp_path / "cache").bytes == len(b"one\ntwo\n")
