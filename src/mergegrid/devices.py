@@ -114,6 +114,7 @@ def lease(count: int) -> Iterator[list[Device]]:
             f"({_where_from()}); run with --resources gpu={len(pool)} or fewer, or without"
         )
     if "SLURM_JOB_ID" in os.environ and len(pool) == count:
+        logger.info("GPUs that SLURM gave: %s", _text(pool))
         yield pool
         return
     with ExitStack() as held:

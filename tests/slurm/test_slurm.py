@@ -99,6 +99,10 @@ def test_jobs_hold_one_gpu_each_and_jobs_at_one_time_hold_different_ones(runs):
     first, second = (seen[job["JobID"]] for job in runs.jobs if rule_of(job) == "expert")
     assert first != second
     assert first | second <= set(map(str, range(8)))
+    # The jobs themselves know of them, so that they do not compute on the CPU.
+    logs = (runs.slurm.parents[1] / "logs/smoke").glob("expert/**/*.log")
+    noted = [re.search(r"GPUs that SLURM gave: (\S+)", log.read_text()) for log in logs]
+    assert {found[1] for found in noted} == first | second
 
 
 def test_a_job_killed_for_memory_passes_with_more(runs):

@@ -1,5 +1,7 @@
 """The decoder study for real, on Llamas of two layers: a ready and a fine-tuned expert."""
 
+import re
+
 import pandas as pd
 import pytest
 import yaml
@@ -97,6 +99,22 @@ def test_every_answer_has_a_record(project):
 def test_merged_models_are_removed_and_nothing_is_left_to_do(project):
     assert not list((project.folder / "results" / "small").rglob("models/**/*.safetensors"))
     assert not project.planned()
+
+
+@pytest.mark.parametrize(
+    ("given", "provided"),
+    [
+        (["gpu=5"], {"gpu": "5", "merged_models": "5"}),
+        (["gpu=5", "merged_models=2"], {"gpu": "5", "merged_models": "2"}),
+        (["other=1"], {"other": "1"}),
+    ],
+)
+def test_no_more_models_are_merged_at_a_time_than_gpus_can_read(project, tmp_path, given, provided):
+    copy = Project.after(project, tmp_path / "copy")
+    target = f"results/small/benchmarks/{FORMATS}.parquet"
+    printed = copy.snakemake("--cores", "1", "--force", "--resources", *given, "--", target)
+    (line,) = re.findall(r"^Provided resources: (.*)$", printed, re.MULTILINE)
+    assert dict(re.findall(r'"(\w+)", (\d+)', line)) == provided
 
 
 def test_one_more_rate_runs_only_its_own_jobs(project):

@@ -3,6 +3,8 @@ The checked configuration and the functions that rules share. No rule is here.
 """
 
 import fcntl
+import os
+from functools import cache
 
 from mergegrid.config import decoder_requests, oracle_requests, requests
 from mergegrid.config import similarity_requests
@@ -15,6 +17,14 @@ from mergegrid.config.published_cells import published_cells, published_gains
 from mergegrid.provenance import canonical_json, code_version, digest
 from mergegrid.reporting.specs import FIGURES, TABLES
 from snakemake.exceptions import WorkflowError
+
+# A job of a cluster starts a Snakemake of its own, which is not told what the run was given.
+if workflow.is_main_process:
+    os.environ["MERGEGRID_RUN"] = "gpu" if "gpu" in workflow.global_resources else "cpu"
+
+
+envvars:
+    "MERGEGRID_RUN",
 
 
 def checked_study():
@@ -77,8 +87,12 @@ NEEDS_STATISTICS = bool(requests.asked_statistics(STUDY))
 
 
 def code_of(script):
-    """The version of the code of a job, which is its script and all that the script imports."""
-    return code_version(SCRIPTS / f"{script}.py")
+    """The version of the code of a job, which is its script and all that the script imports.
+
+    A function of the wildcards, so that a process that runs one job reads only the code of that job.
+    """
+    version = cache(lambda: code_version(SCRIPTS / f"{script}.py"))
+    return lambda wildcards: version()
 
 
 def one_of(names):
@@ -91,7 +105,18 @@ def as_json(spec):
 
 def gpus():
     """One GPU per job when the run was given GPUs (--resources gpu=N), else none."""
-    return 1 if "gpu" in workflow.global_resources else 0
+    return 1 if os.environ["MERGEGRID_RUN"] == "gpu" else 0
+
+
+def bound_merged_models():
+    """Merge no more decoders at a time than GPUs can read, unless --resources says how many.
+
+    Otherwise idle cores would merge far ahead of the GPUs, until the disk is full.
+    """
+    limits = workflow.global_resources
+    if gpus() and DECODERS and "merged_models" not in limits:
+        each = min(DECODERS.generation_of(name).gpus for name in DECODERS.families)
+        workflow.register_resource("merged_models", max(1, limits["gpu"].value // each))
 
 
 def asked_memory():

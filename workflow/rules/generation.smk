@@ -50,8 +50,8 @@ rule merge:
         "../../environment.yml"
     threads: 1
     resources:
-        # Shared with the jobs that read the model, which go first: --resources merged_models=N keeps
-        # no more than N on disk while N such jobs can run at once (cores, and GPUs).
+        # Shared with the jobs that read the model, which go first: there are no more than so many on
+        # disk while so many such jobs can run at once. bound_merged_models() says how many.
         merged_models=1,
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
