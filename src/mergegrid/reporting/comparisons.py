@@ -1,7 +1,6 @@
 """Tables of paired comparisons: one by one, and counted."""
 
 import pandas as pd
-from scipy.stats import binomtest
 
 from mergegrid.reporting.tables import variant_labels
 
@@ -61,4 +60,7 @@ def _all(rates: "pd.Series[str]") -> str:
 
 
 def _sign_test(better: int, worse: int) -> float:
+    # Half of what a table's job would take to start, and few tables need it.
+    from scipy.stats import binomtest
+
     return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
