@@ -188,5 +188,9 @@ def _watched(devices: Sequence[Device], usage: Path) -> Iterator[None]:
             yield
         finally:
             # Workers that were forked may hold its input open: a line ends it as well.
-            with suppress(BrokenPipeError):
-                watcher.communicate(b"\n")
+            try:
+                with suppress(BrokenPipeError):
+                    watcher.communicate(b"\n", timeout=watch.PATIENCE + 5)
+            except subprocess.TimeoutExpired:
+                logging.warning("nvidia-smi does not answer: how the GPUs were used stays unknown")
+                watcher.kill()
