@@ -24,7 +24,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergegrid.errors import ConfigError
+from mergegrid.errors import ConfigError, MergegridError
+from mergegrid.watch import PATIENCE
 
 FOLDER = Path("/tmp/mergegrid-devices")
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -61,6 +62,7 @@ def visible() -> list[Device]:
 
     Raises:
         ConfigError: a device is named that the machine does not have.
+        MergegridError: nvidia-smi does not answer.
     """
     listed = [] if rehearsal() else listed_devices()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -77,13 +79,27 @@ def listed_devices() -> list[Device]:
     """The devices that nvidia-smi lists; none where there is no nvidia-smi, or no driver.
 
     The parts of a partitioned GPU stand in its place.
+
+    Raises:
+        MergegridError: nvidia-smi does not answer.
     """
+    command = ["nvidia-smi", "-L"]
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
     except OSError:
         return []
+    try:
+        listing, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        process.kill()  # And no more: in the hands of a driver it may not even die.
+        raise MergegridError(
+            f"`{' '.join(command)}` has not answered within {PATIENCE:g} s; a GPU of this machine "
+            "may be lost: see the kernel's log (dmesg), and reset it or restart the machine"
+        ) from error
     gpus: list[list[Device]] = []
-    for line in done.stdout.splitlines() if done.returncode == 0 else []:
+    for line in listing.splitlines() if process.returncode == 0 else []:
         if match := _GPU.match(line):
             gpus.append([Device(match[1], match[2])])
         elif match := _PART.match(line):
@@ -102,6 +118,7 @@ def lease(count: int) -> Iterator[list[Device]]:
     Raises:
         ConfigError: fewer devices can be seen than are asked for, or the folder of the leases
             cannot be used.
+        MergegridError: nvidia-smi does not answer.
     """
     pool = visible()
     if rehearsal() and "CUDA_VISIBLE_DEVICES" not in os.environ:

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 
 SECONDS_BETWEEN_SAMPLES = 5.0
+#: How long nvidia-smi may take, which a GPU that is lost can keep for ever.
+PATIENCE = 30.0
 
 
 def sample(keys: list[str]) -> list[tuple[float, float]]:
@@ -22,10 +24,12 @@ def sample(keys: list[str]) -> list[tuple[float, float]]:
     query = ["--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
     command = ["nvidia-smi", f"--id={','.join(keys)}", *query]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
         rows = [line.split(",") for line in done.stdout.splitlines()]
         return [(float(memory), float(load)) for memory, load in rows] if rows else []
-    except (OSError, ValueError):
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return []
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mergegrid import devices, watch
 from mergegrid.devices import Device, lease, visible
-from mergegrid.errors import ConfigError
+from mergegrid.errors import ConfigError, MergegridError
 
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 LISTED = """\
@@ -243,6 +243,55 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     with pytest.raises(ConfigError, match="names 5, and nvidia-smi lists 0, MIG-cccc-0, MIG-"):
         visible()
+
+
+@pytest.fixture
+def lost(tmp_path, monkeypatch):
+    """A nvidia-smi that lists one GPU and then never answers again, nor to anything else."""
+    program = tmp_path / "lost" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = -L ] && [ ! -e "$0.asked" ] && > "$0.asked" '
+        '&& echo "GPU 0: A (UUID: GPU-aaaa-0)" && exit\nexec sleep 60\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("lost")
+def test_an_nvidia_smi_that_never_answers_is_not_waited_for(monkeypatch):
+    assert visible() == [Device("0", "GPU-aaaa-0")]
+    monkeypatch.setattr(devices, "PATIENCE", 0.2)
+    with pytest.raises(MergegridError, match=r"`nvidia-smi -L` has not answered within 0\.2 s; a"):
+        visible()
+    monkeypatch.setattr(watch, "PATIENCE", 0.2)
+    assert watch.sample(["GPU-aaaa-0"]) == []
+
+
+@pytest.mark.usefixtures("lost")
+def test_a_job_that_is_done_frees_its_gpus_though_its_watcher_hangs(tmp_path):
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", DONE], cwd=tmp_path, capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    # The watcher itself is more patient.
+    assert time.monotonic() - began < 25
+    assert "nvidia-smi does not answer" in (tmp_path / "job.log").read_text()
+
+
+DONE = f"""
+import sys
+from types import SimpleNamespace
+sys.path.insert(0, {str(SCRIPTS)!r})
+from _job import job, watch
+
+watch.PATIENCE = -4  # The job waits five seconds longer.
+given = SimpleNamespace(rule="x", log=["job.log"], input=[], params={{}}, resources={{"gpu": 1}})
+with job(given):
+    pass
+print("done")
+"""
 
 
 def test_gpus_on_a_machine_without_are_an_error(monkeypatch, tmp_path):

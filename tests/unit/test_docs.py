@@ -3,6 +3,7 @@
 import csv
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -63,6 +64,28 @@ def test_files_and_keys_that_the_docs_name_exist():
     for page in sorted(DOCS.glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_guide_to_clusters_names_every_rule_that_holds_a_gpu():
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    holding = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?^        gpu=", rules, re.M | re.S)
+    guide = " ".join((DOCS / "cluster.md").read_text().split())
+    said = re.search(r"The rules that hold a GPU are (.*?)\. ", guide)[1]
+    assert sorted(re.findall(r"`(\w+)`", said)) == sorted(holding)
+
+
+def test_the_executor_of_slurm_sends_what_the_guide_says():
+    utils = pytest.importorskip("snakemake_executor_plugin_slurm.utils")
+    job = SimpleNamespace(resources=Resources(gpu=1, gres="gpu:a100:1"))
+    assert utils.set_gres_string(job).split() == ["--gres=gpu:a100:1", "--gpus=1"]
+    job = SimpleNamespace(resources=Resources(gpu=1, gpu_model="a100"))
+    assert utils.set_gres_string(job).split() == ["--gpus=a100:1"]
+
+
+class Resources(dict):
+    """As Snakemake's: values by name, as items and as attributes."""
+
+    __getattr__ = dict.__getitem__
 
 
 def test_every_key_of_the_configuration_is_in_its_reference():

@@ -1,15 +1,57 @@
 """What every job does first, with a Snakemake that is but its attributes."""
 
 import importlib.util
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from processes import gone, wait_until
 
 from mergegrid.checkpoints.publish import publish
 from mergegrid.errors import DamagedError
 
-SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "_job.py"
+WORKFLOW = Path(__file__).parents[2] / "workflow"
+SCRIPT = WORKFLOW / "scripts" / "_job.py"
+WORK = f"""
+import os, sys, time
+from types import SimpleNamespace
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+from _job import job
+
+with job(SimpleNamespace(rule="merge", log=["job.log"], input=[], resources={{}})):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+#: Stands for Snakemake, which runs jobs through a shell.
+PARENT = """
+import os, subprocess, sys
+os.environ["MERGEGRID_SNAKEMAKE"] = str(os.getpid())
+subprocess.run(["sh", "-c", '"$0" -c "$1"; :', sys.executable, sys.argv[1]])
+"""
+SNAKEFILE = f"""
+include: "{WORKFLOW}/rules/common.smk"
+
+
+rule work:
+    output:
+        "threads.txt",
+    log:
+        "job.log",
+    script:
+        "work.py"
+"""
+GUARDED = f"""
+import sys, threading
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+from _job import job
+
+with job(snakemake):
+    open(snakemake.output[0], "w").write(str(threading.active_count()))
+"""
 
 
 @pytest.fixture
@@ -18,7 +60,7 @@ def module(monkeypatch):
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     # It would end these tests with a Snakemake that runs them.
-    monkeypatch.setattr(found, "_end_with_snakemake", lambda: None)
+    monkeypatch.delenv("MERGEGRID_SNAKEMAKE", raising=False)
     return found
 
 
@@ -67,3 +109,51 @@ def test_damage_that_the_work_finds_is_put_aside_where_it_is_an_input(module, ex
         "expert.damaged",
         "stranger",
     ]
+
+
+def test_a_job_ends_with_the_snakemake_that_started_it(tmp_path):
+    command = [sys.executable, "-c", PARENT, WORK]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as parent:
+        work = int(parent.stdout.readline())
+        assert not gone(work)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert wait_until(lambda: gone(work), 5)
+    assert "is gone, so this job ends too" in (tmp_path / "job.log").read_text()
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["gone", "the number is another's by now"])
+def test_a_job_whose_snakemake_is_gone_does_not_begin(tmp_path, there):
+    with subprocess.Popen(["sleep", "60"]) as other:
+        if not there:
+            other.kill()
+            other.wait()
+        done = subprocess.run(
+            [sys.executable, "-c", WORK],
+            cwd=tmp_path,
+            env={**os.environ, "MERGEGRID_SNAKEMAKE": str(other.pid)},
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+        other.kill()
+    said = f"Snakemake (process {other.pid}) is gone, so this job ends too"
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", said)
+    assert said in (tmp_path / "job.log").read_text()
+
+
+def test_the_workflow_leaves_word_of_its_snakemake(tmp_path):
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    (tmp_path / "work.py").write_text(GUARDED)
+    config = WORKFLOW.parent / "config" / "smoke.yaml"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", str(config)]
+    done = subprocess.run(
+        [*command, "--", "threads.txt"],
+        cwd=tmp_path,
+        # That of another run, which this one was started from.
+        env={**os.environ, "MERGEGRID_SNAKEMAKE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "threads.txt").read_text() == "2"

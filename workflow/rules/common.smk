@@ -74,6 +74,8 @@ def note_run():
     RUN_LOCK.write_text(f"{os.uname().nodename} {where}")
 
 
+# Jobs end with the Snakemake that started them; each process of Snakemake reads this anew.
+os.environ.update(MERGEGRID_SNAKEMAKE=str(os.getpid()))
 HELD = hold_folder()
 STUDY = checked_study()
 SCRIPTS = (

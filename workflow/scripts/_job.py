@@ -112,33 +112,41 @@ def device(snakemake: Any) -> str:
 
 
 def _end_with_snakemake() -> None:
-    """End when a killed Snakemake leaves this job behind, which would write beside a rerun's."""
-    parent = _snakemake()
-    if parent is None or not hasattr(os, "pidfd_open"):
+    """End when a killed Snakemake leaves this job behind, which would write beside a rerun's.
+
+    Snakemake may be gone before the job looks for it, so the Snakefile leaves word of its process.
+    """
+    named = os.environ.get("MERGEGRID_SNAKEMAKE")
+    if named is None or not hasattr(os, "pidfd_open"):
         return
-    descriptor = os.pidfd_open(parent)
+    parent = int(named)
+    gone = f"Snakemake (process {parent}) is gone, so this job ends too"
+    try:
+        descriptor = os.pidfd_open(parent)
+    except ProcessLookupError:
+        descriptor = None
+    if descriptor is None or parent not in _processes_above():
+        logging.error("%s", gone)
+        sys.exit(gone)
 
     def wait() -> None:
         select.select([descriptor], [], [])
-        logging.error("Snakemake (process %d) is gone, so this job ends too", parent)
+        logging.error("%s", gone)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _snakemake() -> int | None:
-    """The nearest process above this one that is Snakemake."""
+def _processes_above() -> Iterator[int]:
+    """The parent of this process, its parent, and so on: in a container, up to process 1."""
     process = os.getppid()
-    while process > 1:
+    while process:
+        yield process
         try:
             status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
-            arguments = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8").split("\0")
         except OSError:
-            return None
-        if any(Path(argument).name == "snakemake" for argument in arguments):
-            return process
+            return
         process = int(status.rpartition(")")[2].split()[1])
-    return None
 
 
 @contextmanager
@@ -180,5 +188,9 @@ def _watched(devices: Sequence[Device], usage: Path) -> Iterator[None]:
             yield
         finally:
             # Workers that were forked may hold its input open: a line ends it as well.
-            with suppress(BrokenPipeError):
-                watcher.communicate(b"\n")
+            try:
+                with suppress(BrokenPipeError):
+                    watcher.communicate(b"\n", timeout=watch.PATIENCE + 5)
+            except subprocess.TimeoutExpired:
+                logging.warning("nvidia-smi does not answer: how the GPUs were used stays unknown")
+                watcher.kill()

@@ -46,4 +46,5 @@ class Generation(Spec):
     """Share of a GPU's memory that vLLM takes."""
     one_engine: bool = False
     """Whether all variants of a set of experts pass through one engine, merged in memory, with no
-    checkpoint on disk; by default each variant is one merge and one generate job."""
+    checkpoint on disk but for tasks of `harness`; by default each variant is one merge and one
+    generate job."""

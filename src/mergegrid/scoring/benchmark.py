@@ -45,7 +45,7 @@ def score_benchmark(
 
     Returns:
         Rows of scores, and one row per variant, question and sample: recipe, question, digest of
-        the prompt, output, what was extracted from it, verdict and seconds, and the split of the
+        the prompt, output, what was extracted from it and the verdict, and the split of the
         question with its value of the primary metric, over all its samples.
 
     Raises:

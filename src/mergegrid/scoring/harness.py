@@ -16,8 +16,10 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from mergegrid.bound import bound
 from mergegrid.config.harness import Harness, own_tasks
 from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
 from mergegrid.provenance import digest
@@ -39,6 +41,7 @@ _UNSAFE = re.compile(r"Attempted to run task: (\S+) which is marked as unsafe")
 # The metric that runs programs: it is asked for, or asks for leave.
 _RUNS_CODE = ("Module 'code_eval'", "HF_ALLOW_CODE_EVAL")
 _TAIL = 30
+_ATTEMPT = "run-"
 _MISSING = ("ModuleNotFoundError", "ImportError")
 
 logger = logging.getLogger(__name__)
@@ -86,27 +89,29 @@ def run_harness(model: Path, settings: Harness, folder: Path, device: str) -> Ha
     """
     own_tasks(settings)
     version = _version(settings.python)
-    place = folder / "run"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_ATTEMPT}*"):
+        shutil.rmtree(left, ignore_errors=True)
     log, results = folder / "lm_eval.log", folder / "results.json"
     results.unlink(missing_ok=True)
     logger.info("lm-eval %s writes its log to %s", version, log)
-    with log.open("wb") as file:
-        done = subprocess.run(
-            harness_command(model, settings, place / "results.json", device),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # Else a file where the run starts could stand in for a library of the same name.
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
-            check=False,
-        )
-    written = list(place.glob("results_*.json"))
-    if done.returncode or not written:
-        raise _failure(settings, version, done.returncode, log)
-    written[0].replace(results)
-    shutil.rmtree(place)
+    # A place of its own for each attempt: nothing that an older one writes can be taken for ours.
+    with TemporaryDirectory(prefix=_ATTEMPT, dir=folder, ignore_cleanup_errors=True) as name:
+        place = Path(name)
+        with log.open("wb") as file:
+            done = subprocess.run(
+                bound(harness_command(model, settings, place / "results.json", device)),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # Else a file where the run starts could stand in for a library of the same name.
+                env={**os.environ, "PYTHONSAFEPATH": "1"},
+                check=False,
+            )
+        written = list(place.glob("results_*.json"))
+        if done.returncode or not written:
+            raise _failure(settings, version, done.returncode, log)
+        written[0].replace(results)
     return read_result(results, settings, device)
 
 

@@ -16,7 +16,7 @@ from mergegrid.errors import DataError
 from mergegrid.journal import Journal
 from mergegrid.scoring.graders import GRADERS, programs
 from mergegrid.scoring.graders.grader import Context, Question, flat, grouped
-from mergegrid.scoring.programs.sandbox import SandboxError, open_sandbox
+from mergegrid.scoring.programs.sandbox import Outcome, Sandbox, SandboxError, open_sandbox
 from mergegrid.tasks.benchmarks import READERS
 
 GSM8K = [
@@ -190,8 +190,7 @@ def test_formulas_that_were_compared_are_not_compared_again(tmp_path, monkeypatc
     monkeypatch.setattr("mergegrid.scoring.answers.latex.judge", None)
     after = grade(tmp_path, "math", asked, gold)
     assert before.values.equals(after.values)
-    columns = before.records.columns.drop("seconds")
-    assert before.records[columns].equals(after.records[columns])
+    assert before.records.equals(after.records)
 
 
 def test_programs_pass_or_fail_by_the_tests(tmp_path, sandbox):
@@ -245,6 +244,52 @@ def test_a_second_grading_runs_no_program(tmp_path, sandbox, refusing):
     assert before.records.equals(after.records)
     with pytest.raises(AssertionError, match="about to run"):
         grade(tmp_path, "mbpp", asked, [gold[0], "pass"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "records"),
+    [("gsm8k", GSM8K), ("math", MATH), ("instructions", WORDS), ("mbpp", MBPP)],
+)
+def test_records_are_the_same_bytes_whenever_they_are_made(tmp_path, kind, records, sandbox):
+    asked, gold = questions(kind, records), solutions(kind, records)
+    # Its error names an object, which lies elsewhere in every run.
+    gold[0] = "raise ValueError(type('A', (), {})())" if kind == "mbpp" else gold[0]
+    first, second = (grade(tmp_path / each, kind, asked, gold) for each in ("first", "second"))
+    first.records.to_parquet(tmp_path / "first.parquet")
+    second.records.to_parquet(tmp_path / "second.parquet")
+    assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second.parquet").read_bytes()
+    if kind == "mbpp":
+        assert first.records["detail"][0].endswith("A object at 0x...>")
+
+
+def test_what_a_busy_machine_may_have_caused_is_not_remembered(
+    tmp_path, sandbox, monkeypatch, caplog
+):
+    ends = [Outcome("timeout", "ran for more than 20 s", lasting=False), Outcome("passed", "")]
+
+    class Busy:
+        limits = sandbox.limits
+
+        def run(self, program):
+            return ends.pop(0)
+
+    monkeypatch.setattr(programs, "open_sandbox", lambda unsafe: Busy())
+    asked, gold = questions("mbpp", MBPP[:1]), solutions("mbpp", MBPP[:1])
+    found = [grade(tmp_path, "mbpp", asked, gold).records["verdict"][0] for _ in range(3)]
+    # At the third time the second outcome was known.
+    assert found == ["timeout", "passed", "passed"]
+    assert "1 programs of a model ran out of time by the wall's clock" in caplog.text
+
+
+def test_a_sandbox_that_fails_is_not_held_against_a_program(tmp_path, sandbox, monkeypatch):
+    faulty = Sandbox(["sh", "-c", "echo 'bwrap: Creating new namespace failed' >&2; exit 1"])
+    monkeypatch.setattr(programs, "open_sandbox", lambda unsafe: faulty)
+    asked, gold = questions("mbpp", MBPP[:1]), solutions("mbpp", MBPP[:1])
+    with pytest.raises(SandboxError, match=r"did not start \(bwrap: Creating new names"):
+        grade(tmp_path, "mbpp", asked, gold)
+    assert (tmp_path / "verdicts.jsonl").read_bytes() == b""
+    monkeypatch.setattr(programs, "open_sandbox", lambda unsafe: sandbox)
+    assert grade(tmp_path, "mbpp", asked, gold).records["verdict"].tolist() == ["passed"]
 
 
 def test_equal_programs_run_once(tmp_path, sandbox, monkeypatch):

@@ -1,11 +1,13 @@
 import json
 import math
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import gone, wait_until
 
 from mergegrid.config.harness import Harness, HarnessRequest, own_tasks
 from mergegrid.config.reading import check_content
@@ -244,6 +246,54 @@ def test_an_end_without_results_is_no_success_and_leaves_no_older_ones(tmp_path)
     with pytest.raises(MergegridError, match="ended with code 0 and said 'Could not save'"):
         run_harness(tmp_path, settings, older.parent, "cpu")
     assert not older.exists()
+
+
+def writing(folder):
+    """A Python whose lm-eval writes its results, and beside them where that is."""
+    (folder / "written.json").write_text(json.dumps(WRITTEN))
+    program = folder / "python"
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && echo 0.4.13 && exit\n'
+        'while [ "$1" != --output_path ]; do shift; done\n'
+        f'echo "$2" >> "{folder}/places"\n'
+        f'cp "{folder}/written.json" "$(dirname "$2")/results_2026.json"\n'
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_each_attempt_has_a_place_of_its_own_and_leaves_its_results_and_log(tmp_path):
+    settings = Harness(tasks=["both"], python=writing(tmp_path))
+    out = tmp_path / "out"
+    # What a killed attempt has left.
+    (out / "run-killed").mkdir(parents=True)
+    (out / "run-killed" / "results_2025.json").write_text("{}")
+    for _ in range(2):
+        assert len(run_harness(tmp_path, settings, out, "cpu").scores) == 4
+        assert sorted(path.name for path in out.iterdir()) == ["lm_eval.log", "results.json"]
+    first, second = map(Path, (tmp_path / "places").read_text().splitlines())
+    assert first.parent != second.parent
+    assert first.parent.parent == second.parent.parent == out
+
+
+def test_lm_eval_ends_with_a_killed_job(tmp_path):
+    program, number = tmp_path / "python", tmp_path / "number"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && echo 0.4.13 && exit\necho $$ > "{number}"\nexec sleep 60\n'
+    )
+    program.chmod(0o755)
+    job = (
+        "from pathlib import Path\n"
+        "from mergegrid.config.harness import Harness\n"
+        "from mergegrid.scoring.harness import run_harness\n"
+        f"settings = Harness(tasks=['both'], python={str(program)!r})\n"
+        f"run_harness(Path('model'), settings, Path({str(tmp_path)!r}, 'out'), 'cpu')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", job]) as process:
+        assert wait_until(lambda: number.exists() and number.read_text())
+        assert not gone(int(number.read_text()))
+        process.kill()
+    assert wait_until(lambda: gone(int(number.read_text())), 5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Graders of questions with one right answer: a number, a formula, a text."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -60,7 +59,6 @@ def grade_texts(
         {
             "extracted": [answer.strip() for answer in flat(answers)],
             "verdict": ["right" if each else "wrong" for row in right for each in row],
-            "seconds": 0.0,
         }
     )
     values = pd.DataFrame({"accuracy": [float(np.mean(each)) for each in right]})
@@ -71,13 +69,11 @@ def _grade(judge: Judge, questions: Sequence[Question], answers: Answers) -> Gra
     rows = []
     for question, each in zip(questions, answers, strict=True):
         for answer in each:
-            start = time.perf_counter()
             found = judge(question.reference, answer)
             rows.append(
                 {
                     "extracted": found.extracted,
                     "verdict": _verdict(found.extracted, found.correct),
-                    "seconds": time.perf_counter() - start,
                     "paper_extracted": found.paper_extracted,
                     "paper_verdict": _verdict(found.paper_extracted, found.paper_correct),
                 }

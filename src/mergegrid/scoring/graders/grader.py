@@ -25,7 +25,8 @@ class Grades:
     """Verdicts on the answers of one variant to the questions of one benchmark."""
 
     records: pd.DataFrame
-    """One row per answer, in order, with at least `extracted`, `verdict` and `seconds`."""
+    """One row per answer, in order, with at least `extracted` and `verdict`; no times, which
+    no two runs have in common."""
     values: pd.DataFrame
     """One row per question, in order, and one column per metric, the first being the primary."""
     summaries: Mapping[str, tuple[float, float]] = field(default_factory=dict)

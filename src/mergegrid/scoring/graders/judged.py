@@ -32,7 +32,6 @@ def grade_preferences(
     records = pd.DataFrame(
         {"extracted": outputs, "verdict": [_verdict(each) for each in found.preferences]}
     )
-    records["seconds"] = 0.0
     records["preference"] = found.preferences
     summaries = {"output_characters": (found.average_length, float("nan"))}
     if found.length_controlled is not None:

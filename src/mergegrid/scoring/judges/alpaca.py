@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import yaml
 
+from mergegrid.bound import bound
 from mergegrid.checkpoints.sources.fetch import fetch, locate
 from mergegrid.config.judge import Judge
 from mergegrid.errors import ConfigError, DataError, MergegridError
@@ -198,7 +199,7 @@ def _run(
     with (
         errors.open("w") as file,
         subprocess.Popen(
-            [*command, str(asked), str(answered)],
+            bound([*command, str(asked), str(answered)]),
             env=environment,
             stdout=subprocess.PIPE,
             stderr=file,

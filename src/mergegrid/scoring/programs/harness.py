@@ -1,8 +1,8 @@
 """What runs inside the sandbox: one program to its end, then the verdict. Run as text, by `-c`.
 
 Its arguments are limits, `RLIMIT_AS=536870912`; its standard input is a token of 64 bytes and then
-the program. It answers on its standard output with the token alone when the program ran to its
-end, else with `failed ` and the error. The program sees neither stream.
+the program. It answers on its standard output with `started `, and then with the token alone when
+the program ran to its end, else with `failed ` and the error. The program sees neither stream.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 TOKEN_BYTES = 64
+STARTED = b"started "
 FAILED = b"failed "
 DETAIL_BYTES = 300
 
@@ -25,6 +26,8 @@ def main() -> None:
     del sys.argv[1:]
     channel = os.dup(1)
     sys.addaudithook(refuse)
+    # From here on it is the program that fails; whoever does not read this saw the sandbox fail.
+    os.write(channel, STARTED)
     # The token waits in the middle of this expression, where no name, frame or collector shows
     # it, and so does the function that writes it, which the program therefore cannot replace.
     os.write(channel, os.read(0, TOKEN_BYTES) + run(source(), channel))

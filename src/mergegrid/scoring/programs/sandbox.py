@@ -5,7 +5,8 @@ network, no /proc, no other process, none of our environment. A filter of system
 processes, resource limits bound memory, files and processor time, and the wall clock the rest.
 
 A program passes only if the harness around it reports a random token after its last line; exit
-codes and output count for nothing. Not covered: program and tests share one interpreter, so a
+codes and output count for nothing. What ends before the harness has said that it started is a fault
+of the sandbox, never of the program. Not covered: program and tests share one interpreter, so a
 solution whose results claim to equal everything passes, and so does one that searches the memory
 of its interpreter (ctypes) for the token.
 """
@@ -14,6 +15,7 @@ import inspect
 import logging
 import os
 import platform
+import re
 import secrets
 import select
 import signal
@@ -36,6 +38,8 @@ Status = Literal["passed", "failed", "timeout", "crashed"]
 _HARNESS = inspect.getsource(harness)
 _OUTPUT_BYTES = 4096
 _DETAIL_CHARACTERS = 200
+# Where an object lies differs from run to run.
+_ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
 # A fixed hash seed: the order of a set must not decide between passed and failed. Thus no -I, which
 # would drop it; beside it, -P and -s isolate as much in an environment that holds nothing else.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
@@ -91,9 +95,10 @@ class Outcome:
     """`passed`: it ran to its last line. `failed`: it raised. `timeout`: out of time, by the
     wall or the processor. `crashed`: it ended in another way, without reaching its last line."""
     detail: str
-    """The error in one line; empty for a program that passed."""
-    seconds: float
-    """By the clock on the wall, start and end of the sandbox included."""
+    """The error in one line, without addresses in memory; empty for a program that passed."""
+    lasting: bool = True
+    """Whether it says something of the program alone: false where the wall's clock ran out, which
+    a machine that is busy with others may have caused."""
 
 
 class Sandbox:
@@ -121,9 +126,12 @@ class Sandbox:
         self._command = (python, *_PYTHON_OPTIONS, "-c", _HARNESS, *arguments)
 
     def run(self, program: str) -> Outcome:
-        """Run a program to its end or to a limit; nothing of it is left afterwards."""
+        """Run a program to its end or to a limit; nothing of it is left afterwards.
+
+        Raises:
+            SandboxError: the sandbox itself failed, before the program began.
+        """
         token = secrets.token_hex(harness.TOKEN_BYTES // 2).encode()
-        start = time.monotonic()
         with (
             tempfile.TemporaryFile() as text,
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -132,13 +140,18 @@ class Sandbox:
             text.seek(0)
             process = self._start(text.fileno(), folder)
             try:
-                output, ended = _read(process, start + self.limits.seconds)
+                output, ended = _read(process, time.monotonic() + self.limits.seconds)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 code = process.wait()
-        status, detail = self._judge(output, ended, code, token)
-        return Outcome(status, detail, time.monotonic() - start)
+        if not output.startswith(harness.STARTED):
+            said = self._judge(output, ended, code, token).detail
+            raise SandboxError(
+                f"the sandbox did not start ({said}), maybe for want of processes, user namespaces "
+                "or memory; run again, with fewer jobs at once if that does not help"
+            )
+        return self._judge(output.removeprefix(harness.STARTED), ended, code, token)
 
     def _start(self, text: int, folder: str) -> subprocess.Popen[bytes]:
         calls: list[int] = []
@@ -164,23 +177,26 @@ class Sandbox:
             for each in calls:
                 os.close(each)
 
-    def _judge(self, output: bytes, ended: bool, code: int, token: bytes) -> tuple[Status, str]:
+    def _judge(self, output: bytes, ended: bool, code: int, token: bytes) -> Outcome:
         if not ended:
-            return "timeout", f"ran for more than {self.limits.seconds:g} s"
+            said = f"ran for more than {self.limits.seconds:g} s"
+            return Outcome("timeout", said, lasting=False)
         if output == token:
-            return "passed", ""
-        text = output.decode("utf-8", "replace").strip()
+            return Outcome("passed", "")
+        text = _ADDRESS.sub("at 0x...", output.decode("utf-8", "replace").strip())
         if output.startswith(harness.FAILED):
-            return "failed", text.removeprefix(harness.FAILED.decode())[:_DETAIL_CHARACTERS]
+            said = text.removeprefix(harness.FAILED.decode())
+            return Outcome("failed", said[:_DETAIL_CHARACTERS])
         # bubblewrap tells of a signal as a shell does.
         number = -code if code < 0 else max(code - 128, 0)
         if number == signal.SIGXCPU:
-            return "timeout", f"used more than {self.limits.cpu_seconds} s of processor time"
+            said = f"used more than {self.limits.cpu_seconds} s of processor time"
+            return Outcome("timeout", said)
         if text:
-            return "crashed", text.splitlines()[-1][:_DETAIL_CHARACTERS]
+            return Outcome("crashed", text.splitlines()[-1][:_DETAIL_CHARACTERS])
         if number:
-            return "crashed", f"killed by {signal.strsignal(number) or number}"
-        return "crashed", f"ended with status {code} before its last line"
+            return Outcome("crashed", f"killed by {signal.strsignal(number) or number}")
+        return Outcome("crashed", f"ended with status {code} before its last line")
 
 
 def open_sandbox(unsafe: bool = False, limits: Limits = LIMITS) -> Sandbox:
@@ -215,7 +231,10 @@ def _unusable(limits: Limits) -> str | None:
         return (
             f"the filter of system calls knows {' and '.join(MACHINES)}, not {platform.machine()}"
         )
-    outcome = _bubblewrapped(limits).run(_PROBE)
+    try:
+        outcome = _bubblewrapped(limits).run(_PROBE)
+    except SandboxError as error:
+        return str(error)
     if outcome.status != "passed":
         return f"a first empty program {outcome.status} ({outcome.detail})"
     return None

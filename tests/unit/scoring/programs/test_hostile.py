@@ -456,9 +456,10 @@ def program(request, folder, log, monkeypatch):
     ("statuses", "text"), [each[1:] for each in HARM], ids=[h[0] for h in HARM]
 )
 def test_no_harm_is_done(statuses, text, tight, program, folder, log, all_gone):
+    start = time.monotonic()
     outcome = tight.run(program(text))
+    assert time.monotonic() - start < 10
     assert outcome.status in statuses, outcome
-    assert outcome.seconds < 10
     assert [path.name for path in folder.iterdir()] == ["precious"]
     assert not [path for path in ("/marker", "/usr/marker", "/dev/marker") if Path(path).exists()]
     assert log[1] == []
