@@ -119,7 +119,8 @@ TABLES: dict[str, TableSpec] = {
             expert="score of the expert of the task alone, with the same training seeds; of a "
             "benchmark that several of the set have, of the first of these",
             base="score of the base with that expert's head",
-            retained="share of the gain from base to expert that the merge keeps",
+            retained="share of the gain from base to expert that the merge keeps; empty for a "
+            "gain below 0.02",
         ),
     ),
     "merges_wide": TableSpec(

@@ -17,7 +17,7 @@ from mergegrid.reporting.style import METHOD_ORDER, SPARSIFIER_ORDER
 SPREAD = ["mean", "std", "min", "max", "runs"]
 #: Names that stand beside methods in summaries: what a merge is measured against.
 SINGLE, ORACLE, BASE = "single experts", "multitask oracle", "base"
-#: Where expert and base are closer than this, a share of the gain between them means nothing.
+#: A share of a gain that is below this, or negative, means nothing.
 LEAST_GAIN = 0.02
 _LINE = ["family", "task", "expert", "sparsifier", "variant"]
 _MERGE = ["family", "experts", "method", "sparsifier"]
@@ -78,7 +78,7 @@ def merges(scores: pd.DataFrame) -> pd.DataFrame:
     table = _spread(rows, keys, expert=("expert", "mean"), base=("base", "mean"))
     table = in_order(table, [*_MERGE, "rate", "settings", "task"], like=rows)
     gain = table["expert"] - table["base"]
-    table["retained"] = ((table["mean"] - table["base"]) / gain).where(gain.abs() > LEAST_GAIN)
+    table["retained"] = ((table["mean"] - table["base"]) / gain).where(gain > LEAST_GAIN)
     return table[[*keys[:-1], *SPREAD, "expert", "base", "retained", "selection"]]
 
 

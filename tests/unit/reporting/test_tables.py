@@ -181,9 +181,10 @@ def test_merges_show_the_chosen_on_test_beside_expert_and_base_of_their_seed() -
     assert list(table["sparsifier"].unique()) == ["none", "dare"]
 
 
-def test_nothing_is_retained_where_the_expert_gained_nothing() -> None:
+@pytest.mark.parametrize("base", [0.49, 0.50, 0.70])
+def test_nothing_is_retained_where_the_expert_gained_nothing(base: float) -> None:
     close = [
-        row(value=0.50), row(value=0.49, sparsifier="drop_only", rate=1.0, mask_seed=0),
+        row(value=0.50), row(value=base, sparsifier="drop_only", rate=1.0, mask_seed=0),
         merge(task="trec", value=0.6),
     ]  # fmt: skip
     assert np.isnan(only(tables.merges(frame(close)), task="trec")["retained"])
