@@ -1,0 +1,21 @@
+"""Grids of the shipped studies: what they say of the paper's, and that their merges can be made."""
+
+from pathlib import Path
+
+import yaml
+
+CONFIG = Path(__file__).parents[3] / "config"
+
+
+def methods(study, kind):
+    content = yaml.safe_load((CONFIG / study).read_text())
+    merges = content.get("decoders", content)["merges"]
+    return [each for each in merges["methods"] if each["kind"] == kind]
+
+
+def test_the_pooler_of_bert_is_not_merged_from_a_singular_sum():
+    (regmean,) = methods("paper_encoders.yaml", "regmean")
+    # It sees one token of each text, of two experts, and has 768 columns.
+    assert 2 * min(regmean["examples"]) < 768
+    assert max(regmean["offdiagonal"]) == 1
+    assert regmean["ridge"] >= 1e-5
