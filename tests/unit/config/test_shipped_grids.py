@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 CONFIG = Path(__file__).parents[3] / "config"
@@ -19,3 +20,9 @@ def test_the_pooler_of_bert_is_not_merged_from_a_singular_sum():
     assert 2 * min(regmean["examples"]) < 768
     assert max(regmean["offdiagonal"]) == 1
     assert regmean["ridge"] >= 1e-5
+
+
+@pytest.mark.parametrize("study", ["paper_decoders.yaml", "modern.yaml"])
+def test_ties_of_decoders_retains_the_shares_that_the_paper_searched(study):
+    (ties,) = methods(study, "ties")
+    assert {round(1 - share, 9) for share in ties["trim"]} == {0.5, 0.7, 0.9}
