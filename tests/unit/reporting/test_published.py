@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mergegrid.config.published import read_published
 from mergegrid.config.published_cells import published_cells, published_gains
 from mergegrid.config.study import Study
 from mergegrid.errors import ConfigError
@@ -129,6 +130,14 @@ def test_a_point_of_the_sweep_is_compared_at_its_own_rate_only():
     scores = score_frame([row(**sweep, value=0.6, rate=0.9), row(**sweep, value=0.5, rate=0.55)])
     (found,) = published(scores, published_cells(study(), FILE)).itertuples()
     assert (found.rate, found.published, found.trust) == ("0.9", 0.641, "figure")
+
+
+def test_the_coefficient_of_three_models_is_no_fact_as_it_may_be_that_of_an_average():
+    known = [
+        cell for cell in read_published(FILE)
+        if (cell.models, cell.sparsifier, cell.rate) == ("LM+Math+Code", "dare", 0.5)
+    ]  # fmt: skip
+    assert [(cell.dataset, cell.scale) for cell in known] == [("gsm8k", None), ("math", None)]
 
 
 def test_average_changes_are_those_of_the_families_that_name_them():
