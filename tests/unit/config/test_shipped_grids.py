@@ -26,3 +26,17 @@ def test_the_pooler_of_bert_is_not_merged_from_a_singular_sum():
 def test_ties_of_decoders_retains_the_shares_that_the_paper_searched(study):
     (ties,) = methods(study, "ties")
     assert {round(1 - share, 9) for share in ties["trim"]} == {0.5, 0.7, 0.9}
+
+
+def test_published_experts_have_the_papers_learning_rate_where_nothing_else_is_said():
+    families = yaml.safe_load((CONFIG / "paper_encoders.yaml").read_text())["families"]
+    roberta, published = families["roberta"], families["roberta-published"]
+    other = {
+        name
+        for name, expert in published["experts"].items()
+        for own in [roberta["experts"][name].get("finetune", roberta["finetune"])]
+        if float(expert["source"]["source"].rsplit("lr", 1)[1]) != own["learning_rate"]
+    }
+    assert other == {"mrpc"}
+    measured = (CONFIG.parent / "resources" / "measured.csv").read_text()
+    assert all(f"{name.upper()} with another learning rate" in measured for name in other)
