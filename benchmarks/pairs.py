@@ -41,7 +41,7 @@ METHODS: list[dict[str, Any]] = [
     {"kind": "average"},
     {"kind": "task_arithmetic", "coefficient": COEFFICIENTS},
     {"kind": "fisher", "examples": EXAMPLES},
-    {"kind": "regmean", "examples": EXAMPLES, "offdiagonal": [0.7, 0.8, 0.9, 1.0], "ridge": 1e-6},
+    {"kind": "regmean", "examples": EXAMPLES, "offdiagonal": [0.7, 0.8, 0.9, 1.0], "ridge": 1e-5},
     {"kind": "ties", "coefficient": COEFFICIENTS, "trim": [0.7, 0.8, 0.9]},
 ]
 ORIGINAL = Path(__file__).with_name("pairs_original.py")

@@ -15,7 +15,7 @@ def test_the_study_of_the_paper_is_planned_without_a_download(project, monkeypat
     paper = project("config/paper_encoders.yaml")
     study = yaml.safe_load((paper.folder / "config" / "paper_encoders.yaml").read_text())
     tasks, families = study["tasks"], study["families"]
-    # The paper's own experts are there already: one for each task, whatever the seed.
+    # Published experts are there already: one for each task, whatever the seed.
     models = {
         name: [expert.get("source") for expert in family["experts"].values()]
         for name, family in families.items()

@@ -147,14 +147,13 @@ def score_request(
     study: Decoders, family: str, benchmark: str, recipes: list[Recipe]
 ) -> ScoreRequest:
     """How the answers of all variants of one set of experts to a benchmark are scored."""
-    held_out = study.chooses and study.selection == "validation"
     spec = unlicensed(study.benchmarks[benchmark])
     return ScoreRequest(
         name=benchmark,
         benchmark=spec.model_copy(update={"judge": spec.judge and _unlicensed_judge(spec.judge)}),
         owner=study.families[family].owners(recipes[0].experts)[benchmark],
         recipes=unique(recipes),
-        validation_fraction=study.validation_fraction if held_out else 0.0,
+        validation_fraction=study.held_out,
         selection=study.selection if study.chooses and len(recipes[0].experts) > 1 else "none",
         unsafe_execution=study.unsafe_execution,
     )

@@ -293,6 +293,11 @@ class Decoders(Spec):
         found = Counter([*(each.kind for each in methods), *settings.values()])
         return max(found.values(), default=1) > 1
 
+    @property
+    def held_out(self) -> float:
+        """Share of each benchmark's questions that scores are not of: those chosen on."""
+        return self.validation_fraction if self.chooses and self.selection == "validation" else 0.0
+
     def _points(self, grid: Grid) -> list[Sparsifier]:
         return sparsifier_points(grid, self.rates, self.seeds.mask)
 

@@ -18,6 +18,8 @@ MERGES = "decoder_merge"
 def published_cells(study: Study, path: Path) -> list[dict[str, Any]]:
     """Published scores beside our names for them: `family`, `experts`, `task` and the cell.
 
+    `held_out` is the share of the questions that our scores are not of.
+
     Raises:
         ConfigError: a family names models that the file does not have.
     """
@@ -34,7 +36,13 @@ def published_cells(study: Study, path: Path) -> list[dict[str, Any]]:
     known = [cell for cell in read_published(path) if cell.unit == "percent"]
     _check(named, {name for cell in known for name in cell.models.split("+")}, path, _expert_names)
     return [
-        {**_about(cell), "family": family, "experts": experts, "task": task}
+        {
+            **_about(cell),
+            "family": family,
+            "experts": experts,
+            "task": task,
+            "held_out": decoders.held_out,
+        }
         for family, published in named.items()
         for cell in known
         if cell.table != GAINS

@@ -105,7 +105,8 @@ class RegMean(Spec):
     offdiagonal: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Factor of the off-diagonal entries of the Gram matrices."""
     ridge: Annotated[float, Field(ge=0)] = 0.0
-    """Added to the diagonal of the summed Gram matrices, as a multiple of its mean."""
+    """Added to the diagonal of the summed Gram matrices, the same part for each expert, as a
+    multiple of its mean; 1e-5 or more is needed where there are fewer inputs than columns."""
     examples: Examples | None = None
     """Training examples of each expert that the Gram matrices are gathered from; unset in a study,
     1024; unset in a merge file, whatever the files of statistics hold."""

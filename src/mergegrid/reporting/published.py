@@ -70,6 +70,8 @@ def _differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> str:
         told += _rate_differs(group, cell) + _setting_differs(group, cell)
         if "test" in set(group["selection"]):
             told.append("ours was chosen on the test split")
+    if cell["held_out"]:
+        told.append(f"ours on the {100 * (1 - cell['held_out']):g} % not held out")
     if group["metric"].iloc[0] == "win_rate":
         told.append("their judge was shut down")
     return "; ".join(told)

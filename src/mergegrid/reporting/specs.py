@@ -116,9 +116,11 @@ TABLES: dict[str, TableSpec] = {
         columns(
             *("family", "experts", "method", "sparsifier", "rate", "settings", "task", "metric"),
             *(*_SPREAD, "expert", "base", "retained", "selection"),
-            expert="score of the single expert of the task, with the same training seeds",
+            expert="score of the expert of the task alone, with the same training seeds; of a "
+            "benchmark that several of the set have, of the first of these",
             base="score of the base with that expert's head",
-            retained="share of the gain from base to expert that the merge keeps",
+            retained="share of the gain from base to expert that the merge keeps; empty for a "
+            "gain below 0.02",
         ),
     ),
     "merges_wide": TableSpec(

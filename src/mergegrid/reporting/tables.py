@@ -17,7 +17,7 @@ from mergegrid.reporting.style import METHOD_ORDER, SPARSIFIER_ORDER
 SPREAD = ["mean", "std", "min", "max", "runs"]
 #: Names that stand beside methods in summaries: what a merge is measured against.
 SINGLE, ORACLE, BASE = "single experts", "multitask oracle", "base"
-#: Where expert and base are closer than this, a share of the gain between them means nothing.
+#: A share of a gain that is below this, or negative, means nothing.
 LEAST_GAIN = 0.02
 _LINE = ["family", "task", "expert", "sparsifier", "variant"]
 _MERGE = ["family", "experts", "method", "sparsifier"]
@@ -78,7 +78,7 @@ def merges(scores: pd.DataFrame) -> pd.DataFrame:
     table = _spread(rows, keys, expert=("expert", "mean"), base=("base", "mean"))
     table = in_order(table, [*_MERGE, "rate", "settings", "task"], like=rows)
     gain = table["expert"] - table["base"]
-    table["retained"] = ((table["mean"] - table["base"]) / gain).where(gain.abs() > LEAST_GAIN)
+    table["retained"] = ((table["mean"] - table["base"]) / gain).where(gain > LEAST_GAIN)
     return table[[*keys[:-1], *SPREAD, "expert", "base", "retained", "selection"]]
 
 
@@ -286,6 +286,7 @@ def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
     """Test rows of chosen merges, beside the scores of single expert, base and oracle."""
     rows = rows_of_study(scores, "merges")
     chosen = rows[(rows["split"] == "test") & rows["selected"]]
+    references = _references(scores, chosen)
     # Experts that share a task give one score: a run is one recipe scored.
     of_head = ["head", "value", "stderr", "n"]
     same = list(chosen.columns.drop(of_head))
@@ -295,13 +296,14 @@ def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
         rows_of_study(scores, "oracle").query("split == 'test'").groupby(keys)["value"].mean()
     )
     chosen = chosen.join(together.rename("oracle"), on=keys)
-    return chosen.merge(_references(scores, chosen), how="left", on=keys)
+    return chosen.merge(references, how="left", on=keys)
 
 
 def _references(scores: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:
     """Scores `expert` and `base` by set, task and training seed.
 
-    Where experts of a set share a task, the mean of theirs: a row of a merge names only the task.
+    They are of the expert whose head or ability the merge is scored on; where several of a set
+    have the heads of one task, the mean of theirs.
     """
     sweep = sweep_rows(scores)
     keys = ["family", "expert", "task", "training_seed"]
@@ -311,9 +313,9 @@ def _references(scores: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:
         for kind, name in kinds.items()
     ]
     alone = pd.concat(both, axis=1).reset_index()
-    sets = merged[["family", "experts"]].drop_duplicates()
-    members = sets.assign(expert=sets["experts"].str.split("+")).explode("expert")
-    members = members.astype({"expert": "string"}).merge(alone, on=["family", "expert"])
+    heads = merged[["family", "experts", "task", "head"]].drop_duplicates()
+    heads = heads.rename(columns={"head": "expert"})
+    members = heads.merge(alone, on=["family", "expert", "task"])
     keys = ["family", "experts", "task", "training_seed"]
     means = members.groupby(keys, as_index=False)[list(kinds.values())].mean()
     return means.rename(columns={"expert_score": "expert"})

@@ -61,7 +61,8 @@ class Grams:
 
 def _product(inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, int]:
     """The sum of x x^T, and of how many."""
-    if mask is not None and inputs.shape[:2] == mask.shape:
+    # Behind the pooling inputs are [texts, width], which may be the shape of the mask.
+    if mask is not None and inputs.dim() == 3 and inputs.shape[:2] == mask.shape:
         tokens = inputs[mask]
     else:
         tokens = inputs.reshape(-1, inputs.shape[-1])

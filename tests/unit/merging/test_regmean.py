@@ -32,14 +32,14 @@ def grams(inputs):
 
 
 def fitted(weights, grams, spec):
-    """W = (sum W G) (sum G)^-1, in float64."""
+    """W = (sum W G) (sum G)^-1, in float64, a part of the ridge in every G."""
     scaled = [
         spec.offdiagonal * g + (1 - spec.offdiagonal) * np.diag(np.diag(g))
         for g in (each.astype(np.float64) for each in grams)
     ]
-    total = sum(scaled)
-    total = total + spec.ridge * np.diag(total).mean() * np.eye(len(total))
-    return sum(w @ g for w, g in zip(weights, scaled, strict=True)) @ np.linalg.inv(total)
+    ridge = spec.ridge * np.diag(sum(scaled)).mean() / len(scaled)
+    scaled = [g + ridge * np.eye(len(g)) for g in scaled]
+    return sum(w @ g for w, g in zip(weights, scaled, strict=True)) @ np.linalg.inv(sum(scaled))
 
 
 @pytest.mark.parametrize("offdiagonal", [0.0, 0.7, 0.9, 1.0])
@@ -71,9 +71,10 @@ def test_tensors_without_a_gram_matrix_are_averaged(merge, base, experts, grams)
     assert not np.array_equal(merged[LAYERS[0]], average[LAYERS[0]])
 
 
-def test_equal_experts_come_back(merge, base, experts, grams):
+@pytest.mark.parametrize("ridge", [0.0, 1e-5, 0.1, 10])
+def test_equal_experts_come_back(merge, base, experts, grams, ridge):
     same = dict.fromkeys(NAMES, experts["math"])
-    merged = merge(base, same, RegMean(), statistics=grams)
+    merged = merge(base, same, RegMean(ridge=ridge), statistics=grams)
     for name in base:
         np.testing.assert_allclose(merged[name], experts["math"][name], rtol=1e-5, atol=1e-8)
 
@@ -101,8 +102,64 @@ def test_a_singular_sum_is_refused_and_a_ridge_helps(merge, base, experts):
     singular = {name: {"layer.weight": column @ column.T} for name in NAMES}
     with pytest.raises(
         CheckpointError,
-        match=r"Gram matrices of layer\.weight sum to a singular matrix.*more examples, or set rid",
+        match=r"Gram matrices of layer\.weight sum to a singular matrix.*ridge, to 1e-5 or more",
     ):
         merge(base, experts, RegMean(offdiagonal=1), statistics=singular)
-    merged = merge(base, experts, RegMean(offdiagonal=1, ridge=1e-6), statistics=singular)
+    merged = merge(base, experts, RegMean(offdiagonal=1, ridge=1e-5), statistics=singular)
     assert np.isfinite(merged["layer.weight"]).all()
+
+
+@pytest.fixture
+def wide():
+    """A base, experts and inputs of a layer [8, 192]."""
+    random = np.random.default_rng(0)
+    mixing, _ = np.linalg.qr(random.standard_normal((192, 192)))
+    mixing *= np.logspace(0, -1, 192)[:, None]
+
+    def inputs(count):
+        return random.standard_normal((count, 192)) @ mixing
+
+    base = random.standard_normal((8, 192)).astype(np.float32)
+    experts = {
+        name: {"layer.weight": base + random.standard_normal(base.shape).astype(np.float32) / 10}
+        for name in NAMES
+    }
+    return {"layer.weight": base}, experts, inputs
+
+
+def gathered(inputs, count):
+    """Gram matrices of so many inputs of each expert, as files hold them."""
+    return {
+        name: {"layer.weight": (x.T @ x / count).astype(np.float32)}
+        for name in NAMES
+        for x in [inputs(count)]
+    }
+
+
+def summed(grams):
+    return sum(each["layer.weight"].astype(np.float64) for each in grams.values())
+
+
+def misfit(merged, experts, x):
+    """How far outputs are from the experts' mean, as a share of it."""
+    outputs = np.mean([x @ experts[name]["layer.weight"].T for name in NAMES], axis=0)
+    return np.linalg.norm(x @ merged["layer.weight"].T - outputs) / np.linalg.norm(outputs)
+
+
+def test_fewer_inputs_than_columns_are_refused_though_rounding_hides_it(merge, wide):
+    base, experts, inputs = wide
+    few = gathered(inputs, 50)
+    assert np.linalg.cond(summed(few)) < 1e13
+    with pytest.raises(CheckpointError, match="singular matrix"):
+        merge(base, experts, RegMean(offdiagonal=1), statistics=few)
+    merged = merge(base, experts, RegMean(offdiagonal=1, ridge=1e-5), statistics=few)
+    assert misfit(merged, experts, inputs(500)) < 0.2
+
+
+def test_columns_of_unlike_sizes_are_not_taken_for_a_singular_sum(merge, wide):
+    base, experts, inputs = wide
+    sizes = np.logspace(-4, 1, 192)
+    enough = gathered(lambda count: inputs(count) * sizes, 1000)
+    assert np.linalg.cond(summed(enough)) > 1e10
+    merged = merge(base, experts, RegMean(offdiagonal=1), statistics=enough)
+    assert misfit(merged, experts, inputs(500) * sizes) < 0.05

@@ -82,7 +82,7 @@ def study_of_merges(
                         point |= {"mask_seed": seed if kind == "dare" else None}
                         rows.append(
                             row(
-                                study="merges", experts="+".join(names), value=value,
+                                study="merges", experts="+".join(names), head=task, value=value,
                                 selection=selection, **point,
                             )
                         )  # fmt: skip

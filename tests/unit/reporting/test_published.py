@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mergegrid.config.published import read_published
 from mergegrid.config.published_cells import published_cells, published_gains
 from mergegrid.config.study import Study
 from mergegrid.errors import ConfigError
@@ -16,17 +17,18 @@ NAMES = {"lm": ["LM"], "math": ["Math", "WizardMath-13B"]}
 SOURCE = {"source": "hub:a/b"}
 
 
-def study(names=NAMES, kind="gsm8k"):
+def study(names=NAMES, kind="gsm8k", **more):
     experts = {name: {"source": SOURCE, "benchmarks": ["questions"]} for name in ("lm", "math")}
     family = {"base": SOURCE, "experts": experts, "published": {"experts": names}}
     benchmark = {"kind": kind, "records": SOURCE}
     merges = {
         "sets": ["all"],
         "methods": [{"kind": "task_arithmetic"}],
-        "sparsifiers": [{"kind": "none"}, {"kind": "dare", "rate": [0.5]}],
+        "sparsifiers": [{"kind": "none"}, {"kind": "dare", "rate": [0.5, 0.7]}],
     }
     decoders = {
         "benchmarks": {"questions": benchmark}, "families": {"llama": family}, "merges": merges,
+        **more,
     }  # fmt: skip
     return Study.model_validate({"decoders": decoders})
 
@@ -93,16 +95,34 @@ def test_ours_stands_beside_theirs_with_what_differs():
     assert found["mean"] == pytest.approx(0.62)
     assert found["runs"] == 2
     assert found["difference"] == pytest.approx(0.62 - 0.6626)
-    assert found["differs"] == "their rate is 0.6"
+    assert found["differs"] == "their rate is 0.6; ours on the 90 % not held out"
     assert found["trust"] == "high"
 
 
 def test_a_choice_on_the_test_split_and_unknown_settings_are_said():
     scores = score_frame([row(value=0.6, sparsifier="none", rate=0, selection="test")])
-    (found,) = published(scores, published_cells(study(), FILE)).itertuples()
+    cells = published_cells(study(selection="test"), FILE)
+    (found,) = published(scores, cells).itertuples()
     assert found.differs == (
         "their setting of the method is not published; ours was chosen on the test split"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "differs"),
+    [
+        ({}, "ours on the 90 % not held out"),
+        ({"validation_fraction": 0.25}, "ours on the 75 % not held out"),
+        ({"selection": "test"}, ""),
+        ({"merges": None}, ""),
+    ],
+)
+def test_single_experts_say_too_on_how_many_of_the_questions_they_are_scored(settings, differs):
+    scores = score_frame(
+        [row(study="sweep", experts="math", method="average", value=0.6, rate=0.9)]
+    )
+    (found,) = published(scores, published_cells(study(**settings), FILE)).itertuples()
+    assert found.differs == differs
 
 
 def test_a_point_of_the_sweep_is_compared_at_its_own_rate_only():
@@ -110,6 +130,14 @@ def test_a_point_of_the_sweep_is_compared_at_its_own_rate_only():
     scores = score_frame([row(**sweep, value=0.6, rate=0.9), row(**sweep, value=0.5, rate=0.55)])
     (found,) = published(scores, published_cells(study(), FILE)).itertuples()
     assert (found.rate, found.published, found.trust) == ("0.9", 0.641, "figure")
+
+
+def test_the_coefficient_of_three_models_is_no_fact_as_it_may_be_that_of_an_average():
+    known = [
+        cell for cell in read_published(FILE)
+        if (cell.models, cell.sparsifier, cell.rate) == ("LM+Math+Code", "dare", 0.5)
+    ]  # fmt: skip
+    assert [(cell.dataset, cell.scale) for cell in known] == [("gsm8k", None), ("math", None)]
 
 
 def test_average_changes_are_those_of_the_families_that_name_them():

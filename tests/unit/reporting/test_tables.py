@@ -44,11 +44,12 @@ def row(**values: Any) -> dict[str, Any]:
         *("primary", "engine", "n"),
     )
     point = {key: value for key, value in made.items() if key not in not_of_the_recipe}
-    return {"recipe_digest": json.dumps(point), **made}
+    return {"recipe_digest": json.dumps(point), "head": made["experts"], **made}
 
 
 def merge(**values: Any) -> dict[str, Any]:
-    return row(**{"study": "merges", "experts": "trec+spam", **values})
+    head = {"trec": "trec", "sms": "spam"}.get(values["task"]) if "task" in values else None
+    return row(**{"study": "merges", "experts": "trec+spam", "head": head, **values})
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -180,9 +181,10 @@ def test_merges_show_the_chosen_on_test_beside_expert_and_base_of_their_seed() -
     assert list(table["sparsifier"].unique()) == ["none", "dare"]
 
 
-def test_nothing_is_retained_where_the_expert_gained_nothing() -> None:
+@pytest.mark.parametrize("base", [0.49, 0.50, 0.70])
+def test_nothing_is_retained_where_the_expert_gained_nothing(base: float) -> None:
     close = [
-        row(value=0.50), row(value=0.49, sparsifier="drop_only", rate=1.0, mask_seed=0),
+        row(value=0.50), row(value=base, sparsifier="drop_only", rate=1.0, mask_seed=0),
         merge(task="trec", value=0.6),
     ]  # fmt: skip
     assert np.isnan(only(tables.merges(frame(close)), task="trec")["retained"])
@@ -325,7 +327,8 @@ VLLM, PLAIN = "vllm 0.9 bfloat16 H100", "transformers 5.1 float32 cpu"
 def decoder(**values: Any) -> dict[str, Any]:
     """One row of a decoder: `math` on `gsm8k` by vLLM unless told otherwise."""
     defaults = {"family": "llama", "experts": "math", "task": "gsm8k", "engine": VLLM}
-    return row(**{**defaults, **values})
+    head = values.get("experts", "math").split("+")[0]
+    return row(**{**defaults, "head": head, **values})
 
 
 DECODERS = [
@@ -385,6 +388,22 @@ def test_tables_compare_by_the_primary_metric_alone() -> None:
 
 def test_one_engine_is_not_named_at_the_tasks() -> None:
     assert set(tables.drop_rates(frame([*SWEEP, *DECODERS]))["task"]) == {"trec", "sms", "gsm8k"}
+
+
+def test_a_benchmark_of_two_experts_is_measured_against_the_one_whose_ability_it_is() -> None:
+    of_lm = {"experts": "lm", "head": "lm"}
+    rows = [
+        *DECODERS,
+        decoder(value=0.02, **of_lm),
+        decoder(value=0.01, sparsifier="drop_only", rate=1.0, mask_seed=0, **of_lm),
+        decoder(study="merges", experts="math+lm", value=0.58),
+    ]
+    merged = only(tables.merges(frame(rows)), experts="math+lm")
+    assert (merged["expert"], merged["base"]) == (0.60, 0.10)
+    assert merged["retained"] == pytest.approx(0.48 / 0.50)
+    summary = tables.merge_summary(frame(rows))
+    single = only(summary, experts="math+lm", method=tables.SINGLE, task="gsm8k")
+    assert single["mean"] == 0.60
 
 
 def test_where_engines_differ_each_task_says_by_which_and_they_are_not_compared() -> None:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from mergegrid.statistics.grams import Grams
+from mergegrid.tasks.encoding import Batch
 
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 KEY = "bert.encoder.layer.1.attention.self.key.weight"
@@ -36,6 +38,19 @@ def test_a_matrix_is_the_mean_over_tokens(make_model, texts, name, padding):
     found = grams.tensors(len(texts.rows))
     assert set(found) == {QUERY, KEY, OUTPUT, POOLER}
     np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pooler_as_wide_as_texts_are_long_sees_one_token_of_each(make_model, texts):
+    model = make_model()
+    short = model.config.hidden_size - texts.inputs["attention_mask"].shape[1]
+    padded = {name: pad(each, (0, short)) for name, each in texts.inputs.items()}
+    batch = Batch(texts.rows, padded)
+    grams = Grams(model, [POOLER], False)
+    grams.add(batch, torch.empty(0))
+    x = inputs_of(model, POOLER, batch)
+    assert x.shape == batch.inputs["attention_mask"].shape
+    found = grams.tensors(len(batch.rows))[POOLER]
+    np.testing.assert_allclose(found, x.T @ x / len(x), rtol=1e-5, atol=1e-6)
 
 
 def test_heads_have_no_matrix(make_model, texts):

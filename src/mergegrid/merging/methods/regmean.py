@@ -14,15 +14,19 @@ from mergegrid.merging.methods.method import MergeRun, Subject, not_finite
 from mergegrid.merging.surveys import Rounds, Survey
 from mergegrid.recipe.methods import Average, RegMean
 
-# Beyond this condition number (of the 1-norm, estimated) float64 has no correct digit left.
-_SINGULAR = 1e13
+# Condition number (of the 1-norm, estimated) of the sum, scaled to a diagonal of ones. Statistics
+# are stored in float32, whose rounding lifts the eigenvalues of a singular sum from 0 to about
+# 1e-7: such sums of 64 to 768 columns are beyond it, those of layers of MiniLM from enough texts at
+# about 1e9 at most. Unscaled, columns of other sizes, which do no harm, hide the difference.
+_SINGULAR = 1e10
 
 
 def regmean(spec: RegMean, run: MergeRun) -> Array:
     """W = (sum_k W_k G_k) (sum_k G_k)^-1 for linear layers [out, in]; the mean for all else.
 
     G_k [in, in] is the Gram matrix of the layer's inputs under expert k, its off-diagonal entries
-    times `offdiagonal`; `ridge` times the mean of the diagonal is added to the diagonal of the sum.
+    times `offdiagonal`, with `ridge` / K times the mean of the diagonal of the sum added to the
+    diagonal: the experts' outputs are fitted on that much noise too, and equal experts come back.
     A layer is a tensor of which the statistics have a Gram matrix.
     """
     if run.run.name not in next(iter(run.statistics.values())).infos:
@@ -51,20 +55,34 @@ def _factors(spec: RegMean, subject: Subject, name: str) -> Rounds:
             raise not_finite(expert, name)
         diagonal = np.diag(np.diag(gram))
         grams[expert] = spec.offdiagonal * gram + (1 - spec.offdiagonal) * diagonal
+    ridge = spec.ridge * np.mean([np.diag(gram) for gram in grams.values()])
+    for gram in grams.values():
+        gram[np.diag_indices_from(gram)] += ridge
     total = sum(grams.values())
     assert isinstance(total, np.ndarray)
-    total += spec.ridge * np.mean(np.diag(total)) * np.eye(len(total))
+    if not (np.diag(total) > 0).all():
+        raise _singular(name, 0.0)
+    scale = 1 / np.sqrt(np.diag(total))
+    total *= scale
+    total *= scale[:, None]
     # Not Cholesky: of a sum that was stored in float32, small eigenvalues may be below 0.
     triangles, pivots, info = lapack.dgetrf(total)
     reciprocal = 0.0 if info else lapack.dgecon(triangles, np.linalg.norm(total, 1))[0]
     if not reciprocal > 1 / _SINGULAR:
-        raise CheckpointError(
-            f"the Gram matrices of {name} sum to a singular matrix (reciprocal condition "
-            f"{reciprocal:.1e}); gather them from more examples, or set ridge, for instance to 1e-6"
-        )
+        raise _singular(name, reciprocal)
     yield from ()
-    # X = G T^-1 solves X T = G; T is symmetric.
-    return {expert: lapack.dgetrs(triangles, pivots, gram.T)[0].T for expert, gram in grams.items()}
+    # X = G T^-1 with T = S^-1 R S^-1, R symmetric, solves (X S^-1) R = G S.
+    return {
+        expert: lapack.dgetrs(triangles, pivots, (gram * scale).T, overwrite_b=True)[0].T * scale
+        for expert, gram in grams.items()
+    }
+
+
+def _singular(name: str, reciprocal: float) -> CheckpointError:
+    return CheckpointError(
+        f"the Gram matrices of {name} sum to a singular matrix (reciprocal condition "
+        f"{reciprocal:.1e}); gather them from more examples, or set ridge, to 1e-5 or more"
+    )
 
 
 def _key(spec: RegMean) -> tuple[str, float, float]:
