@@ -13,7 +13,17 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "src" / "mergegrid"
 #: From the ground up: a module imports only from its own floor or from one below.
 FLOORS = [
-    {"errors", "provenance", "progress", "journal", "kernels", "loops", "devices", "watch"},
+    {
+        "errors",
+        "provenance",
+        "progress",
+        "durable",
+        "journal",
+        "kernels",
+        "loops",
+        "devices",
+        "watch",
+    },
     {"recipe"},
     {"config"},
     {"checkpoints", "tasks"},

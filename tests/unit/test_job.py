@@ -1,6 +1,7 @@
 """What every job does first, with a Snakemake that is but its attributes."""
 
 import importlib.util
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +32,9 @@ def expert(tmp_path):
 
 def snakemake(tmp_path, *inputs):
     log = [str(tmp_path / "job.log")]
-    return SimpleNamespace(rule="merge", log=log, input=list(map(str, inputs)), resources={})
+    return SimpleNamespace(
+        rule="merge", log=log, input=list(map(str, inputs)), output=[], resources={}
+    )
 
 
 def test_a_job_starts_with_whole_folders_and_with_files(module, expert, tmp_path):
@@ -39,6 +42,23 @@ def test_a_job_starts_with_whole_folders_and_with_files(module, expert, tmp_path
     with module.job(snakemake(tmp_path, expert, tmp_path / "examples.parquet")):
         ran.append(True)
     assert ran
+
+
+def test_what_a_job_made_is_on_the_disk_when_it_ends(module, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: found.append(Path(f"/proc/self/fd/{fd}").readlink())
+    )
+    asked = snakemake(tmp_path)
+    table, folder, absent = (tmp_path / name for name in ("table/scores", "folder", "absent"))
+    asked.output = list(map(str, (table, folder, absent)))
+    with module.job(asked):
+        for path in (table, folder / "log"):
+            path.parent.mkdir()
+            path.touch()
+        assert not found
+    expected = [table, folder / "log", folder, table.parent, tmp_path]
+    assert sorted(found) == sorted(expected)
 
 
 def test_a_damaged_folder_is_put_aside_before_the_work(module, expert, tmp_path):

@@ -24,6 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from mergegrid.durable import settle, settle_names
 from mergegrid.errors import SourceError
 from mergegrid.provenance import canonical_json, digest, file_digest
 
@@ -105,7 +106,9 @@ def entry(folder: Path, fill: Callable[[Path], str]) -> Entry:
             (work / "content").mkdir(parents=True)
             origin = fill(work / "content")
             _write_manifest(work, origin)
+            settle(work)
             work.replace(folder)
+            settle_names(folder.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     made = _read(folder)
@@ -131,6 +134,8 @@ def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
     if size > _WORTH_A_LINE:
         _log.info("checksumming %d files (%.1f GB) below %s", len(fresh), size / 1e9, folder)
     for name in fresh:
+        # Else a power cut could take the bytes and leave the checksum that vouches for them.
+        settle(folder / name)
         known[name] = [*stamps[name], file_digest(folder / name)]
     if fresh:
         _replace(memory, known)
