@@ -88,14 +88,17 @@ def _put_aside(folder: Path, inputs: Sequence[Path]) -> str:
     if folder.resolve() not in [path.resolve() for path in inputs]:
         return ""
     aside = folder.with_name(f"{folder.name}.damaged")
+    own = folder.with_name(f".{folder.name}.damaged-{os.getpid()}")
     try:
-        if aside.exists():
-            shutil.rmtree(aside)
-        folder.replace(aside)
+        # Of all jobs that read it one gets it; only that one may remove what lies aside already.
+        folder.replace(own)
+        shutil.rmtree(aside, ignore_errors=True)
+        own.replace(aside)
     except FileNotFoundError:
         pass  # Another job that reads it was faster.
     except OSError as error:
-        return f"; it cannot be renamed ({error}), so remove {folder} and run the same command"
+        left = own if own.exists() else folder
+        return f"; it cannot be renamed ({error}), so remove {left} and run the same command"
     return f": it is now {aside}, and the same command makes it again"
 
 
