@@ -125,7 +125,7 @@ def drop(folder: Path) -> None:
 def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
     """Checksum the named files below a folder, or the one file that `path` is."""
     folder, names = (path.parent, [path.name]) if path.is_file() else (path, sorted(names))
-    memory = cache / "digests" / f"{slug(folder.name, str(folder))}.json"
+    memory = _memory(folder, cache)
     known = _load(memory)
     stats = {name: (folder / name).stat() for name in names}
     stamps = {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats.items()}
@@ -141,6 +141,15 @@ def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
         _replace(memory, known)
     files = {name: known[name][3] for name in names}
     return Found(path, files, sum(stat.st_size for stat in stats.values()))
+
+
+def forget(path: Path, cache: Path) -> None:
+    """Forget the checksums of a file or folder: they are computed anew when it is measured."""
+    _memory(path.parent if path.is_file() else path, cache).unlink(missing_ok=True)
+
+
+def _memory(folder: Path, cache: Path) -> Path:
+    return cache / "digests" / f"{slug(folder.name, str(folder))}.json"
 
 
 def _read(folder: Path) -> Entry | None:
