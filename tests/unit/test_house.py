@@ -17,6 +17,7 @@ FLOORS = [
         "errors",
         "provenance",
         "progress",
+        "durable",
         "journal",
         "kernels",
         "loops",

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from mergegrid.errors import DataError
 from mergegrid.journal import Journal
 
 QUESTION = {"model": "ab12", "ids": [1, 2], "sampling": {"temperature": 0.5}}
@@ -70,9 +69,51 @@ os._exit(9)
     assert Journal(path).get("key") == 1
 
 
-@pytest.mark.parametrize("line", ["\x00\x00", "no json", "[1]", '{"value": 1}', ""])
-def test_a_whole_line_that_is_no_entry_is_named(path, line):
-    Journal(path).add("key", 1)
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(DataError, match=r"line 2 of .*answers\.jsonl is no entry.*remove the line"):
-        Journal(path)
+@pytest.mark.parametrize(
+    "line", ["\x00\x00", "no json", "[1]", "3", '{"value": 1}', '{"key": [], "value": 1}', ""]
+)
+def test_a_whole_line_that_is_no_entry_is_removed_and_counted(path, caplog, line):
+    for name in ("first", "second"):
+        Journal(path).add(name, name)
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(f"{first}{line}\n{second}")
+    mended = Journal(path)
+    assert (mended.get("first"), mended.get("second")) == ("first", "second")
+    assert path.read_text() == first + second
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"1 of 3 lines of {path} are damaged; what they held is done again"
+    )
+    Journal(path)
+    assert len(caplog.records) == 1
+
+
+def test_zeros_that_a_power_cut_left_cost_only_what_they_cover(path):
+    for name in ("first", "second", "third"):
+        Journal(path).add(name, name)
+    data = path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\0" * len(lines[1]) + lines[2] + b"\0" * 512)
+    mended = Journal(path)
+    assert [mended.get(name) for name in ("first", "second", "third")] == ["first", None, None]
+    for name in ("second", "third"):
+        mended.add(name, name)
+    assert path.read_bytes() == data
+
+
+def test_no_changed_bit_becomes_another_value(path):
+    Journal(path).add(QUESTION, {"output": "5", "tokens": 7})
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        assert Journal(path).get(QUESTION) in (None, {"output": "5", "tokens": 7})
+
+
+def test_lines_of_before_there_were_sums_are_taken(path):
+    Journal(path).add(QUESTION, 1)
+    entry = json.loads(path.read_text())
+    assert len(entry.pop("sum")) == 16
+    path.write_text(json.dumps(entry) + "\n")
+    assert Journal(path).get(QUESTION) == 1

@@ -23,6 +23,7 @@ sys.path.append(str(Path(__file__).parents[2] / "src"))
 
 from mergegrid import watch
 from mergegrid.devices import Device, lease, rehearsal
+from mergegrid.durable import settle, settle_names
 from mergegrid.errors import ConfigError, DamagedError, MergegridError
 
 # Threads that wait by spinning slow a shared machine down tenfold; the libraries read this once.
@@ -37,7 +38,8 @@ def job(snakemake: Any) -> Iterator[None]:
     """Log to the rule's log file; an error that users can mend is one line, not a traceback.
 
     Published folders among the inputs are compared with their manifests before anything else. One
-    that is damaged is renamed to `<folder>.damaged`, so that the next run makes it again.
+    that is damaged is renamed to `<folder>.damaged`, so that the next run makes it again. What the
+    job made is on the disk when it ends.
     """
     handler = logging.FileHandler(snakemake.log[0], mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -49,6 +51,7 @@ def job(snakemake: Any) -> Iterator[None]:
         _check(inputs)
         with _gpus(snakemake):
             yield
+        _settle([Path(each) for each in snakemake.output])
     except DamagedError as error:
         said = f"{error}{_put_aside(error.folder, inputs)}"
         logging.error("%s", said)
@@ -71,19 +74,31 @@ def _check(inputs: Sequence[Path]) -> None:
             check_published(folder)
 
 
+def _settle(outputs: Sequence[Path]) -> None:
+    """Wait until the disk has what the job made, before Snakemake notes that it is done."""
+    made = [path for path in outputs if path.exists()]
+    for path in made:
+        settle(path)
+    for folder in {path.parent for path in made}:
+        settle_names(folder)
+
+
 def _put_aside(folder: Path, inputs: Sequence[Path]) -> str:
     """Rename a damaged folder where a rule makes it; what is to be said of that."""
     if folder.resolve() not in [path.resolve() for path in inputs]:
         return ""
     aside = folder.with_name(f"{folder.name}.damaged")
+    own = folder.with_name(f".{folder.name}.damaged-{os.getpid()}")
     try:
-        if aside.exists():
-            shutil.rmtree(aside)
-        folder.replace(aside)
+        # Of all jobs that read it one gets it; only that one may remove what lies aside already.
+        folder.replace(own)
+        shutil.rmtree(aside, ignore_errors=True)
+        own.replace(aside)
     except FileNotFoundError:
         pass  # Another job that reads it was faster.
     except OSError as error:
-        return f"; it cannot be renamed ({error}), so remove {folder} and run the same command"
+        left = own if own.exists() else folder
+        return f"; it cannot be renamed ({error}), so remove {left} and run the same command"
     return f": it is now {aside}, and the same command makes it again"
 
 

@@ -16,7 +16,7 @@ with job(snakemake):
         record = Record.from_json(Path(snakemake.input.source).read_text())
         source = SourceConfig.model_validate_json(snakemake.params.source)
         made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
-        import_decoder(locate(record, source), folder, made_from)
+        import_decoder(locate(record, source, anew=True), folder, made_from)
     else:
         from mergegrid.finetuning.decoder import finetune_decoder
 

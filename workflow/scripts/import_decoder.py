@@ -11,4 +11,4 @@ with job(snakemake):
     record = Record.from_json(Path(snakemake.input.source).read_text())
     source = SourceConfig.model_validate_json(snakemake.params.source)
     made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
-    import_decoder(locate(record, source), Path(snakemake.output.folder), made_from)
+    import_decoder(locate(record, source, anew=True), Path(snakemake.output.folder), made_from)

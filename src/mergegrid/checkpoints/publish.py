@@ -9,17 +9,20 @@ digest:
                  "tensors": {"lm_head.weight": "77b1..."}},
      "made_from": {...}}
 
-A folder without a manifest is not a model.
+A folder without a manifest is not a model. All of it is on the disk before it is renamed, so that
+a power cut leaves a whole folder or none.
 
 Before a job reads a folder, `check_published` compares its files with the manifest. Of weights that
 were streamed that is the size and the header; a merge, which reads all of them, compares tensors.
 What else loads such weights, generation and fine-tuning, does not notice bits that changed in them.
 """
 
+import errno
 import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,10 +32,12 @@ from typing import Any
 from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.safetensors_files import header_digest
+from mergegrid.durable import settle, settle_names
 from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.provenance import digest, file_digest
 
 MANIFEST = "manifest.json"
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 @dataclass
@@ -96,10 +101,13 @@ def publish(folder: Path, made_from: dict[str, Any]) -> Iterator[Draft]:
             yield written
             text = json.dumps(written.manifest(), indent=2, sort_keys=True) + "\n"
             (draft / MANIFEST).write_text(text, encoding="utf-8")
+            # Else a power cut could leave the name and not the bytes.
+            settle(draft)
             # Two renames: whatever is at `folder` at any moment is whole.
             if folder.exists():
                 folder.replace(previous)
             draft.replace(folder)
+            settle_names(folder.parent)
             shutil.rmtree(previous, ignore_errors=True)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
@@ -145,24 +153,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a published folder.
 
     Raises:
+        CheckpointError: it cannot be read just now.
         DamagedError: the folder was never published, or the manifest or another file is damaged or
             gone.
     """
     path = folder / MANIFEST
-    if not path.is_file():
-        wrong = f"{folder} has no {MANIFEST}, so it is not complete; make it again"
-        raise DamagedError(folder, wrong)
-    try:
-        manifest = read_json(path)
-    except CheckpointError as error:
-        raise DamagedError(folder, str(error)) from error
-    named = _named(manifest)
-    if named is None:
-        wrong = f"{path} was not written by mergegrid, or is damaged; make it again"
-        raise DamagedError(folder, wrong)
-    missing = sorted(name for name in named if not (folder / name).is_file())
-    if missing:
-        raise DamagedError(folder, f"{folder} has lost {missing[0]}; make it again")
+    with _reading(folder):
+        if not _is_there(path):
+            wrong = f"{folder} has no {MANIFEST}, so it is not complete; make it again"
+            raise DamagedError(folder, wrong)
+        try:
+            manifest = read_json(path)
+        except CheckpointError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from error
+            raise DamagedError(folder, str(error)) from error
+        named = _named(manifest)
+        if named is None:
+            wrong = f"{path} was not written by mergegrid, or is damaged; make it again"
+            raise DamagedError(folder, wrong)
+        missing = next((name for name in sorted(named) if not _is_there(folder / name)), None)
+        if missing is not None:
+            raise DamagedError(folder, f"{folder} has lost {missing}; make it again")
     return manifest
 
 
@@ -172,11 +184,12 @@ def check_published(folder: Path) -> None:
     Files are read and digested; of streamed weights, sizes and headers are compared.
 
     Raises:
-        DamagedError: a file is not what was published, or cannot be read.
+        CheckpointError: a file cannot be read just now.
+        DamagedError: a file is not what was published, is gone, or lies where the disk is damaged.
     """
     manifest = read_manifest(folder)
     weights = manifest.get("weights", {}).get("files", {})
-    try:
+    with _reading(folder):
         for name, expected in manifest["files"].items():
             if file_digest(folder / name) != expected:
                 raise _damaged(folder, str(folder / name))
@@ -188,9 +201,6 @@ def check_published(folder: Path) -> None:
                 or header_digest(path) != expected["header"]
             ):
                 raise _damaged(folder, f"the size or the header of {path}")
-    except OSError as error:
-        wrong = f"{folder} cannot be read: {error}; make it again"
-        raise DamagedError(folder, wrong) from error
 
 
 def check_tensors(folder: Path, found: Mapping[str, str]) -> None:
@@ -212,6 +222,29 @@ def check_tensors(folder: Path, found: Mapping[str, str]) -> None:
 
 def _damaged(folder: Path, what: str) -> DamagedError:
     return DamagedError(folder, f"{what} is not what {MANIFEST} says; make the model again")
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Tell damage, which lasts, from what may pass: a file server away, no right to read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DAMAGE:
+            wrong = f"{folder} cannot be read: {error}; make it again"
+            raise DamagedError(folder, wrong) from error
+        raise CheckpointError(
+            f"{folder} cannot be read: {error}; nothing says that it is damaged, so it stays: see "
+            "to its file system and its rights, and run the same command again"
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; unlike `is_file`, of any Python, it hides no other error."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def published_digest(folder: Path) -> str:

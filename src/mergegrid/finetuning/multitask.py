@@ -36,6 +36,7 @@ from mergegrid.checkpoints.publish import publish, published_digest
 from mergegrid.config.families import Finetune
 from mergegrid.config.oracle_requests import OracleRequest
 from mergegrid.config.requests import Target
+from mergegrid.durable import settle
 from mergegrid.finetuning.heads import head_config
 from mergegrid.finetuning.state import state_folder
 from mergegrid.progress import progress
@@ -235,6 +236,7 @@ def _save(
     parts = {"models": models, "optimizer": optimizer, "schedule": schedule}
     state = {name: each.state_dict() for name, each in parts.items()}
     torch.save({**state, "curve": curve, "best": best}, part)
+    settle(part)
     part.replace(path)
 
 

@@ -1,5 +1,9 @@
 """Damage in published folders: found by their manifests, before what is damaged is used."""
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,7 @@ from mergegrid.checkpoints.decoders import write_weights
 from mergegrid.checkpoints.digests import digest_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import check_published, check_tensors, publish, read_manifest
-from mergegrid.errors import DamagedError
+from mergegrid.errors import CheckpointError, DamagedError
 
 
 @pytest.fixture
@@ -59,7 +63,8 @@ def test_a_changed_byte_in_any_file_is_named_with_its_folder(encoder, name, plac
 def test_of_streamed_weights_size_and_header_are_compared(decoder):
     path = decoder / "model.safetensors"
     whole = path.read_bytes()
-    for damaged in (whole[:-1], whole[:4], whole + b"0", whole.replace(b"F32", b"I32")):
+    longer = whole[:7] + b"\x40" + whole[8:]
+    for damaged in (whole[:-1], whole[:4], whole + b"0", whole.replace(b"F32", b"I32"), longer):
         path.write_bytes(damaged)
         with pytest.raises(DamagedError, match=r"the size or the header of .*model\.safetensors"):
             check_published(decoder)
@@ -90,4 +95,38 @@ def test_a_manifest_that_is_gone_or_damaged_is_damage(encoder, text):
 def test_a_lost_file_is_damage(encoder):
     (encoder / "config.json").unlink()
     with pytest.raises(DamagedError, match=r"has lost config\.json; make it again"):
+        check_published(encoder)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Let every look at one file, or every reading of it, fail with an error of the system."""
+
+    def fail(wanted, method, number):
+        real = getattr(Path, method)
+
+        def instead(path, *arguments, **named):
+            if path == wanted:
+                raise OSError(number, os.strerror(number), str(path))
+            return real(path, *arguments, **named)
+
+        monkeypatch.setattr(Path, method, instead)
+
+    return fail
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json"])
+@pytest.mark.parametrize("method", ["stat", "open"])
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ETIMEDOUT])
+def test_what_cannot_be_read_just_now_is_not_damaged(encoder, failing, name, method, number):
+    failing(encoder / name, method, number)
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*run the same command") as wrong:
+        check_published(encoder)
+    assert not isinstance(wrong.value, DamagedError)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json"])
+def test_what_the_disk_cannot_read_is_damage(encoder, failing, name):
+    failing(encoder / name, "open", errno.EIO)
+    with pytest.raises(DamagedError, match=r"cannot be read: .*Input/output error.*make it again"):
         check_published(encoder)

@@ -491,7 +491,10 @@ class Hub(BaseHTTPRequestHandler):
         cut = None
         if self.command == "GET" and data is WEIGHTS and self.cut_weights:
             cut = self.cut_weights.pop()
-        headers = {"ETag": f'"{sha(data)[:40]}"', "X-Repo-Commit": COMMIT}
+        # Of large files, which git keeps elsewhere, the hub says the SHA-256; of others, git's.
+        large = name.endswith((".safetensors", ".bin", ".parquet"))
+        etag = sha(data) if large else sha(data)[:40]
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         self.send(206 if start else 200, data[start:], headers, cut)
@@ -531,12 +534,12 @@ from mergegrid.checkpoints.sources.fetch import fetch, locate
 from mergegrid.config.source import SourceConfig
 from mergegrid.errors import SourceError
 for line in sys.argv[2:]:
-    kind, source = line.split(" ")
+    kind, source, *options = line.split(" ")
     config = SourceConfig(source=source)
     try:
         record = fetch(config, kind, Path(sys.argv[1]))
         print(record.to_json())
-        print(locate(record, config, Path(sys.argv[1])))
+        print(locate(record, config, Path(sys.argv[1]), anew="anew" in options))
     except SourceError as error:
         print("SourceError:", error)
 """
@@ -608,6 +611,56 @@ def test_a_file_lost_or_cut_in_the_hubs_cache_is_downloaded_again(
     weights.resolve().write_bytes(b"half")
     assert run(url, tmp_path, "model hub:org/bert") == [text, path]
     assert weights.stat().st_size == 10240000
+
+
+def flip(path: Path) -> None:
+    """Change a bit in place, so that every link to the file has it changed."""
+    with path.open("r+b") as file:
+        first = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([first ^ 1]))
+
+
+def test_a_changed_bit_in_the_hubs_cache_is_downloaded_again_into_a_new_file(
+    hub: tuple[str, type[Hub]], tmp_path: Path
+) -> None:
+    url, handler = hub
+    source = "model hub:org/bert"
+    text, path = run(url, tmp_path, source)
+    weights = Path(path) / "model.safetensors"
+    linked = tmp_path / "linked"
+    linked.hardlink_to(weights.resolve())
+    # Before the first fetch of another cache of checksums, and after it.
+    for forget in (True, False):
+        flip(weights.resolve())
+        if forget:
+            shutil.rmtree(tmp_path / "cache")
+        handler.asked.clear()
+        assert run(url, tmp_path, source) == [text, path]
+        assert len(downloads(handler, "model.safetensors")) == 1
+        assert sha(weights.read_bytes()) == sha(WEIGHTS)
+        assert not linked.samefile(weights)
+    flip(weights.resolve())
+    (offline,) = run(url, tmp_path, source, HF_HUB_OFFLINE="1")
+    assert "is not whole" in offline
+
+
+def test_bits_that_rot_without_a_trace_are_found_by_reading_anew(
+    hub: tuple[str, type[Hub]], tmp_path: Path
+) -> None:
+    url, _ = hub
+    text, path = run(url, tmp_path, "model hub:org/bert")
+    weights = (Path(path) / "model.safetensors").resolve()
+    flip(weights)
+    # As if the disk had done it: what is remembered of the file fits.
+    (memory,) = (tmp_path / "cache" / "digests").iterdir()
+    known, stat = json.loads(memory.read_text()), weights.stat()
+    known["model.safetensors"][:3] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    memory.write_text(json.dumps(known))
+    assert run(url, tmp_path, "model hub:org/bert") == [text, path]
+    assert sha(weights.read_bytes()) != sha(WEIGHTS)
+    assert run(url, tmp_path, "model hub:org/bert anew") == [text, path]
+    assert sha(weights.read_bytes()) == sha(WEIGHTS)
 
 
 def test_a_folder_and_a_file_of_a_data_set_are_named_relative_to_themselves(

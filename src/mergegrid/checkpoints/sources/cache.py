@@ -24,6 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from mergegrid.durable import settle, settle_names
 from mergegrid.errors import SourceError
 from mergegrid.provenance import canonical_json, digest, file_digest
 
@@ -105,7 +106,9 @@ def entry(folder: Path, fill: Callable[[Path], str]) -> Entry:
             (work / "content").mkdir(parents=True)
             origin = fill(work / "content")
             _write_manifest(work, origin)
+            settle(work)
             work.replace(folder)
+            settle_names(folder.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     made = _read(folder)
@@ -122,7 +125,7 @@ def drop(folder: Path) -> None:
 def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
     """Checksum the named files below a folder, or the one file that `path` is."""
     folder, names = (path.parent, [path.name]) if path.is_file() else (path, sorted(names))
-    memory = cache / "digests" / f"{slug(folder.name, str(folder))}.json"
+    memory = _memory(folder, cache)
     known = _load(memory)
     stats = {name: (folder / name).stat() for name in names}
     stamps = {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats.items()}
@@ -131,11 +134,22 @@ def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
     if size > _WORTH_A_LINE:
         _log.info("checksumming %d files (%.1f GB) below %s", len(fresh), size / 1e9, folder)
     for name in fresh:
+        # Else a power cut could take the bytes and leave the checksum that vouches for them.
+        settle(folder / name)
         known[name] = [*stamps[name], file_digest(folder / name)]
     if fresh:
         _replace(memory, known)
     files = {name: known[name][3] for name in names}
     return Found(path, files, sum(stat.st_size for stat in stats.values()))
+
+
+def forget(path: Path, cache: Path) -> None:
+    """Forget the checksums of a file or folder: they are computed anew when it is measured."""
+    _memory(path.parent if path.is_file() else path, cache).unlink(missing_ok=True)
+
+
+def _memory(folder: Path, cache: Path) -> Path:
+    return cache / "digests" / f"{slug(folder.name, str(folder))}.json"
 
 
 def _read(folder: Path) -> Entry | None:

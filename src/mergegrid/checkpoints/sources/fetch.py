@@ -74,8 +74,13 @@ def fetch(config: SourceConfig, kind: Kind, cache: Path | None = None) -> Record
     )
 
 
-def locate(record: Record, config: SourceConfig, cache: Path | None = None) -> Path:
-    """The file or folder of a record, fetched again where the cache has lost it.
+def locate(
+    record: Record, config: SourceConfig, cache: Path | None = None, *, anew: bool = False
+) -> Path:
+    """The file or folder of a record, fetched again where the cache has lost or damaged it.
+
+    With `anew`, all of it is read and no remembered checksum is believed: for what is linked, and
+    so shares its bits with the cache.
 
     Raises:
         SourceError: what is there is no longer what the record says, or cannot be had again.
@@ -85,6 +90,9 @@ def locate(record: Record, config: SourceConfig, cache: Path | None = None) -> P
             f"the record is of {record.source} and the config says {config.source}; fetch again"
         )
     found = _find(config, record.kind, cache, commit=record.resolved)
+    if anew:
+        store.forget(found.path, store.root(cache))
+        found = _find(config, record.kind, cache, commit=record.resolved)
     if found.files != record.files:
         raise SourceError(_difference(record, found))
     return found.path

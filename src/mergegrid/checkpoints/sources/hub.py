@@ -2,7 +2,8 @@
 
 The library's settings hold: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE. Of a
 repository only what one format of it needs is downloaded: bert-base-uncased is 440 MB instead of
-3 GB. Once at hand, a commit is used without asking the hub again.
+3 GB. Once at hand, a commit is used without asking the hub again. A file that was cut there, or
+whose SHA-256 is not the hub's, is downloaded again.
 """
 
 import glob
@@ -35,6 +36,7 @@ from mergegrid.config.source import HubOrigin
 from mergegrid.errors import SourceError
 
 _log = logging.getLogger(__name__)
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def find(origin: HubOrigin, kind: Literal["model", "dataset"], store: Path) -> Found:
@@ -52,13 +54,42 @@ def find(origin: HubOrigin, kind: Literal["model", "dataset"], store: Path) -> F
             raise SourceError(nothing(origin, kind, list(sizes)))
         wanted = {name: sizes[name] for name in names}
         snapshot = _snapshot(origin.repo, kind, commit.resolved, wanted)
+        found = _measure(origin, snapshot, names, store)
+        if changed := _changed(found):
+            for blob in changed:
+                _log.warning("%s is not what the hub says; downloading it again", blob)
+                blob.unlink(missing_ok=True)
+            snapshot = _snapshot(origin.repo, kind, commit.resolved, wanted)
+            found = _measure(origin, snapshot, names, store)
     except (HTTPError, OSError, EntryNotFoundError, RevisionResolutionError, ValueError) as error:
         raise SourceError(_explain(origin, kind, error)) from error
-    path = snapshot / (origin.subfolder or "")
+    if changed := _changed(found):
+        raise SourceError(
+            f"{changed[0]} does not get the checksum that is its name; check the disk of "
+            f"{constants.HF_HUB_CACHE}"
+        )
+    return replace(found, resolved=commit.resolved, licence=_licence(snapshot / "README.md"))
+
+
+def _measure(origin: HubOrigin, snapshot: Path, names: list[str], store: Path) -> Found:
     below = f"{origin.subfolder}/" if origin.subfolder else ""
     inside = [name.removeprefix(below) for name in names if name.startswith(below)]
-    found = cache.measure(path, inside, store)
-    return replace(found, resolved=commit.resolved, licence=_licence(snapshot / "README.md"))
+    return cache.measure(snapshot / (origin.subfolder or ""), inside, store)
+
+
+def _changed(found: Found) -> list[Path]:
+    """Files whose bits are not those that the hub gave.
+
+    The hub's cache calls a large file by its SHA-256; of small ones, which are called by what git
+    makes of them, nothing is known.
+    """
+    folder = found.path.parent if found.path.is_file() else found.path
+    blobs = {(folder / name).resolve(): checksum for name, checksum in found.files.items()}
+    return [
+        blob
+        for blob, checksum in blobs.items()
+        if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) and blob.name != checksum
+    ]
 
 
 def _sizes(repo: str, kind: str, commit: str) -> dict[str, int]:

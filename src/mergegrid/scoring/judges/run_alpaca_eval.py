@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mergegrid.durable import settle
 from mergegrid.scoring.judges.annotators import ANSWERS
 
 _LONGEST_WAIT = 60.0
@@ -139,6 +140,7 @@ class _Job:
         # Beside, then renamed: whoever is interrupted here keeps the answers of before.
         part = self._answers.with_suffix(".part")
         annotator.save(part)
+        settle(part)
         part.replace(self._answers)
 
     def _one_by_one(self, complete: Complete) -> Complete:
