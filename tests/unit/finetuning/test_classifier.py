@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mergegrid.checkpoints.folder import open_checkpoint
@@ -124,6 +125,16 @@ def test_training_starts_over_where_the_best_epoch_is_damaged(tmp_path):
     (state / "checkpoint-8" / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
     assert last_checkpoint(state) is None
     assert not list(state.glob("checkpoint-*"))
+
+
+def test_a_checkpoint_without_a_seal_is_not_used(tmp_path):
+    checkpoint = tmp_path / "checkpoint-8"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}")
+    # What a power cut leaves of weights: their size, and zeros.
+    (checkpoint / "model.safetensors").write_bytes(bytes(64))
+    torch.save({}, checkpoint / "optimizer.pt")
+    assert last_checkpoint(tmp_path) is None
 
 
 def test_state_of_another_request_is_not_used(
