@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from mergegrid.checkpoints.decoders import write_weights
 from mergegrid.checkpoints.publish import publish
 from mergegrid.checkpoints.sources import cache
 from mergegrid.durable import settle
-from mergegrid.errors import CheckpointError
 
 
 @pytest.fixture
@@ -34,39 +34,46 @@ def events(monkeypatch):
     return found
 
 
-def make(folder):
-    with publish(folder, {}) as draft:
-        (draft / "config.json").write_text("{}")
-        (draft / "task").mkdir()
-        (draft / "task" / "vocab.txt").write_text("good")
-        write_weights(draft, InMemory({"w": np.ones(8, np.float32)}), "test")
+@pytest.fixture
+def job(monkeypatch):
+    """What every script of the workflow runs in."""
+    monkeypatch.delenv("MERGEGRID_SNAKEMAKE", raising=False)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "workflow" / "scripts"))
+    from _job import job
+
+    return job
 
 
-def test_a_published_folder_is_on_the_disk_before_its_name_and_then_its_name(tmp_path, events):
-    folder = tmp_path / "model"
-    for _ in range(2):
+def snakemake(folder, *outputs):
+    log = [str(folder / "job.log")]
+    return SimpleNamespace(rule="merge", log=log, input=[], output=outputs, resources={})
+
+
+def test_what_a_job_made_is_on_the_disk_when_it_ends(tmp_path, job, events):
+    folder, table = tmp_path / "models" / "merged", tmp_path / "scores.csv"
+    with job(snakemake(tmp_path, folder, table)):
+        with publish(folder, {}) as draft:
+            (draft / "config.json").write_text("{}")
+            (draft / "task").mkdir()
+            (draft / "task" / "vocab.txt").write_text("good")
+            write_weights(draft, InMemory({"w": np.ones(8, np.float32)}), "test")
+        table.write_text("task,value\n")
         events.clear()
-        make(folder)
-        draft = tmp_path / ".model.draft"
-        last = events.index((draft, folder))
-        everything = {draft / path.relative_to(folder) for path in folder.rglob("*")}
-        assert len(everything) == 5
-        assert {draft, *everything} <= {each for each in events[:last] if isinstance(each, Path)}
-        assert events[last + 1 :] == [tmp_path]
+    made = {folder, *folder.rglob("*"), table}
+    assert len(made) == 7
+    # And then the names of both.
+    assert set(events[: len(made)]) == made
+    assert set(events[len(made) :]) == {folder.parent, tmp_path}
 
 
-def test_a_disk_that_fails_at_the_end_leaves_the_folder_of_before(tmp_path, monkeypatch):
-    make(tmp_path / "model")
-
+def test_a_job_on_a_disk_that_fails_at_its_end_fails(tmp_path, job, monkeypatch):
     def fail(_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(CheckpointError, match=r"model cannot be written: .*Input/output error"):
-        make(tmp_path / "model")
-    with pytest.raises(CheckpointError, match="other cannot be written"):
-        make(tmp_path / "other")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    table = tmp_path / "scores.csv"
+    with pytest.raises(OSError, match="Input/output error"), job(snakemake(tmp_path, table)):
+        table.write_text("task,value\n")
 
 
 def test_a_file_system_that_cannot_wait_is_no_error(tmp_path, monkeypatch):
@@ -74,7 +81,7 @@ def test_a_file_system_that_cannot_wait_is_no_error(tmp_path, monkeypatch):
         raise OSError(errno.EINVAL, "cannot")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    make(tmp_path / "model")
+    settle(tmp_path)
 
 
 def test_an_unpacked_archive_is_on_the_disk_before_its_name(tmp_path, events):

@@ -9,8 +9,8 @@ digest:
                  "tensors": {"lm_head.weight": "77b1..."}},
      "made_from": {...}}
 
-A folder without a manifest is not a model. All of it is on the disk before it is renamed, so that
-a power cut leaves a whole folder or none.
+A folder without a manifest is not a model. That all of it is on the disk, which a power cut would
+need, is waited for by the jobs of the workflow, not here.
 
 Before a job reads a folder, `check_published` compares its files with the manifest. Of weights that
 were streamed that is the size and the header; a merge, which reads all of them, compares tensors.
@@ -32,7 +32,6 @@ from typing import Any
 from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.safetensors_files import header_digest
-from mergegrid.durable import settle, settle_names
 from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.provenance import digest, file_digest
 
@@ -101,13 +100,10 @@ def publish(folder: Path, made_from: dict[str, Any]) -> Iterator[Draft]:
             yield written
             text = json.dumps(written.manifest(), indent=2, sort_keys=True) + "\n"
             (draft / MANIFEST).write_text(text, encoding="utf-8")
-            # Else a power cut could leave the name and not the bytes.
-            settle(draft)
             # Two renames: whatever is at `folder` at any moment is whole.
             if folder.exists():
                 folder.replace(previous)
             draft.replace(folder)
-            settle_names(folder.parent)
             shutil.rmtree(previous, ignore_errors=True)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
