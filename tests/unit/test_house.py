@@ -158,3 +158,9 @@ def test_studies_know_the_methods_that_need_statistics():
     from mergegrid.merging.methods import METHODS
 
     assert {kind for kind, method in METHODS.items() if method.statistics} == NEED_STATISTICS
+
+
+def test_the_list_of_faults_names_tests():
+    for line in (ROOT / "tests" / "faults" / "elsewhere.txt").read_text().split():
+        path, name = line.split("::")
+        assert f"def {name}(" in (ROOT / path).read_text(), line
