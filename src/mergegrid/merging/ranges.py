@@ -21,7 +21,8 @@ from mergegrid.merging.workers import Desk, Workers
 SMALL = 0.002
 #: What deltas often exceed where the paper saw DARE fail.
 LARGE = 0.01
-SHARES = {f"q{percent:02d}": percent / 100 for percent in range(1, 100)} | {"q999": 0.999}
+#: Quantiles by name, in thousandths.
+QUANTILES = {f"q{percent:02d}": 10 * percent for percent in range(1, 100)} | {"q999": 999}
 #: What deltas are rounded to by most programs that merge.
 SHORT = ("bfloat16", "float16")
 _EXPERT = "expert"
@@ -194,14 +195,15 @@ class _Sizes:
 
     def _quantiles(self) -> dict[str, float]:
         below = self.histogram[:HIGH_BINS].cumsum()
-        ranks = np.ceil(np.array(list(SHARES.values())) * self.n)
+        # Rounded up in integers: 0.07 * 100 is more than 7.
+        ranks = -(-np.array(list(QUANTILES.values())) * self.n // 1000)
         bins = np.searchsorted(below, ranks)
         # Bins of a 128th of an octave; what lies in one counts as its middle.
         middle = (bins.astype(np.int32) << LOW_BITS) + (1 << (LOW_BITS - 1))
         values = np.where(bins == 0, 0.0, middle.astype(np.int32).view(np.float32))
         return {
             name: min(float(value), self.largest)
-            for name, value in zip(SHARES, values, strict=True)
+            for name, value in zip(QUANTILES, values, strict=True)
         }
 
 

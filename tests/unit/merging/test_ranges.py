@@ -54,6 +54,15 @@ def test_sizes_of_a_delta_are_those_numpy_finds(base, expert):
             assert each.quantiles[quantile] == pytest.approx(found, rel=0.008)
 
 
+def test_every_percentile_of_a_hundred_parameters_is_one_of_them():
+    values = np.float32(1.05) ** np.arange(1, 101, dtype=np.float32)
+    ranges = delta_ranges(
+        InMemory({"w": np.zeros(100, np.float32)}), InMemory({"w": values[::-1].copy()})
+    )
+    found = [ranges[0].quantiles[f"q{percent:02d}"] for percent in range(1, 100)]
+    assert found == pytest.approx(values[:99], rel=0.008)
+
+
 def test_a_row_has_the_columns_of_the_tables(base, expert):
     row = delta_ranges(InMemory(base), InMemory(expert))[0].row()
     quantiles = [f"q{percent:02d}" for percent in range(1, 100)]
