@@ -143,7 +143,7 @@ def test_a_download_cut_in_the_middle_is_made_again(ready, index, chance, same):
 def test_a_damaged_entry_of_the_cache_is_fetched_again(ready, chance, same):
     for _ in range(TRIES):
         ready.forget_answers()
-        shutil.rmtree(ready.results / "llama/instructions")
+        ready.forget("llama/instructions", EXPERT)
         (rows,) = ready.folder.glob("cache/pypi/*/content/data/rows.jsonl")
         how = chance.choice(["bit", "cut"])
         damage(rows, how, chance)
