@@ -287,8 +287,8 @@ sys.path.insert(0, {str(SCRIPTS)!r})
 from _job import job, watch
 
 watch.PATIENCE = -4  # The job waits five seconds longer.
-given = SimpleNamespace(rule="x", log=["job.log"], input=[], params={{}}, resources={{"gpu": 1}})
-with job(given):
+files = {{"log": ["job.log"], "input": [], "output": []}}
+with job(SimpleNamespace(rule="x", **files, params={{}}, resources={{"gpu": 1}})):
     pass
 print("done")
 """
