@@ -23,7 +23,7 @@ from types import SimpleNamespace
 sys.path.insert(0, {str(SCRIPT.parent)!r})
 from _job import job
 
-with job(SimpleNamespace(rule="merge", log=["job.log"], input=[], resources={{}})):
+with job(SimpleNamespace(rule="merge", log=["job.log"], input=[], output=[], resources={{}})):
     print(os.getpid(), flush=True)
     time.sleep(60)
 """
