@@ -100,9 +100,12 @@ def test_jobs_hold_one_gpu_each_and_jobs_at_one_time_hold_different_ones(runs):
     assert first != second
     assert first | second <= set(map(str, range(8)))
     # The jobs themselves know of them, so that they do not compute on the CPU.
-    logs = (runs.slurm.parents[1] / "logs/smoke").glob("expert/**/*.log")
-    noted = [re.search(r"GPUs that SLURM gave: (\S+)", log.read_text()) for log in logs]
-    assert {found[1] for found in noted} == first | second
+    for rule in ON_GPUS:
+        given = set.union(*(seen[job["JobID"]] for job in runs.jobs if rule_of(job) == rule))
+        logs = list((runs.slurm.parents[1] / "logs" / "smoke" / rule).rglob("*.log"))
+        noted = [re.search(r"GPUs that SLURM gave: (\S+)", log.read_text()) for log in logs]
+        assert noted
+        assert all(each is not None and each[1] in given for each in noted), rule
 
 
 def test_a_job_killed_for_memory_passes_with_more(runs):
