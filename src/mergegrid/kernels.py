@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mergegrid import loops
 
 #: SHA-256 of `loops.py`, its first 16 digits.
-LOOPS = "7c06bb9aa1b90718"
+LOOPS = "99ce7a7cb98cb5ec"
 
 _kernel: Any = njit(nogil=True, cache=True)
 
@@ -25,8 +25,8 @@ BLOCK = 1 << 12
     LOAD_FLOAT32, LOAD_BFLOAT16, LOAD_FLOAT16, SUBTRACT, PRODUCT, QUOTIENT, SCALED,
     PLUS_NUMBER, DIVIDED, WORDS, THIN, WEIGHTED_SUM, WEIGHTED_MEAN, PLUS, INSTEAD, MASKED,
     KEEP_LARGE, AGREEING_MEAN, STORE_FLOAT32, STORE_BFLOAT16, STORE_FLOAT16, COUNT_HIGH,
-    COUNT_LOW, COUNT_EQUAL, COUNT_NEAR, COUNT_DROPPED,
-) = range(26)
+    COUNT_EQUAL, COUNT_NEAR,
+) = range(24)
 # fmt: on
 
 
@@ -56,6 +56,7 @@ def execute(
         counts: histogram that is added to.
         found: of each result, whether it holds an infinity or NaN, or its count.
     """
+    guesses = np.empty(loops.GUESSES, np.uint32)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         spare = registers[registers.shape[0] - 1, :size]
@@ -132,6 +133,11 @@ def execute(
                 raw, kept = first.view(np.uint32), out.view(np.uint32)
                 loops.keep_above(raw[:place], np.uint32(floor - np.uint32(1)), kept[:place])
                 loops.keep_above(raw[place:], floor, kept[place:])
+            elif op == AGREEING_MEAN and operands == 2:
+                second = registers[program[row, 6], :size]
+                one, two = np.float32(floats[number]), np.float32(floats[number + 1])
+                undecided = np.float32(floats[number + 2])
+                loops.agree_of_two(first, one, second, two, undecided, out)
             elif op == AGREEING_MEAN:
                 elected[:] = np.float32(0)
                 for k in range(operands):
@@ -157,16 +163,13 @@ def execute(
                 found[target] |= loops.any_exponent_full_16(stored, np.uint16(0x7C00))
             elif op == COUNT_HIGH:
                 loops.count_high(first.view(np.uint32), counts)
-            elif op == COUNT_LOW:
-                loops.count_low(first.view(np.uint32), np.uint32(integers[integer]), counts)
             elif op == COUNT_EQUAL:
                 found[target] += loops.count_equal(
                     first.view(np.uint32), np.uint32(integers[integer])
                 )
             elif op == COUNT_NEAR:
-                low, guess = np.uint32(integers[integer]), np.uint32(integers[integer + 1])
-                width, shift = np.uint32(integers[integer + 2]), np.uint32(integers[integer + 3])
-                bits = first.view(np.uint32)
-                found[target] += loops.count_near(bits, low, guess, width, shift, counts)
-            elif op == COUNT_DROPPED:
-                found[target] += loops.count_dropped(first.view(np.uint32), integers[integer])
+                low, width = np.uint32(integers[integer]), np.uint32(integers[integer + 1])
+                shift = np.uint32(integers[integer + 2])
+                for k in range(loops.GUESSES):
+                    guesses[k] = np.uint32(integers[integer + 3 + k])
+                loops.count_near(first.view(np.uint32), guesses, low, width, shift, counts)

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint32]
 Halves = NDArray[np.uint16]
+Counts = NDArray[np.int64]
 _kernel: Any = njit(nogil=True, cache=True)
 
+#: Magnitudes that `count_near` counts apart from others.
+GUESSES = 4
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -248,6 +251,29 @@ def agree(
 
 
 @_kernel
+def agree_of_two(
+    one: Floats,
+    weight: np.float32,
+    other: Floats,
+    other_weight: np.float32,
+    undecided: np.float32,
+    out: Floats,
+) -> None:
+    """The mean of what has the elected sign, of two: the same steps as of more, in one loop."""
+    zero = np.float32(0)
+    for i in range(out.size):
+        elected = np.float32(one[i] + other[i])
+        side = undecided if elected == zero else elected
+        agrees = ((one[i] > zero) & (side > zero)) | ((one[i] < zero) & (side < zero))
+        too = ((other[i] > zero) & (side > zero)) | ((other[i] < zero) & (side < zero))
+        weighted = np.float32(weight * one[i]) if agrees else zero
+        more = np.float32(other_weight * other[i]) if too else zero
+        total = np.float32(np.float32(zero + weighted) + more)
+        mass = np.float32((weight if agrees else zero) + (other_weight if too else zero))
+        out[i] = np.float32(total / (np.float32(1) if mass == zero else mass))
+
+
+@_kernel
 def divide(total: Floats, mass: Floats) -> None:
     """Total over mass in place; where there is no mass the total is zero and stays."""
     for i in range(total.size):
@@ -256,7 +282,7 @@ def divide(total: Floats, mass: Floats) -> None:
 
 
 @_kernel
-def count_high(bits: Bits, counts: NDArray[np.int64]) -> None:
+def count_high(bits: Bits, counts: Counts) -> None:
     """Histogram of the leading 15 bits of magnitudes, and after it the number of zeros."""
     zeros = np.int64(0)
     for i in range(bits.size):
@@ -272,15 +298,6 @@ def count_high(bits: Bits, counts: NDArray[np.int64]) -> None:
 
 
 @_kernel
-def count_low(bits: Bits, bucket: np.uint32, counts: NDArray[np.int64]) -> None:
-    """Histogram of the last 16 bits of magnitudes whose leading bits are `bucket`."""
-    for i in range(bits.size):
-        magnitude = np.uint32(bits[i] & _MAGNITUDE)
-        if np.uint32(magnitude >> np.uint32(16)) == bucket:
-            counts[magnitude & np.uint32(0xFFFF)] += 1
-
-
-@_kernel
 def count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
     """Number of magnitudes with the wanted bits."""
     count = np.int64(0)
@@ -291,44 +308,67 @@ def count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
 
 @_kernel
 def count_near(
-    bits: Bits,
-    low: np.uint32,
-    guess: np.uint32,
-    width: np.uint32,
-    shift: np.uint32,
-    counts: NDArray[np.int64],
-) -> np.int64:
-    """Magnitudes below `low`, equal to the guess, and in bins the others in low + [0, width)."""
-    below = equal = np.int64(0)
-    for i in range(bits.size):
-        magnitude = np.uint32(bits[i] & _MAGNITUDE)
-        below += np.int64(magnitude < low)
-        equal += np.int64(magnitude == guess)
-    counts[0] += below
-    counts[1] += equal
-    for start in range(0, bits.size, 64):
-        part = bits[start : start + 64]
-        near = np.int64(0)
+    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, shift: np.uint32, counts: Counts
+) -> None:
+    """Magnitudes below `low`, equal to each guess, and in bins the others in low + [0, width).
+
+    Guesses are four distinct magnitudes in that range, or the bits of none.
+    """
+    first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
+    for start in range(0, bits.size, 256):
+        part = bits[start : start + 256]
+        below = near = ones = twos = threes = fours = np.uint32(0)
         for i in range(part.size):
             magnitude = np.uint32(part[i] & _MAGNITUDE)
-            is_near = np.uint32(magnitude - low) < width
-            near += np.int64(is_near & (magnitude != guess))
+            below = np.uint32(below + np.uint32(magnitude < low))
+            near = np.uint32(near + np.uint32(np.uint32(magnitude - low) < width))
+            ones = np.uint32(ones + np.uint32(magnitude == first))
+            twos = np.uint32(twos + np.uint32(magnitude == second))
+            threes = np.uint32(threes + np.uint32(magnitude == third))
+            fours = np.uint32(fours + np.uint32(magnitude == fourth))
+        counts[0] += below
+        counts[1] += ones
+        counts[2] += twos
+        counts[3] += threes
+        counts[4] += fours
+        if near != np.uint32(np.uint32(ones + twos) + np.uint32(threes + fours)):
+            _count_others(part, guesses, low, width, shift, counts[5:])
+
+
+@_kernel
+def _count_others(
+    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, shift: np.uint32, counts: Counts
+) -> None:
+    """Magnitudes in bins of low + [0, width), but for the guesses: so few that most are skipped."""
+    for start in range(0, bits.size, 16):
+        part = bits[start : start + 16]
+        near = np.uint32(0)
+        for i in range(part.size):
+            magnitude = np.uint32(part[i] & _MAGNITUDE)
+            near |= np.uint32(np.uint32(magnitude - low) < width)
         if near:
             for i in range(part.size):
                 magnitude = np.uint32(part[i] & _MAGNITUDE)
                 place = np.uint32(magnitude - low)
-                if place < width and magnitude != guess:
-                    counts[2 + np.int64(place >> shift)] += 1
-    return equal
+                is_guess = (
+                    (magnitude == guesses[0])
+                    | (magnitude == guesses[1])
+                    | (magnitude == guesses[2])
+                    | (magnitude == guesses[3])
+                )
+                if place < width and not is_guess:
+                    counts[place >> shift] += 1
 
 
 @_kernel
-def count_dropped(words: Bits, threshold: np.uint64) -> np.int64:
-    """Number of words that are not below the threshold."""
-    count = np.int64(0)
-    for i in range(words.size):
-        count += np.int64(np.uint64(words[i]) >= threshold)
-    return count
+def place_of_equal(bits: Bits, wanted: np.uint32, rank: int) -> int:
+    """Index of the magnitude with the wanted bits that has `rank` such before it, or the length."""
+    for i in range(bits.size):
+        if np.uint32(bits[i] & _MAGNITUDE) == wanted:
+            if rank == 0:
+                return i
+            rank -= 1
+    return bits.size
 
 
 @_kernel

@@ -10,6 +10,9 @@ lower half counts blocks.
 """
 
 import hashlib
+import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 from mergegrid.merging.arrays.operations import MaskKey
 from mergegrid.provenance import canonical_json
@@ -20,6 +23,30 @@ def threshold(rate: float) -> int:
     return round((1 - rate) * 2**32)
 
 
+def surely_drop(tensors: Sequence[tuple[int, float]], wanted: int) -> bool:
+    """Whether the masks of some tensors drop at least so many elements, told without drawing them.
+
+    Yes means that the chance of fewer is below 2^-128, that of a collision of digests; no, that one
+    has to look.
+    Source: Hoeffding, "Probability inequalities for sums of bounded random variables", Journal of
+    the American Statistical Association 58, 1963, theorem 1.
+
+    Args:
+        tensors: number of elements and drop rate of each.
+        wanted: elements.
+    """
+    count = sum(size for size, _ in tensors)
+    expected = sum(size * (1 - threshold(rate) / 2**32) for size, rate in tensors)
+    if wanted <= 0 or expected == count:
+        return wanted <= count
+    if wanted >= expected:
+        return False
+    share, mean = wanted / count, expected / count
+    divergence = share * math.log(share / mean) + (1 - share) * math.log((1 - share) / (1 - mean))
+    return count * divergence > 128 * math.log(2)
+
+
+@lru_cache(maxsize=1024)
 def mask_key(seed: int, expert: str, tensor: str) -> MaskKey:
     """Key (two words) and upper counter words (two) of a tensor's mask: BLAKE2b, 16 bytes."""
     text = canonical_json([seed, expert, tensor]).encode()

@@ -79,7 +79,7 @@ class Merge:
             experts=self.experts,
             infos=base.infos,
             merge_run=self._merge_run,
-            zeros=self._zeros if self._sparsifier.zeros else None,
+            dropped=self._rate if self._sparsifier.at_random else lambda *_: 0.0,
             statistics=statistics,
         )
 
@@ -123,14 +123,13 @@ class Merge:
         spec, seen = self.recipe.sparsifier, self._seen(run, expert)
         return unchanged(spec, seen) if seen.rate == 0 else self._sparsifier.apply(spec, seen)
 
-    def _zeros(self, expert: str, run: Run) -> int:
-        seen, known = self._seen(run, expert), self._sparsifier.zeros
-        return known(self.recipe.sparsifier, seen) if known and seen.rate > 0 else 0
-
     def _seen(self, run: Run, expert: str) -> ExpertRun:
-        spec = self.recipe.sparsifier
-        rate = spec.rate_of(expert, run.name) if isinstance(spec, Rated) else 0.0
+        rate = self._rate(expert, run.name)
         return ExpertRun(run, expert, rate, lambda key, name: self._answers[_ANYONE, key, name])
+
+    def _rate(self, expert: str, name: str) -> float:
+        spec = self.recipe.sparsifier
+        return spec.rate_of(expert, name) if isinstance(spec, Rated) else 0.0
 
 
 class _Lazy(Mapping[str, Sparsified]):

@@ -8,16 +8,18 @@ are kept.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mergegrid.loops import GUESSES
 from mergegrid.merging.arrays.operations import HIGH_BINS, LOW_BITS, Array
 from mergegrid.merging.runs import Run
 from mergegrid.merging.surveys import Count, Each, Rounds, Sum
 
 Values = Callable[[Run], Array]
+Counts = NDArray[np.int64]
 _ALL = 1 << 62
 # A sample takes this many elements of each run; fewer elements in all are simply counted.
 _SAMPLE = 1 << 15
@@ -25,8 +27,8 @@ _WORTH_A_SAMPLE = 1 << 20
 # Standard errors within which the threshold is looked for, and how many bins that may take.
 _SPREAD = 6.0
 _WIDEST = 16
-# Bits of no magnitude.
-_NONE = 0xFFFFFFFF
+# A range near the threshold is counted in about 2^13 bins.
+_BIN_BITS = 13
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,25 @@ def _threshold(count: int, rank: int, values: Values) -> Rounds:
     return found or (yield from _from_histograms(rank, values))
 
 
+@dataclass(frozen=True)
+class _Range:
+    """Magnitudes near the threshold: counted in bins of 2^shift, and guesses apart."""
+
+    low: int
+    width: int
+    shift: int = 0
+    guesses: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Length of the counts: below the range, equal to each guess, then the bins."""
+        return 1 + GUESSES + ((self.width - 1) >> self.shift) + 1
+
+    def add(self, run: Run, values: Values, counts: Counts) -> None:
+        """Add a run to the counts."""
+        run.ops.count_near(values(run), self.low, self.width, self.shift, self.guesses, counts)
+
+
 def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
     """The threshold from one pass over all elements, if a sample tells well where it lies."""
     high, _ = yield _high(values, sample=_SAMPLE)
@@ -124,50 +145,80 @@ def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
     share = rank / count
     middle = min(max(round(share * sampled), 1), sampled)
     spread = _SPREAD * (sampled * share * (1 - share)) ** 0.5 + 1
-    first, _ = _bucket(high[:HIGH_BINS], max(int(middle - spread), 1))
-    last, _ = _bucket(high[:HIGH_BINS], min(int(middle + spread) + 1, sampled))
+    least, most = max(int(middle - spread), 1), min(int(middle + spread) + 1, sampled)
+    first, before = _bucket(high[:HIGH_BINS], least)
+    last, _ = _bucket(high[:HIGH_BINS], most)
     if last - first >= _WIDEST:
         return None
-    bucket, below = _bucket(high[:HIGH_BINS], middle)
-    low_counts, _ = yield Sum(
-        1 << LOW_BITS,
-        lambda run, counts: run.ops.count_low(values(run), bucket, counts),
-        sample=_SAMPLE,
+    reach = _Range(
+        first << LOW_BITS, (last - first + 1) << LOW_BITS, shift=(last - first).bit_length()
     )
-    rest, _ = _bucket(low_counts, middle - below)
-    guess = bucket << LOW_BITS | rest
-    low, width = first << LOW_BITS, (last - first + 1) << LOW_BITS
-    shift = max(width.bit_length() - 1 - LOW_BITS, 0)
-    near, runs = yield Sum(
-        2 + (width >> shift) + 1,
-        lambda run, counts: run.ops.count_near(values(run), low, guess, width, shift, counts),
+    counts, _ = yield Sum(
+        reach.length, lambda run, counts: reach.add(run, values, counts), sample=_SAMPLE
     )
-    below, equal, others = int(near[0]), int(near[1]), near[2:].copy()
-    at = (guess - low) >> shift
-    others[at] += equal
-    if not below < rank <= below + others.sum():
+    near = replace(
+        reach,
+        shift=max((reach.width - 1).bit_length() - _BIN_BITS, 0),
+        guesses=_commonest(reach, counts[1 + GUESSES :], least - before, most - before),
+    )
+
+    def measure(run: Run, counts: Counts) -> Counts:
+        known = counts[1 : 1 + GUESSES].copy()
+        near.add(run, values, counts)
+        return counts[1 : 1 + GUESSES] - known
+
+    counts, runs = yield Sum(near.length, measure)
+    return (yield from _found(near, counts, runs, rank, values))
+
+
+def _commonest(reach: _Range, bins: Counts, least: int, most: int) -> tuple[int, ...]:
+    """The commonest magnitudes of a sample, of those whose ranks may be from `least` to `most`.
+
+    Models stored in 16 bits differ by few distinct numbers, whose last bits are zero. Where it is
+    not so, a wrong guess costs time and changes no result.
+    """
+    ends = bins.cumsum()
+    likely = np.flatnonzero((bins > 0) & (ends >= least) & (ends - bins < most))
+    order = np.argsort(-bins[likely], kind="stable")[:GUESSES]
+    return tuple(reach.low + (int(place) << reach.shift) for place in likely[order])
+
+
+def _found(
+    near: _Range, counts: Counts, runs: list[tuple[str, int, Counts]], rank: int, values: Values
+) -> Rounds:
+    """The threshold, if it lies in a range that was counted."""
+    bins = counts[1 + GUESSES :].copy()
+    equal = dict(zip(near.guesses, map(int, counts[1:]), strict=False))
+    for guess, number in equal.items():
+        bins[(guess - near.low) >> near.shift] += number
+    below = int(counts[0])
+    if not below < rank <= below + bins.sum():
         return None
-    bin_, below_in_reach = _bucket(others, rank - below)
-    if bin_ == at and others[at] == equal:
-        return _Threshold(guess, below + below_in_reach, equal, runs)
-    return (
-        yield from _in_bin(rank, low + (bin_ << shift), 1 << shift, below + below_in_reach, values)
-    )
+    place, before = _bucket(bins, rank - below)
+    below += before
+    start = near.low + (place << near.shift)
+    # What else is in a bin that starts with a guess is larger.
+    if rank <= below + equal.get(start, 0):
+        number = near.guesses.index(start)
+        of_runs = [(name, first, int(own[number])) for name, first, own in runs]
+        return _Threshold(start, below, equal[start], of_runs)
+    return (yield from _in_range(_Range(start, 1 << near.shift), rank, values))
 
 
-def _in_bin(rank: int, low: int, width: int, below: int, values: Values) -> Rounds:
+def _in_range(fine: _Range, rank: int, values: Values) -> Rounds:
     """The threshold among a few neighbouring magnitudes, and where each of them is."""
 
-    def measure(run: Run, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        own = np.zeros(2 + width, np.int64)
-        run.ops.count_near(values(run), low, _NONE, width, 0, own)
+    def measure(run: Run, counts: Counts) -> Counts:
+        own = np.zeros(fine.length, np.int64)
+        fine.add(run, values, own)
         counts += own
-        return own[2:]
+        return own[1 + GUESSES :]
 
-    counts, runs = yield Sum(2 + width, measure)
-    place, below_in_bin = _bucket(counts[2:], rank - below)
+    counts, runs = yield Sum(fine.length, measure)
+    bins = counts[1 + GUESSES :]
+    place, before = _bucket(bins, rank - int(counts[0]))
     equals = [(name, start, int(own[place])) for name, start, own in runs]
-    return _Threshold(low + place, below + below_in_bin, int(counts[2 + place]), equals)
+    return _Threshold(fine.low + place, int(counts[0]) + before, int(bins[place]), equals)
 
 
 def _from_histograms(rank: int, values: Values) -> Rounds:
@@ -175,13 +226,12 @@ def _from_histograms(rank: int, values: Values) -> Rounds:
     high, _ = yield _high(values)
     if rank <= high[HIGH_BINS]:
         return _Threshold(0, 0, int(high[HIGH_BINS]), None)
-    bucket, below = _bucket(high[:HIGH_BINS], rank)
-    low, _ = yield Sum(
-        1 << LOW_BITS, lambda run, counts: run.ops.count_low(values(run), bucket, counts)
-    )
-    rest, below_in_bucket = _bucket(low, rank - below)
-    bits = bucket << LOW_BITS | rest
-    return _Threshold(bits, below + below_in_bucket, int(low[rest]), None)
+    bucket, _ = _bucket(high[:HIGH_BINS], rank)
+    fine = _Range(bucket << LOW_BITS, 1 << LOW_BITS)
+    counts, _ = yield Sum(fine.length, lambda run, counts: fine.add(run, values, counts))
+    bins = counts[1 + GUESSES :]
+    place, before = _bucket(bins, rank - int(counts[0]))
+    return _Threshold(fine.low + place, int(counts[0]) + before, int(bins[place]), None)
 
 
 def _high(values: Values, sample: int | None = None) -> Sum:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from mergegrid.loops import philox
-from mergegrid.merging.masks import mask_key, threshold
+from mergegrid.merging.masks import mask_key, surely_drop, threshold
 from mergegrid.recipe.sparsifiers import DropOnly
 
 names = st.text(min_size=1, max_size=20)
@@ -150,3 +151,29 @@ def test_the_share_of_kept_elements_is_binomial(sparsify, rate):
     count = 1_000_000
     deviation = np.sqrt(count * rate * (1 - rate))
     assert abs(kept(sparsify, rate, count).sum() - count * (1 - rate)) < 4 * deviation
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("count", [1, 64, 2_000, 1_000_000])
+def test_a_number_that_masks_surely_drop_is_fallen_short_of_less_often_than_digests_collide(
+    rate, count
+):
+    wanted = np.unique(np.linspace(0, count, 300).astype(int))
+    sure = np.array([surely_drop([(count, rate)], int(each)) for each in wanted])
+    chance = binom.logcdf(wanted - 1, count, rate)
+    assert (chance[sure] < -128 * np.log(2)).all()
+    # Nor is what is much likelier still not taken for sure.
+    assert sure[chance < -150 * np.log(2)].all()
+
+
+def test_masks_surely_drop_all_at_rate_1_and_nothing_of_nothing():
+    assert surely_drop([(3, 1.0), (2, 1.0)], 5)
+    assert not surely_drop([(3, 1.0), (2, 1.0)], 6)
+    assert not surely_drop([(3, 1.0), (2, 0.5)], 5)
+    assert surely_drop([], 0)
+    assert not surely_drop([(5, 0.0)], 1)
+
+
+def test_what_tensors_of_other_rates_surely_drop_is_taken_together():
+    assert surely_drop([(10_000, 0.9), (10_000, 0.1)], 8_000)
+    assert not surely_drop([(10_000, 0.9), (10_000, 0.1)], 10_000)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mergegrid.recipe.methods import Ties
-from mergegrid.recipe.sparsifiers import Dare, Magnitude
+from mergegrid.recipe.sparsifiers import Dare, DropOnly, Magnitude
 
 NAMES = ("math", "code", "chat")
 TRIMS = [0.0, 0.5, 0.8, 1.0]
@@ -173,3 +173,17 @@ def test_one_expert_alone_is_only_trimmed(merge, base, experts):
     (delta,) = deltas_of(base, {"math": experts["math"]})
     delta[np.argsort(np.abs(delta), kind="stable")[: round(0.8 * delta.size)]] = 0
     np.testing.assert_allclose(flat(merged), flat(base) + delta, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scope", ["per_tensor", "global"])
+@pytest.mark.parametrize("sparsifier", [Dare(rate=0.9), DropOnly(rate=0.9)], ids=type)
+def test_what_masks_surely_drop_need_not_be_looked_at(merge, monkeypatch, scope, sparsifier):
+    random = np.random.default_rng(0)
+    base, math, code = ({"w": random.standard_normal((40, 500))} for _ in range(3))
+    found = {}
+    for asked in ("told", "looked at"):
+        if asked == "looked at":
+            monkeypatch.setattr("mergegrid.merging.methods.ties.surely_drop", lambda *_: False)
+        spec = Ties(trim=0.8, scope=scope)
+        found[asked] = merge(base, {"math": math, "code": code}, spec, sparsifier)["w"]
+    assert found["told"].tobytes() == found["looked at"].tobytes()

@@ -11,8 +11,9 @@ from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.torch_tensors import OnDevice
 from mergegrid.errors import ConfigError
+from mergegrid.loops import GUESSES
 from mergegrid.merging.arrays.cpu import CpuOperations
-from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS, LOW_BITS
+from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS
 from mergegrid.merging.arrays.torch_operations import TorchOperations, check_device
 from mergegrid.merging.engine import Engine, Settings
 from mergegrid.merging.masks import mask_key
@@ -95,23 +96,15 @@ MATRICES = list(np.random.default_rng(0).standard_normal((2, ROW, ROW)))
 NUMBERS = {
     "net_sign": lambda ops, x, y: ops.net_sign(x),
     "count_high": lambda ops, x, y: filled(HIGH_BINS + 1, lambda into: ops.count_high(x, into)),
-    "count_low": lambda ops, x, y: filled(
-        1 << LOW_BITS, lambda into: ops.count_low(x, bits_of(0.25) >> LOW_BITS, into)
-    ),
-    "count_low, smallest": lambda ops, x, y: filled(
-        1 << LOW_BITS, lambda into: ops.count_low(x, 0, into)
-    ),
     "count_equal": lambda ops, x, y: ops.count_equal(x, bits_of(0.25)),
     "count_equal to zero": lambda ops, x, y: ops.count_equal(x, 0),
-    "count_near": lambda ops, x, y: near(ops, x, bits_of(0.2), bits_of(0.25), 1 << 23, 7),
-    "count_near, no guess": lambda ops, x, y: near(ops, x, bits_of(0.25), 0xFFFFFFFF, 64, 0),
-    "count_near zero": lambda ops, x, y: near(ops, x, 0, 0, 1 << 16, 0),
-    **{
-        f"count_dropped at {limit}": lambda ops, x, y, limit=limit: ops.count_dropped(
-            ops.words(KEY, 0, N), limit
-        )
-        for limit in (0, 1, 2**31 + 12345, 2**32 - 1, 2**32)
-    },
+    "count_near": lambda ops, x, y: near(ops, x, bits_of(0.2), 1 << 23, 7, [bits_of(0.25)]),
+    "count_near, four guesses": lambda ops, x, y: near(
+        ops, x, bits_of(0.2), 1 << 23, 11, [bits_of(value) for value in (0.25, 0.3, 0.2, 0.21)]
+    ),
+    "count_near, no guess": lambda ops, x, y: near(ops, x, bits_of(0.25), 64, 0, []),
+    "count_near, one in the end": lambda ops, x, y: near(ops, x, bits_of(0.2), 1000, 9, []),
+    "count_near zero": lambda ops, x, y: near(ops, x, 0, 1 << 16, 0, [0]),
     "dots": lambda ops, x, y: ops.dots(x, y).view(np.int64),
 }
 
@@ -126,10 +119,10 @@ def filled(length, count):
     return counts
 
 
-def near(ops, values, low, guess, width, shift):
-    counts = np.ones(2 + (width >> shift) + 1, np.int64)
-    equal = ops.count_near(values, low, guess, width, shift, counts)
-    return np.append(counts, equal)
+def near(ops, values, low, width, shift, guesses):
+    counts = np.ones(1 + GUESSES + -(-width // (1 << shift)), np.int64)
+    ops.count_near(values, low, width, shift, guesses, counts)
+    return counts
 
 
 def loaded(ops, values):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mergegrid import kernels, loops
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
-from mergegrid.merging.arrays.operations import GRAIN, MaskKey
+from mergegrid.merging.arrays.operations import GRAIN, NO_BITS, MaskKey
 from mergegrid.merging.arrays.program import Expression, Machine, room
 
 Floats = NDArray[np.float32]
@@ -153,11 +153,6 @@ class CpuOperations:
         """Histogram of leading bits."""
         self._machine.run([Expression(kernels.COUNT_HIGH, values.count, [values])], counts)
 
-    def count_low(self, values: Expression, bucket: int, counts: NDArray[np.int64]) -> None:
-        """Histogram of last bits."""
-        sink = Expression(kernels.COUNT_LOW, values.count, [values], integers=[bucket])
-        self._machine.run([sink], counts)
-
     def count_equal(self, values: Expression, bits: int) -> int:
         """Number of equals."""
         sink = Expression(kernels.COUNT_EQUAL, values.count, [values], integers=[bits])
@@ -167,25 +162,20 @@ class CpuOperations:
         self,
         values: Expression,
         low: int,
-        guess: int,
         width: int,
         shift: int,
+        guesses: Sequence[int],
         counts: NDArray[np.int64],
-    ) -> int:
-        """Counts around a guess."""
-        numbers = [low, guess, width, shift]
+    ) -> None:
+        """Counts in a range."""
+        numbers = [low, width, shift, *guesses, *[NO_BITS] * (loops.GUESSES - len(guesses))]
         near = Expression(kernels.COUNT_NEAR, values.count, [values], integers=numbers)
-        return int(self._machine.run([near], counts)[0])
-
-    def count_dropped(self, words: Expression, threshold: int) -> int:
-        """Number of words that drop."""
-        sink = Expression(kernels.COUNT_DROPPED, words.count, [words], integers=[threshold])
-        return int(self._machine.run([sink])[0])
+        self._machine.run([near], counts)
 
     def place_of_equal(self, values: Expression, bits: int, rank: int) -> int:
         """Index of the equal with a rank."""
-        magnitudes = self.values(values).view(np.uint32) & np.uint32(0x7FFFFFFF)
-        return int(np.flatnonzero(magnitudes == np.uint32(bits))[rank])
+        found = self.values(values).view(np.uint32)
+        return int(loops.place_of_equal(found, np.uint32(bits), rank))
 
     def net_sign(self, values: Expression) -> int:
         """Positives minus negatives."""

@@ -28,6 +28,8 @@ LANES = 8
 #: Magnitudes are counted by their leading bits first, then by the rest.
 HIGH_BINS = 1 << 15
 LOW_BITS = 16
+#: Bits of no magnitude.
+NO_BITS = 0xFFFFFFFF
 #: Bits above which there is no magnitude.
 LARGEST_BITS = 0x7FFFFFFF
 
@@ -109,9 +111,6 @@ class Operations(Protocol):
     def count_high(self, values: Array, counts: NDArray[np.int64]) -> None:
         """Add to the histogram of leading bits of magnitudes; its last entry [HIGH_BINS]: zeros."""
 
-    def count_low(self, values: Array, bucket: int, counts: NDArray[np.int64]) -> None:
-        """Add to the histogram [2^LOW_BITS] of the last bits, of magnitudes in one bin of it."""
-
     def count_equal(self, values: Array, bits: int) -> int:
         """How many magnitudes have exactly these bits."""
 
@@ -119,19 +118,17 @@ class Operations(Protocol):
         self,
         values: Array,
         low: int,
-        guess: int,
         width: int,
         shift: int,
+        guesses: Sequence[int],
         counts: NDArray[np.int64],
-    ) -> int:
-        """Count magnitudes around a guess, all given by their bits; returns how many equal it.
+    ) -> None:
+        """Count magnitudes in a range, all given by their bits.
 
-        Adds to counts [2 + width / 2^shift]: those below `low`, those equal to `guess`, and in bins
-        of 2^shift the others in low + [0, width).
+        Adds to counts [1 + GUESSES + ceil(width / 2^shift)]: those below `low`; those equal to each
+        of at most GUESSES distinct guesses in the range; and in bins of 2^shift the others in
+        low + [0, width).
         """
-
-    def count_dropped(self, words: Array, threshold: int) -> int:
-        """How many words are not below the threshold."""
 
     def place_of_equal(self, values: Array, bits: int, rank: int) -> int:
         """Index of the magnitude with these bits that has `rank` such before it."""

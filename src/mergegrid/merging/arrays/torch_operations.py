@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
 from mergegrid.errors import ConfigError
+from mergegrid.loops import GUESSES
 from mergegrid.merging.arrays.cpu import CpuOperations
 from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS, LANES, LOW_BITS, MaskKey
 
@@ -175,13 +176,6 @@ class TorchOperations:
         counts[:HIGH_BINS] += bins.cpu().numpy()
         counts[HIGH_BINS] += int((magnitudes == 0).sum())
 
-    def count_low(self, values: Tensor, bucket: int, counts: NDArray[np.int64]) -> None:
-        """Histogram of last bits."""
-        magnitudes = _magnitudes(values)
-        inside = magnitudes[magnitudes >> LOW_BITS == bucket]
-        bins = torch.bincount(inside & ((1 << LOW_BITS) - 1), minlength=1 << LOW_BITS)
-        counts += bins.cpu().numpy()
-
     def count_equal(self, values: Tensor, bits: int) -> int:
         """Number of equals."""
         return int((_magnitudes(values) == bits).sum())
@@ -190,25 +184,22 @@ class TorchOperations:
         self,
         values: Tensor,
         low: int,
-        guess: int,
         width: int,
         shift: int,
+        guesses: Sequence[int],
         counts: NDArray[np.int64],
-    ) -> int:
-        """Counts around a guess."""
+    ) -> None:
+        """Counts in a range."""
         magnitudes = _magnitudes(values).long()
-        is_guess = magnitudes == guess
-        equal = int(is_guess.sum())
+        near = (magnitudes >= low) & (magnitudes < low + width)
         counts[0] += int((magnitudes < low).sum())
-        counts[1] += equal
-        near = (magnitudes >= low) & (magnitudes < low + width) & ~is_guess
-        bins = torch.bincount((magnitudes[near] - low) >> shift, minlength=len(counts) - 2)
-        counts[2:] += bins.cpu().numpy()
-        return equal
-
-    def count_dropped(self, words: Tensor, threshold: int) -> int:
-        """Number of words that drop."""
-        return int((words >= threshold).sum())
+        for place, guess in enumerate(guesses, start=1):
+            equal = magnitudes == guess
+            counts[place] += int(equal.sum())
+            near &= ~equal
+        others = counts[1 + GUESSES :]
+        bins = torch.bincount((magnitudes[near] - low) >> shift, minlength=len(others))
+        others += bins.cpu().numpy()
 
     def place_of_equal(self, values: Tensor, bits: int, rank: int) -> int:
         """Index of the equal with a rank."""

@@ -71,9 +71,8 @@ class Subject:
     infos: Mapping[str, TensorInfo]
     """All tensors, in order."""
     merge_run: Callable[[Run], MergeRun]
-    zeros: Callable[[str, Run], int] | None
-    """How many sparsified deltas of an expert's run are certainly 0, where that can be told
-    without reading any."""
+    dropped: Callable[[str, str], float]
+    """The rate at which deltas of an expert in a tensor became 0 at random, whatever their size."""
     statistics: Mapping[str, Checkpoint]
 
     @property

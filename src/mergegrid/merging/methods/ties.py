@@ -6,10 +6,11 @@ from functools import partial
 import numpy as np
 
 from mergegrid.merging.arrays.operations import Array
+from mergegrid.merging.masks import surely_drop
 from mergegrid.merging.methods.method import MergeRun, Subject
 from mergegrid.merging.runs import Run
 from mergegrid.merging.selection import Cut, kth_smallest, smallest
-from mergegrid.merging.surveys import Count, Each, Rounds, Survey
+from mergegrid.merging.surveys import Each, Rounds, Survey
 from mergegrid.recipe.methods import Ties
 
 
@@ -65,12 +66,10 @@ def _cut(spec: Ties, subject: Subject, expert: str, group: tuple[str, ...]) -> R
         # The reference keeps what is as large as the int(trim * n)-th smallest, equals included.
         bits = yield from kth_smallest(count, spec.trim, delta)
         return Cut(bits or 0, group, (len(group), 0))
-    if subject.zeros:
-        drop = round(spec.trim * count)
-        zeros = yield Count(partial(subject.zeros, expert), enough=drop)
-        if sum(number for _, _, number in zeros) >= drop:
-            # Only zeros are trimmed.
-            return Cut(0, group, (0, 0))
+    dropped = [(subject.infos[name].count, subject.dropped(expert, name)) for name in group]
+    if surely_drop(dropped, round(spec.trim * count)):
+        # Only zeros are trimmed.
+        return Cut(0, group, (0, 0))
     return (yield from smallest(group, count, spec.trim, delta))
 
 

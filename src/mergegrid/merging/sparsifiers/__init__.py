@@ -5,12 +5,12 @@ from mergegrid.merging.sparsifiers.dare import dare
 from mergegrid.merging.sparsifiers.della import della
 from mergegrid.merging.sparsifiers.drop_only import drop_only
 from mergegrid.merging.sparsifiers.masked_finetuned import masked_finetuned
-from mergegrid.merging.sparsifiers.sparsifier import Sparsifier, dropped, unchanged
+from mergegrid.merging.sparsifiers.sparsifier import Sparsifier, unchanged
 
 SPARSIFIERS: dict[str, Sparsifier] = {
     "none": Sparsifier(unchanged),
-    "dare": Sparsifier(dare, zeros=dropped),
-    "drop_only": Sparsifier(drop_only, zeros=dropped),
+    "dare": Sparsifier(dare, at_random=True),
+    "drop_only": Sparsifier(drop_only, at_random=True),
     "magnitude": Sparsifier(magnitude.magnitude, magnitude.cuts),
     "masked_finetuned": Sparsifier(masked_finetuned),
     "della": Sparsifier(della, rowwise=True),

@@ -53,13 +53,6 @@ class ExpertRun:
         return self.ops.thin(words, threshold(self.rate), values, factor)
 
 
-def dropped(spec: Any, expert: ExpertRun) -> int:
-    """How many elements of a run the random mask drops."""
-    return expert.ops.count_dropped(
-        expert.run.words(spec.seed, expert.expert), threshold(expert.rate)
-    )
-
-
 class Sparsified:
     """A run of an expert after the sparsifier: its delta, and the parameters themselves."""
 
@@ -85,8 +78,8 @@ class Sparsifier:
     """Takes the spec and a run at a rate above 0; at rate 0 a run is `unchanged`."""
     surveys: Callable[[Any, str, Mapping[str, TensorInfo]], Iterable[Survey]] = lambda *_: ()
     """What must be known first: of a spec, an expert and all tensors."""
-    zeros: Callable[[Any, ExpertRun], int] | None = None
-    """How many deltas of a run are certainly 0, where that can be told without reading any."""
+    at_random: bool = False
+    """Whether each delta becomes 0 with a probability that is the rate, whatever its size."""
     rowwise: bool = False
     """Whether runs must hold whole rows."""
 
