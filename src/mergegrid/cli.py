@@ -5,6 +5,7 @@ Commands import what they need when they run, so that each starts as fast as it 
 
 import gc
 import logging
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -14,6 +15,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from mergegrid.errors import ConfigError, MergegridError
+
+# NumPy and SciPy each bring threads for linear algebra, which wait for work by spinning: let them
+# sleep soon. It must be said before they are imported.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 app = typer.Typer(
     help="Drop, rescale, merge and score language models, over whole grids.",

@@ -18,7 +18,7 @@ LOOPS = "99ce7a7cb98cb5ec"
 _kernel: Any = njit(nogil=True, cache=True)
 
 #: Elements that an instruction handles at a time: a few arrays of them stay in the second cache.
-BLOCK = 1 << 12
+BLOCK = 1 << 11
 #: Instructions of `execute`; from STORE_FLOAT32 on they give a result and no array.
 # fmt: off
 (
@@ -42,6 +42,7 @@ def execute(
     scratch: NDArray[np.float64],
     counts: NDArray[np.int64],
     found: NDArray[np.int64],
+    spoiled: NDArray[np.int64],
 ) -> None:
     """Carry out a program for `count` elements, block by block.
 
@@ -55,6 +56,7 @@ def execute(
         scratch: float64 [BLOCK].
         counts: histogram that is added to.
         found: of each result, whether it holds an infinity or NaN, or its count.
+        spoiled: [1], not 0 from where something that is loaded holds an infinity or NaN.
     """
     guesses = np.empty(loops.GUESSES, np.uint32)
     for start in range(0, count, BLOCK):
@@ -70,12 +72,15 @@ def execute(
                 first = registers[program[row, 5], :size]
             if op == LOAD_FLOAT32:
                 out[:] = rooms[integers[integer]].view(np.float32)[start : start + size]
+                spoiled[0] |= loops.any_exponent_full_32(out.view(np.uint32))
             elif op == LOAD_BFLOAT16:
                 stored = rooms[integers[integer]].view(np.uint16)[start : start + size]
                 loops.widen_bfloat16(stored, out.view(np.uint32))
+                spoiled[0] |= loops.any_exponent_full_16(stored, np.uint16(0x7F80))
             elif op == LOAD_FLOAT16:
                 stored = rooms[integers[integer]].view(np.uint16)[start : start + size]
                 loops.widen_float16(stored, out.view(np.uint32))
+                spoiled[0] |= loops.any_exponent_full_16(stored, np.uint16(0x7C00))
             elif op == SUBTRACT:
                 loops.subtract(first, registers[program[row, 6], :size], out)
             elif op == PRODUCT:

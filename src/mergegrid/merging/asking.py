@@ -150,7 +150,7 @@ class Inquiry:
 
 def _sample(surveys: Sequence[_Open]) -> int:
     """Elements of each run of a tensor that suffice for these surveys; 0 for all."""
-    wanted = [each.round.sample if isinstance(each.round, Sum) else None for each in surveys]
+    wanted = [each.round.sample if isinstance(each.round, Each) else None for each in surveys]
     return max(size or 0 for size in wanted) if all(wanted) else 0
 
 

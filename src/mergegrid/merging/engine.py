@@ -28,7 +28,7 @@ from mergegrid.recipe.recipe import Recipe
 #: Elements of a run: arrays of this length stay in the processor's second and third cache.
 CHUNK = 8 * GRAIN
 #: Histograms that are open at a time: of 512 KiB each.
-HISTOGRAMS = 64
+HISTOGRAMS = 128
 
 
 class Sink(Protocol):
@@ -216,19 +216,20 @@ def _most_at_once(steps: Sequence[Sequence[Asked]], threads: int) -> int:
 def _hand_on(run: Run, merges: Sequence[tuple[Merge, Sink]]) -> None:
     dtypes = [sink.infos[run.name].dtype for _, sink in merges]
     results = run.ops.store([merge.result(run) for merge, _ in merges], dtypes)
-    for (merge, sink), (stored, finite), dtype in zip(merges, results, dtypes, strict=True):
+    for (_, sink), (stored, finite), dtype in zip(merges, results, dtypes, strict=True):
         if not finite:
-            raise _not_finite(run, merge, dtype)
+            raise _not_finite(run, dtype)
         sink.write(run.name, run.start, stored)
 
 
-def _not_finite(run: Run, merge: Merge, dtype: Dtype) -> CheckpointError:
-    for model in (None, *merge.experts):
-        array = run.weight(model) if model else run.base
+def _not_finite(run: Run, dtype: Dtype) -> CheckpointError:
+    # Whether or not it is merged: a mask may drop it, an election pass it over.
+    for model in run.models:
+        array = run.weight(model) if model != BASE else run.base
         ((values, _),) = run.ops.store([array], [DTYPES["float32"]])
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
-            who = f"expert {model}" if model else "the base"
+            who = f"expert {model}" if model != BASE else "the base"
             return CheckpointError(
                 f"{who} holds {values[wrong[0]]} in {run.name} (element {run.start + wrong[0]}); "
                 "the checkpoint is damaged: fetch or train it again"

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mergegrid.checkpoints import companions
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
-from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored, decode, is_finite
+from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.family import Family, open_family
 from mergegrid.checkpoints.publish import MANIFEST, Draft, check_place, publish
 from mergegrid.checkpoints.statistics import check_grams, check_information, open_statistics
@@ -124,14 +122,7 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
         DamagedError: a published model is not what its manifest says.
     """
     size = parse_size(order.asked.output.shard_size)
-    models = order.engine.models
-    seen = Seen(models)
-
-    def witness(model: str, name: str, start: int, stored: Stored) -> None:
-        # Here, for not all that is read is merged: a mask may drop it, an election pass it over.
-        _check_finite(model, name, start, stored, models[model].infos[name].dtype)
-        seen.add(model, name, start, stored)
-
+    seen = Seen(order.engine.models)
     statistics = {
         name: checkpoint_digest(digest_tensors(each))
         for name, each in order.engine.statistics.items()
@@ -147,7 +138,7 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
             drafts.append((draft, writer))
             outputs.append((recipe, writer))
         with seen.damage_first(order.folders):
-            order.engine.stream(outputs, witness, progress)
+            order.engine.stream(outputs, seen.add, progress)
         # Not every method reads every model: an average has no use for the base.
         found = seen.compare(order.folders)
         inputs = {name or "base": checkpoint_digest(each) for name, each in found.items()}
@@ -161,26 +152,10 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
 
 def _check_folder(name: str, folder: Path) -> None:
     if not folder.is_dir():
+        who = f"expert {name}" if name else "the base"
         raise CheckpointError(
-            f"{_called(name)}: there is no folder {folder}; correct the path "
-            "(it starts at the merge file)"
+            f"{who}: there is no folder {folder}; correct the path (it starts at the merge file)"
         )
-
-
-def _check_finite(model: str, name: str, start: int, stored: Stored, dtype: Dtype) -> None:
-    if is_finite(stored, dtype):
-        return
-    values = np.empty(stored.size, np.float32)
-    decode(stored, dtype, values)
-    wrong = int(np.flatnonzero(~np.isfinite(values))[0])
-    raise CheckpointError(
-        f"{_called(model)} holds {values[wrong]} in {name} (element {start + wrong}); "
-        "the checkpoint is damaged: fetch or train it again"
-    )
-
-
-def _called(model: str) -> str:
-    return f"expert {model}" if model else "the base"
 
 
 def _path(origin: Path, text: str) -> Path:

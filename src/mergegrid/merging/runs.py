@@ -1,6 +1,6 @@
 """A run: the same elements of one tensor, in the base and in every expert."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
@@ -31,6 +31,11 @@ class Run:
         self._weights: dict[str, Array] = {}
         self._deltas: dict[str, Array] = {}
         self._words: dict[tuple[int, str], Array] = {}
+
+    @property
+    def models(self) -> Iterable[str]:
+        """Names of all models: the base, and the experts."""
+        return self._models
 
     @property
     def count(self) -> int:

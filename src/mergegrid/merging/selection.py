@@ -1,14 +1,14 @@
 """Exact selection by magnitude: which elements are the smallest, of a tensor or of a model.
 
-The threshold is found by counting: two histograms over the bits of float32 magnitudes, which sort
-like the magnitudes themselves. So no tensor is sorted and no model is flattened. Where a sample
-tells where the threshold lies, one pass is enough; whether it was right is counted, not assumed. Of
-elements equal to the threshold, those that come first (by tensor in the given order, then by index)
-are kept.
+The bits of float32 magnitudes sort like the magnitudes themselves, so the threshold is found by
+counting: no large tensor is sorted and no model is flattened. A sample tells where the threshold
+lies, and one pass over all elements which it is; whether the sample was right is counted, not
+assumed, and two histograms find what it missed. Of elements equal to the threshold, those that come
+first (by tensor in the given order, then by index) are kept.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,13 @@ from mergegrid.merging.surveys import Count, Each, Rounds, Sum
 Values = Callable[[Run], Array]
 Counts = NDArray[np.int64]
 _ALL = 1 << 62
-# A sample takes this many elements of each run; fewer elements in all are simply counted.
-_SAMPLE = 1 << 15
-_WORTH_A_SAMPLE = 1 << 20
-# Standard errors within which the threshold is looked for, and how many bins that may take.
+# So many magnitudes are sorted; of more, about 2^20 are a sample, from all parts of the tensors.
+_FEW = 1 << 18
+_SAMPLED, _SAMPLED_OF_EACH = 1 << 20, 1 << 20
+_FEWEST_OF_EACH, _MOST_OF_EACH = 1 << 5, 1 << 13
+# Standard errors within which the threshold is looked for, and how many magnitudes that may be.
 _SPREAD = 6.0
-_WIDEST = 16
+_WIDEST = 1 << 20
 # A range near the threshold is counted in about 2^13 bins.
 _BIN_BITS = 13
 
@@ -112,11 +113,20 @@ def _crossing(runs: Iterable[tuple[str, int, int]], wanted: int) -> tuple[tuple[
 
 
 def _threshold(count: int, rank: int, values: Values) -> Rounds:
-    """The rank-th smallest magnitude: near a guess from a sample, else from two histograms."""
-    found = None
-    if count >= _WORTH_A_SAMPLE:
-        found = yield from _near_a_guess(count, rank, values)
+    """The rank-th smallest magnitude: of few by sorting, else near a guess or by histograms."""
+    if count <= _FEW:
+        return (yield from _sorted(rank, values))
+    found = yield from _near_a_guess(count, rank, values)
     return found or (yield from _from_histograms(rank, values))
+
+
+def _sorted(rank: int, values: Values) -> Rounds:
+    runs = yield Each(lambda run: (run.name, run.start, run.ops.magnitudes(values(run))))
+    magnitudes = np.sort(np.concatenate([own for _, _, own in runs]))
+    bits = magnitudes[rank - 1]
+    below, end = np.searchsorted(magnitudes, bits), np.searchsorted(magnitudes, bits, "right")
+    equals = [(name, start, int(np.count_nonzero(own == bits))) for name, start, own in runs]
+    return _Threshold(int(bits), int(below), int(end - below), equals)
 
 
 @dataclass(frozen=True)
@@ -140,27 +150,27 @@ class _Range:
 
 def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
     """The threshold from one pass over all elements, if a sample tells well where it lies."""
-    high, _ = yield _high(values, sample=_SAMPLE)
-    sampled = int(high[:HIGH_BINS].sum())
+    drawn = yield Each(
+        lambda run: run.ops.magnitudes(values(run)),
+        sample=min(max(_SAMPLED_OF_EACH * _SAMPLED // count, _FEWEST_OF_EACH), _MOST_OF_EACH),
+    )
+    sample = np.concatenate(drawn)
     share = rank / count
-    middle = min(max(round(share * sampled), 1), sampled)
-    spread = _SPREAD * (sampled * share * (1 - share)) ** 0.5 + 1
-    least, most = max(int(middle - spread), 1), min(int(middle + spread) + 1, sampled)
-    first, before = _bucket(high[:HIGH_BINS], least)
-    last, _ = _bucket(high[:HIGH_BINS], most)
-    if last - first >= _WIDEST:
+    spread = _SPREAD * (sample.size * share * (1 - share)) ** 0.5 + 1
+    least = max(int(share * sample.size - spread), 0)
+    most = min(int(share * sample.size + spread) + 1, sample.size - 1)
+    sample.partition((least, most))
+    likely = sample[least : most + 1]
+    low, high = int(likely[0]), int(likely[-1])
+    if high - low >= _WIDEST:
         return None
-    reach = _Range(
-        first << LOW_BITS, (last - first + 1) << LOW_BITS, shift=(last - first).bit_length()
-    )
-    counts, _ = yield Sum(
-        reach.length, lambda run, counts: reach.add(run, values, counts), sample=_SAMPLE
-    )
-    near = replace(
-        reach,
-        shift=max((reach.width - 1).bit_length() - _BIN_BITS, 0),
-        guesses=_commonest(reach, counts[1 + GUESSES :], least - before, most - before),
-    )
+    shift = max((high - low).bit_length() - _BIN_BITS, 0)
+    # Models stored in 16 bits differ by few distinct numbers, whose last bits are zero: they are
+    # where bins start.
+    low = low >> shift << shift
+    distinct, numbers = np.unique(likely, return_counts=True)
+    commonest = distinct[np.argsort(-numbers, kind="stable")[:GUESSES]]
+    near = _Range(low, high - low + 1, shift, tuple(map(int, commonest)))
 
     def measure(run: Run, counts: Counts) -> Counts:
         known = counts[1 : 1 + GUESSES].copy()
@@ -169,18 +179,6 @@ def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
 
     counts, runs = yield Sum(near.length, measure)
     return (yield from _found(near, counts, runs, rank, values))
-
-
-def _commonest(reach: _Range, bins: Counts, least: int, most: int) -> tuple[int, ...]:
-    """The commonest magnitudes of a sample, of those whose ranks may be from `least` to `most`.
-
-    Models stored in 16 bits differ by few distinct numbers, whose last bits are zero. Where it is
-    not so, a wrong guess costs time and changes no result.
-    """
-    ends = bins.cumsum()
-    likely = np.flatnonzero((bins > 0) & (ends >= least) & (ends - bins < most))
-    order = np.argsort(-bins[likely], kind="stable")[:GUESSES]
-    return tuple(reach.low + (int(place) << reach.shift) for place in likely[order])
 
 
 def _found(
@@ -223,7 +221,7 @@ def _in_range(fine: _Range, rank: int, values: Values) -> Rounds:
 
 def _from_histograms(rank: int, values: Values) -> Rounds:
     """The threshold from two passes over all elements."""
-    high, _ = yield _high(values)
+    high, _ = yield Sum(HIGH_BINS + 1, lambda run, counts: run.ops.count_high(values(run), counts))
     if rank <= high[HIGH_BINS]:
         return _Threshold(0, 0, int(high[HIGH_BINS]), None)
     bucket, _ = _bucket(high[:HIGH_BINS], rank)
@@ -232,11 +230,6 @@ def _from_histograms(rank: int, values: Values) -> Rounds:
     bins = counts[1 + GUESSES :]
     place, before = _bucket(bins, rank - int(counts[0]))
     return _Threshold(fine.low + place, int(counts[0]) + before, int(bins[place]), None)
-
-
-def _high(values: Values, sample: int | None = None) -> Sum:
-    """Histogram of leading bits, and after it the number of zeros."""
-    return Sum(HIGH_BINS + 1, lambda run, counts: run.ops.count_high(values(run), counts), sample)
 
 
 def _bucket(histogram: NDArray[np.int64], rank: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from mergegrid.merging.runs import row_of
 # Elements of a task: what a thread takes at a time.
 _TASK = 1 << 20
 # Tensors that are surveyed together hold about this many elements.
-_WINDOW = 1 << 26
+_WINDOW = 1 << 27
 # Whole rows that end with a grain may need runs this long; else a run takes the whole tensor.
 _LONGEST = 1 << 22
 

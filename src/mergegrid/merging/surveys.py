@@ -29,9 +29,6 @@ class Sum:
 
     length: int
     measure: Callable[[Run, NDArray[np.int64]], Any]
-    sample: int | None = None
-    """Only the first so many elements of each full run, and as large a share of shorter ones,
-    where a guess is all that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,9 @@ class Each:
     measure: Callable[[Run], Any]
     at: tuple[str, int] | None = None
     """Only the run of this tensor that starts at this element."""
+    sample: int | None = None
+    """Only the first so many elements of each 2^20, and as large a share of shorter runs, where a
+    guess is all that is wanted."""
 
 
 @dataclass(frozen=True)

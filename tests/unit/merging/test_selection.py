@@ -60,15 +60,21 @@ def up_to_the_kth(rate):
     return places
 
 
-@pytest.fixture(scope="session")
-def left(sparsify):
-    """What a sparsifier leaves of deltas, in small runs that several threads go through."""
+@pytest.fixture(scope="module", params=["sorted", "counted"])
+def left(sparsify, request):
+    """What a sparsifier leaves of deltas, in small runs that several threads go through.
+
+    Few deltas are sorted; here they are also counted, as many are.
+    """
 
     def deltas(spec, tensors):
         zeros = {name: np.zeros_like(each) for name, each in tensors.items()}
         return sparsify(spec, zeros, tensors, settings=SMALL)[0]
 
-    return deltas
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "counted":
+            patched.setattr("mergegrid.merging.selection._FEW", 0)
+        yield deltas
 
 
 def same(got, wanted):

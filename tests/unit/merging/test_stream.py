@@ -1,5 +1,7 @@
 """What models a pass takes, and what it says of those that it cannot merge."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from safetensors.torch import save_file
 
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.errors import CheckpointError
+from mergegrid.merging.arrays.cpu import CpuOperations
 from mergegrid.merging.arrays.operations import GRAIN
+from mergegrid.merging.arrays.torch_operations import TorchOperations
 from mergegrid.merging.engine import Engine, Settings
 from mergegrid.recipe.methods import Average, ModelStock, Sce, TaskArithmetic, Ties
 from mergegrid.recipe.rates import Rule
@@ -96,10 +100,30 @@ def test_a_damaged_model_is_named_with_tensor_and_element(merge, who, value, pla
             merge(base, models, TaskArithmetic(), settings=Settings(threads=2, chunk=chunk))
 
 
-def test_a_dropped_nan_does_no_harm(merge, base):
-    damaged = {name: np.full_like(each, np.nan) for name, each in base.items()}
-    merged = merge(base, {"math": damaged}, sparsifier=DropOnly(rate=1))
-    assert all(merged[name].tobytes() == base[name].tobytes() for name in base)
+@pytest.mark.parametrize("operations", [CpuOperations, partial(TorchOperations, "cpu")])
+@pytest.mark.parametrize(
+    ("method", "sparsifier"),
+    [
+        (TaskArithmetic(), DropOnly(rate=1)),
+        (TaskArithmetic(), Della(rate=0.9)),
+        (Ties(trim=0.9), DropOnly(rate=0.99)),
+    ],
+    ids=["all dropped", "in rows", "outvoted"],
+)
+def test_damage_is_found_even_where_it_is_dropped(merge, operations, method, sparsifier):
+    base = {"a": np.zeros(7), "b": np.zeros((300, 400))}
+    for place in (0, 77_777):
+        math = {name: each + 1 for name, each in base.items()}
+        math["b"].flat[place] = np.nan
+        code = {name: each - 1 for name, each in base.items()}
+        with pytest.raises(CheckpointError, match=rf"expert math holds nan in b \(element {place}"):
+            merge(
+                base,
+                {"math": math, "code": code},
+                method,
+                sparsifier,
+                settings=Settings(threads=2, operations=operations),
+            )
 
 
 def test_what_float16_cannot_hold_is_said_to_be_that(merge):

@@ -35,6 +35,7 @@ class CpuOperations:
     def restart(self) -> None:
         """Take back the memory of all arrays given out since the last restart."""
         self._read = 0
+        self._machine.spoiled[0] = 0
 
     def stored(self, count: int, dtype: Dtype) -> Stored:
         """Room for stored numbers: a row of the machine's memory."""
@@ -52,7 +53,7 @@ class CpuOperations:
     def store(
         self, arrays: Sequence[Expression], dtypes: Sequence[Dtype]
     ) -> list[tuple[Stored, bool]]:
-        """Nearest stored numbers, all computed together, and whether they are finite."""
+        """Nearest stored numbers, all computed together, and whether all is finite."""
         sinks = [
             Expression(_STORE[dtype.name], array.count, [array])
             for array, dtype in zip(arrays, dtypes, strict=True)
@@ -64,7 +65,7 @@ class CpuOperations:
         results = self._machine.results[: len(sinks)]
         rows = [row[: count * dtype.size] for row, dtype in zip(results, dtypes, strict=True)]
         return [
-            (row.view(dtype.numpy), not bad)
+            (row.view(dtype.numpy), not bad and not self._machine.spoiled[0])
             for row, dtype, bad in zip(rows, dtypes, overflowed, strict=True)
         ]
 
@@ -148,6 +149,11 @@ class CpuOperations:
             return values
         place = min(max(boundary, 0), values.count)
         return Expression(kernels.KEEP_LARGE, values.count, [values], integers=[bits, place])
+
+    def magnitudes(self, values: Expression) -> NDArray[np.uint32]:
+        """Bits of magnitudes."""
+        bits: NDArray[np.uint32] = self.values(values).view(np.uint32) & np.uint32(0x7FFFFFFF)
+        return bits
 
     def count_high(self, values: Expression, counts: NDArray[np.int64]) -> None:
         """Histogram of leading bits."""

@@ -53,7 +53,10 @@ class Operations(Protocol):
     def store(
         self, arrays: Sequence[Array], dtypes: Sequence[Dtype]
     ) -> Sequence[tuple[Stored, bool]]:
-        """The nearest stored numbers, NumPy arrays, and whether all of them are finite."""
+        """The nearest stored numbers, NumPy arrays, and whether each array is finite.
+
+        No array is where something that was loaded since the last restart and used is not.
+        """
 
     def values(self, array: Array) -> Any:
         """The numbers of an array: of NumPy on the CPU, of torch elsewhere."""
@@ -107,6 +110,9 @@ class Operations(Protocol):
 
     def net_sign(self, values: Array) -> int:
         """How many more values are positive than negative."""
+
+    def magnitudes(self, values: Array) -> NDArray[np.uint32]:
+        """The bits of magnitudes, which sort like them: a new NumPy array."""
 
     def count_high(self, values: Array, counts: NDArray[np.int64]) -> None:
         """Add to the histogram of leading bits of magnitudes; its last entry [HIGH_BINS]: zeros."""

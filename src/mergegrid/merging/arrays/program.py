@@ -42,6 +42,8 @@ class Machine:
         """Memory for what is read, one row for each array."""
         self.results = np.empty((0, 0), np.uint8)
         """Memory for what is stored, one row for each array."""
+        self.spoiled = np.zeros(1, np.int64)
+        """Not 0 from where something that was loaded is not finite."""
         self._registers = np.empty((0, kernels.BLOCK), np.float32)
         self._scratch = np.empty(kernels.BLOCK, np.float64)
 
@@ -77,6 +79,7 @@ class Machine:
             self._scratch,
             counts,
             found,
+            self.spoiled,
         )
         return found
 

@@ -48,10 +48,12 @@ class TorchOperations:
         self._device = torch.device(device)
         self._rooms: list[NDArray[np.uint8]] = []
         self._used = 0
+        self._finite = torch.ones((), dtype=torch.bool, device=self._device)
 
     def restart(self) -> None:
         """Take back the rooms for stored numbers; torch takes back tensors by itself."""
         self._used = 0
+        self._finite = torch.ones((), dtype=torch.bool, device=self._device)
 
     def stored(self, count: int, dtype: Dtype) -> Stored:
         """Room for stored numbers: fresh pages cost more than reading into them."""
@@ -68,16 +70,22 @@ class TorchOperations:
         if isinstance(stored, Tensor):
             return stored
         if dtype is DTYPES["bfloat16"]:
-            return self._place(stored.view(np.int16)).view(torch.bfloat16).float()
-        return self._place(stored).float()
+            loaded = self._place(stored.view(np.int16)).view(torch.bfloat16).float()
+        else:
+            loaded = self._place(stored).float()
+        self._finite = self._finite & torch.isfinite(loaded).all()
+        return loaded
 
     def store(self, arrays: Sequence[Tensor], dtypes: Sequence[Dtype]) -> list[tuple[Stored, bool]]:
-        """Nearest stored numbers, and whether they are finite."""
+        """Nearest stored numbers, and whether all is finite."""
         rounded = [
             array.to(getattr(torch, dtype.name))
             for array, dtype in zip(arrays, dtypes, strict=True)
         ]
-        return [(_hosted(numbers), bool(torch.isfinite(numbers).all())) for numbers in rounded]
+        return [
+            (_hosted(numbers), bool(self._finite & torch.isfinite(numbers).all()))
+            for numbers in rounded
+        ]
 
     def values(self, array: Tensor) -> Tensor:
         """The tensor itself."""
@@ -168,6 +176,11 @@ class TorchOperations:
     def net_sign(self, values: Tensor) -> int:
         """Positives minus negatives."""
         return int((values > 0).sum()) - int((values < 0).sum())
+
+    def magnitudes(self, values: Tensor) -> NDArray[np.uint32]:
+        """Bits of magnitudes."""
+        bits: NDArray[np.uint32] = _magnitudes(values).cpu().numpy().view(np.uint32)
+        return bits
 
     def count_high(self, values: Tensor, counts: NDArray[np.int64]) -> None:
         """Histogram of leading bits."""
