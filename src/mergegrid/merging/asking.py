@@ -13,13 +13,11 @@ from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.merging.merge import Answers
 from mergegrid.merging.runs import BASE, Run
 from mergegrid.merging.spans import Span, tasks
-from mergegrid.merging.surveys import Count, Each, Round, Rounds, Sum, Survey
+from mergegrid.merging.surveys import SAMPLED_RUN, Count, Each, Round, Rounds, Sum, Survey
 from mergegrid.merging.workers import Desk, Workers
 
 Asked = tuple[Hashable, Survey]
 """A survey and who asks."""
-# Elements of a run of which a sample is taken.
-_SAMPLED_RUN = 1 << 20
 
 
 @dataclass
@@ -127,7 +125,7 @@ class Inquiry:
             for name, start, stop in task:
                 desk.ops.restart()
                 # A sample must not favour small tensors: every run gives its share.
-                share = samples[name] / _SAMPLED_RUN if samples[name] else 1
+                share = samples[name] / SAMPLED_RUN if samples[name] else 1
                 end = start + math.ceil((stop - start) * share)
                 run = Run(self._models, name, start, end, desk.ops)
                 for each in concerned[name]:
@@ -140,7 +138,7 @@ class Inquiry:
         sampled = [name for name in names if samples[name]]
         bundles = chain(
             tasks(infos, whole, self._chunk, self._rowwise),
-            tasks(infos, sampled, _SAMPLED_RUN, rowwise=False),
+            tasks(infos, sampled, SAMPLED_RUN, rowwise=False),
         )
         for count, found in self._workers.map(work, bundles):
             for each, value in found:

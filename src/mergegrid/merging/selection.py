@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from mergegrid.loops import GUESSES
 from mergegrid.merging.arrays.operations import HIGH_BINS, LOW_BITS, Array
 from mergegrid.merging.runs import Run
-from mergegrid.merging.surveys import Count, Each, Rounds, Sum
+from mergegrid.merging.surveys import SAMPLED_RUN, Count, Each, Rounds, Sum
 
 Values = Callable[[Run], Array]
 Counts = NDArray[np.int64]
 _ALL = 1 << 62
 # So many magnitudes are sorted; of more, about 2^20 are a sample, from all parts of the tensors.
 _FEW = 1 << 18
-_SAMPLED, _SAMPLED_OF_EACH = 1 << 20, 1 << 20
+_SAMPLED = 1 << 20
 _FEWEST_OF_EACH, _MOST_OF_EACH = 1 << 5, 1 << 13
 # Standard errors within which the threshold is looked for, and how many magnitudes that may be.
 _SPREAD = 6.0
@@ -121,6 +121,7 @@ def _threshold(count: int, rank: int, values: Values) -> Rounds:
 
 
 def _sorted(rank: int, values: Values) -> Rounds:
+    """The threshold of a few magnitudes."""
     runs = yield Each(lambda run: (run.name, run.start, run.ops.magnitudes(values(run))))
     magnitudes = np.sort(np.concatenate([own for _, _, own in runs]))
     bits = magnitudes[rank - 1]
@@ -150,9 +151,10 @@ class _Range:
 
 def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
     """The threshold from one pass over all elements, if a sample tells well where it lies."""
+    of_each = min(max(SAMPLED_RUN * _SAMPLED // count, _FEWEST_OF_EACH), _MOST_OF_EACH)
+    # Runs of whole rows are longer than was asked for.
     drawn = yield Each(
-        lambda run: run.ops.magnitudes(values(run)),
-        sample=min(max(_SAMPLED_OF_EACH * _SAMPLED // count, _FEWEST_OF_EACH), _MOST_OF_EACH),
+        lambda run: run.ops.magnitudes(values(run))[:of_each].copy(), sample=of_each
     )
     sample = np.concatenate(drawn)
     share = rank / count

@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 from mergegrid.merging.runs import Run
 
 
+#: Elements of a run of which a sample is taken.
+SAMPLED_RUN = 1 << 20
+
+
 @dataclass(frozen=True)
 class Sum:
     """A round whose runs add to integer counts, in any order.
@@ -39,8 +43,8 @@ class Each:
     at: tuple[str, int] | None = None
     """Only the run of this tensor that starts at this element."""
     sample: int | None = None
-    """Only the first so many elements of each 2^20, and as large a share of shorter runs, where a
-    guess is all that is wanted."""
+    """Only the first so many elements of each `SAMPLED_RUN`, and as large a share of shorter runs,
+    where a guess is all that is wanted and runs need not hold whole rows."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mergegrid.merging import selection
 from mergegrid.merging.engine import Settings
 from mergegrid.recipe.sparsifiers import Breadcrumbs, Magnitude
 
@@ -199,3 +200,14 @@ def test_a_large_tensor_is_cut_exactly_by_itself(left, rate):
     assert same(cut, without({"a": flat}, "per_tensor", smallest(rate)))
     reference = left(Magnitude(rate=rate, arithmetic="reference"), {"a": flat})
     assert same(reference, without({"a": flat}, "per_tensor", up_to_the_kth(rate)))
+
+
+def test_no_more_is_kept_of_a_sample_than_was_asked_for():
+    class Run:
+        class ops:
+            magnitudes = staticmethod(lambda values: np.arange(values, dtype=np.uint32))
+
+    asked = next(selection._near_a_guess(1 << 40, 1 << 39, lambda run: 1 << 16))
+    drawn = asked.measure(Run)
+    assert len(drawn) == asked.sample
+    assert drawn.base is None
