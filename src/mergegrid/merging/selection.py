@@ -153,9 +153,7 @@ def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
     """The threshold from one pass over all elements, if a sample tells well where it lies."""
     of_each = min(max(SAMPLED_RUN * _SAMPLED // count, _FEWEST_OF_EACH), _MOST_OF_EACH)
     # Runs of whole rows are longer than was asked for.
-    drawn = yield Each(
-        lambda run: run.ops.magnitudes(values(run))[:of_each].copy(), sample=of_each
-    )
+    drawn = yield Each(lambda run: run.ops.magnitudes(values(run))[:of_each].copy(), sample=of_each)
     sample = np.concatenate(drawn)
     share = rank / count
     spread = _SPREAD * (sample.size * share * (1 - share)) ** 0.5 + 1

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from mergegrid.merging.runs import Run
 
-
 #: Elements of a run of which a sample is taken.
 SAMPLED_RUN = 1 << 20
 

@@ -4,6 +4,8 @@
 largest, and the reference's arithmetic asks for the k-th smallest.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -203,11 +205,9 @@ def test_a_large_tensor_is_cut_exactly_by_itself(left, rate):
 
 
 def test_no_more_is_kept_of_a_sample_than_was_asked_for():
-    class Run:
-        class ops:
-            magnitudes = staticmethod(lambda values: np.arange(values, dtype=np.uint32))
-
-    asked = next(selection._near_a_guess(1 << 40, 1 << 39, lambda run: 1 << 16))
-    drawn = asked.measure(Run)
+    magnitudes = np.arange(1 << 16, dtype=np.uint32)
+    run = SimpleNamespace(ops=SimpleNamespace(magnitudes=lambda _: magnitudes))
+    asked = next(selection._near_a_guess(1 << 40, 1 << 39, lambda _: None))
+    drawn = asked.measure(run)
     assert len(drawn) == asked.sample
     assert drawn.base is None
