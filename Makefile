@@ -4,7 +4,7 @@
 # make test-faults  runs that are killed, cut off and spoiled; FAULT_TRIES=5 FAULT_SEED=... (an hour)
 # make lint         what CI checks besides tests
 # make docs         everything in the docs that is generated: schema, key reference, README figures
-# make glue-small DATA=path/to/glue   the encoders of the paper in small, in an hour or two;
+# make glue-small DATA=path/to/glue   the encoders of the paper in small, in two hours or so;
 #                   without DATA, GLUE comes from the Hugging Face hub
 # make benchmarks   five benchmarks with SmolLM2 for real; set BENCHMARK_DATA, and start a judge first
 # make bench-merge  merging speed and memory, beside mergekit and beside copying files (20 minutes)

@@ -33,6 +33,7 @@ TABLES = {
 FIGURES = {"delta_histograms", "deltas", "drop_rates", "merges", "pairs"}
 KINDS = ("csv", "md", "html", "tex")
 PICTURES = ("svg", "png")
+COSTS = "results/smoke/costs/costs.csv"
 
 
 def files(folder):
@@ -167,15 +168,19 @@ def test_the_report_shows_every_table_and_figure_with_its_caption(smoke):
 def test_costs_compare_with_what_was_asked_on_the_command_line(smoke, tmp_path):
     copy = Project.after(smoke, tmp_path / "copy")
     asked = ("sweep:mem_mb=attempt * 900", "merges:mem_mb=max(800, input.size_mb)")
-    copy.snakemake("--cores", "1", "--set-resources", *asked, "--", "results/smoke/costs/costs.csv")
-    before, after = (
-        pd.read_csv(each.folder / "results/smoke/costs/costs.csv", index_col="rule")
-        for each in (smoke, copy)
-    )
+    copy.snakemake("--cores", "1", "--set-resources", *asked, "--", COSTS)
+    before, after = (pd.read_csv(each.folder / COSTS, index_col="rule") for each in (smoke, copy))
     assert after.loc["sweep", "asked_memory_mb"] == 900
     # It differs between jobs.
     assert pd.isna(after.loc["merges", "asked_memory_mb"])
     assert before[["jobs", "hours"]].equals(after[["jobs", "hours"]])
+
+
+def test_only_the_end_of_a_job_makes_the_scheduler_look_for_others(smoke, tmp_path):
+    copy = Project.after(smoke, tmp_path / "copy")
+    printed = copy.snakemake("--cores", "1", "--verbose", "--forcerun", "costs", "--", COSTS)
+    assert "Resources after job selection" in printed
+    assert "Submitting maximum" not in printed
 
 
 def test_a_ready_expert_is_taken_as_it_is(edited):

@@ -22,6 +22,11 @@ from snakemake.exceptions import WorkflowError
 if workflow.is_main_process:
     os.environ["MERGEGRID_RUN"] = "gpu" if "gpu" in workflow.global_resources else "cpu"
 
+# To start no more than so many jobs a second, Snakemake 9 looks for jobs a second after each time it
+# has looked: for each job that has ended, once more every second. Now it looks when one has ended.
+if workflow.scheduling_settings:
+    workflow.scheduling_settings.max_jobs_per_timespan = None
+
 
 envvars:
     "MERGEGRID_RUN",
