@@ -22,11 +22,6 @@ from snakemake.exceptions import WorkflowError
 if workflow.is_main_process:
     os.environ["MERGEGRID_RUN"] = "gpu" if "gpu" in workflow.global_resources else "cpu"
 
-# To start no more than so many jobs a second, Snakemake 9 looks for jobs a second after each time it
-# has looked: for each job that has ended, once more every second. Now it looks when one has ended.
-if workflow.scheduling_settings:
-    workflow.scheduling_settings.max_jobs_per_timespan = None
-
 
 envvars:
     "MERGEGRID_RUN",
@@ -113,6 +108,16 @@ def as_json(spec):
 def gpus():
     """One GPU per job when the run was given GPUs (--resources gpu=N), else none."""
     return 1 if os.environ["MERGEGRID_RUN"] == "gpu" else 0
+
+
+def look_for_jobs_when_one_ends():
+    """Take the scheduler's limit on how many jobs are started each second away.
+
+    To keep it, Snakemake 9 looks for jobs again a second after each time that it has looked. So
+    every job that ends makes it look once more every second: after a hundred that is a sixth of a
+    core, and after a thousand the scheduler does nothing else.
+    """
+    workflow.scheduler.job_rate_limiter = None
 
 
 def bound_merged_models():
