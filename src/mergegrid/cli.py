@@ -134,7 +134,7 @@ def main() -> None:
     """Run the command line; what users can mend is one line per error, and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Nearly all objects are of imported modules and live to the end; going through them again and
-    # again for garbage would take a quarter of a second.
+    # again for garbage would take a tenth of a second.
     gc.set_threshold(100_000)
     # Schedulers end jobs this way; what is unfinished is then removed, as after an interrupt.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

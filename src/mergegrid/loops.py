@@ -362,13 +362,13 @@ def _count_others(
 
 @_kernel
 def place_of_equal(bits: Bits, wanted: np.uint32, rank: int) -> int:
-    """Index of the magnitude with the wanted bits that has `rank` such before it, or the length."""
+    """Index of the magnitude with the wanted bits that has `rank` such before it; -1 if none."""
     for i in range(bits.size):
         if np.uint32(bits[i] & _MAGNITUDE) == wanted:
             if rank == 0:
                 return i
             rank -= 1
-    return bits.size
+    return -1
 
 
 @_kernel

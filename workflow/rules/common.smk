@@ -114,8 +114,8 @@ def look_for_jobs_when_one_ends():
     """Take the scheduler's limit on how many jobs are started each second away.
 
     To keep it, Snakemake 9 looks for jobs again a second after each time that it has looked. So
-    every job that ends makes it look once more every second: after a hundred that is a sixth of a
-    core, and after a thousand the scheduler does nothing else.
+    every job that ends makes it look once more every second, to the end of the run: after a hundred
+    jobs that took a sixth of a core.
     """
     workflow.scheduler.job_rate_limiter = None
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,11 +11,16 @@ from pathlib import Path
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.errors import ConfigError
 from mergegrid.merging.arrays.operations import GRAIN
-from mergegrid.merging.engine import HISTOGRAMS, Engine, Settings
+from mergegrid.merging.engine import HISTOGRAMS, Engine, Settings, in_step
 from mergegrid.merging.merge import Merge
-from mergegrid.merging.spans import run_length
+from mergegrid.merging.selection import SAMPLED, SAMPLED_FROM
+from mergegrid.merging.spans import WINDOW, run_length
 
 _HISTOGRAM_BYTES = 8 << 16
+# Of four bytes; where runs hold whole rows, twice as many may be drawn.
+_SAMPLE_BYTES = 8
+# What a survey keeps of a run: counts of at most 2^7 magnitudes, in an array with its name.
+_COUNTED_BYTES = 1400
 # A GPU wants long runs: shorter ones leave it waiting for the next.
 _CUDA_CHUNK = 1 << 24
 # Ranks and probabilities in float64, or rows times matrices.
@@ -61,10 +67,10 @@ def plan(
     longest = max(run_length(info, chunk, rowwise) for info in engine.base.infos.values())
     each = longest * _bytes_of_element(merges)
     fixed = _resident() + _SLACK + _digests(engine, merges) + _matrices(engine, merges)
-    histograms = HISTOGRAMS * _HISTOGRAM_BYTES if any(any(m.surveys()) for m in merges) else 0
+    fixed += _surveys(engine, merges, chunk)
 
     def needs(count: int) -> int:
-        return fixed + histograms + count * each
+        return fixed + count * each
 
     if max_memory is not None:
         while wanted > 1 and needs(wanted) > max_memory:
@@ -117,6 +123,26 @@ def _bytes_of_element(merges: Sequence[Merge]) -> int:
 def _digests(engine: Engine, merges: Sequence[Merge]) -> int:
     leaves = sum(-(-info.count // GRAIN) for info in engine.base.infos.values())
     return 64 * leaves * (len(engine.models) + len(merges))
+
+
+def _surveys(engine: Engine, merges: Sequence[Merge], chunk: int) -> int:
+    """Memory of surveys: histograms, samples, and what each run counted."""
+    open_at_once = {
+        (asker, survey.key, survey.names) for step in in_step(merges) for asker, survey in step
+    }
+    if not open_at_once:
+        return 0
+    sizes = [info.count for info in engine.base.infos.values()]
+    wide = sum(len(names) > 1 for _, _, names in open_at_once)
+    about_one = Counter(names for _, _, names in open_at_once if len(names) == 1)
+    # A window of tensors ends with the one that fills it.
+    window = min(WINDOW, sum(sizes)) + max(sizes)
+    narrow = max(about_one.values(), default=0)
+    samples = wide * SAMPLED + narrow * min(window // SAMPLED_FROM, 2 * SAMPLED)
+    counted = wide * sum(sizes) + narrow * window
+    return (
+        HISTOGRAMS * _HISTOGRAM_BYTES + _SAMPLE_BYTES * samples + counted // chunk * _COUNTED_BYTES
+    )
 
 
 def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:

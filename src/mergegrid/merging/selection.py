@@ -7,7 +7,7 @@ assumed, and two histograms find what it missed. Of elements equal to the thresh
 first (by tensor in the given order, then by index) are kept.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,13 @@ from mergegrid.merging.surveys import SAMPLED_RUN, Count, Each, Rounds, Sum
 Values = Callable[[Run], Array]
 Counts = NDArray[np.int64]
 _ALL = 1 << 62
-# So many magnitudes are sorted; of more, about 2^20 are a sample, from all parts of the tensors.
-_FEW = 1 << 18
-_SAMPLED = 1 << 20
+# So many magnitudes, no more memory than a histogram, are sorted; of more, some are a sample, from
+# all parts of the tensors.
+_FEW = 1 << 17
 _FEWEST_OF_EACH, _MOST_OF_EACH = 1 << 5, 1 << 13
+#: Magnitudes of a sample: about so many, and at most one of `SAMPLED_FROM`.
+SAMPLED = 1 << 20
+SAMPLED_FROM = SAMPLED_RUN // _MOST_OF_EACH
 # Standard errors within which the threshold is looked for, and how many magnitudes that may be.
 _SPREAD = 6.0
 _WIDEST = 1 << 20
@@ -151,11 +154,27 @@ class _Range:
 
 def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
     """The threshold from one pass over all elements, if a sample tells well where it lies."""
-    of_each = min(max(SAMPLED_RUN * _SAMPLED // count, _FEWEST_OF_EACH), _MOST_OF_EACH)
-    # Runs of whole rows are longer than was asked for.
-    drawn = yield Each(lambda run: run.ops.magnitudes(values(run))[:of_each].copy(), sample=of_each)
+    of_each = min(max(SAMPLED_RUN * SAMPLED // count, _FEWEST_OF_EACH), _MOST_OF_EACH)
+    # Runs of whole rows are longer than was asked for. Nothing holds a sample on to the next round.
+    near = _likely(
+        (yield Each(lambda run: run.ops.magnitudes(values(run))[:of_each].copy(), sample=of_each)),
+        rank / count,
+    )
+    if near is None:
+        return None
+
+    def measure(run: Run, counts: Counts) -> Counts:
+        known = counts[1 : 1 + GUESSES].copy()
+        near.add(run, values, counts)
+        return counts[1 : 1 + GUESSES] - known
+
+    counts, runs = yield Sum(near.length, measure)
+    return (yield from _found(near, counts, runs, rank, values))
+
+
+def _likely(drawn: Sequence[NDArray[np.uint32]], share: float) -> _Range | None:
+    """Where a sample has the magnitude below which this share lies, if that is few numbers."""
     sample = np.concatenate(drawn)
-    share = rank / count
     spread = _SPREAD * (sample.size * share * (1 - share)) ** 0.5 + 1
     least = max(int(share * sample.size - spread), 0)
     most = min(int(share * sample.size + spread) + 1, sample.size - 1)
@@ -170,15 +189,7 @@ def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
     low = low >> shift << shift
     distinct, numbers = np.unique(likely, return_counts=True)
     commonest = distinct[np.argsort(-numbers, kind="stable")[:GUESSES]]
-    near = _Range(low, high - low + 1, shift, tuple(map(int, commonest)))
-
-    def measure(run: Run, counts: Counts) -> Counts:
-        known = counts[1 : 1 + GUESSES].copy()
-        near.add(run, values, counts)
-        return counts[1 : 1 + GUESSES] - known
-
-    counts, runs = yield Sum(near.length, measure)
-    return (yield from _found(near, counts, runs, rank, values))
+    return _Range(low, high - low + 1, shift, tuple(map(int, commonest)))
 
 
 def _found(

@@ -9,8 +9,8 @@ from mergegrid.merging.runs import row_of
 
 # Elements of a task: what a thread takes at a time.
 _TASK = 1 << 20
-# Tensors that are surveyed together hold about this many elements.
-_WINDOW = 1 << 27
+#: Tensors that are surveyed together hold about this many elements.
+WINDOW = 1 << 27
 # Whole rows that end with a grain may need runs this long; else a run takes the whole tensor.
 _LONGEST = 1 << 22
 
@@ -61,7 +61,7 @@ def windows(infos: Mapping[str, TensorInfo], most: int) -> Iterator[tuple[str, .
     for name, info in infos.items():
         window.append(name)
         count += info.count
-        if count >= _WINDOW or len(window) == most:
+        if count >= WINDOW or len(window) == most:
             yield tuple(window)
             window, count = [], 0
     if window:

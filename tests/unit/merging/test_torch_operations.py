@@ -169,9 +169,22 @@ def test_what_is_shorter_than_a_grain_is_summed_as_on_the_cpu(device):
 def test_equals_are_found_in_their_order(device):
     values = drawn("ties")
     places = np.flatnonzero(np.abs(values) == 0.25)
-    ops = TorchOperations(device)
-    for rank in (0, 5, len(places) - 1):
-        assert ops.place_of_equal(loaded(ops, values), bits_of(0.25), rank) == places[rank]
+    for ops in (CpuOperations(), TorchOperations(device)):
+        for rank in (0, 5, len(places) - 1):
+            assert ops.place_of_equal(loaded(ops, values), bits_of(0.25), rank) == places[rank]
+        with pytest.raises(IndexError):
+            ops.place_of_equal(loaded(ops, values), bits_of(0.25), len(places))
+
+
+def test_what_is_loaded_from_the_device_itself_is_checked_too(device):
+    ops, float32 = TorchOperations(device), DTYPES["float32"]
+    spoiled = torch.tensor([1.0, float("nan")], device=device)
+    dropped = ops.scaled(ops.load(spoiled, float32).nan_to_num(), 0.0)
+    ((_, finite),) = ops.store([dropped], [float32])
+    assert not finite
+    ops.restart()
+    ((_, finite),) = ops.store([ops.load(torch.ones(2, device=device), float32)], [float32])
+    assert finite
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)

@@ -181,7 +181,10 @@ class CpuOperations:
     def place_of_equal(self, values: Expression, bits: int, rank: int) -> int:
         """Index of the equal with a rank."""
         found = self.values(values).view(np.uint32)
-        return int(loops.place_of_equal(found, np.uint32(bits), rank))
+        place = int(loops.place_of_equal(found, np.uint32(bits), rank))
+        if place < 0:
+            raise IndexError(f"no {rank + 1} magnitudes with the bits {bits:#x}")
+        return place
 
     def net_sign(self, values: Expression) -> int:
         """Positives minus negatives."""

@@ -137,7 +137,10 @@ class Operations(Protocol):
         """
 
     def place_of_equal(self, values: Array, bits: int, rank: int) -> int:
-        """Index of the magnitude with these bits that has `rank` such before it."""
+        """Index of the magnitude with these bits that has `rank` such before it.
+
+        Raises IndexError where there is none.
+        """
 
     def keep_large(self, values: Array, bits: int, boundary: int) -> Array:
         """The values of magnitude above `bits`, or equal and before index `boundary`; else 0."""

@@ -68,8 +68,8 @@ class TorchOperations:
     def load(self, stored: Stored | Tensor, dtype: Dtype) -> Tensor:
         """Float32 values on the device; a tensor is returned as it is."""
         if isinstance(stored, Tensor):
-            return stored
-        if dtype is DTYPES["bfloat16"]:
+            loaded = stored
+        elif dtype is DTYPES["bfloat16"]:
             loaded = self._place(stored.view(np.int16)).view(torch.bfloat16).float()
         else:
             loaded = self._place(stored).float()
