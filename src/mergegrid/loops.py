@@ -18,6 +18,8 @@ _kernel: Any = njit(nogil=True, cache=True)
 
 #: Magnitudes that `count_near` counts apart from others.
 GUESSES = 4
+#: The shift with which it lists others.
+LISTED = 32
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -310,9 +312,11 @@ def count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
 def count_near(
     bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, shift: np.uint32, counts: Counts
 ) -> None:
-    """Magnitudes below `low`, equal to each guess, and in bins the others in low + [0, width).
+    """Magnitudes below `low`, equal to each guess, and the others in low + [0, width), in bins.
 
-    Guesses are four distinct magnitudes in that range, or the bits of none.
+    Guesses are four distinct magnitudes in that range, or the bits of none. With a shift of
+    `LISTED`, the others are counted together and listed in what is left of `counts`, while there
+    is room, in order.
     """
     first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
     for start in range(0, bits.size, 256):
@@ -332,7 +336,10 @@ def count_near(
         counts[3] += threes
         counts[4] += fours
         if near != np.uint32(np.uint32(ones + twos) + np.uint32(threes + fours)):
-            _count_others(part, guesses, low, width, shift, counts[5:])
+            if shift == LISTED:
+                _list_others(part, guesses, low, width, counts[5:])
+            else:
+                _count_others(part, guesses, low, width, shift, counts[5:])
 
 
 @_kernel
@@ -350,14 +357,39 @@ def _count_others(
             for i in range(part.size):
                 magnitude = np.uint32(part[i] & _MAGNITUDE)
                 place = np.uint32(magnitude - low)
-                is_guess = (
-                    (magnitude == guesses[0])
-                    | (magnitude == guesses[1])
-                    | (magnitude == guesses[2])
-                    | (magnitude == guesses[3])
-                )
-                if place < width and not is_guess:
+                if place < width and not _is_guess(magnitude, guesses):
                     counts[place >> shift] += 1
+
+
+@_kernel
+def _list_others(
+    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, listed: Counts
+) -> None:
+    """Add magnitudes in low + [0, width), but for the guesses, to a list after its length."""
+    for start in range(0, bits.size, 16):
+        part = bits[start : start + 16]
+        near = np.uint32(0)
+        for i in range(part.size):
+            magnitude = np.uint32(part[i] & _MAGNITUDE)
+            near |= np.uint32(np.uint32(magnitude - low) < width)
+        if near:
+            for i in range(part.size):
+                magnitude = np.uint32(part[i] & _MAGNITUDE)
+                if np.uint32(magnitude - low) < width and not _is_guess(magnitude, guesses):
+                    listed[0] += 1
+                    if listed[0] < listed.size:
+                        listed[listed[0]] = np.int64(magnitude)
+
+
+@_kernel
+def _is_guess(magnitude: np.uint32, guesses: Bits) -> bool:
+    """Whether a magnitude is one of four."""
+    return bool(
+        (magnitude == guesses[0])
+        | (magnitude == guesses[1])
+        | (magnitude == guesses[2])
+        | (magnitude == guesses[3])
+    )
 
 
 @_kernel

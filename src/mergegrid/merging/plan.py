@@ -13,18 +13,20 @@ from mergegrid.errors import ConfigError
 from mergegrid.merging.arrays.operations import GRAIN
 from mergegrid.merging.engine import HISTOGRAMS, Engine, Settings, in_step
 from mergegrid.merging.merge import Merge
-from mergegrid.merging.selection import SAMPLED, SAMPLED_FROM
+from mergegrid.merging.selection import LISTED_FROM, SAMPLED
 from mergegrid.merging.spans import WINDOW, run_length
 
 _HISTOGRAM_BYTES = 8 << 16
 # Of four bytes; where runs hold whole rows, twice as many may be drawn.
 _SAMPLE_BYTES = 8
-# What a survey keeps of a run: counts of at most 2^7 magnitudes, in an array with its name.
-_COUNTED_BYTES = 1400
+# What a survey keeps of a run: a few counts in an array, with its name.
+_COUNTED_BYTES = 500
 # A GPU wants long runs: shorter ones leave it waiting for the next.
 _CUDA_CHUNK = 1 << 24
 # Ranks and probabilities in float64, or rows times matrices.
 _ARRAYS_OF_ROWS = 20
+# Numbers that a survey lists, in int64.
+_ARRAYS_LISTED = 2
 # What the interpreter and its libraries grow by while they work.
 _SLACK = 64 << 20
 
@@ -115,6 +117,8 @@ def _bytes_of_element(merges: Sequence[Merge]) -> int:
     experts = max(len(merge.experts) for merge in merges)
     statistics = experts
     arrays = 1 + experts + statistics + max(len(merges), experts + 1)
+    if any(any(merge.surveys()) for merge in merges):
+        arrays += _ARRAYS_LISTED
     if any(merge.rowwise for merge in merges):
         arrays += _ARRAYS_OF_ROWS + experts * len(merges)
     return 4 * arrays
@@ -138,7 +142,7 @@ def _surveys(engine: Engine, merges: Sequence[Merge], chunk: int) -> int:
     # A window of tensors ends with the one that fills it.
     window = min(WINDOW, sum(sizes)) + max(sizes)
     narrow = max(about_one.values(), default=0)
-    samples = wide * SAMPLED + narrow * min(window // SAMPLED_FROM, 2 * SAMPLED)
+    samples = wide * SAMPLED + narrow * min(window // LISTED_FROM, 2 * SAMPLED)
     counted = wide * sum(sizes) + narrow * window
     return (
         HISTOGRAMS * _HISTOGRAM_BYTES + _SAMPLE_BYTES * samples + counted // chunk * _COUNTED_BYTES

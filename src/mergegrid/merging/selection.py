@@ -25,12 +25,12 @@ _ALL = 1 << 62
 # all parts of the tensors.
 _FEW = 1 << 17
 _FEWEST_OF_EACH, _MOST_OF_EACH = 1 << 5, 1 << 13
-#: Magnitudes of a sample: about so many, and at most one of `SAMPLED_FROM`.
+#: Magnitudes of a sample, about; and the most that are listed of a range.
 SAMPLED = 1 << 20
-SAMPLED_FROM = SAMPLED_RUN // _MOST_OF_EACH
-# Standard errors within which the threshold is looked for, and how many magnitudes that may be.
+#: Of so many magnitudes at most one is listed, or drawn for a sample.
+LISTED_FROM = 1 << 5
+# Standard errors within which the threshold is looked for.
 _SPREAD = 6.0
-_WIDEST = 1 << 20
 # A range near the threshold is counted in about 2^13 bins.
 _BIN_BITS = 13
 
@@ -135,21 +135,18 @@ def _sorted(rank: int, values: Values) -> Rounds:
 
 @dataclass(frozen=True)
 class _Range:
-    """Magnitudes near the threshold: counted in bins of 2^shift, and guesses apart."""
+    """Magnitudes near the threshold; some of them, the guesses, are counted apart."""
 
     low: int
     width: int
-    shift: int = 0
-    guesses: tuple[int, ...] = ()
+    guesses: tuple[int, ...]
+    others: float = 0.0
+    """Share of all magnitudes that is expected in the range and no guess."""
 
     @property
-    def length(self) -> int:
-        """Length of the counts: below the range, equal to each guess, then the bins."""
-        return 1 + GUESSES + ((self.width - 1) >> self.shift) + 1
-
-    def add(self, run: Run, values: Values, counts: Counts) -> None:
-        """Add a run to the counts."""
-        run.ops.count_near(values(run), self.low, self.width, self.shift, self.guesses, counts)
+    def shift(self) -> int:
+        """Bins are of 2^shift magnitudes."""
+        return max((self.width - 1).bit_length() - _BIN_BITS, 0)
 
 
 def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
@@ -160,20 +157,17 @@ def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
         (yield Each(lambda run: run.ops.magnitudes(values(run))[:of_each].copy(), sample=of_each)),
         rank / count,
     )
-    if near is None:
-        return None
-
-    def measure(run: Run, counts: Counts) -> Counts:
-        known = counts[1 : 1 + GUESSES].copy()
-        near.add(run, values, counts)
-        return counts[1 : 1 + GUESSES] - known
-
-    counts, runs = yield Sum(near.length, measure)
-    return (yield from _found(near, counts, runs, rank, values))
+    most = min(count // LISTED_FROM, SAMPLED)
+    if near.others * count <= 0.8 * most:
+        return (yield from _listed(near, most, rank, values))
+    found = yield from _binned(near, rank, values)
+    if isinstance(found, _Range):
+        return (yield from _listed(found, most, rank, values))
+    return found
 
 
-def _likely(drawn: Sequence[NDArray[np.uint32]], share: float) -> _Range | None:
-    """Where a sample has the magnitude below which this share lies, if that is few numbers."""
+def _likely(drawn: Sequence[NDArray[np.uint32]], share: float) -> _Range:
+    """Where a sample has the magnitude below which this share lies."""
     sample = np.concatenate(drawn)
     spread = _SPREAD * (sample.size * share * (1 - share)) ** 0.5 + 1
     least = max(int(share * sample.size - spread), 0)
@@ -181,53 +175,73 @@ def _likely(drawn: Sequence[NDArray[np.uint32]], share: float) -> _Range | None:
     sample.partition((least, most))
     likely = sample[least : most + 1]
     low, high = int(likely[0]), int(likely[-1])
-    if high - low >= _WIDEST:
+    distinct, numbers = np.unique(likely, return_counts=True)
+    order = np.argsort(-numbers, kind="stable")
+    others = numbers[order[GUESSES:]].sum() / sample.size
+    return _Range(low, high - low + 1, tuple(map(int, distinct[order[:GUESSES]])), others)
+
+
+def _listed(near: _Range, most: int, rank: int, values: Values) -> Rounds:
+    """The threshold, if it lies in a range with no more than `most` magnitudes besides guesses."""
+    room = most
+
+    def measure(run: Run) -> tuple[str, int, Counts, NDArray[np.uint32]]:
+        nonlocal room
+        counts, others = run.ops.list_near(
+            values(run), near.low, near.width, near.guesses, max(min(room, run.count), 0)
+        )
+        # If there are too many it does not matter which are listed.
+        room -= others.size
+        return run.name, run.start, counts, others
+
+    runs = yield Each(measure)
+    below, *equal, number = map(int, np.sum([counts for _, _, counts, _ in runs], axis=0))
+    distinct, numbers = np.unique(np.concatenate([own for *_, own in runs]), return_counts=True)
+    if numbers.sum() < number or not below < rank <= below + sum(equal) + number:
         return None
-    shift = max((high - low).bit_length() - _BIN_BITS, 0)
+    known = list(near.guesses)
+    distinct = np.concatenate([distinct, np.array(known, np.uint32)])
+    numbers = np.concatenate([numbers, equal[: len(known)]])
+    order = np.argsort(distinct)
+    place, before = _bucket(numbers[order], rank - below)
+    bits = int(distinct[order[place]])
+    if bits in known:
+        guess = 1 + known.index(bits)
+        equals = [(name, start, int(counts[guess])) for name, start, counts, _ in runs]
+    else:
+        equals = [(name, start, int(np.count_nonzero(own == bits))) for name, start, _, own in runs]
+    return _Threshold(bits, below + before, int(numbers[order[place]]), equals)
+
+
+def _binned(near: _Range, rank: int, values: Values) -> Rounds:
+    """The threshold if it is a guess, else a narrower range in which it lies."""
     # Models stored in 16 bits differ by few distinct numbers, whose last bits are zero: they are
     # where bins start.
-    low = low >> shift << shift
-    distinct, numbers = np.unique(likely, return_counts=True)
-    commonest = distinct[np.argsort(-numbers, kind="stable")[:GUESSES]]
-    return _Range(low, high - low + 1, shift, tuple(map(int, commonest)))
+    low = near.low >> near.shift << near.shift
+    width = near.low + near.width - low
+    first = 1 + GUESSES
 
+    def measure(run: Run, counts: Counts) -> Counts:
+        known = counts[1:first].copy()
+        run.ops.count_near(values(run), low, width, near.shift, near.guesses, counts)
+        return counts[1:first] - known
 
-def _found(
-    near: _Range, counts: Counts, runs: list[tuple[str, int, Counts]], rank: int, values: Values
-) -> Rounds:
-    """The threshold, if it lies in a range that was counted."""
-    bins = counts[1 + GUESSES :].copy()
+    counts, runs = yield Sum(first + ((width - 1) >> near.shift) + 1, measure)
+    bins, below = counts[first:].copy(), int(counts[0])
     equal = dict(zip(near.guesses, map(int, counts[1:]), strict=False))
     for guess, number in equal.items():
-        bins[(guess - near.low) >> near.shift] += number
-    below = int(counts[0])
+        bins[(guess - low) >> near.shift] += number
     if not below < rank <= below + bins.sum():
         return None
     place, before = _bucket(bins, rank - below)
     below += before
-    start = near.low + (place << near.shift)
+    start = low + (place << near.shift)
     # What else is in a bin that starts with a guess is larger.
     if rank <= below + equal.get(start, 0):
-        number = near.guesses.index(start)
-        of_runs = [(name, first, int(own[number])) for name, first, own in runs]
-        return _Threshold(start, below, equal[start], of_runs)
-    return (yield from _in_range(_Range(start, 1 << near.shift), rank, values))
-
-
-def _in_range(fine: _Range, rank: int, values: Values) -> Rounds:
-    """The threshold among a few neighbouring magnitudes, and where each of them is."""
-
-    def measure(run: Run, counts: Counts) -> Counts:
-        own = np.zeros(fine.length, np.int64)
-        fine.add(run, values, own)
-        counts += own
-        return own[1 + GUESSES :]
-
-    counts, runs = yield Sum(fine.length, measure)
-    bins = counts[1 + GUESSES :]
-    place, before = _bucket(bins, rank - int(counts[0]))
-    equals = [(name, start, int(own[place])) for name, start, own in runs]
-    return _Threshold(fine.low + place, int(counts[0]) + before, int(bins[place]), equals)
+        guess = near.guesses.index(start)
+        equals = [(name, of, int(own[guess])) for name, of, own in runs]
+        return _Threshold(start, below, equal[start], equals)
+    return _Range(start, 1 << near.shift, (start,))
 
 
 def _from_histograms(rank: int, values: Values) -> Rounds:
@@ -236,11 +250,14 @@ def _from_histograms(rank: int, values: Values) -> Rounds:
     if rank <= high[HIGH_BINS]:
         return _Threshold(0, 0, int(high[HIGH_BINS]), None)
     bucket, _ = _bucket(high[:HIGH_BINS], rank)
-    fine = _Range(bucket << LOW_BITS, 1 << LOW_BITS)
-    counts, _ = yield Sum(fine.length, lambda run, counts: fine.add(run, values, counts))
+    low, width = bucket << LOW_BITS, 1 << LOW_BITS
+    counts, _ = yield Sum(
+        1 + GUESSES + width,
+        lambda run, counts: run.ops.count_near(values(run), low, width, 0, (), counts),
+    )
     bins = counts[1 + GUESSES :]
     place, before = _bucket(bins, rank - int(counts[0]))
-    return _Threshold(fine.low + place, int(counts[0]) + before, int(bins[place]), None)
+    return _Threshold(low + place, int(counts[0]) + before, int(bins[place]), None)
 
 
 def _bucket(histogram: NDArray[np.int64], rank: int) -> tuple[int, int]:

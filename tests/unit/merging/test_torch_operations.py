@@ -47,6 +47,10 @@ def drawn(kind):
     }[kind]()
 
 
+def bits_of(value):
+    return int(np.float32(value).view(np.uint32))
+
+
 KINDS = ["random", "zeros", "some zeros", "subnormal", "all sizes", "ties"]
 WEIGHTS = [0.3, 0.0, 1.7]
 KEY = mask_key(3, "math", "layer.weight")
@@ -105,12 +109,19 @@ NUMBERS = {
     "count_near, no guess": lambda ops, x, y: near(ops, x, bits_of(0.25), 64, 0, []),
     "count_near, one in the end": lambda ops, x, y: near(ops, x, bits_of(0.2), 1000, 9, []),
     "count_near zero": lambda ops, x, y: near(ops, x, 0, 1 << 16, 0, [0]),
+    **{
+        f"list_near, {name}": lambda ops, x, y, asked=asked: np.concatenate(
+            ops.list_near(x, *asked)
+        )
+        for name, asked in {
+            "no guess": (bits_of(0.2), 1 << 23, [], N),
+            "four guesses": (bits_of(0.2), 1 << 24, [bits_of(x) for x in (0.25, 0.3, 1, 2)], N),
+            "only a few": (0, 1 << 31, [0], 5),
+            "none": (bits_of(0.2), 1 << 24, [bits_of(0.25)], 0),
+        }.items()
+    },
     "dots": lambda ops, x, y: ops.dots(x, y).view(np.int64),
 }
-
-
-def bits_of(value):
-    return int(np.float32(value).view(np.uint32))
 
 
 def filled(length, count):

@@ -30,6 +30,7 @@ class CpuOperations:
 
     def __init__(self) -> None:
         self._machine = Machine()
+        self._listed = np.empty(0, np.int64)
         self._read = 0
 
     def restart(self) -> None:
@@ -177,6 +178,19 @@ class CpuOperations:
         numbers = [low, width, shift, *guesses, *[NO_BITS] * (loops.GUESSES - len(guesses))]
         near = Expression(kernels.COUNT_NEAR, values.count, [values], integers=numbers)
         self._machine.run([near], counts)
+
+    def list_near(
+        self, values: Expression, low: int, width: int, guesses: Sequence[int], most: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Counts, and a list of others."""
+        known = 2 + loops.GUESSES
+        if self._listed.size < known + most:
+            self._listed = np.empty(known + most, np.int64)
+        counts = self._listed[: known + most]
+        counts[:known] = 0
+        self.count_near(values, low, width, loops.LISTED, guesses, counts)
+        end = known + min(int(counts[known - 1]), most)
+        return counts[:known].copy(), counts[known:end].astype(np.uint32)
 
     def place_of_equal(self, values: Expression, bits: int, rank: int) -> int:
         """Index of the equal with a rank."""

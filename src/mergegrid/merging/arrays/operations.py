@@ -136,6 +136,17 @@ class Operations(Protocol):
         low + [0, width).
         """
 
+    def list_near(
+        self, values: Array, low: int, width: int, guesses: Sequence[int], most: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Count magnitudes in a range, all given by their bits, and list what is no guess.
+
+        Returns:
+            Counts [2 + GUESSES] of those below `low`, those equal to each of at most GUESSES
+            distinct guesses in the range, and the others in low + [0, width); and of the others
+            the first `most`, in order.
+        """
+
     def place_of_equal(self, values: Array, bits: int, rank: int) -> int:
         """Index of the magnitude with these bits that has `rank` such before it.
 

@@ -203,16 +203,18 @@ class TorchOperations:
         counts: NDArray[np.int64],
     ) -> None:
         """Counts in a range."""
-        magnitudes = _magnitudes(values).long()
-        near = (magnitudes >= low) & (magnitudes < low + width)
-        counts[0] += int((magnitudes < low).sum())
-        for place, guess in enumerate(guesses, start=1):
-            equal = magnitudes == guess
-            counts[place] += int(equal.sum())
-            near &= ~equal
-        others = counts[1 + GUESSES :]
-        bins = torch.bincount((magnitudes[near] - low) >> shift, minlength=len(others))
-        others += bins.cpu().numpy()
+        others = _count_guesses(values, low, width, guesses, counts)
+        bins = counts[1 + GUESSES :]
+        bins += torch.bincount((others - low) >> shift, minlength=len(bins)).cpu().numpy()
+
+    def list_near(
+        self, values: Tensor, low: int, width: int, guesses: Sequence[int], most: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Counts, and a list of others."""
+        counts = np.zeros(2 + GUESSES, np.int64)
+        others = _count_guesses(values, low, width, guesses, counts)
+        counts[1 + GUESSES] = len(others)
+        return counts, others[:most].cpu().numpy().astype(np.uint32)
 
     def place_of_equal(self, values: Tensor, bits: int, rank: int) -> int:
         """Index of the equal with a rank."""
@@ -319,6 +321,20 @@ def _hosted(tensor: Tensor) -> Stored:
         return tensor.view(torch.int16).cpu().numpy().view(np.uint16)
     numbers: Stored = tensor.cpu().numpy()
     return numbers
+
+
+def _count_guesses(
+    values: Tensor, low: int, width: int, guesses: Sequence[int], counts: NDArray[np.int64]
+) -> Tensor:
+    """Count magnitudes below a range and equal to guesses; the others in the range, int64."""
+    magnitudes = _magnitudes(values).long()
+    near = (magnitudes >= low) & (magnitudes < low + width)
+    counts[0] += int((magnitudes < low).sum())
+    for place, guess in enumerate(guesses, start=1):
+        equal = magnitudes == guess
+        counts[place] += int(equal.sum())
+        near &= ~equal
+    return magnitudes[near]
 
 
 def _magnitudes(values: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from mergegrid.errors import CheckpointError
 from mergegrid.merging.arrays.operations import Array
@@ -48,6 +47,9 @@ def factors(spec: RegMean, subject: Subject) -> Iterable[Survey]:
 
 
 def _factors(spec: RegMean, subject: Subject, name: str) -> Rounds:
+    # A tenth of a second, which other methods need not spend.
+    from scipy.linalg import lapack
+
     grams = {}
     for expert in subject.experts:
         gram = np.asarray(subject.statistics[expert][name], dtype=np.float64)
