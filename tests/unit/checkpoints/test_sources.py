@@ -188,12 +188,12 @@ def test_a_cut_download_is_an_error_and_the_next_run_is_whole(
         assert fetch(config, "dataset", tmp_path / "cache").bytes == len(b"one\ntwo\n")
 
 
-def tar_with(name: str, link: str | None = None) -> Callable[[Path], None]:
+def tar_with(name: str, link: str = "", kind: bytes = tarfile.SYMTYPE) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         with tarfile.open(path, "w:gz") as archive:
             member = tarfile.TarInfo(name)
-            if link is not None:
-                member.type, member.linkname = tarfile.SYMTYPE, link
+            if link or kind != tarfile.SYMTYPE:
+                member.type, member.linkname = kind, link
             archive.addfile(member, io.BytesIO())
 
     return write
@@ -215,6 +215,10 @@ def zip_with(name: str, mode: int = 0o100644) -> Callable[[Path], None]:
         ("a.tar.gz", tar_with("../outside.txt")),
         ("a.tar.gz", tar_with("a-1/link", link="../../outside.txt")),
         ("a.tar.gz", tar_with("a-1/link", link="/etc/passwd")),
+        ("a.tar.gz", tar_with("/outside.txt")),
+        ("a.tar.gz", tar_with("a-1/link", link="link")),
+        ("a.tar.gz", tar_with("a-1/device", kind=tarfile.CHRTYPE)),
+        ("a.tar.gz", lambda path: path.write_bytes(b"no tar")),
         ("a.zip", zip_with("../outside.txt")),
         ("a.whl", zip_with("/outside.txt")),
         ("a.whl", zip_with("link", mode=0o120777)),
@@ -230,6 +234,29 @@ def test_an_unsafe_or_damaged_archive_is_refused(
         unpack(tmp_path / name, tmp_path / "content")
     assert not list((tmp_path / "content").rglob("*"))
     assert not (tmp_path / "outside.txt").exists()
+
+
+def test_links_in_an_archive_become_what_they_lead_to(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a-1.tar.gz", "w:gz") as archive:
+        for name in ("a-1/rows.txt", "a-1/deep/more.txt"):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = 4, 0o4777
+            archive.addfile(member, io.BytesIO(b"one\n"))
+        for kind, link in ((tarfile.SYMTYPE, "../rows.txt"), (tarfile.LNKTYPE, "a-1/rows.txt")):
+            member = tarfile.TarInfo(f"a-1/deep/{kind.decode()}")
+            member.type, member.linkname = kind, link
+            archive.addfile(member)
+    content = tmp_path / "content"
+    content.mkdir()
+    unpack(tmp_path / "a-1.tar.gz", content)
+    files = [each for each in sorted(content.rglob("*")) if not each.is_dir()]
+    assert [str(each.relative_to(content)) for each in files] == [
+        *("deep/1", "deep/2", "deep/more.txt", "rows.txt"),
+    ]
+    for each in files:
+        assert each.read_bytes() == b"one\n"
+        assert not each.is_symlink()
+        assert not each.stat().st_mode & 0o4111
 
 
 # ---- The cache ----------------------------------------------------------------------------------

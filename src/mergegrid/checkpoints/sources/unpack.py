@@ -1,8 +1,10 @@
 """Unpacking a wheel or sdist without running it or leaving the folder."""
 
+import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from mergegrid.errors import SourceError
@@ -17,14 +19,13 @@ def unpack(archive: Path, content: Path) -> None:
     """
     try:
         if archive.suffix in (".whl", ".zip"):
-            with zipfile.ZipFile(archive) as file:
-                for member in file.infolist():
-                    _refuse_unsafe(member)
-                file.extractall(content)
+            _unzip(archive, content)
         else:
-            with tarfile.open(archive) as file:
-                file.extractall(content, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+            _untar(archive, content)
+    except (
+        *(tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError),
+        *(ValueError, KeyError, RecursionError),
+    ) as error:
         raise SourceError(
             f"{archive.name} is not safe to unpack, or damaged ({error}); use another release"
         ) from error
@@ -36,10 +37,36 @@ def unpack(archive: Path, content: Path) -> None:
         top.rename(content)
 
 
-def _refuse_unsafe(member: zipfile.ZipInfo) -> None:
-    name = member.filename.replace("\\", "/")
-    if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"{member.filename!r} would be written outside the folder")
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ValueError(f"{member.filename!r} is a link or a device")
+def _unzip(archive: Path, content: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        for member in file.infolist():
+            _refuse_outside(member.filename)
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError(f"{member.filename!r} is a link or a device")
+        file.extractall(content)
+
+
+def _untar(archive: Path, content: Path) -> None:
+    # Written member by member, with neither owners nor modes: the filter that makes `extractall`
+    # safe is not in every Python 3.11.
+    with tarfile.open(archive) as file:
+        for member in file:
+            _refuse_outside(member.name)
+            # Of a link, what it leads to in the archive.
+            if not member.isdir() and file.extractfile(member) is None:
+                raise ValueError(f"{member.name!r} is a device, or a link to a folder")
+        for member in file:
+            path = content / member.name
+            if data := file.extractfile(member):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as out:
+                    shutil.copyfileobj(data, out)
+            else:
+                path.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_outside(name: str) -> None:
+    parts = name.replace("\\", "/").split("/")
+    if parts[0] == "" or ".." in parts:
+        raise ValueError(f"{name!r} would be written outside the folder")
