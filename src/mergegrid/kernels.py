@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mergegrid import loops
 
 #: SHA-256 of `loops.py`, its first 16 digits.
-LOOPS = "87596f25bb74f323"
+LOOPS = "756c8be6b122c829"
 
 _kernel: Any = njit(nogil=True, cache=True)
 
@@ -177,4 +177,6 @@ def execute(
                 shift = np.uint32(integers[integer + 2])
                 for k in range(loops.GUESSES):
                     guesses[k] = np.uint32(integers[integer + 3 + k])
-                loops.count_near(first.view(np.uint32), guesses, low, width, shift, counts)
+                flags, others = spare.view(np.uint32), elected.view(np.uint32)
+                raw = first.view(np.uint32)
+                loops.count_near(raw, guesses, low, width, shift, counts, flags, others)

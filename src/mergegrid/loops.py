@@ -310,13 +310,20 @@ def count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
 
 @_kernel
 def count_near(
-    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, shift: np.uint32, counts: Counts
+    bits: Bits,
+    guesses: Bits,
+    low: np.uint32,
+    width: np.uint32,
+    shift: np.uint32,
+    counts: Counts,
+    flags: Bits,
+    found: Bits,
 ) -> None:
     """Magnitudes below `low`, equal to each guess, and the others in low + [0, width), in bins.
 
     Guesses are four distinct magnitudes in that range, or the bits of none. With a shift of
     `LISTED`, the others are counted together and listed in what is left of `counts`, while there
-    is room, in order.
+    is room, in order. `flags` and `found` are room of the same length as the magnitudes.
     """
     first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
     for start in range(0, bits.size, 256):
@@ -336,60 +343,41 @@ def count_near(
         counts[3] += threes
         counts[4] += fours
         if near != np.uint32(np.uint32(ones + twos) + np.uint32(threes + fours)):
+            others = _others(part, guesses, low, width, flags, found)
             if shift == LISTED:
-                _list_others(part, guesses, low, width, counts[5:])
+                for i in range(others):
+                    counts[5] += 1
+                    if 5 + counts[5] < counts.size:
+                        counts[5 + counts[5]] = np.int64(found[i])
             else:
-                _count_others(part, guesses, low, width, shift, counts[5:])
+                for i in range(others):
+                    counts[5 + (np.uint32(found[i] - low) >> shift)] += 1
 
 
 @_kernel
-def _count_others(
-    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, shift: np.uint32, counts: Counts
-) -> None:
-    """Magnitudes in bins of low + [0, width), but for the guesses: so few that most are skipped."""
-    for start in range(0, bits.size, 16):
-        part = bits[start : start + 16]
-        near = np.uint32(0)
-        for i in range(part.size):
-            magnitude = np.uint32(part[i] & _MAGNITUDE)
-            near |= np.uint32(np.uint32(magnitude - low) < width)
-        if near:
-            for i in range(part.size):
-                magnitude = np.uint32(part[i] & _MAGNITUDE)
-                place = np.uint32(magnitude - low)
-                if place < width and not _is_guess(magnitude, guesses):
-                    counts[place >> shift] += 1
+def _others(
+    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, flags: Bits, found: Bits
+) -> np.uint64:
+    """Find the magnitudes in low + [0, width) that are no guess; how many there are.
 
-
-@_kernel
-def _list_others(
-    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, listed: Counts
-) -> None:
-    """Add magnitudes in low + [0, width), but for the guesses, to a list after its length."""
-    for start in range(0, bits.size, 16):
-        part = bits[start : start + 16]
-        near = np.uint32(0)
-        for i in range(part.size):
-            magnitude = np.uint32(part[i] & _MAGNITUDE)
-            near |= np.uint32(np.uint32(magnitude - low) < width)
-        if near:
-            for i in range(part.size):
-                magnitude = np.uint32(part[i] & _MAGNITUDE)
-                if np.uint32(magnitude - low) < width and not _is_guess(magnitude, guesses):
-                    listed[0] += 1
-                    if listed[0] < listed.size:
-                        listed[listed[0]] = np.int64(magnitude)
-
-
-@_kernel
-def _is_guess(magnitude: np.uint32, guesses: Bits) -> bool:
-    """Whether a magnitude is one of four."""
-    return bool(
-        (magnitude == guesses[0])
-        | (magnitude == guesses[1])
-        | (magnitude == guesses[2])
-        | (magnitude == guesses[3])
-    )
+    They come without a branch, which would be mispredicted for every one of them.
+    """
+    first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
+    for i in range(bits.size):
+        magnitude = np.uint32(bits[i] & _MAGNITUDE)
+        near = np.uint32(np.uint32(magnitude - low) < width)
+        known = (
+            np.uint32(magnitude == first)
+            | np.uint32(magnitude == second)
+            | np.uint32(magnitude == third)
+            | np.uint32(magnitude == fourth)
+        )
+        flags[i] = np.uint32(near & ~known)
+    count = np.uint64(0)
+    for i in range(bits.size):
+        found[count] = np.uint32(bits[i] & _MAGNITUDE)
+        count += np.uint64(flags[i])
+    return count
 
 
 @_kernel

@@ -16,6 +16,9 @@ from mergegrid.merging.spans import Span, tasks
 from mergegrid.merging.surveys import SAMPLED_RUN, Count, Each, Round, Rounds, Sum, Survey
 from mergegrid.merging.workers import Desk, Workers
 
+# Samples of this many elements are one task: threads would mostly wait for each other.
+_SAMPLED_TASK = 1 << 34
+
 Asked = tuple[Hashable, Survey]
 """A survey and who asks."""
 
@@ -138,7 +141,7 @@ class Inquiry:
         sampled = [name for name in names if samples[name]]
         bundles = chain(
             tasks(infos, whole, self._chunk, self._rowwise),
-            tasks(infos, sampled, SAMPLED_RUN, rowwise=False),
+            tasks(infos, sampled, SAMPLED_RUN, rowwise=False, size=_SAMPLED_TASK),
         )
         for count, found in self._workers.map(work, bundles):
             for each, value in found:

@@ -13,12 +13,10 @@ from mergegrid.errors import ConfigError
 from mergegrid.merging.arrays.operations import GRAIN
 from mergegrid.merging.engine import HISTOGRAMS, Engine, Settings, in_step
 from mergegrid.merging.merge import Merge
-from mergegrid.merging.selection import LISTED_FROM, SAMPLED
+from mergegrid.merging.selection import LISTED, LISTED_FROM
 from mergegrid.merging.spans import WINDOW, run_length
 
 _HISTOGRAM_BYTES = 8 << 16
-# Of four bytes; where runs hold whole rows, twice as many may be drawn.
-_SAMPLE_BYTES = 8
 # What a survey keeps of a run: a few counts in an array, with its name.
 _COUNTED_BYTES = 500
 # A GPU wants long runs: shorter ones leave it waiting for the next.
@@ -142,11 +140,10 @@ def _surveys(engine: Engine, merges: Sequence[Merge], chunk: int) -> int:
     # A window of tensors ends with the one that fills it.
     window = min(WINDOW, sum(sizes)) + max(sizes)
     narrow = max(about_one.values(), default=0)
-    samples = wide * SAMPLED + narrow * min(window // LISTED_FROM, 2 * SAMPLED)
+    # Samples are smaller than lists, and gone before. One list at a time is sorted.
+    listed = wide * LISTED + narrow * min(window // LISTED_FROM, 2 * LISTED) + 4 * LISTED
     counted = wide * sum(sizes) + narrow * window
-    return (
-        HISTOGRAMS * _HISTOGRAM_BYTES + _SAMPLE_BYTES * samples + counted // chunk * _COUNTED_BYTES
-    )
+    return HISTOGRAMS * _HISTOGRAM_BYTES + 4 * listed + counted // chunk * _COUNTED_BYTES
 
 
 def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:

@@ -25,10 +25,10 @@ _ALL = 1 << 62
 # all parts of the tensors.
 _FEW = 1 << 17
 _FEWEST_OF_EACH, _MOST_OF_EACH = 1 << 5, 1 << 13
-#: Magnitudes of a sample, about; and the most that are listed of a range.
-SAMPLED = 1 << 20
-#: Of so many magnitudes at most one is listed, or drawn for a sample.
-LISTED_FROM = 1 << 5
+# Magnitudes of a sample, about.
+_SAMPLED = 1 << 20
+#: The most that are listed of a range; and of so many magnitudes at most one is.
+LISTED, LISTED_FROM = 1 << 21, 1 << 4
 # Standard errors within which the threshold is looked for.
 _SPREAD = 6.0
 # A range near the threshold is counted in about 2^13 bins.
@@ -151,13 +151,13 @@ class _Range:
 
 def _near_a_guess(count: int, rank: int, values: Values) -> Rounds:
     """The threshold from one pass over all elements, if a sample tells well where it lies."""
-    of_each = min(max(SAMPLED_RUN * SAMPLED // count, _FEWEST_OF_EACH), _MOST_OF_EACH)
+    of_each = min(max(SAMPLED_RUN * _SAMPLED // count, _FEWEST_OF_EACH), _MOST_OF_EACH)
     # Runs of whole rows are longer than was asked for. Nothing holds a sample on to the next round.
     near = _likely(
         (yield Each(lambda run: run.ops.magnitudes(values(run))[:of_each].copy(), sample=of_each)),
         rank / count,
     )
-    most = min(count // LISTED_FROM, SAMPLED)
+    most = min(count // LISTED_FROM, LISTED)
     if near.others * count <= 0.8 * most:
         return (yield from _listed(near, most, rank, values))
     found = yield from _binned(near, rank, values)

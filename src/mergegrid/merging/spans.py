@@ -38,16 +38,20 @@ def run_length(info: TensorInfo, chunk: int, rowwise: bool) -> int:
 
 
 def tasks(
-    infos: Mapping[str, TensorInfo], names: Iterable[str], chunk: int, rowwise: bool
+    infos: Mapping[str, TensorInfo],
+    names: Iterable[str],
+    chunk: int,
+    rowwise: bool,
+    size: int = _TASK,
 ) -> Iterator[list[Span]]:
-    """Runs of tensors, in order, in bundles for one thread."""
+    """Runs of tensors, in order, in bundles of about `size` elements for one thread."""
     bundle: list[Span] = []
     count = 0
     for name in names:
         for span in spans(name, infos[name], chunk, rowwise):
             bundle.append(span)
             count += span[2] - span[1]
-            if count >= _TASK:
+            if count >= size:
                 yield bundle
                 bundle, count = [], 0
     if bundle:
