@@ -1,7 +1,8 @@
 """The program loop: instructions for arrays, carried out block by block.
 
 What numba keeps of a function is compiled anew when the function's own file changes, not when one
-that it calls does. So this file names the version of `loops.py`, and a test compares.
+that it calls does. So this file names the version of `loops.py` and `counting.py`, and a test
+compares.
 """
 
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mergegrid import loops
+from mergegrid import counting, loops
 
-#: SHA-256 of `loops.py`, its first 16 digits.
-LOOPS = "756c8be6b122c829"
+#: SHA-256 of `loops.py` and then `counting.py`, its first 16 digits.
+LOOPS = "c6b0fef96fd10e12"
 
 _kernel: Any = njit(nogil=True, cache=True)
 
@@ -58,7 +59,7 @@ def execute(
         found: of each result, whether it holds an infinity or NaN, or its count.
         spoiled: [1], not 0 from where something that is loaded holds an infinity or NaN.
     """
-    guesses = np.empty(loops.GUESSES, np.uint32)
+    guesses = np.empty(counting.GUESSES, np.uint32)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         spare = registers[registers.shape[0] - 1, :size]
@@ -167,16 +168,16 @@ def execute(
                 loops.round_to_float16(first.view(np.uint32), stored)
                 found[target] |= loops.any_exponent_full_16(stored, np.uint16(0x7C00))
             elif op == COUNT_HIGH:
-                loops.count_high(first.view(np.uint32), counts)
+                counting.count_high(first.view(np.uint32), counts)
             elif op == COUNT_EQUAL:
-                found[target] += loops.count_equal(
+                found[target] += counting.count_equal(
                     first.view(np.uint32), np.uint32(integers[integer])
                 )
             elif op == COUNT_NEAR:
                 low, width = np.uint32(integers[integer]), np.uint32(integers[integer + 1])
                 shift = np.uint32(integers[integer + 2])
-                for k in range(loops.GUESSES):
+                for k in range(counting.GUESSES):
                     guesses[k] = np.uint32(integers[integer + 3 + k])
                 flags, others = spare.view(np.uint32), elected.view(np.uint32)
                 raw = first.view(np.uint32)
-                loops.count_near(raw, guesses, low, width, shift, counts, flags, others)
+                counting.count_near(raw, guesses, low, width, shift, counts, flags, others)

@@ -13,13 +13,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint32]
 Halves = NDArray[np.uint16]
-Counts = NDArray[np.int64]
 _kernel: Any = njit(nogil=True, cache=True)
 
-#: Magnitudes that `count_near` counts apart from others.
-GUESSES = 4
-#: The shift with which it lists others.
-LISTED = 32
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -281,114 +276,6 @@ def divide(total: Floats, mass: Floats) -> None:
     for i in range(total.size):
         divisor = np.float32(1) if mass[i] == np.float32(0) else mass[i]
         total[i] = np.float32(total[i] / divisor)
-
-
-@_kernel
-def count_high(bits: Bits, counts: Counts) -> None:
-    """Histogram of the leading 15 bits of magnitudes, and after it the number of zeros."""
-    zeros = np.int64(0)
-    for i in range(bits.size):
-        zeros += np.int64(np.uint32(bits[i] & _MAGNITUDE) == np.uint32(0))
-    counts[0] += zeros
-    counts[counts.size - 1] += zeros
-    if zeros == bits.size:
-        return
-    for i in range(bits.size):
-        magnitude = np.uint32(bits[i] & _MAGNITUDE)
-        if magnitude != np.uint32(0):
-            counts[magnitude >> np.uint32(16)] += 1
-
-
-@_kernel
-def count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
-    """Number of magnitudes with the wanted bits."""
-    count = np.int64(0)
-    for i in range(bits.size):
-        count += np.int64(np.uint32(bits[i] & _MAGNITUDE) == wanted)
-    return count
-
-
-@_kernel
-def count_near(
-    bits: Bits,
-    guesses: Bits,
-    low: np.uint32,
-    width: np.uint32,
-    shift: np.uint32,
-    counts: Counts,
-    flags: Bits,
-    found: Bits,
-) -> None:
-    """Magnitudes below `low`, equal to each guess, and the others in low + [0, width), in bins.
-
-    Guesses are four distinct magnitudes in that range, or the bits of none. With a shift of
-    `LISTED`, the others are counted together and listed in what is left of `counts`, while there
-    is room, in order. `flags` and `found` are room of the same length as the magnitudes.
-    """
-    first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
-    for start in range(0, bits.size, 256):
-        part = bits[start : start + 256]
-        below = near = ones = twos = threes = fours = np.uint32(0)
-        for i in range(part.size):
-            magnitude = np.uint32(part[i] & _MAGNITUDE)
-            below = np.uint32(below + np.uint32(magnitude < low))
-            near = np.uint32(near + np.uint32(np.uint32(magnitude - low) < width))
-            ones = np.uint32(ones + np.uint32(magnitude == first))
-            twos = np.uint32(twos + np.uint32(magnitude == second))
-            threes = np.uint32(threes + np.uint32(magnitude == third))
-            fours = np.uint32(fours + np.uint32(magnitude == fourth))
-        counts[0] += below
-        counts[1] += ones
-        counts[2] += twos
-        counts[3] += threes
-        counts[4] += fours
-        if near != np.uint32(np.uint32(ones + twos) + np.uint32(threes + fours)):
-            others = _others(part, guesses, low, width, flags, found)
-            if shift == LISTED:
-                for i in range(others):
-                    counts[5] += 1
-                    if 5 + counts[5] < counts.size:
-                        counts[5 + counts[5]] = np.int64(found[i])
-            else:
-                for i in range(others):
-                    counts[5 + (np.uint32(found[i] - low) >> shift)] += 1
-
-
-@_kernel
-def _others(
-    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, flags: Bits, found: Bits
-) -> np.uint64:
-    """Find the magnitudes in low + [0, width) that are no guess; how many there are.
-
-    They come without a branch, which would be mispredicted for every one of them.
-    """
-    first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
-    for i in range(bits.size):
-        magnitude = np.uint32(bits[i] & _MAGNITUDE)
-        near = np.uint32(np.uint32(magnitude - low) < width)
-        known = (
-            np.uint32(magnitude == first)
-            | np.uint32(magnitude == second)
-            | np.uint32(magnitude == third)
-            | np.uint32(magnitude == fourth)
-        )
-        flags[i] = np.uint32(near & ~known)
-    count = np.uint64(0)
-    for i in range(bits.size):
-        found[count] = np.uint32(bits[i] & _MAGNITUDE)
-        count += np.uint64(flags[i])
-    return count
-
-
-@_kernel
-def place_of_equal(bits: Bits, wanted: np.uint32, rank: int) -> int:
-    """Index of the magnitude with the wanted bits that has `rank` such before it; -1 if none."""
-    for i in range(bits.size):
-        if np.uint32(bits[i] & _MAGNITUDE) == wanted:
-            if rank == 0:
-                return i
-            rank -= 1
-    return -1
 
 
 @_kernel

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid import kernels, loops
+from mergegrid import counting, kernels, loops
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
 from mergegrid.merging.arrays.operations import GRAIN, NO_BITS, MaskKey
 from mergegrid.merging.arrays.program import Expression, Machine, room
@@ -175,7 +175,7 @@ class CpuOperations:
         counts: NDArray[np.int64],
     ) -> None:
         """Counts in a range."""
-        numbers = [low, width, shift, *guesses, *[NO_BITS] * (loops.GUESSES - len(guesses))]
+        numbers = [low, width, shift, *guesses, *[NO_BITS] * (counting.GUESSES - len(guesses))]
         near = Expression(kernels.COUNT_NEAR, values.count, [values], integers=numbers)
         self._machine.run([near], counts)
 
@@ -183,19 +183,19 @@ class CpuOperations:
         self, values: Expression, low: int, width: int, guesses: Sequence[int], most: int
     ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
         """Counts, and a list of others."""
-        known = 2 + loops.GUESSES
+        known = 2 + counting.GUESSES
         if self._listed.size < known + most:
             self._listed = np.empty(known + most, np.int64)
         counts = self._listed[: known + most]
         counts[:known] = 0
-        self.count_near(values, low, width, loops.LISTED, guesses, counts)
+        self.count_near(values, low, width, counting.LISTED, guesses, counts)
         end = known + min(int(counts[known - 1]), most)
         return counts[:known].copy(), counts[known:end].astype(np.uint32)
 
     def place_of_equal(self, values: Expression, bits: int, rank: int) -> int:
         """Index of the equal with a rank."""
         found = self.values(values).view(np.uint32)
-        place = int(loops.place_of_equal(found, np.uint32(bits), rank))
+        place = int(counting.place_of_equal(found, np.uint32(bits), rank))
         if place < 0:
             raise IndexError(f"no {rank + 1} magnitudes with the bits {bits:#x}")
         return place

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
+from mergegrid.counting import GUESSES
 from mergegrid.errors import ConfigError
-from mergegrid.loops import GUESSES
 from mergegrid.merging.arrays.cpu import CpuOperations
 from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS, LANES, LOW_BITS, MaskKey
 
