@@ -1,9 +1,10 @@
 """Exact selection by magnitude: which elements are the smallest, of a tensor or of a model.
 
 The bits of float32 magnitudes sort like the magnitudes themselves, so the threshold is found by
-counting: no large tensor is sorted and no model is flattened. A sample tells where the threshold
-lies, and one pass over all elements which it is; whether the sample was right is counted, not
-assumed, and two histograms find what it missed. Of elements equal to the threshold, those that come
+counting: no large tensor is sorted and no model is flattened. A sample tells near which magnitude
+the threshold lies; one pass over all elements counts what is below and lists what is near. Where
+that is too much it is counted in bins first, and where the sample was wrong, which is counted and
+not assumed, two histograms find the threshold. Of elements equal to the threshold, those that come
 first (by tensor in the given order, then by index) are kept.
 """
 
