@@ -60,7 +60,7 @@ def count_near(
 
     Guesses are four distinct magnitudes in that range, or the bits of none. With a shift of
     `LISTED`, the others are counted together and listed in what is left of `counts`, while there
-    is room, in order. `flags` and `found` are room of the same length as the magnitudes.
+    is room, in order. `flags` and `found` are room for 256 numbers, or as many as there are.
     """
     first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
     for start in range(0, bits.size, 256):

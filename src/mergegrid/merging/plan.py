@@ -23,8 +23,6 @@ _COUNTED_BYTES = 500
 _CUDA_CHUNK = 1 << 24
 # Ranks and probabilities in float64, or rows times matrices.
 _ARRAYS_OF_ROWS = 20
-# Numbers that a survey lists, in int64.
-_ARRAYS_LISTED = 2
 # What the interpreter and its libraries grow by while they work.
 _SLACK = 64 << 20
 
@@ -37,7 +35,7 @@ class Plan:
     memory: int
     """Bytes that are never exceeded, interpreter included."""
     reads: int
-    """Bytes of the models that are gone through; surveys may need less."""
+    """Bytes of the models that are gone through; more where a selection needs further passes."""
     writes: int
     """Bytes that are written."""
 
@@ -67,10 +65,15 @@ def plan(
     longest = max(run_length(info, chunk, rowwise) for info in engine.base.infos.values())
     each = longest * _bytes_of_element(merges)
     fixed = _resident() + _SLACK + _digests(engine, merges) + _matrices(engine, merges)
-    fixed += _surveys(engine, merges, chunk)
+    surveys = _open_surveys(merges)
+    if surveys.any:
+        fixed += _lists(engine, surveys, chunk, rowwise)
+        # What one thread lists before the others know of it.
+        each += longest * 4 * (2 + surveys.wide + surveys.narrow)
 
     def needs(count: int) -> int:
-        return fixed + count * each
+        histograms = max(HISTOGRAMS, surveys.wide * count) if surveys.any else 0
+        return fixed + histograms * _HISTOGRAM_BYTES + count * each
 
     if max_memory is not None:
         while wanted > 1 and needs(wanted) > max_memory:
@@ -81,7 +84,7 @@ def plan(
                 f"{needs(1) / 1e6:,.0f} MB; give that much, or merge fewer models at a time"
             )
     size = sum(model.infos[name].bytes for model in engine.models.values() for name in infos)
-    passes = 1 + max(sum(_passes(step) for step in merge.surveys()) for merge in merges)
+    passes = 1 + max(sum(map(bool, merge.surveys())) for merge in merges)
     return Plan(
         settings=replace(settings, threads=wanted),
         memory=needs(wanted),
@@ -115,8 +118,6 @@ def _bytes_of_element(merges: Sequence[Merge]) -> int:
     experts = max(len(merge.experts) for merge in merges)
     statistics = experts
     arrays = 1 + experts + statistics + max(len(merges), experts + 1)
-    if any(any(merge.surveys()) for merge in merges):
-        arrays += _ARRAYS_LISTED
     if any(merge.rowwise for merge in merges):
         arrays += _ARRAYS_OF_ROWS + experts * len(merges)
     return 4 * arrays
@@ -127,23 +128,42 @@ def _digests(engine: Engine, merges: Sequence[Merge]) -> int:
     return 64 * leaves * (len(engine.models) + len(merges))
 
 
-def _surveys(engine: Engine, merges: Sequence[Merge], chunk: int) -> int:
-    """Memory of surveys: histograms, samples, and what each run counted."""
-    open_at_once = {
+@dataclass(frozen=True)
+class _Surveys:
+    """How many surveys are open at a time."""
+
+    wide: int
+    """About several tensors."""
+    narrow: int
+    """About one tensor, of every tensor."""
+
+    @property
+    def any(self) -> bool:
+        return bool(self.wide or self.narrow)
+
+
+def _open_surveys(merges: Sequence[Merge]) -> _Surveys:
+    surveys = {
         (asker, survey.key, survey.names) for step in in_step(merges) for asker, survey in step
     }
-    if not open_at_once:
-        return 0
+    wide = sum(len(names) > 1 for _, _, names in surveys)
+    about_one = Counter(names for _, _, names in surveys if len(names) == 1)
+    return _Surveys(wide, max(about_one.values(), default=0))
+
+
+def _lists(engine: Engine, surveys: _Surveys, chunk: int, rowwise: bool) -> int:
+    """Memory of what surveys list, and of what they know of each run.
+
+    Samples take less, and are gone before; but where runs hold whole rows, up to twice as much.
+    """
     sizes = [info.count for info in engine.base.infos.values()]
-    wide = sum(len(names) > 1 for _, _, names in open_at_once)
-    about_one = Counter(names for _, _, names in open_at_once if len(names) == 1)
     # A window of tensors ends with the one that fills it.
     window = min(WINDOW, sum(sizes)) + max(sizes)
-    narrow = max(about_one.values(), default=0)
-    # Samples are smaller than lists, and gone before. One list at a time is sorted.
-    listed = wide * LISTED + narrow * min(window // LISTED_FROM, 2 * LISTED) + 4 * LISTED
-    counted = wide * sum(sizes) + narrow * window
-    return HISTOGRAMS * _HISTOGRAM_BYTES + 4 * listed + counted // chunk * _COUNTED_BYTES
+    wide = surveys.wide * LISTED * (2 if rowwise else 1)
+    narrow = surveys.narrow * (window // LISTED_FROM)
+    counted = surveys.wide * sum(sizes) + surveys.narrow * window
+    # One list at a time is joined and sorted.
+    return 4 * (wide + narrow + 4 * LISTED) + counted // chunk * _COUNTED_BYTES
 
 
 def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:
@@ -155,10 +175,6 @@ def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:
         for info in statistics.infos.values()
     ]
     return max(sizes, default=0) * (2 * len(engine.statistics) + 4)
-
-
-def _passes(step: Sequence[tuple[object, object]]) -> int:
-    return 3 if step else 0
 
 
 def _resident() -> int:

@@ -28,7 +28,7 @@ _FEW = 1 << 17
 _FEWEST_OF_EACH, _MOST_OF_EACH = 1 << 5, 1 << 13
 # Magnitudes of a sample, about.
 _SAMPLED = 1 << 20
-#: The most that are listed of a range; and of so many magnitudes at most one is.
+#: At most so many magnitudes are listed, and at most one of so many.
 LISTED, LISTED_FROM = 1 << 21, 1 << 4
 # Standard errors within which the threshold is looked for.
 _SPREAD = 6.0
@@ -197,21 +197,24 @@ def _listed(near: _Range, most: int, rank: int, values: Values) -> Rounds:
 
     runs = yield Each(measure)
     below, *equal, number = map(int, np.sum([counts for _, _, counts, _ in runs], axis=0))
-    distinct, numbers = np.unique(np.concatenate([own for *_, own in runs]), return_counts=True)
-    if numbers.sum() < number or not below < rank <= below + sum(equal) + number:
+    others = np.concatenate([own for *_, own in runs])
+    if others.size < number or not below < rank <= below + sum(equal) + number:
         return None
-    known = list(near.guesses)
-    distinct = np.concatenate([distinct, np.array(known, np.uint32)])
-    numbers = np.concatenate([numbers, equal[: len(known)]])
-    order = np.argsort(distinct)
-    place, before = _bucket(numbers[order], rank - below)
-    bits = int(distinct[order[place]])
-    if bits in known:
-        guess = 1 + known.index(bits)
-        equals = [(name, start, int(counts[guess])) for name, start, counts, _ in runs]
-    else:
-        equals = [(name, start, int(np.count_nonzero(own == bits))) for name, start, _, own in runs]
-    return _Threshold(bits, below + before, int(numbers[order[place]]), equals)
+    others.sort()
+    # Guesses and others are distinct: between them stand the guesses that are passed.
+    passed = below
+    for guess, of_guess in sorted(zip(near.guesses, equal, strict=False)):
+        before = passed + int(others.searchsorted(np.uint32(guess)))
+        if before < rank <= before + of_guess:
+            place = 1 + near.guesses.index(guess)
+            equals = [(name, start, int(counts[place])) for name, start, counts, _ in runs]
+            return _Threshold(guess, before, of_guess, equals)
+        if before < rank:
+            passed += of_guess
+    bits = others[rank - passed - 1]
+    start, end = (int(others.searchsorted(bits, side)) for side in ("left", "right"))
+    equals = [(name, first, int(np.count_nonzero(own == bits))) for name, first, _, own in runs]
+    return _Threshold(int(bits), passed + start, end - start, equals)
 
 
 def _binned(near: _Range, rank: int, values: Values) -> Rounds:
@@ -242,7 +245,8 @@ def _binned(near: _Range, rank: int, values: Values) -> Rounds:
         guess = near.guesses.index(start)
         equals = [(name, of, int(own[guess])) for name, of, own in runs]
         return _Threshold(start, below, equal[start], equals)
-    return _Range(start, 1 << near.shift, (start,))
+    within = [guess for guess in near.guesses if start < guess < start + (1 << near.shift)]
+    return _Range(start, 1 << near.shift, (start, *within[: GUESSES - 1]))
 
 
 def _from_histograms(rank: int, values: Values) -> Rounds:

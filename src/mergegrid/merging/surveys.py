@@ -7,7 +7,7 @@ outcome is sent back. What the generator returns is the answer:
         maxima = yield Each(lambda run: abs(values(run)).max())
         return max(maxima)
 
-Rounds are streamed: nothing larger than a histogram is kept of a run.
+Rounds are streamed: of a run at most a histogram is kept, or a list of few of its elements.
 """
 
 from collections.abc import Callable, Generator, Hashable

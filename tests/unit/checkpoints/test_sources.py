@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,15 @@ def tar_with(name: str, link: str = "", kind: bytes = tarfile.SYMTYPE) -> Callab
     return write
 
 
+def damaged_xz(path: Path) -> None:
+    with tarfile.open(path, "w:xz") as archive:
+        member = tarfile.TarInfo("rows.txt")
+        member.size = 1 << 16
+        archive.addfile(member, io.BytesIO(random.Random(0).randbytes(member.size)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"damage" + whole[len(whole) // 2 + 6 :])
+
+
 def zip_with(name: str, mode: int = 0o100644) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
@@ -219,6 +229,7 @@ def zip_with(name: str, mode: int = 0o100644) -> Callable[[Path], None]:
         ("a.tar.gz", tar_with("a-1/link", link="link")),
         ("a.tar.gz", tar_with("a-1/device", kind=tarfile.CHRTYPE)),
         ("a.tar.gz", lambda path: path.write_bytes(b"no tar")),
+        ("a.tar.xz", damaged_xz),
         ("a.zip", zip_with("../outside.txt")),
         ("a.whl", zip_with("/outside.txt")),
         ("a.whl", zip_with("link", mode=0o120777)),
@@ -234,6 +245,25 @@ def test_an_unsafe_or_damaged_archive_is_refused(
         unpack(tmp_path / name, tmp_path / "content")
     assert not list((tmp_path / "content").rglob("*"))
     assert not (tmp_path / "outside.txt").exists()
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), (".",), ("a", "a/b/c")])
+@pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
+def test_an_archive_at_odds_with_itself_is_refused(
+    tmp_path: Path, names: tuple[str, ...], suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "text")
+    else:
+        with tarfile.open(path, "w:gz") as tar:
+            for name in names:
+                tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    (tmp_path / "content").mkdir()
+    with pytest.raises(SourceError, match="is not safe to unpack, or damaged"):
+        unpack(path, tmp_path / "content")
 
 
 def test_links_in_an_archive_become_what_they_lead_to(tmp_path: Path) -> None:

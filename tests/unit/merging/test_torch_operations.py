@@ -115,7 +115,7 @@ NUMBERS = {
         )
         for name, asked in {
             "no guess": (bits_of(0.2), 1 << 23, [], N),
-            "four guesses": (bits_of(0.2), 1 << 24, [bits_of(x) for x in (0.25, 0.3, 1, 2)], N),
+            "four guesses": (bits_of(0.2), 1 << 25, [bits_of(x) for x in (0.25, 0.3, 1, 2)], N),
             "only a few": (0, 1 << 31, [0], 5),
             "none": (bits_of(0.2), 1 << 24, [bits_of(0.25)], 0),
         }.items()
@@ -156,6 +156,20 @@ def test_every_operation_gives_the_bits_of_the_cpu(device, name, kind):
     for ops in (CpuOperations(), TorchOperations(device)):
         found.append(bits(ops, PARAMETERS[name](ops, *(loaded(ops, x) for x in inputs))))
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_near_is_listed_in_order_and_guesses_are_counted(device, kind):
+    values = drawn(kind)
+    magnitudes = np.abs(values).view(np.uint32)
+    low, width, guesses = bits_of(0.2), 1 << 25, [bits_of(x) for x in (0.25, 0.5, 0.3)]
+    inside = (magnitudes >= low) & (magnitudes < low + width) & ~np.isin(magnitudes, guesses)
+    equal = [np.count_nonzero(magnitudes == guess) for guess in guesses]
+    wanted = [np.count_nonzero(magnitudes < low), *equal, 0, np.count_nonzero(inside)]
+    for ops in (CpuOperations(), TorchOperations(device)):
+        counts, others = ops.list_near(loaded(ops, values), low, width, guesses, N)
+        assert counts.tolist() == wanted
+        np.testing.assert_array_equal(others, magnitudes[inside])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """Unpacking a wheel or sdist without running it or leaving the folder."""
 
+import lzma
 import shutil
 import stat
 import tarfile
@@ -9,23 +10,28 @@ from pathlib import Path
 
 from mergegrid.errors import SourceError
 
+# What the libraries raise for archives that are damaged, of an unknown kind or at odds with
+# themselves, as when a file stands where a folder should.
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+    *(ValueError, KeyError, RuntimeError),
+    *(FileExistsError, NotADirectoryError, IsADirectoryError),
+)
+
 
 def unpack(archive: Path, content: Path) -> None:
     """Unpack a wheel or sdist into an empty folder, without the top folder of an sdist.
 
     Raises:
-        SourceError: a member would be written outside the folder, is a device or links outside,
-            or the archive is damaged.
+        SourceError: a member would be written outside the folder, is a device or a link to
+            anything but a file of the sdist, or the archive is damaged.
     """
     try:
         if archive.suffix in (".whl", ".zip"):
             _unzip(archive, content)
         else:
             _untar(archive, content)
-    except (
-        *(tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError),
-        *(ValueError, KeyError, RecursionError),
-    ) as error:
+    except _DAMAGED as error:
         raise SourceError(
             f"{archive.name} is not safe to unpack, or damaged ({error}); use another release"
         ) from error
