@@ -20,8 +20,7 @@ FLOORS = [
         "durable",
         "journal",
         "kernels",
-        "loops",
-        "counting",
+        "user_cache",
         "devices",
         "watch",
         "bound",
@@ -73,16 +72,6 @@ def test_what_is_private_to_a_module_stays_in_it(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_modules_hold_one_idea(path):
     assert len(path.read_text().splitlines()) <= 400
-
-
-def test_the_program_loop_is_compiled_anew_when_the_loops_change():
-    import hashlib
-
-    from mergegrid.kernels import LOOPS
-
-    text = b"".join((LIBRARY / name).read_bytes() for name in ("loops.py", "counting.py"))
-    found = hashlib.sha256(text).hexdigest()[:16]
-    assert found == LOOPS, f"write LOOPS = {found!r} in kernels.py"
 
 
 def test_the_configuration_can_be_checked_without_libraries_that_start_slowly():

@@ -11,14 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergegrid.errors import CheckpointError
-from mergegrid.loops import (
-    any_exponent_full_16,
-    any_exponent_full_32,
-    round_to_bfloat16,
-    round_to_float16,
-    widen_bfloat16,
-    widen_float16,
-)
+from mergegrid.kernels.program import Machine, load, store
 
 Floats = NDArray[np.float32]
 Stored = NDArray[Any]
@@ -69,26 +62,29 @@ def dtype_of(code: str, what: str) -> Dtype:
 
 def decode(stored: Stored, dtype: Dtype, out: Floats) -> None:
     """Write the float32 values of stored numbers into `out`, both flat and of one length."""
-    if dtype.name == "float32":
-        out[:] = stored
-    else:
-        widen = widen_bfloat16 if dtype.name == "bfloat16" else widen_float16
-        widen(stored.view(np.uint16), out.view(np.uint32))
+    _convert(stored, dtype.name, out, "float32")
 
 
 def encode(values: Floats, dtype: Dtype, out: Stored) -> None:
     """Write the stored numbers nearest to float32 values into `out`, both flat, of one length."""
-    if dtype.name == "float32":
-        out[:] = values
-    else:
-        narrow = round_to_bfloat16 if dtype.name == "bfloat16" else round_to_float16
-        narrow(values.view(np.uint32), out.view(np.uint16))
+    _convert(values, "float32", out, dtype.name)
 
 
 def is_finite(stored: Stored, dtype: Dtype) -> bool:
     """Whether no stored number is an infinity or NaN."""
-    if dtype.name == "bfloat16":
-        return not any_exponent_full_16(stored, np.uint16(0x7F80))
-    if dtype.name == "float16":
-        return not any_exponent_full_16(stored.view(np.uint16), np.uint16(0x7C00))
-    return not any_exponent_full_32(stored.view(np.uint32))
+    machine = Machine()
+    machine.rooms = _bytes(stored)
+    machine.run([load(dtype.name, stored.size, 0)])
+    return not machine.spoiled[0]
+
+
+def _convert(numbers: Stored, dtype: str, out: Stored, out_dtype: str) -> None:
+    machine = Machine()
+    machine.rooms, machine.results = _bytes(numbers), _bytes(out)
+    machine.run([store(out_dtype, load(dtype, numbers.size, 0))])
+
+
+def _bytes(numbers: Stored) -> NDArray[np.uint8]:
+    """The memory of flat numbers, as one row."""
+    assert numbers.flags.c_contiguous, "numbers must lie side by side"
+    return numbers.view(np.uint8).reshape(1, -1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.counting import GUESSES
+from mergegrid.kernels.instructions import GUESSES
 from mergegrid.merging.arrays.operations import HIGH_BINS, LOW_BITS, Array
 from mergegrid.merging.runs import Run
 from mergegrid.merging.surveys import SAMPLED_RUN, Count, Each, Rounds, Sum

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from mergegrid.loops import philox
+from mergegrid.kernels.loops import philox
 from mergegrid.merging.masks import mask_key, surely_drop, threshold
 from mergegrid.recipe.sparsifiers import DropOnly
 

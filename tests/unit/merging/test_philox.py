@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mergegrid.loops import philox
+from mergegrid.kernels.loops import philox
 
 ONES = 0xFFFFFFFF
 #: Counter, key, words.

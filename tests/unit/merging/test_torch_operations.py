@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.torch_tensors import OnDevice
-from mergegrid.counting import GUESSES
 from mergegrid.errors import ConfigError
+from mergegrid.kernels.instructions import GUESSES
 from mergegrid.merging.arrays.cpu import CpuOperations
 from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS
 from mergegrid.merging.arrays.torch_operations import TorchOperations, check_device

@@ -6,22 +6,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid import counting, kernels, loops
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
+from mergegrid.kernels import instructions as do
+from mergegrid.kernels.program import Expression, Machine, load, room, store
 from mergegrid.merging.arrays.operations import GRAIN, NO_BITS, MaskKey
-from mergegrid.merging.arrays.program import Expression, Machine, room
 
 Floats = NDArray[np.float32]
-_LOAD = {
-    "float32": kernels.LOAD_FLOAT32,
-    "bfloat16": kernels.LOAD_BFLOAT16,
-    "float16": kernels.LOAD_FLOAT16,
-}
-_STORE = {
-    "float32": kernels.STORE_FLOAT32,
-    "bfloat16": kernels.STORE_BFLOAT16,
-    "float16": kernels.STORE_FLOAT16,
-}
 _FLOAT32 = DTYPES["float32"]
 
 
@@ -49,16 +39,13 @@ class CpuOperations:
         if not np.shares_memory(stored, self._machine.rooms[self._read : self._read + 1]):
             self.stored(stored.size, dtype)[:] = stored
         self._read += 1
-        return Expression(_LOAD[dtype.name], stored.size, integers=[self._read - 1])
+        return load(dtype.name, stored.size, self._read - 1)
 
     def store(
         self, arrays: Sequence[Expression], dtypes: Sequence[Dtype]
     ) -> list[tuple[Stored, bool]]:
         """Nearest stored numbers, all computed together, and whether all is finite."""
-        sinks = [
-            Expression(_STORE[dtype.name], array.count, [array])
-            for array, dtype in zip(arrays, dtypes, strict=True)
-        ]
+        sinks = [store(dtype.name, array) for array, dtype in zip(arrays, dtypes, strict=True)]
         count = arrays[0].count
         size = count * max(dtype.size for dtype in dtypes)
         self._machine.results = room(self._machine.results, len(sinks) - 1, size)
@@ -83,73 +70,73 @@ class CpuOperations:
 
     def subtract(self, left: Expression, right: Expression) -> Expression:
         """Difference."""
-        return Expression(kernels.SUBTRACT, left.count, [left, right])
+        return Expression(do.SUBTRACT, left.count, [left, right])
 
     def product(self, left: Expression, right: Expression) -> Expression:
         """Product."""
-        return Expression(kernels.PRODUCT, left.count, [left, right])
+        return Expression(do.PRODUCT, left.count, [left, right])
 
     def quotient(self, left: Expression, right: Expression) -> Expression:
         """Quotient."""
-        return Expression(kernels.QUOTIENT, left.count, [left, right])
+        return Expression(do.QUOTIENT, left.count, [left, right])
 
     def scaled(self, values: Expression, factor: float) -> Expression:
         """Product with a number."""
-        return Expression(kernels.SCALED, values.count, [values], [factor])
+        return Expression(do.SCALED, values.count, [values], [factor])
 
     def plus_number(self, values: Expression, number: float) -> Expression:
         """Sum with a number."""
-        return Expression(kernels.PLUS_NUMBER, values.count, [values], [number])
+        return Expression(do.PLUS_NUMBER, values.count, [values], [number])
 
     def divided(self, values: Expression, divisor: float) -> Expression:
         """Quotient by a number."""
-        return Expression(kernels.DIVIDED, values.count, [values], [divisor])
+        return Expression(do.DIVIDED, values.count, [values], [divisor])
 
     def weighted_mean(self, arrays: Sequence[Expression], weights: Sequence[float]) -> Expression:
         """Mean, summed in float64."""
         numbers = [*weights, sum(weights)]
-        return Expression(kernels.WEIGHTED_MEAN, arrays[0].count, arrays, numbers)
+        return Expression(do.WEIGHTED_MEAN, arrays[0].count, arrays, numbers)
 
     def weighted_sum(self, arrays: Sequence[Expression], weights: Sequence[float]) -> Expression:
         """Sum in the given order."""
-        return Expression(kernels.WEIGHTED_SUM, arrays[0].count, arrays, weights)
+        return Expression(do.WEIGHTED_SUM, arrays[0].count, arrays, weights)
 
     def plus(self, base: Expression, change: Expression, factor: float) -> Expression:
         """The base plus a multiple of a change."""
-        return Expression(kernels.PLUS, base.count, [base, change], [factor])
+        return Expression(do.PLUS, base.count, [base, change], [factor])
 
     def instead(self, change: Expression, base: Expression, values: Expression) -> Expression:
         """Values where something changes."""
-        return Expression(kernels.INSTEAD, base.count, [change, base, values])
+        return Expression(do.INSTEAD, base.count, [change, base, values])
 
     def where_nonzero(self, mask: Expression, values: Expression) -> Expression:
         """Values under a mask."""
-        return Expression(kernels.MASKED, values.count, [mask, values])
+        return Expression(do.MASKED, values.count, [mask, values])
 
     def words(self, key: MaskKey, start: int, count: int) -> Expression:
         """Random words: uint32 in the place of float32."""
         assert start % 4 == 0, f"runs start at multiples of four, got {start}"
-        return Expression(kernels.WORDS, count, integers=[*key, start // 4])
+        return Expression(do.WORDS, count, integers=[*key, start // 4])
 
     def thin(
         self, words: Expression, threshold: int, values: Expression, factor: float
     ) -> Expression:
         """What the words keep, times a factor."""
-        return Expression(kernels.THIN, values.count, [words, values], [factor], [threshold])
+        return Expression(do.THIN, values.count, [words, values], [factor], [threshold])
 
     def agreeing_mean(
         self, deltas: Sequence[Expression], weights: Sequence[float], undecided: float = 0.0
     ) -> Expression:
         """Elected sign and disjoint mean."""
         numbers = [*weights, undecided]
-        return Expression(kernels.AGREEING_MEAN, deltas[0].count, deltas, numbers)
+        return Expression(do.AGREEING_MEAN, deltas[0].count, deltas, numbers)
 
     def keep_large(self, values: Expression, bits: int, boundary: int) -> Expression:
         """Values from a magnitude on."""
         if bits == 0:
             return values
         place = min(max(boundary, 0), values.count)
-        return Expression(kernels.KEEP_LARGE, values.count, [values], integers=[bits, place])
+        return Expression(do.KEEP_LARGE, values.count, [values], integers=[bits, place])
 
     def magnitudes(self, values: Expression) -> NDArray[np.uint32]:
         """Bits of magnitudes."""
@@ -158,11 +145,11 @@ class CpuOperations:
 
     def count_high(self, values: Expression, counts: NDArray[np.int64]) -> None:
         """Histogram of leading bits."""
-        self._machine.run([Expression(kernels.COUNT_HIGH, values.count, [values])], counts)
+        self._machine.run([Expression(do.COUNT_HIGH, values.count, [values])], counts)
 
     def count_equal(self, values: Expression, bits: int) -> int:
         """Number of equals."""
-        sink = Expression(kernels.COUNT_EQUAL, values.count, [values], integers=[bits])
+        sink = Expression(do.COUNT_EQUAL, values.count, [values], integers=[bits])
         return int(self._machine.run([sink])[0])
 
     def count_near(
@@ -175,30 +162,29 @@ class CpuOperations:
         counts: NDArray[np.int64],
     ) -> None:
         """Counts in a range."""
-        numbers = [low, width, shift, *guesses, *[NO_BITS] * (counting.GUESSES - len(guesses))]
-        near = Expression(kernels.COUNT_NEAR, values.count, [values], integers=numbers)
+        numbers = [low, width, shift, *guesses, *[NO_BITS] * (do.GUESSES - len(guesses))]
+        near = Expression(do.COUNT_NEAR, values.count, [values], integers=numbers)
         self._machine.run([near], counts)
 
     def list_near(
         self, values: Expression, low: int, width: int, guesses: Sequence[int], most: int
     ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
         """Counts, and a list of others."""
-        known = 2 + counting.GUESSES
+        known = 2 + do.GUESSES
         if self._listed.size < known + most:
             self._listed = np.empty(known + most, np.int64)
         counts = self._listed[: known + most]
         counts[:known] = 0
-        self.count_near(values, low, width, counting.LISTED, guesses, counts)
+        self.count_near(values, low, width, do.LISTED, guesses, counts)
         end = known + min(int(counts[known - 1]), most)
         return counts[:known].copy(), counts[known:end].astype(np.uint32)
 
     def place_of_equal(self, values: Expression, bits: int, rank: int) -> int:
         """Index of the equal with a rank."""
-        found = self.values(values).view(np.uint32)
-        place = int(counting.place_of_equal(found, np.uint32(bits), rank))
-        if place < 0:
+        places = np.flatnonzero(self.magnitudes(values) == np.uint32(bits))
+        if rank >= len(places):
             raise IndexError(f"no {rank + 1} magnitudes with the bits {bits:#x}")
-        return place
+        return int(places[rank])
 
     def net_sign(self, values: Expression) -> int:
         """Positives minus negatives."""
@@ -207,10 +193,14 @@ class CpuOperations:
 
     def dots(self, left: Expression, right: Expression) -> NDArray[np.float64]:
         """Inner products by grain."""
-        (one, _), (other, _) = self.store([left, right], [_FLOAT32, _FLOAT32])
-        out = np.zeros(-(-left.count // GRAIN), np.float64)
-        loops.dots(one, other, GRAIN, out)
-        return out
+        sums = np.zeros((-(-left.count // GRAIN), do.LANES))
+        self._machine.run(
+            [Expression(do.DOTS, left.count, [left, right], integers=[GRAIN])], sums=sums
+        )
+        total = np.zeros(len(sums))
+        for lane in range(do.LANES):
+            total += sums[:, lane]
+        return total
 
     def thin_by_rank(
         self, words: Expression, values: Expression, row: int, low: float, high: float

@@ -22,9 +22,6 @@ MaskKey = tuple[int, int, int, int]
 #: Elements between two sums of a reduction, and unit of every run: results do not depend on how
 #: long runs are, as long as they start at multiples of it.
 GRAIN = LEAF
-#: Partial sums of a grain's inner product: element i goes to sum i modulo LANES, in order, and the
-#: sums are added up in order.
-LANES = 8
 #: Magnitudes are counted by their leading bits first, then by the rest.
 HIGH_BINS = 1 << 15
 LOW_BITS = 16

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
-from mergegrid.counting import GUESSES
 from mergegrid.errors import ConfigError
+from mergegrid.kernels.instructions import GUESSES, LANES
 from mergegrid.merging.arrays.cpu import CpuOperations
-from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS, LANES, LOW_BITS, MaskKey
+from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS, LOW_BITS, MaskKey
 
 Tensor = torch.Tensor
 
@@ -287,7 +287,7 @@ class TorchOperations:
 def philox(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: four words for each counter; see `mergegrid.kernels`.
+    """Philox4x32-10: four words for each counter; see `mergegrid.kernels.loops`.
 
     Args:
         counter: four int64 tensors of one shape [n] with values below 2^32, lowest word first.

@@ -11,7 +11,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid import kernels
+from mergegrid.kernels.compiled import program_loop
+from mergegrid.kernels.instructions import (
+    BLOCK,
+    LANES,
+    LOAD_BFLOAT16,
+    LOAD_FLOAT16,
+    LOAD_FLOAT32,
+    STORE_BFLOAT16,
+    STORE_FLOAT16,
+    STORE_FLOAT32,
+)
 
 
 class Expression:
@@ -31,7 +41,22 @@ class Expression:
         self.operands, self.floats, self.integers = operands, floats, integers
 
 
+_LOAD = {"float32": LOAD_FLOAT32, "bfloat16": LOAD_BFLOAT16, "float16": LOAD_FLOAT16}
+_STORE = {"float32": STORE_FLOAT32, "bfloat16": STORE_BFLOAT16, "float16": STORE_FLOAT16}
+
+
+def load(dtype: str, count: int, room: int) -> Expression:
+    """The float32 values of `count` numbers in a room of the machine."""
+    return Expression(_LOAD[dtype], count, integers=[room])
+
+
+def store(dtype: str, values: Expression) -> Expression:
+    """The nearest stored numbers."""
+    return Expression(_STORE[dtype], values.count, [values])
+
+
 _NO_COUNTS = np.zeros(1, np.int64)
+_NO_SUMS = np.zeros((1, LANES))
 
 
 class Machine:
@@ -44,8 +69,9 @@ class Machine:
         """Memory for what is stored, one row for each array."""
         self.spoiled = np.zeros(1, np.int64)
         """Not 0 from where something that was loaded is not finite."""
-        self._registers = np.empty((0, kernels.BLOCK), np.float32)
-        self._scratch = np.empty(kernels.BLOCK, np.float64)
+        self._registers = np.empty((0, BLOCK), np.float32)
+        self._scratch = np.empty(BLOCK, np.float64)
+        self._execute = program_loop()
 
     @property
     def bytes(self) -> int:
@@ -53,34 +79,54 @@ class Machine:
         return self.rooms.nbytes + self.results.nbytes + self._registers.nbytes
 
     def run(
-        self, sinks: Sequence[Expression], counts: NDArray[np.int64] = _NO_COUNTS
+        self,
+        sinks: Sequence[Expression],
+        counts: NDArray[np.int64] = _NO_COUNTS,
+        sums: NDArray[np.float64] = _NO_SUMS,
     ) -> NDArray[np.int64]:
         """Carry out what leads to the sinks.
 
         Args:
             sinks: expressions that store or count.
             counts: histogram that counts are added to.
+            sums: sums that inner products are added to, LANES for each part of the arrays.
 
         Returns:
             For each sink a number: whether it stored something that is not finite, or its count.
         """
         program, floats, integers, registers = _compile(sinks)
         if len(self._registers) < registers:
-            self._registers = np.empty((registers, kernels.BLOCK), np.float32)
+            self._registers = np.empty((registers, BLOCK), np.float32)
         found = np.zeros(len(sinks), np.int64)
-        kernels.execute(
+        sizes = np.array(
+            (
+                sinks[0].count,
+                *program.shape,
+                floats.size,
+                integers.size,
+                *self.rooms.shape,
+                *self.results.shape,
+                len(self._registers),
+                counts.size,
+                len(sums),
+            ),
+            np.int64,
+        )
+        arrays = (
+            sizes,
             program,
             floats,
             integers,
-            sinks[0].count,
             self.rooms,
             self.results,
             self._registers,
             self._scratch,
             counts,
+            sums,
             found,
             self.spoiled,
         )
+        self._execute(*(array.ctypes.data for array in arrays))
         return found
 
 
@@ -103,7 +149,7 @@ def _compile(
     registers = stored = 0
     for expression in order:
         operands = expression.operands
-        if expression.op >= kernels.STORE_FLOAT32:
+        if expression.op >= STORE_FLOAT32:
             target = stored
             stored += 1
         elif free:
@@ -150,6 +196,8 @@ def room(rows: NDArray[np.uint8], index: int, size: int) -> NDArray[np.uint8]:
     """Memory with at least so many rows of at least so many bytes; what is in it is kept."""
     if index < rows.shape[0] and size <= rows.shape[1]:
         return rows
-    grown = np.empty((max(index + 1, rows.shape[0]), max(size, rows.shape[1])), np.uint8)
+    # Rows are looked at as numbers of up to four bytes.
+    length = -(-max(size, rows.shape[1]) // 4) * 4
+    grown = np.empty((max(index + 1, rows.shape[0]), length), np.uint8)
     grown[: rows.shape[0], : rows.shape[1]] = rows
     return grown

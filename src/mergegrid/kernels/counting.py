@@ -1,26 +1,19 @@
-"""Loops that count magnitudes: what finds the threshold of a selection (`merging.selection`).
-
-Like all loops (`loops.py`) they are compiled at first use and then kept on disk.
-"""
-
-from typing import Any
+"""Loops that count magnitudes: what finds the threshold of a selection (`merging.selection`)."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-Bits = NDArray[np.uint32]
-Counts = NDArray[np.int64]
-_kernel: Any = njit(nogil=True, cache=True)
+from mergegrid.kernels.instructions import LISTED
+from mergegrid.kernels.loops import Bits, kernel
 
-#: Magnitudes that `count_near` counts apart from others.
-GUESSES = 4
-#: The shift with which it lists others.
-LISTED = 32
+Counts = NDArray[np.int64]
+Guesses = NDArray[np.uint64]
+"""Four distinct magnitudes, or the bits of none."""
+
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
-@_kernel
+@kernel
 def count_high(bits: Bits, counts: Counts) -> None:
     """Histogram of the leading 15 bits of magnitudes, and after it the number of zeros."""
     zeros = np.int64(0)
@@ -36,7 +29,7 @@ def count_high(bits: Bits, counts: Counts) -> None:
             counts[magnitude >> np.uint32(16)] += 1
 
 
-@_kernel
+@kernel
 def count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
     """Number of magnitudes with the wanted bits."""
     count = np.int64(0)
@@ -45,10 +38,10 @@ def count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
     return count
 
 
-@_kernel
+@kernel
 def count_near(
     bits: Bits,
-    guesses: Bits,
+    guesses: Guesses,
     low: np.uint32,
     width: np.uint32,
     shift: np.uint32,
@@ -62,7 +55,8 @@ def count_near(
     `LISTED`, the others are counted together and listed in what is left of `counts`, while there
     is room, in order. `flags` and `found` are room for 256 numbers, or as many as there are.
     """
-    first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
+    first, second = np.uint32(guesses[0]), np.uint32(guesses[1])
+    third, fourth = np.uint32(guesses[2]), np.uint32(guesses[3])
     for start in range(0, bits.size, 256):
         part = bits[start : start + 256]
         below = near = ones = twos = threes = fours = np.uint32(0)
@@ -91,15 +85,16 @@ def count_near(
                     counts[5 + (np.uint32(found[i] - low) >> shift)] += 1
 
 
-@_kernel
+@kernel
 def _others(
-    bits: Bits, guesses: Bits, low: np.uint32, width: np.uint32, flags: Bits, found: Bits
+    bits: Bits, guesses: Guesses, low: np.uint32, width: np.uint32, flags: Bits, found: Bits
 ) -> np.uint64:
     """Find the magnitudes in low + [0, width) that are no guess; how many there are.
 
     They come without a branch, which would be mispredicted for every one of them.
     """
-    first, second, third, fourth = guesses[0], guesses[1], guesses[2], guesses[3]
+    first, second = np.uint32(guesses[0]), np.uint32(guesses[1])
+    third, fourth = np.uint32(guesses[2]), np.uint32(guesses[3])
     for i in range(bits.size):
         magnitude = np.uint32(bits[i] & _MAGNITUDE)
         near = np.uint32(np.uint32(magnitude - low) < width)
@@ -115,14 +110,3 @@ def _others(
         found[count] = np.uint32(bits[i] & _MAGNITUDE)
         count += np.uint64(flags[i])
     return count
-
-
-@_kernel
-def place_of_equal(bits: Bits, wanted: np.uint32, rank: int) -> int:
-    """Index of the magnitude with the wanted bits that has `rank` such before it; -1 if none."""
-    for i in range(bits.size):
-        if np.uint32(bits[i] & _MAGNITUDE) == wanted:
-            if rank == 0:
-                return i
-            rank -= 1
-    return -1

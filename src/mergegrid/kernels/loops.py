@@ -1,4 +1,4 @@
-"""Loops over numbers, compiled at first use and then kept on disk.
+"""Loops over numbers that the program loop runs through.
 
 Operands are cast one by one: two uint32 would otherwise become a uint64, and two float32 with a
 Python number a float64. Nothing is contracted or reordered, so every processor gives the same bits.
@@ -10,10 +10,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mergegrid.kernels.instructions import LANES
+
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint32]
 Halves = NDArray[np.uint16]
-_kernel: Any = njit(nogil=True, cache=True)
+kernel: Any = njit(error_model="numpy", forceinline=True)
+"""Compiles a loop: it cannot raise, so dividing by zero gives what NumPy gives."""
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -26,14 +29,28 @@ _LOWEST_NORMAL_16 = np.uint32(0x38800000)  # 2**-14
 _OVERFLOW_16 = np.uint32(0x477FF000)  # 65520: from here on float16 is infinite.
 
 
-@_kernel
+@kernel
+def fill(number: np.float32, out: Floats) -> None:
+    """The same number everywhere."""
+    for i in range(out.size):
+        out[i] = number
+
+
+@kernel
+def copy(values: Floats, out: Floats) -> None:
+    """The same numbers."""
+    for i in range(out.size):
+        out[i] = values[i]
+
+
+@kernel
 def widen_bfloat16(stored: Halves, bits: Bits) -> None:
     """The float32 bits of bfloat16 numbers."""
     for i in range(stored.size):
         bits[i] = np.uint32(stored[i]) << np.uint32(16)
 
 
-@_kernel
+@kernel
 def round_to_bfloat16(bits: Bits, stored: Halves) -> None:
     """The nearest bfloat16 numbers, ties to even."""
     for i in range(bits.size):
@@ -45,10 +62,9 @@ def round_to_bfloat16(bits: Bits, stored: Halves) -> None:
         stored[i] = np.uint16(np.uint32(0x7FC0) if is_nan else rounded)
 
 
-@_kernel
+@kernel
 def widen_float16(stored: Halves, bits: Bits) -> None:
     """The float32 bits of float16 numbers."""
-    values = bits.view(np.float32)
     for i in range(stored.size):
         half = np.uint32(stored[i])
         sign = np.uint32(np.uint32(half & _SIGN_16) << np.uint32(16))
@@ -57,10 +73,10 @@ def widen_float16(stored: Halves, bits: Bits) -> None:
         scaled = np.float32(magnitude.view(np.float32) * np.float32(2.0**112)).view(np.uint32)
         full = np.uint32(half & np.uint32(0x7C00)) == np.uint32(0x7C00)
         widened = np.uint32(magnitude | _INFINITY_32) if full else scaled
-        values[i] = np.uint32(sign | widened).view(np.float32)
+        bits[i] = np.uint32(sign | widened)
 
 
-@_kernel
+@kernel
 def round_to_float16(bits: Bits, stored: Halves) -> None:
     """The nearest float16 numbers, ties to even."""
     for i in range(bits.size):
@@ -78,7 +94,7 @@ def round_to_float16(bits: Bits, stored: Halves) -> None:
         stored[i] = np.uint16(half | sign)
 
 
-@_kernel
+@kernel
 def any_exponent_full_16(stored: Halves, exponent: Any) -> bool:
     """Whether a 16-bit number is an infinity or NaN."""
     found = np.uint16(0)
@@ -87,7 +103,7 @@ def any_exponent_full_16(stored: Halves, exponent: Any) -> bool:
     return bool(found != 0)
 
 
-@_kernel
+@kernel
 def any_exponent_full_32(stored: Bits) -> bool:
     """Whether a float32 number is an infinity or NaN."""
     found = np.uint32(0)
@@ -96,7 +112,7 @@ def any_exponent_full_32(stored: Bits) -> bool:
     return bool(found != 0)
 
 
-@_kernel
+@kernel
 def philox(
     k0: np.uint64, k1: np.uint64, c2: np.uint64, c3: np.uint64, first: np.uint64, out: Bits
 ) -> None:
@@ -121,49 +137,49 @@ def philox(
         out[4 * i + 3] = np.uint32(x3)
 
 
-@_kernel
+@kernel
 def subtract(left: Floats, right: Floats, out: Floats) -> None:
     """Left minus right."""
     for i in range(out.size):
         out[i] = np.float32(left[i] - right[i])
 
 
-@_kernel
+@kernel
 def product(left: Floats, right: Floats, out: Floats) -> None:
     """Left times right."""
     for i in range(out.size):
         out[i] = np.float32(left[i] * right[i])
 
 
-@_kernel
+@kernel
 def quotient(left: Floats, right: Floats, out: Floats) -> None:
     """Left over right."""
     for i in range(out.size):
         out[i] = np.float32(left[i] / right[i])
 
 
-@_kernel
+@kernel
 def scaled(values: Floats, factor: np.float32, out: Floats) -> None:
     """Values times a factor."""
     for i in range(out.size):
         out[i] = np.float32(values[i] * factor)
 
 
-@_kernel
+@kernel
 def plus_number(values: Floats, number: np.float32, out: Floats) -> None:
     """Values plus a number."""
     for i in range(out.size):
         out[i] = np.float32(values[i] + number)
 
 
-@_kernel
+@kernel
 def divided(values: Floats, divisor: np.float32, out: Floats) -> None:
     """Values over a divisor."""
     for i in range(out.size):
         out[i] = np.float32(values[i] / divisor)
 
 
-@_kernel
+@kernel
 def thin(words: Bits, last: np.uint32, values: Floats, factor: np.float32, out: Floats) -> None:
     """Values times factor where the word is at most `last`."""
     for i in range(out.size):
@@ -171,7 +187,7 @@ def thin(words: Bits, last: np.uint32, values: Floats, factor: np.float32, out: 
         out[i] = product if words[i] <= last else np.float32(0)
 
 
-@_kernel
+@kernel
 def add_two(
     one: Floats, weight: np.float32, other: Floats, other_weight: np.float32, out: Floats
 ) -> None:
@@ -180,21 +196,21 @@ def add_two(
         out[i] = np.float32(np.float32(weight * one[i]) + np.float32(other_weight * other[i]))
 
 
-@_kernel
+@kernel
 def add_one(total: Floats, array: Floats, weight: np.float32) -> None:
     """Add a weighted array in place."""
     for i in range(total.size):
         total[i] = np.float32(total[i] + np.float32(weight * array[i]))
 
 
-@_kernel
+@kernel
 def add_exactly(total: NDArray[np.float64], array: Floats, weight: np.float64) -> None:
     """Add a weighted array to a float64 one in place."""
     for i in range(array.size):
         total[i] += weight * np.float64(array[i])
 
 
-@_kernel
+@kernel
 def plus(base: Floats, change: Floats, factor: np.float32, out: Floats) -> None:
     """Base plus change; base where the change is zero, whose sign a sum could lose."""
     for i in range(out.size):
@@ -203,7 +219,7 @@ def plus(base: Floats, change: Floats, factor: np.float32, out: Floats) -> None:
         out[i] = unchanged if product == np.float32(0) else changed
 
 
-@_kernel
+@kernel
 def instead(change: Floats, base: Floats, values: Floats, out: Floats) -> None:
     """Values where the change is not zero, else the base."""
     for i in range(out.size):
@@ -211,7 +227,7 @@ def instead(change: Floats, base: Floats, values: Floats, out: Floats) -> None:
         out[i] = unchanged if change[i] == np.float32(0) else changed
 
 
-@_kernel
+@kernel
 def masked(mask: Floats, values: Floats, out: Floats) -> None:
     """Values where the mask is not zero, else zero."""
     for i in range(out.size):
@@ -219,7 +235,7 @@ def masked(mask: Floats, values: Floats, out: Floats) -> None:
         out[i] = np.float32(0) if mask[i] == np.float32(0) else value
 
 
-@_kernel
+@kernel
 def keep_above(bits: Bits, threshold: np.uint32, out: Bits) -> None:
     """Zero magnitudes that are not above the threshold."""
     for i in range(out.size):
@@ -227,7 +243,7 @@ def keep_above(bits: Bits, threshold: np.uint32, out: Bits) -> None:
         out[i] = np.uint32(bits[i] * np.uint32(keeps))
 
 
-@_kernel
+@kernel
 def agree(
     elected: Floats,
     undecided: np.float32,
@@ -247,7 +263,7 @@ def agree(
         mass[i] = np.float32(mass[i] + (weight if agrees else zero))
 
 
-@_kernel
+@kernel
 def agree_of_two(
     one: Floats,
     weight: np.float32,
@@ -270,7 +286,7 @@ def agree_of_two(
         out[i] = np.float32(total / (np.float32(1) if mass == zero else mass))
 
 
-@_kernel
+@kernel
 def divide(total: Floats, mass: Floats) -> None:
     """Total over mass in place; where there is no mass the total is zero and stays."""
     for i in range(total.size):
@@ -278,18 +294,12 @@ def divide(total: Floats, mass: Floats) -> None:
         total[i] = np.float32(total[i] / divisor)
 
 
-@_kernel
-def dots(left: Floats, right: Floats, grain: int, out: NDArray[np.float64]) -> None:
-    """Inner product of every grain, in eight sums so that it runs in vector registers."""
-    lanes = np.zeros(8, np.float64)
-    for part in range(out.size):
-        start, stop = part * grain, min((part + 1) * grain, left.size)
-        lanes[:] = 0.0
-        whole = start + (stop - start) // 8 * 8
-        for i in range(start, whole, 8):
-            for lane in range(8):
-                lanes[lane] += np.float64(left[i + lane]) * np.float64(right[i + lane])
-        for i in range(whole, stop):
-            lanes[i - whole] += np.float64(left[i]) * np.float64(right[i])
-        for lane in range(8):
-            out[part] += lanes[lane]
+@kernel
+def dot(left: Floats, right: Floats, sums: NDArray[np.float64]) -> None:
+    """Add an inner product to `LANES` sums, element i to sum i modulo LANES."""
+    whole = left.size // LANES * LANES
+    for i in range(0, whole, LANES):
+        for lane in range(LANES):
+            sums[lane] += np.float64(left[i + lane]) * np.float64(right[i + lane])
+    for i in range(whole, left.size):
+        sums[i - whole] += np.float64(left[i]) * np.float64(right[i])

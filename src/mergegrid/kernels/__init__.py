@@ -1,0 +1,1 @@
+"""Loops over numbers: compiled for the processor once, then carried out as programs."""
