@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergegrid.errors import CheckpointError
-from mergegrid.kernels.program import Machine, load, store
+from mergegrid.kernels.program import Machine, Rows, load, store
 
 Floats = NDArray[np.float32]
 Stored = NDArray[Any]
@@ -73,18 +73,18 @@ def encode(values: Floats, dtype: Dtype, out: Stored) -> None:
 def is_finite(stored: Stored, dtype: Dtype) -> bool:
     """Whether no stored number is an infinity or NaN."""
     machine = Machine()
-    machine.rooms = _bytes(stored)
+    machine.rooms = _rows(stored)
     machine.run([load(dtype.name, stored.size, 0)])
-    return not machine.spoiled[0]
+    return not machine.spoiled.value
 
 
 def _convert(numbers: Stored, dtype: str, out: Stored, out_dtype: str) -> None:
     machine = Machine()
-    machine.rooms, machine.results = _bytes(numbers), _bytes(out)
+    machine.rooms, machine.results = _rows(numbers), _rows(out)
     machine.run([store(out_dtype, load(dtype, numbers.size, 0))])
 
 
-def _bytes(numbers: Stored) -> NDArray[np.uint8]:
+def _rows(numbers: Stored) -> Rows:
     """The memory of flat numbers, as one row."""
     assert numbers.flags.c_contiguous, "numbers must lie side by side"
-    return numbers.view(np.uint8).reshape(1, -1)
+    return Rows(numbers.view(np.uint8).reshape(1, -1))

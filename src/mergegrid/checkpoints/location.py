@@ -112,12 +112,10 @@ def shards(folder: Path, single: str, index: str) -> dict[Path, list[str] | None
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no weight_map; fetch the model again")
-    files: dict[Path, list[str] | None] = {}
+    named: dict[str, list[str]] = {}
     for name, file in sorted(weight_map.items()):
-        names = files.setdefault(inside(folder, str(file)), [])
-        assert names is not None
-        names.append(name)
-    return files
+        named.setdefault(str(file), []).append(name)
+    return {inside(folder, file): names for file, names in named.items()}
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -34,11 +34,11 @@ def program_loop() -> Callable[..., None]:
     """`program_loop.execute`, which runs without the interpreter's lock."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    processor = _processor()
     target = llvm.Target.from_default_triple().create_target_machine(
         *processor, opt=3, codemodel="jitdefault", jit=True
     )
-    name = f"{_NAME}-{_identity(*processor)}.o"
+    name = _file_name(*processor)
     code = next(filter(None, (_read(folder / name) for folder in _folders())), None)
     if code is None:
         logger.warning("compiling the merging loops for this processor, once: some ten seconds")
@@ -56,14 +56,19 @@ def program_loop() -> Callable[..., None]:
     return found
 
 
-def _identity(*processor: str) -> str:
-    """What the machine code is made from: 16 hexadecimal digits."""
+def _processor() -> tuple[str, str]:
+    """The processor's name and what it can do."""
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+def _file_name(*processor: str) -> str:
+    """Name of the file with the machine code that is made from what is here now."""
     made_from = hashlib.sha256()
     for each in (*processor, version("numba"), version("llvmlite")):
         made_from.update(f"{each}\n".encode())
     for source in sorted(_HERE.glob("*.py")):
         made_from.update(source.read_bytes())
-    return made_from.hexdigest()[:16]
+    return f"{_NAME}-{made_from.hexdigest()[:16]}.o"
 
 
 def _compile(target: Any) -> bytes:

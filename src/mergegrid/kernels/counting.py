@@ -110,3 +110,14 @@ def _others(
         found[count] = np.uint32(bits[i] & _MAGNITUDE)
         count += np.uint64(flags[i])
     return count
+
+
+@kernel
+def place_of_equal(bits: Bits, wanted: np.uint32, rank: np.int64) -> np.int64:
+    """Index of the magnitude with the wanted bits that has `rank` such before it."""
+    passed = np.int64(-1)
+    for i in range(bits.size):
+        passed += np.int64(np.uint32(bits[i] & _MAGNITUDE) == wanted)
+        if passed == rank:
+            return np.int64(i)
+    return np.int64(-1)

@@ -8,8 +8,8 @@ BLOCK = 1 << 11
     LOAD_FLOAT32, LOAD_BFLOAT16, LOAD_FLOAT16, SUBTRACT, PRODUCT, QUOTIENT, SCALED,
     PLUS_NUMBER, DIVIDED, WORDS, THIN, WEIGHTED_SUM, WEIGHTED_MEAN, PLUS, INSTEAD, MASKED,
     KEEP_LARGE, AGREEING_MEAN, STORE_FLOAT32, STORE_BFLOAT16, STORE_FLOAT16, COUNT_HIGH,
-    COUNT_EQUAL, COUNT_NEAR, DOTS,
-) = range(25)
+    COUNT_EQUAL, PLACE_OF_EQUAL, COUNT_NEAR, DOTS,
+) = range(26)
 # fmt: on
 #: Magnitudes that COUNT_NEAR counts apart from others.
 GUESSES = 4
@@ -18,3 +18,5 @@ LISTED = 32
 #: Partial sums of an inner product: element i goes to sum i modulo LANES, in order, and the sums
 #: are added up in order.
 LANES = 8
+#: Sizes of arrays that the program loop is told.
+SIZES = 12

@@ -7,6 +7,7 @@ the interpreter once per run instead of once per operation.
 """
 
 from collections.abc import Iterable, Sequence
+from ctypes import byref, c_double, c_int64, c_uint64
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from mergegrid.kernels.instructions import (
     LOAD_BFLOAT16,
     LOAD_FLOAT16,
     LOAD_FLOAT32,
+    SIZES,
     STORE_BFLOAT16,
     STORE_FLOAT16,
     STORE_FLOAT32,
@@ -55,6 +57,28 @@ def store(dtype: str, values: Expression) -> Expression:
     return Expression(_STORE[dtype], values.count, [values])
 
 
+class Rows:
+    """Memory for arrays, one in each row; it grows when it has to."""
+
+    def __init__(self, array: NDArray[np.uint8] | None = None) -> None:
+        self._take(np.empty((0, 0), np.uint8) if array is None else array)
+
+    def _take(self, array: NDArray[np.uint8]) -> None:
+        self.array = array
+        # Asking an array takes longer than a short program.
+        self.address = array.ctypes.data
+
+    def hold(self, index: int, size: int) -> NDArray[np.uint8]:
+        """The first `size` bytes of a row; what is in the others is kept."""
+        rows, length = self.array.shape
+        if index >= rows or size > length:
+            # Rows are looked at as numbers of up to four bytes.
+            grown = np.empty((max(index + 1, rows), -(-max(size, length) // 4) * 4), np.uint8)
+            grown[:rows, :length] = self.array
+            self._take(grown)
+        return self.array[index, :size]
+
+
 _NO_COUNTS = np.zeros(1, np.int64)
 _NO_SUMS = np.zeros((1, LANES))
 
@@ -63,27 +87,22 @@ class Machine:
     """Carries out programs; its memory is used again and again."""
 
     def __init__(self) -> None:
-        self.rooms = np.empty((0, 0), np.uint8)
-        """Memory for what is read, one row for each array."""
-        self.results = np.empty((0, 0), np.uint8)
-        """Memory for what is stored, one row for each array."""
-        self.spoiled = np.zeros(1, np.int64)
+        self.rooms = Rows()
+        """Memory for what is read."""
+        self.results = Rows()
+        """Memory for what is stored."""
+        self.spoiled = c_int64()
         """Not 0 from where something that was loaded is not finite."""
-        self._registers = np.empty((0, BLOCK), np.float32)
-        self._scratch = np.empty(BLOCK, np.float64)
+        self._registers = Rows()
+        self._scratch = (c_double * BLOCK)()
         self._execute = program_loop()
-
-    @property
-    def bytes(self) -> int:
-        """Memory that is held."""
-        return self.rooms.nbytes + self.results.nbytes + self._registers.nbytes
 
     def run(
         self,
         sinks: Sequence[Expression],
         counts: NDArray[np.int64] = _NO_COUNTS,
         sums: NDArray[np.float64] = _NO_SUMS,
-    ) -> NDArray[np.int64]:
+    ) -> list[int]:
         """Carry out what leads to the sinks.
 
         Args:
@@ -95,59 +114,51 @@ class Machine:
             For each sink a number: whether it stored something that is not finite, or its count.
         """
         program, floats, integers, registers = _compile(sinks)
-        if len(self._registers) < registers:
-            self._registers = np.empty((registers, BLOCK), np.float32)
-        found = np.zeros(len(sinks), np.int64)
-        sizes = np.array(
-            (
-                sinks[0].count,
-                *program.shape,
-                floats.size,
-                integers.size,
-                *self.rooms.shape,
-                *self.results.shape,
-                len(self._registers),
-                counts.size,
-                len(sums),
-            ),
-            np.int64,
+        self._registers.hold(registers - 1, 4 * BLOCK)
+        found = (c_int64 * len(sinks))()
+        sizes = (c_int64 * SIZES)(
+            sinks[0].count,
+            len(program),
+            len(floats),
+            len(integers),
+            *self.rooms.array.shape,
+            *self.results.array.shape,
+            registers,
+            counts.size,
+            len(sums),
+            len(sinks),
         )
-        arrays = (
+        self._execute(
             sizes,
-            program,
-            floats,
-            integers,
-            self.rooms,
-            self.results,
-            self._registers,
+            (c_int64 * len(program))(*program),
+            (c_double * len(floats))(*floats),
+            (c_uint64 * len(integers))(*integers),
+            self.rooms.address,
+            self.results.address,
+            self._registers.address,
             self._scratch,
-            counts,
-            sums,
+            counts.ctypes.data,
+            sums.ctypes.data,
             found,
-            self.spoiled,
+            byref(self.spoiled),
         )
-        self._execute(*(array.ctypes.data for array in arrays))
-        return found
+        return list(found)
 
 
-def _compile(
-    sinks: Sequence[Expression],
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64], int]:
-    """Instructions: op, target, number of operands, first float, first integer, operands."""
-    order = _in_order(sinks)
-    uses: dict[Expression, int] = {}
-    widest = 0
-    for expression in order:
-        widest = max(widest, len(expression.operands))
-        for operand in expression.operands:
-            uses[operand] = uses.get(operand, 0) + 1
-    rows: list[int] = []
-    floats: list[float] = [0.0]
-    integers: list[int] = [0]
+def _compile(sinks: Sequence[Expression]) -> tuple[list[int], list[float], list[int], int]:
+    """Instructions, one after the other, their numbers, and how many registers they need.
+
+    An instruction is: op, target, first of its floats, first of its integers, number of operands,
+    operands.
+    """
+    uses = _in_order(sinks)
+    program: list[int] = []
+    floats: list[float] = []
+    integers: list[int] = []
     places: dict[Expression, int] = {}
     free: list[int] = []
     registers = stored = 0
-    for expression in order:
+    for expression in list(uses):
         operands = expression.operands
         if expression.op >= STORE_FLOAT32:
             target = stored
@@ -158,46 +169,30 @@ def _compile(
             target = registers
             registers += 1
         places[expression] = target
-        rows += (expression.op, target, len(operands), len(floats), len(integers))
-        rows += [places[operand] for operand in operands]
-        rows += [0] * (widest - len(operands))
+        program += (expression.op, target, len(floats), len(integers), len(operands))
         floats += expression.floats
         integers += expression.integers
         # A target is taken before operands are let go: no instruction writes what it reads.
         for operand in operands:
+            program.append(places[operand])
             uses[operand] -= 1
             if not uses[operand]:
                 free.append(places[operand])
-    return (
-        np.array(rows, np.int64).reshape(len(order), -1),
-        np.array(floats, np.float64),
-        np.array(integers, np.uint64),
-        # Two more for instructions that need room of their own.
-        registers + 2,
-    )
+    # Two more for instructions that need room of their own.
+    return program, floats, integers, registers + 2
 
 
-def _in_order(sinks: Iterable[Expression]) -> list[Expression]:
-    """Every expression once, after all it is of."""
-    order: dict[Expression, None] = {}
+def _in_order(sinks: Iterable[Expression]) -> dict[Expression, int]:
+    """How often every expression is used, each after all it is of."""
+    uses: dict[Expression, int] = {}
 
     def visit(expression: Expression) -> None:
         for operand in expression.operands:
-            if operand not in order:
+            if operand not in uses:
                 visit(operand)
-        order[expression] = None
+            uses[operand] += 1
+        uses[expression] = 0
 
     for sink in sinks:
         visit(sink)
-    return list(order)
-
-
-def room(rows: NDArray[np.uint8], index: int, size: int) -> NDArray[np.uint8]:
-    """Memory with at least so many rows of at least so many bytes; what is in it is kept."""
-    if index < rows.shape[0] and size <= rows.shape[1]:
-        return rows
-    # Rows are looked at as numbers of up to four bytes.
-    length = -(-max(size, rows.shape[1]) // 4) * 4
-    grown = np.empty((max(index + 1, rows.shape[0]), length), np.uint8)
-    grown[: rows.shape[0], : rows.shape[1]] = rows
-    return grown
+    return uses

@@ -24,11 +24,13 @@ from mergegrid.kernels.instructions import (
     LOAD_FLOAT16,
     LOAD_FLOAT32,
     MASKED,
+    PLACE_OF_EQUAL,
     PLUS,
     PLUS_NUMBER,
     PRODUCT,
     QUOTIENT,
     SCALED,
+    SIZES,
     STORE_BFLOAT16,
     STORE_FLOAT16,
     STORE_FLOAT32,
@@ -57,12 +59,11 @@ def execute(
     """Carry out a program; every argument is the address of an array.
 
     Args:
-        sizes: int64 [12], of the others: elements to go through; rows and columns of `program`;
-            elements of `floats` and of `integers`; rooms, and bytes of one; results, and bytes of
-            one; registers; bins of `counts`; rows of `sums`.
-        program: int64 [rows, columns], a row for each instruction: what, target, number of
-            operands, first of its `floats`, first of its `integers`, and the registers of its
-            operands.
+        sizes: int64 [SIZES], of the others: elements to go through; elements of `program`, `floats`
+            and `integers`; rooms, and bytes of one; results, and bytes of one; registers; bins of
+            `counts`; rows of `sums`; elements of `found`.
+        program: int64, instructions one after the other: what, target, first of its `floats`, first
+            of its `integers`, number of operands, and their registers.
         floats: float64, numbers of all instructions.
         integers: uint64, likewise.
         rooms: what is loaded, one array in each row.
@@ -74,36 +75,38 @@ def execute(
         found: int64, of each sink whether it holds an infinity or NaN, or its count.
         spoiled: int64 [1], not 0 from where something that is loaded holds an infinity or NaN.
     """
-    shape = carray(sizes, 12, np.int64)
+    shape = carray(sizes, SIZES, np.int64)
     count, length = shape[0], shape[1]
-    rows = carray(program, (length, shape[2]), np.int64)
-    numbers = carray(floats, shape[3], np.float64)
-    wholes = carray(integers, shape[4], np.uint64)
+    code = carray(program, length, np.int64)
+    numbers = carray(floats, shape[2], np.float64)
+    wholes = carray(integers, shape[3], np.uint64)
     # The same memory as numbers of two types.
-    rooms_16 = carray(rooms, (shape[5], shape[6] // 2), np.uint16)
-    rooms_32 = carray(rooms, (shape[5], shape[6] // 4), np.float32)
-    results_16 = carray(results, (shape[7], shape[8] // 2), np.uint16)
-    results_32 = carray(results, (shape[7], shape[8] // 4), np.float32)
-    values = carray(registers, (shape[9], BLOCK), np.float32)
-    bits = carray(registers, (shape[9], BLOCK), np.uint32)
+    rooms_16 = carray(rooms, (shape[4], shape[5] // 2), np.uint16)
+    rooms_32 = carray(rooms, (shape[4], shape[5] // 4), np.float32)
+    results_16 = carray(results, (shape[6], shape[7] // 2), np.uint16)
+    results_32 = carray(results, (shape[6], shape[7] // 4), np.float32)
+    values = carray(registers, (shape[8], BLOCK), np.float32)
+    bits = carray(registers, (shape[8], BLOCK), np.uint32)
     exact = carray(scratch, BLOCK, np.float64)
-    bins = carray(counts, shape[10], np.int64)
-    lanes = carray(sums, (shape[11], LANES), np.float64)
-    result = carray(found, length, np.int64)
+    bins = carray(counts, shape[9], np.int64)
+    lanes = carray(sums, (shape[10], LANES), np.float64)
+    result = carray(found, shape[11], np.int64)
     bad = carray(spoiled, 1, np.int64)
-    last, last_but_one = shape[9] - 1, shape[9] - 2
+    last, last_but_one = shape[8] - 1, shape[8] - 2
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         stop = start + size
-        for row in range(length):
-            op, target, operands = rows[row, 0], rows[row, 1], rows[row, 2]
-            number, integer = rows[row, 3], rows[row, 4]
+        at = 0
+        while at < length:
+            op, target = code[at], code[at + 1]
+            number, integer, operands = code[at + 2], code[at + 3], code[at + 4]
+            at += 5
             if op < STORE_FLOAT32:
                 out, out_bits = values[target, :size], bits[target, :size]
             if operands:
-                first, first_bits = values[rows[row, 5], :size], bits[rows[row, 5], :size]
+                first, first_bits = values[code[at], :size], bits[code[at], :size]
             if operands > 1:
-                second = values[rows[row, 6], :size]
+                second = values[code[at + 1], :size]
             if op == LOAD_FLOAT32:
                 loops.copy(rooms_32[wholes[integer], start:stop], out)
                 bad[0] |= loops.any_exponent_full_32(out_bits)
@@ -144,19 +147,19 @@ def execute(
                 one, two = np.float32(numbers[number]), np.float32(numbers[number + 1])
                 loops.add_two(first, one, second, two, out)
                 for k in range(2, operands):
-                    other = values[rows[row, 5 + k], :size]
+                    other = values[code[at + k], :size]
                     loops.add_one(out, other, np.float32(numbers[number + k]))
             elif op == WEIGHTED_MEAN:
                 for i in range(size):
                     exact[i] = numbers[number] * np.float64(first[i])
                 for k in range(1, operands):
-                    loops.add_exactly(exact, values[rows[row, 5 + k], :size], numbers[number + k])
+                    loops.add_exactly(exact, values[code[at + k], :size], numbers[number + k])
                 for i in range(size):
                     out[i] = np.float32(exact[i] / numbers[number + operands])
             elif op == PLUS:
                 loops.plus(first, second, np.float32(numbers[number]), out)
             elif op == INSTEAD:
-                loops.instead(first, second, values[rows[row, 7], :size], out)
+                loops.instead(first, second, values[code[at + 2], :size], out)
             elif op == MASKED:
                 loops.masked(first, second, out)
             elif op == KEEP_LARGE:
@@ -174,13 +177,13 @@ def execute(
                 elected, mass = values[last_but_one, :size], values[last, :size]
                 loops.fill(np.float32(0), elected)
                 for k in range(operands):
-                    loops.add_one(elected, values[rows[row, 5 + k], :size], np.float32(1))
+                    loops.add_one(elected, values[code[at + k], :size], np.float32(1))
                 loops.fill(np.float32(0), out)
                 loops.fill(np.float32(0), mass)
                 undecided = np.float32(numbers[number + operands])
                 for k in range(operands):
                     weight = np.float32(numbers[number + k])
-                    delta = values[rows[row, 5 + k], :size]
+                    delta = values[code[at + k], :size]
                     loops.agree(elected, undecided, delta, weight, out, mass)
                 loops.divide(out, mass)
             elif op == STORE_FLOAT32:
@@ -198,6 +201,12 @@ def execute(
                 counting.count_high(first_bits, bins)
             elif op == COUNT_EQUAL:
                 result[target] += counting.count_equal(first_bits, np.uint32(wholes[integer]))
+            elif op == PLACE_OF_EQUAL:
+                wanted, rank = np.uint32(wholes[integer]), np.int64(wholes[integer + 1]) - bins[0]
+                here = counting.count_equal(first_bits, wanted)
+                if 0 <= rank < here:
+                    bins[1] = start + counting.place_of_equal(first_bits, wanted, rank)
+                bins[0] += here
             elif op == COUNT_NEAR:
                 low, width = np.uint32(wholes[integer]), np.uint32(wholes[integer + 1])
                 shift, guesses = np.uint32(wholes[integer + 2]), wholes[integer + 3 : integer + 7]
@@ -205,3 +214,4 @@ def execute(
                 counting.count_near(first_bits, guesses, low, width, shift, bins, flags, others)
             elif op == DOTS:
                 loops.dot(first, second, lanes[start // np.int64(wholes[integer])])
+            at += operands

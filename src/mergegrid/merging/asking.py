@@ -87,7 +87,11 @@ class Inquiry:
         pending = [each for each in opened if each]
         while pending:
             self._measure(pending)
-            pending = [each for each in pending if self._advance(each, each.outcome())]
+            # What a round found is sorted and searched: work for all threads.
+            further = self._workers.map(
+                lambda _, each: self._advance(each, each.outcome()), list(pending)
+            )
+            pending = [each for each, more in zip(pending, further, strict=True) if more]
 
     def _open(self, asker: Hashable, survey: Survey) -> _Open | None:
         rounds = survey.rounds()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.errors import ConfigError
+from mergegrid.kernels.compiled import program_loop
 from mergegrid.merging.arrays.operations import GRAIN
 from mergegrid.merging.engine import HISTOGRAMS, Engine, Settings, in_step
 from mergegrid.merging.merge import Merge
@@ -68,8 +69,8 @@ def plan(
     surveys = _open_surveys(merges)
     if surveys.any:
         fixed += _lists(engine, surveys, chunk, rowwise)
-        # What one thread lists before the others know of it.
-        each += longest * 4 * (2 + surveys.wide + surveys.narrow)
+        # What one thread lists before the others know of it, and a list that it joins and sorts.
+        each += longest * 4 * (2 + surveys.wide + surveys.narrow) + 4 * 4 * LISTED
 
     def needs(count: int) -> int:
         histograms = max(HISTOGRAMS, surveys.wide * count) if surveys.any else 0
@@ -162,8 +163,7 @@ def _lists(engine: Engine, surveys: _Surveys, chunk: int, rowwise: bool) -> int:
     wide = surveys.wide * LISTED * (2 if rowwise else 1)
     narrow = surveys.narrow * (window // LISTED_FROM)
     counted = surveys.wide * sum(sizes) + surveys.narrow * window
-    # One list at a time is joined and sorted.
-    return 4 * (wide + narrow + 4 * LISTED) + counted // chunk * _COUNTED_BYTES
+    return 4 * (wide + narrow) + counted // chunk * _COUNTED_BYTES
 
 
 def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:
@@ -178,7 +178,8 @@ def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:
 
 
 def _resident() -> int:
-    """Memory that the process holds now."""
+    """Memory that the process holds, now and when it has what it computes with."""
+    program_loop()
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

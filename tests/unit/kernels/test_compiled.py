@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mergegrid.kernels import compiled
-from mergegrid.kernels.program import Machine, load, store
+from mergegrid.kernels.program import Machine, Rows, load, store
 
 
 @pytest.fixture
@@ -14,8 +14,8 @@ def kept(tmp_path, monkeypatch):
     """Two folders for machine code, and the code there is instead of a slow compilation."""
     folders = [tmp_path / "source", tmp_path / "cache"]
     compiled.program_loop()
-    name = next(path for folder in compiled._folders() for path in folder.glob("execute-*.o"))
-    code = compiled._read(name)
+    name = compiled._file_name(*compiled._processor())
+    code = next(filter(None, (compiled._read(folder / name) for folder in compiled._folders())))
     made = []
     monkeypatch.setattr(compiled, "_folders", lambda: iter(folders))
     monkeypatch.setattr(compiled, "_compile", lambda target: made.append(target) or code)
@@ -28,10 +28,10 @@ def start():
     compiled.program_loop.cache_clear()
     machine = Machine()
     numbers = np.array([1.0, 1 + 2**-8, -3.5], np.float32)
-    machine.rooms = numbers.view(np.uint8).reshape(1, -1)
-    machine.results = np.zeros((1, 6), np.uint8)
+    machine.rooms = Rows(numbers.view(np.uint8).reshape(1, -1))
+    machine.results = Rows(np.zeros((1, 6), np.uint8))
     machine.run([store("bfloat16", load("float32", 3, 0))])
-    assert machine.results.view(np.uint16).tolist() == [[0x3F80, 0x3F80, 0xC060]]
+    assert machine.results.array.view(np.uint16).tolist() == [[0x3F80, 0x3F80, 0xC060]]
 
 
 def test_the_machine_code_is_made_once(kept):
@@ -75,16 +75,16 @@ def test_where_nothing_can_be_written_it_is_made_at_every_start(kept, caplog):
 
 
 def test_its_name_covers_processor_compiler_and_source(tmp_path, monkeypatch):
-    names = {compiled._identity("znver4", "+avx2"), compiled._identity("znver4", "+avx512f")}
+    names = {compiled._file_name("znver4", "+avx2"), compiled._file_name("znver4", "+avx512f")}
     monkeypatch.setattr(compiled, "version", lambda name: "0.0")
-    names.add(compiled._identity("znver4", "+avx2"))
+    names.add(compiled._file_name("znver4", "+avx2"))
     for source in compiled._HERE.glob("*.py"):
         shutil.copy(source, tmp_path)
     monkeypatch.setattr(compiled, "_HERE", tmp_path)
-    assert compiled._identity("znver4", "+avx2") in names
+    assert compiled._file_name("znver4", "+avx2") in names
     with (tmp_path / "loops.py").open("a") as file:
         file.write("# changed\n")
-    names.add(compiled._identity("znver4", "+avx2"))
+    names.add(compiled._file_name("znver4", "+avx2"))
     assert len(names) == 4
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
 from mergegrid.kernels import instructions as do
-from mergegrid.kernels.program import Expression, Machine, load, room, store
+from mergegrid.kernels.program import Expression, Machine, load, store
 from mergegrid.merging.arrays.operations import GRAIN, NO_BITS, MaskKey
 
 Floats = NDArray[np.float32]
@@ -26,17 +26,16 @@ class CpuOperations:
     def restart(self) -> None:
         """Take back the memory of all arrays given out since the last restart."""
         self._read = 0
-        self._machine.spoiled[0] = 0
+        self._machine.spoiled.value = 0
 
     def stored(self, count: int, dtype: Dtype) -> Stored:
         """Room for stored numbers: a row of the machine's memory."""
         size = count * dtype.size
-        self._machine.rooms = room(self._machine.rooms, self._read, size)
-        return self._machine.rooms[self._read, :size].view(dtype.numpy)
+        return self._machine.rooms.hold(self._read, size).view(dtype.numpy)
 
     def load(self, stored: Stored, dtype: Dtype) -> Expression:
         """Float32 values of numbers in the last room given out, or of others, which are copied."""
-        if not np.shares_memory(stored, self._machine.rooms[self._read : self._read + 1]):
+        if not np.shares_memory(stored, self._machine.rooms.array[self._read : self._read + 1]):
             self.stored(stored.size, dtype)[:] = stored
         self._read += 1
         return load(dtype.name, stored.size, self._read - 1)
@@ -48,12 +47,12 @@ class CpuOperations:
         sinks = [store(dtype.name, array) for array, dtype in zip(arrays, dtypes, strict=True)]
         count = arrays[0].count
         size = count * max(dtype.size for dtype in dtypes)
-        self._machine.results = room(self._machine.results, len(sinks) - 1, size)
+        self._machine.results.hold(len(sinks) - 1, size)
         overflowed = self._machine.run(sinks)
-        results = self._machine.results[: len(sinks)]
+        results = self._machine.results.array[: len(sinks)]
         rows = [row[: count * dtype.size] for row, dtype in zip(results, dtypes, strict=True)]
         return [
-            (row.view(dtype.numpy), not bad and not self._machine.spoiled[0])
+            (row.view(dtype.numpy), not bad and not self._machine.spoiled.value)
             for row, dtype, bad in zip(rows, dtypes, overflowed, strict=True)
         ]
 
@@ -150,7 +149,7 @@ class CpuOperations:
     def count_equal(self, values: Expression, bits: int) -> int:
         """Number of equals."""
         sink = Expression(do.COUNT_EQUAL, values.count, [values], integers=[bits])
-        return int(self._machine.run([sink])[0])
+        return self._machine.run([sink])[0]
 
     def count_near(
         self,
@@ -181,10 +180,12 @@ class CpuOperations:
 
     def place_of_equal(self, values: Expression, bits: int, rank: int) -> int:
         """Index of the equal with a rank."""
-        places = np.flatnonzero(self.magnitudes(values) == np.uint32(bits))
-        if rank >= len(places):
+        found = np.array([0, -1])
+        sink = Expression(do.PLACE_OF_EQUAL, values.count, [values], integers=[bits, rank])
+        self._machine.run([sink], found)
+        if found[1] < 0:
             raise IndexError(f"no {rank + 1} magnitudes with the bits {bits:#x}")
-        return int(places[rank])
+        return int(found[1])
 
     def net_sign(self, values: Expression) -> int:
         """Positives minus negatives."""
