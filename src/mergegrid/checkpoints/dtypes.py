@@ -73,18 +73,21 @@ def encode(values: Floats, dtype: Dtype, out: Stored) -> None:
 def is_finite(stored: Stored, dtype: Dtype) -> bool:
     """Whether no stored number is an infinity or NaN."""
     machine = Machine()
-    machine.rooms = _rows(stored)
+    machine.rooms = _rows(stored, dtype.name)
     machine.run([load(dtype.name, stored.size, 0)])
     return not machine.spoiled.value
 
 
 def _convert(numbers: Stored, dtype: str, out: Stored, out_dtype: str) -> None:
+    assert numbers.size == out.size, f"{numbers.size} numbers do not go into {out.size}"
+    assert out.flags.writeable, "what is written to must be writable"
     machine = Machine()
-    machine.rooms, machine.results = _rows(numbers), _rows(out)
+    machine.rooms, machine.results = _rows(numbers, dtype), _rows(out, out_dtype)
     machine.run([store(out_dtype, load(dtype, numbers.size, 0))])
 
 
-def _rows(numbers: Stored) -> Rows:
+def _rows(numbers: Stored, dtype: str) -> Rows:
     """The memory of flat numbers, as one row."""
+    assert numbers.itemsize == DTYPES[dtype].size, f"{numbers.dtype} is not {dtype}"
     assert numbers.flags.c_contiguous, "numbers must lie side by side"
     return Rows(numbers.view(np.uint8).reshape(1, -1))

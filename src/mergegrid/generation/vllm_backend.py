@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _WORKER = "mergegrid.generation.vllm_weights.MergeWorker"
 # vLLM looks through all modules for its kernels, and fails at the library of this one, which has
-# every attribute that is asked for. numba needs it, and has imported it.
+# every attribute that is asked for. Who needs it has imported it.
 _UNREADABLE = "llvmlite.binding.ffi"
 _CACHE = 1 << 30
 # Mean difference of log-probabilities that arithmetic explains; a tensor that was not replaced

@@ -8,47 +8,51 @@ made from: the source, the compiler and the processor.
 import ctypes
 import hashlib
 import logging
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
 
-from mergegrid.user_cache import user_cache
+if TYPE_CHECKING:
+    # It runs in a process of its own, but decides what this one computes: `code_version` sees it.
+    from mergegrid.kernels import compiler  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
-_HERE = Path(__file__).parent
-_NAME = "execute"
+#: The function that is compiled.
+NAME = "execute"
 #: Arrays whose addresses it takes.
-_ARRAYS = 12
+ARRAYS = 12
+_HERE = Path(__file__).parent
 _DIGEST = hashlib.sha256().digest_size
+# Read when the rest of this package is: its files may change while a long job runs.
+_SOURCE = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))
+).hexdigest()
 
 
 @cache
 def program_loop() -> Callable[..., None]:
     """`program_loop.execute`, which runs without the interpreter's lock."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    processor = _processor()
-    target = llvm.Target.from_default_triple().create_target_machine(
-        *processor, opt=3, codemodel="jitdefault", jit=True
-    )
-    name = _file_name(*processor)
+    name, machine = file_name(), target()
     code = next(filter(None, (_read(folder / name) for folder in _folders())), None)
     if code is None:
-        logger.warning("compiling the merging loops for this processor, once: some ten seconds")
-        code = _compile(target)
+        logger.warning("compiling the merging loops for this processor, once (10 to 30 seconds)")
+        code = _compile(name)
         _keep(name, code)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    function: Any = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * _ARRAYS)(
-        engine.get_function_address(_NAME)
+    function: Any = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * ARRAYS)(
+        engine.get_function_address(NAME)
     )
     # The machine code lives as long as what loaded it.
     function.engine = engine
@@ -56,50 +60,43 @@ def program_loop() -> Callable[..., None]:
     return found
 
 
+def target() -> Any:
+    """What code is made for: this processor, with all it can do."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        *_processor(), opt=3, codemodel="jitdefault", jit=True
+    )
+
+
+def file_name() -> str:
+    """Name of the file with the machine code that is made from what runs here."""
+    made_from = (*_processor(), version("numba"), version("llvmlite"), _SOURCE)
+    digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+    return f"{NAME}-{digest[:16]}.o"
+
+
 def _processor() -> tuple[str, str]:
-    """The processor's name and what it can do."""
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
-def _file_name(*processor: str) -> str:
-    """Name of the file with the machine code that is made from what is here now."""
-    made_from = hashlib.sha256()
-    for each in (*processor, version("numba"), version("llvmlite")):
-        made_from.update(f"{each}\n".encode())
-    for source in sorted(_HERE.glob("*.py")):
-        made_from.update(source.read_bytes())
-    return f"{_NAME}-{made_from.hexdigest()[:16]}.o"
+def _compile(name: str) -> bytes:
+    """The machine code, from a process of its own: numba takes 160 MB, which stay taken.
 
-
-def _compile(target: Any) -> bytes:
-    """An object file with nothing but the program loop."""
-    from numba import cfunc, types
-
-    from mergegrid.kernels.program_loop import execute
-
-    compiled = cfunc(types.void(*[types.voidptr] * _ARRAYS), error_model="numpy")(execute)
-    module = llvm.parse_assembly(compiled.inspect_llvm())
-    module.get_function(compiled.native_name).name = _NAME
-    for function in module.functions:
-        if not function.is_declaration and function.name != _NAME:
-            function.linkage = "internal"
-    # What numba adds to report errors needs its own library. No loop can fail, so that goes.
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_ipsccp_pass()
-    passes.add_simplify_cfg_pass()
-    passes.add_global_dead_code_eliminate_pass()
-    passes.run(module, llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options()))
-    needed = {function.name for function in module.functions if function.is_declaration}
-    outside = sorted(name for name in needed if not name.startswith("llvm."))
-    assert not outside, f"loops must neither raise nor allocate, but need {outside}"
-    code: bytes = target.emit_object(module)
-    return code
+    Raises:
+        subprocess.CalledProcessError: the source has changed since this process started.
+    """
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import mergegrid.kernels.compiler as c;"
+    command = [sys.executable, "-c", f"{program} c.main()", str(_HERE.parents[1]), name]
+    own = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
+    return subprocess.run(command, env=own, stdout=subprocess.PIPE, check=True).stdout
 
 
 def _folders() -> Iterator[Path]:
-    """Where machine code is kept: beside the source, or else in the user's cache."""
+    """Where machine code is kept: beside the source, or else in the user's own cache."""
     yield _HERE / "__pycache__"
-    yield user_cache()
+    with suppress(RuntimeError):  # There is no home.
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergegrid"
 
 
 def _read(path: Path) -> bytes | None:
@@ -125,7 +122,7 @@ def _keep(name: str, code: bytes) -> None:
             with suppress(OSError):
                 part.unlink()
     logger.warning(
-        "%s and %s cannot be written, so every start compiles again; "
-        "set MERGEGRID_CACHE to a folder that can",
-        *_folders(),
+        "machine code cannot be kept, so every start compiles again: %s cannot be written; "
+        "set XDG_CACHE_HOME to a folder that can",
+        " and ".join(map(str, _folders())),
     )

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.kernels.instructions import LISTED
+from mergegrid.kernels.instructions import LIST_OTHERS
 from mergegrid.kernels.loops import Bits, kernel
 
 Counts = NDArray[np.int64]
@@ -51,9 +51,9 @@ def count_near(
 ) -> None:
     """Magnitudes below `low`, equal to each guess, and the others in low + [0, width), in bins.
 
-    Guesses are four distinct magnitudes in that range, or the bits of none. With a shift of
-    `LISTED`, the others are counted together and listed in what is left of `counts`, while there
-    is room, in order. `flags` and `found` are room for 256 numbers, or as many as there are.
+    Guesses are four distinct magnitudes in that range, or the bits of none. With the shift
+    `LIST_OTHERS`, the others are counted together and listed in what is left of `counts`, while
+    there is room, in order. `flags` and `found` are room for 256 numbers, or as many as there are.
     """
     first, second = np.uint32(guesses[0]), np.uint32(guesses[1])
     third, fourth = np.uint32(guesses[2]), np.uint32(guesses[3])
@@ -75,7 +75,7 @@ def count_near(
         counts[4] += fours
         if near != np.uint32(np.uint32(ones + twos) + np.uint32(threes + fours)):
             others = _others(part, guesses, low, width, flags, found)
-            if shift == LISTED:
+            if shift == LIST_OTHERS:
                 for i in range(others):
                     counts[5] += 1
                     if 5 + counts[5] < counts.size:

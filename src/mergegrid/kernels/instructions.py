@@ -14,7 +14,7 @@ BLOCK = 1 << 11
 #: Magnitudes that COUNT_NEAR counts apart from others.
 GUESSES = 4
 #: The shift with which it lists others.
-LISTED = 32
+LIST_OTHERS = 32
 #: Partial sums of an inner product: element i goes to sum i modulo LANES, in order, and the sums
 #: are added up in order.
 LANES = 8

@@ -89,7 +89,7 @@ class Inquiry:
             self._measure(pending)
             # What a round found is sorted and searched: work for all threads.
             further = self._workers.map(
-                lambda _, each: self._advance(each, each.outcome()), list(pending)
+                lambda _, each: self._advance(each, each.outcome()), pending
             )
             pending = [each for each, more in zip(pending, further, strict=True) if more]
 

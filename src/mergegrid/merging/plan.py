@@ -69,12 +69,14 @@ def plan(
     surveys = _open_surveys(merges)
     if surveys.any:
         fixed += _lists(engine, surveys, chunk, rowwise)
-        # What one thread lists before the others know of it, and a list that it joins and sorts.
-        each += longest * 4 * (2 + surveys.wide + surveys.narrow) + 4 * 4 * LISTED
+        # What one thread lists before the others know of it.
+        each += longest * 4 * (2 + surveys.wide + surveys.narrow)
 
     def needs(count: int) -> int:
         histograms = max(HISTOGRAMS, surveys.wide * count) if surveys.any else 0
-        return fixed + histograms * _HISTOGRAM_BYTES + count * each
+        return (
+            fixed + histograms * _HISTOGRAM_BYTES + count * each + _sorted(engine, surveys, count)
+        )
 
     if max_memory is not None:
         while wanted > 1 and needs(wanted) > max_memory:
@@ -164,6 +166,14 @@ def _lists(engine: Engine, surveys: _Surveys, chunk: int, rowwise: bool) -> int:
     narrow = surveys.narrow * (window // LISTED_FROM)
     counted = surveys.wide * sum(sizes) + surveys.narrow * window
     return 4 * (wide + narrow) + counted // chunk * _COUNTED_BYTES
+
+
+def _sorted(engine: Engine, surveys: _Surveys, threads: int) -> int:
+    """Memory of the lists that threads join and sort, each one at a time."""
+    sizes = [info.count for info in engine.base.infos.values()]
+    wide = min(threads, surveys.wide) * min(sum(sizes) // LISTED_FROM, LISTED)
+    narrow = threads * bool(surveys.narrow) * min(max(sizes) // LISTED_FROM, LISTED)
+    return 4 * 4 * max(wide, narrow)
 
 
 def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:

@@ -147,3 +147,15 @@ def test_the_codes_of_safetensors_name_dtypes(code, name):
 def test_a_type_that_cannot_be_merged_is_refused_by_name(code):
     with pytest.raises(CheckpointError, match=rf"w in x is stored as {code}; only F32, BF16, F16"):
         dtype_of(code, "w in x")
+
+
+def test_arrays_that_do_not_fit_together_are_refused():
+    values, bfloat16 = np.zeros(4, np.float32), DTYPES["bfloat16"]
+    with pytest.raises(AssertionError, match="4 numbers do not go into 3"):
+        encode(values, bfloat16, np.zeros(3, np.uint16))
+    with pytest.raises(AssertionError, match="float64 is not float32"):
+        encode(values.astype(np.float64), bfloat16, np.zeros(4, np.uint16))
+    with pytest.raises(AssertionError, match="side by side"):
+        decode(np.zeros(8, np.uint16)[::2], bfloat16, values)
+    with pytest.raises(AssertionError, match="writable"):
+        decode(np.zeros(4, np.uint16), bfloat16, np.frombuffer(bytes(16), np.float32))

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,11 @@ def kept(tmp_path, monkeypatch):
     """Two folders for machine code, and the code there is instead of a slow compilation."""
     folders = [tmp_path / "source", tmp_path / "cache"]
     compiled.program_loop()
-    name = compiled._file_name(*compiled._processor())
+    name = compiled.file_name()
     code = next(filter(None, (compiled._read(folder / name) for folder in compiled._folders())))
     made = []
     monkeypatch.setattr(compiled, "_folders", lambda: iter(folders))
-    monkeypatch.setattr(compiled, "_compile", lambda target: made.append(target) or code)
+    monkeypatch.setattr(compiled, "_compile", lambda name: made.append(name) or code)
     yield folders, made
     compiled.program_loop.cache_clear()
 
@@ -71,36 +72,74 @@ def test_where_nothing_can_be_written_it_is_made_at_every_start(kept, caplog):
     start()
     start()
     assert len(made) == 2
-    assert "MERGEGRID_CACHE" in caplog.text
+    assert "XDG_CACHE_HOME" in caplog.text
 
 
-def test_its_name_covers_processor_compiler_and_source(tmp_path, monkeypatch):
-    names = {compiled._file_name("znver4", "+avx2"), compiled._file_name("znver4", "+avx512f")}
-    monkeypatch.setattr(compiled, "version", lambda name: "0.0")
-    names.add(compiled._file_name("znver4", "+avx2"))
-    for source in compiled._HERE.glob("*.py"):
-        shutil.copy(source, tmp_path)
-    monkeypatch.setattr(compiled, "_HERE", tmp_path)
-    assert compiled._file_name("znver4", "+avx2") in names
-    with (tmp_path / "loops.py").open("a") as file:
-        file.write("# changed\n")
-    names.add(compiled._file_name("znver4", "+avx2"))
-    assert len(names) == 4
+def test_its_name_covers_processor_compiler_and_source(monkeypatch):
+    names = {compiled.file_name()}
+    for what, value in [
+        ("_processor", lambda: ("znver4", "+avx2")),
+        ("_processor", lambda: ("znver4", "+avx512f")),
+        ("version", lambda library: "0.0"),
+        ("_SOURCE", "other"),
+    ]:
+        monkeypatch.setattr(compiled, what, value)
+        names.add(compiled.file_name())
+    assert len(names) == 5
 
 
-def test_a_loop_that_could_fail_is_not_kept(monkeypatch):
-    import llvmlite.binding as llvm
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the library, and a way to start a program that uses it."""
+    shutil.copytree(
+        compiled._HERE.parent, tmp_path / "mergegrid", ignore=shutil.ignore_patterns("__pycache__")
+    )
 
-    from mergegrid.kernels import program_loop
+    def program(*lines, **environment):
+        text = "\n".join([f"import sys; sys.path.insert(0, {str(tmp_path)!r})", *lines])
+        own = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")} | environment
+        return subprocess.run([sys.executable, "-c", text], env=own, capture_output=True, text=True)
+
+    return tmp_path / "mergegrid" / "kernels", program
+
+
+SUBTRACT = """
+import numpy as np
+from mergegrid.merging.arrays.cpu import CpuOperations
+ops = CpuOperations()
+def array(number):
+    room = ops.stored(1, DTYPES["float32"])
+    room[:] = number
+    return ops.load(room, DTYPES["float32"])
+print(ops.values(ops.subtract(array(5), array(2)))[0])
+"""
+
+
+def test_code_is_not_made_from_a_source_that_changed_after_the_program_started(copied):
+    folder, program = copied
+    imports = "from mergegrid.checkpoints.dtypes import DTYPES; import mergegrid.merging.arrays.cpu"
+    change = (
+        f"path = __import__('pathlib').Path({str(folder / 'instructions.py')!r});"
+        "path.write_text(path.read_text().replace('SUBTRACT, PRODUCT', 'PRODUCT, SUBTRACT'))"
+    )
+    late = program(imports, change, SUBTRACT)
+    assert late.returncode == 1
+    assert "has changed since this program was started; start it again" in late.stderr
+    assert not list(folder.rglob("execute-*.o"))
+    assert program(imports, SUBTRACT).stdout == "3.0\n"
+    assert program(imports, SUBTRACT, NUMBA_DISABLE_JIT="1").stdout == "3.0\n"
+
+
+def test_a_loop_that_could_fail_is_not_compiled(monkeypatch):
+    from mergegrid.kernels import compiler, program_loop
 
     def execute(a, b, c, d, e, f, g, h, i, j, k, m):
         np.empty(3)[0] = 1.0
         raise ValueError
 
     monkeypatch.setattr(program_loop, "execute", execute)
-    compiled.program_loop()
     with pytest.raises(AssertionError, match="neither raise nor allocate"):
-        compiled._compile(llvm.Target.from_default_triple().create_target_machine())
+        compiler.machine_code()
 
 
 def test_merging_starts_without_the_compiler():

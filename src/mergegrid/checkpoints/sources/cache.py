@@ -13,6 +13,7 @@ not noticed.
 
 import json
 import logging
+import os
 import re
 import shutil
 import uuid
@@ -26,7 +27,6 @@ from filelock import FileLock
 from mergegrid.durable import settle, settle_names
 from mergegrid.errors import SourceError
 from mergegrid.provenance import canonical_json, digest, file_digest
-from mergegrid.user_cache import user_cache
 
 _log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
@@ -59,12 +59,15 @@ class Entry:
 
 
 def root(cache: Path | None = None) -> Path:
-    """The cache folder: the one given, or the user's.
+    """The cache folder: the one given, `$MERGEGRID_CACHE`, or `mergegrid` in the user's cache.
 
     Raises:
         SourceError: the folder cannot be made.
     """
-    cache = (user_cache() if cache is None else cache).expanduser().absolute()
+    if cache is None:
+        ours, users = os.environ.get("MERGEGRID_CACHE"), os.environ.get("XDG_CACHE_HOME")
+        cache = Path(ours) if ours else Path(users or "~/.cache") / "mergegrid"
+    cache = cache.expanduser().absolute()
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:

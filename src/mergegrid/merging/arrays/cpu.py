@@ -174,7 +174,7 @@ class CpuOperations:
             self._listed = np.empty(known + most, np.int64)
         counts = self._listed[: known + most]
         counts[:known] = 0
-        self.count_near(values, low, width, do.LISTED, guesses, counts)
+        self.count_near(values, low, width, do.LIST_OTHERS, guesses, counts)
         end = known + min(int(counts[known - 1]), most)
         return counts[:known].copy(), counts[known:end].astype(np.uint32)
 
