@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
 
+from mergegrid.errors import MergegridError
+
 if TYPE_CHECKING:
     # It runs in a process of its own, but decides what this one computes: `code_version` sees it.
     from mergegrid.kernels import compiler  # noqa: F401
@@ -84,12 +86,15 @@ def _compile(name: str) -> bytes:
     """The machine code, from a process of its own: numba takes 160 MB, which stay taken.
 
     Raises:
-        subprocess.CalledProcessError: the source has changed since this process started.
+        MergegridError: it failed, or the source has changed since this process started.
     """
     program = "import sys; sys.path.insert(0, sys.argv[1]); import mergegrid.kernels.compiler as c;"
     command = [sys.executable, "-c", f"{program} c.main()", str(_HERE.parents[1]), name]
     own = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
-    return subprocess.run(command, env=own, stdout=subprocess.PIPE, check=True).stdout
+    made = subprocess.run(command, env=own, stdout=subprocess.PIPE, check=False)
+    if made.returncode:
+        raise MergegridError("the merging loops were not compiled, for the reason above")
+    return made.stdout
 
 
 def _folders() -> Iterator[Path]:

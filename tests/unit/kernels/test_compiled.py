@@ -127,7 +127,14 @@ def test_code_is_not_made_from_a_source_that_changed_after_the_program_started(c
     assert "has changed since this program was started; start it again" in late.stderr
     assert not list(folder.rglob("execute-*.o"))
     assert program(imports, SUBTRACT).stdout == "3.0\n"
-    assert program(imports, SUBTRACT, NUMBA_DISABLE_JIT="1").stdout == "3.0\n"
+
+
+def test_the_compilers_own_settings_do_not_reach_what_is_kept(copied):
+    folder, program = copied
+    imports = "from mergegrid.checkpoints.dtypes import DTYPES"
+    made = program(imports, SUBTRACT, NUMBA_DISABLE_JIT="1", NUMBA_BOUNDSCHECK="1")
+    assert made.stdout == "3.0\n", made.stderr
+    assert len(list(folder.rglob("execute-*.o"))) == 1
 
 
 def test_a_loop_that_could_fail_is_not_compiled(monkeypatch):
