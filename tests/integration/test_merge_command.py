@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from small_models import VOCABULARY, family, finetuned, llama, manifest, recipe, save, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.config.merge_file import read_merge_file, recipes_of
 from mergegrid.merging.masks import threshold
 
@@ -264,6 +265,25 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(models, execute, tmp_path):
     assert re.search(plan.replace("2 threads", r"\d+ threads?"), outcome.err)
     assert f"would write {tmp_path / 'a' / 'out'}" in outcome.err
     assert {path.name for path in tmp_path.iterdir()} == {"merge.yaml"}
+
+
+@pytest.mark.parametrize(("available", "cached"), [(10**12, True), (0, False)])
+def test_what_is_too_large_for_the_page_cache_is_said_not_to_stay_there(
+    models, run, monkeypatch, tmp_path, available, cached
+):
+    monkeypatch.setattr("mergegrid.merging.plan.available_memory", lambda: available)
+    made = []
+
+    class Watched(ShardWriter):
+        def __init__(self, *arguments):
+            made.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("mergegrid.merging.folders.ShardWriter", Watched)
+    outcome = run("merge", asks(tmp_path, models), tmp_path / "out")
+    assert outcome.code == 0
+    assert ("too much for the page cache to keep" in outcome.err) != cached
+    assert [arguments[-1] for arguments in made] == [cached]
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(models, execute, tmp_path):

@@ -2,6 +2,9 @@
 
 Files get their full size at once, so a disk that is too full is found out before any work. Runs
 are then written in place, in any order and from any thread.
+
+Files that are too large for the page cache are not left to it. It would take new memory for every
+page, drive out the inputs, and then make the writer wait for the disk all the same.
 """
 
 import errno
@@ -21,13 +24,29 @@ from mergegrid.checkpoints.digests import TensorDigests
 from mergegrid.checkpoints.dtypes import Stored
 from mergegrid.errors import CheckpointError
 
+# After so many bytes the page cache is asked to let go of a file.
+_HELD = 1 << 24
+
 
 class ShardWriter:
-    """Writes the tensors of one checkpoint into a folder."""
+    """Writes the tensors of one checkpoint into a folder.
 
-    def __init__(self, folder: Path, infos: Mapping[str, TensorInfo], shard_size: int) -> None:
+    Args:
+        folder: where the files go.
+        infos: tensors, in the order in which they are stored.
+        shard_size: bytes of tensors in a file, at most, where it holds more than one.
+        cached: whether the page cache may keep what is written, for who reads it next.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        infos: Mapping[str, TensorInfo],
+        shard_size: int,
+        cached: bool = True,
+    ) -> None:
         self.infos = infos
-        self._folder = folder
+        self._folder, self._cached = folder, cached
         self._digests = TensorDigests(infos)
         self._places: dict[str, tuple[int, int]] = {}
         self._shards = plan_shards(infos, shard_size)
@@ -61,8 +80,11 @@ class ShardWriter:
     def write(self, name: str, start: int, stored: Stored) -> None:
         """Take elements of a tensor, rounded to its dtype."""
         descriptor, offset = self._places[name]
+        first = offset + start * stored.itemsize
         with _room_for(self._folder, stored.nbytes):
-            _write(descriptor, stored.view(np.uint8).data, offset + start * stored.itemsize)
+            _write(descriptor, stored.view(np.uint8).data, first)
+        if not self._cached and first // _HELD != (first + stored.nbytes) // _HELD:
+            _let_go(descriptor)
         self._digests.add(name, start, stored)
 
     def close(self) -> None:
@@ -117,6 +139,11 @@ def _write(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     while view:
         count = os.pwrite(descriptor, view, offset)
         view, offset = view[count:], offset + count
+
+
+def _let_go(descriptor: int) -> None:
+    """Have what is cached of a file written, and forgotten where that has been done."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
         outputs: list[tuple[Recipe, ShardWriter]] = []
         for folder, recipe in order.recipes.items():
             draft = stack.enter_context(publish(folder, _made_from(order, recipe, statistics)))
-            writer = ShardWriter(draft.path, order.infos, size)
+            writer = ShardWriter(draft.path, order.infos, size, order.plan.cached)
             stack.callback(writer.close)
             writer.open()
             drafts.append((draft, writer))

@@ -26,6 +26,9 @@ _CUDA_CHUNK = 1 << 24
 _ARRAYS_OF_ROWS = 20
 # What the interpreter and its libraries grow by while they work.
 _SLACK = 64 << 20
+# Share of the available memory that outputs may take as page cache. Of about as much Linux lets
+# wait for the disk; who writes more is made to wait.
+_CACHED = 0.25
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,14 @@ class Plan:
     """Bytes of the models that are gone through; more where a selection needs further passes."""
     writes: int
     """Bytes that are written."""
+    cached: bool
+    """Whether what is written may stay in the page cache."""
 
     def __str__(self) -> str:
+        past = "" if self.cached else ", too much for the page cache to keep"
         return (
             f"{self.settings.threads} threads, at most {self.memory / 1e6:,.0f} MB of memory; "
-            f"{self.reads / 1e9:,.2f} GB to read, {self.writes / 1e9:,.2f} GB to write"
+            f"{self.reads / 1e9:,.2f} GB to read, {self.writes / 1e9:,.2f} GB to write{past}"
         )
 
 
@@ -88,17 +94,24 @@ def plan(
             )
     size = sum(model.infos[name].bytes for model in engine.models.values() for name in infos)
     passes = 1 + max(sum(map(bool, merge.surveys())) for merge in merges)
+    writes = len(merges) * sum(info.bytes for info in infos.values())
     return Plan(
         settings=replace(settings, threads=wanted),
         memory=needs(wanted),
         reads=passes * size,
-        writes=len(merges) * sum(info.bytes for info in infos.values()),
+        writes=writes,
+        cached=writes <= _CACHED * available_memory(),
     )
 
 
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def available_memory() -> int:
+    """Bytes of memory that the system can give, page cache that it can drop included."""
+    return _kilobytes("/proc/meminfo", "MemAvailable") * 1024
 
 
 def settings_on(device: str, threads: int | None = None) -> Settings:
@@ -190,7 +203,12 @@ def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:
 def _resident() -> int:
     """Memory that the process holds, now and when it has what it computes with."""
     program_loop()
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
+    return _kilobytes("/proc/self/status", "VmRSS") * 1024
+
+
+def _kilobytes(path: str, key: str) -> int:
+    """A number of a file that the kernel makes, such as `VmRSS:     1234 kB`."""
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1])
     return 0
