@@ -95,12 +95,14 @@ def round_to_float16(bits: Bits, stored: Halves) -> None:
 
 
 @kernel
-def any_exponent_full_16(stored: Halves, exponent: Any) -> bool:
-    """Whether a 16-bit number is an infinity or NaN."""
-    found = np.uint16(0)
+def any_exponent_full_16(stored: Halves, lowest: np.uint16) -> bool:
+    """Whether a 16-bit number is an infinity or NaN, by the lowest bit of its exponent."""
+    # One more than a full exponent is carried into the sign, which has no other way to be set.
+    found, exponent = np.uint16(0), np.uint16(np.uint16(0x8000) - lowest)
     for i in range(stored.size):
-        found |= np.uint16((stored[i] & exponent) == exponent)
-    return bool(found != 0)
+        carried = np.uint16(np.uint16(stored[i] & exponent) + lowest)
+        found = np.uint16(found | carried)
+    return bool(np.uint16(found & np.uint16(0x8000)) != 0)
 
 
 @kernel
@@ -108,8 +110,9 @@ def any_exponent_full_32(stored: Bits) -> bool:
     """Whether a float32 number is an infinity or NaN."""
     found = np.uint32(0)
     for i in range(stored.size):
-        found |= np.uint32(np.uint32(stored[i] & _INFINITY_32) == _INFINITY_32)
-    return bool(found != 0)
+        carried = np.uint32(np.uint32(stored[i] & _INFINITY_32) + np.uint32(0x00800000))
+        found = np.uint32(found | carried)
+    return bool(np.uint32(found & _SIGN_32) != 0)
 
 
 @kernel

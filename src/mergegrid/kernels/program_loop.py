@@ -113,11 +113,11 @@ def execute(
             elif op == LOAD_BFLOAT16:
                 stored = rooms_16[wholes[integer], start:stop]
                 loops.widen_bfloat16(stored, out_bits)
-                bad[0] |= loops.any_exponent_full_16(stored, np.uint16(0x7F80))
+                bad[0] |= loops.any_exponent_full_16(stored, np.uint16(0x0080))
             elif op == LOAD_FLOAT16:
                 stored = rooms_16[wholes[integer], start:stop]
                 loops.widen_float16(stored, out_bits)
-                bad[0] |= loops.any_exponent_full_16(stored, np.uint16(0x7C00))
+                bad[0] |= loops.any_exponent_full_16(stored, np.uint16(0x0400))
             elif op == SUBTRACT:
                 loops.subtract(first, second, out)
             elif op == PRODUCT:
@@ -192,11 +192,11 @@ def execute(
             elif op == STORE_BFLOAT16:
                 stored = results_16[target, start:stop]
                 loops.round_to_bfloat16(first_bits, stored)
-                result[target] |= loops.any_exponent_full_16(stored, np.uint16(0x7F80))
+                result[target] |= loops.any_exponent_full_16(stored, np.uint16(0x0080))
             elif op == STORE_FLOAT16:
                 stored = results_16[target, start:stop]
                 loops.round_to_float16(first_bits, stored)
-                result[target] |= loops.any_exponent_full_16(stored, np.uint16(0x7C00))
+                result[target] |= loops.any_exponent_full_16(stored, np.uint16(0x0400))
             elif op == COUNT_HIGH:
                 counting.count_high(first_bits, bins)
             elif op == COUNT_EQUAL:
