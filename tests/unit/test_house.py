@@ -74,6 +74,12 @@ def test_modules_hold_one_idea(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_no_threads_wait_for_each_other_to_compute_a_property(path):
+    # Python 3.11 computes a cached_property under one lock of all instances.
+    assert "cached_property" not in path.read_text()
+
+
 def test_the_configuration_can_be_checked_without_libraries_that_start_slowly():
     program = (
         "import sys; import mergegrid.config.requests, mergegrid.config.loading;"

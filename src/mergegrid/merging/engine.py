@@ -225,8 +225,7 @@ def _hand_on(run: Run, merges: Sequence[tuple[Merge, Sink]]) -> None:
 def _not_finite(run: Run, dtype: Dtype) -> CheckpointError:
     # Whether or not it is merged: a mask may drop it, an election pass it over.
     for model in run.models:
-        array = run.weight(model) if model != BASE else run.base
-        ((values, _),) = run.ops.store([array], [DTYPES["float32"]])
+        ((values, _),) = run.ops.store([run.weight(model)], [DTYPES["float32"]])
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             who = f"expert {model}" if model != BASE else "the base"

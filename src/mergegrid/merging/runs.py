@@ -1,7 +1,6 @@
 """A run: the same elements of one tensor, in the base and in every expert."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.dtypes import Stored
@@ -42,16 +41,16 @@ class Run:
         """Number of elements."""
         return self.stop - self.start
 
-    @cached_property
+    @property
     def base(self) -> Array:
         """Elements of the base."""
-        return self._read(BASE)
+        return self.weight(BASE)
 
-    def weight(self, expert: str) -> Array:
-        """Elements of an expert."""
-        if expert not in self._weights:
-            self._weights[expert] = self._read(expert)
-        return self._weights[expert]
+    def weight(self, model: str) -> Array:
+        """Elements of an expert, or of the base."""
+        if model not in self._weights:
+            self._weights[model] = self._read(model)
+        return self._weights[model]
 
     def delta(self, expert: str) -> Array:
         """Expert minus base."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from mergegrid.checkpoints.checkpoint import TensorInfo
@@ -57,17 +56,23 @@ class Sparsified:
     """A run of an expert after the sparsifier: its delta, and the parameters themselves."""
 
     def __init__(self, delta: Callable[[], Array], weight: Callable[[], Array]) -> None:
-        self._delta, self._weight = delta, weight
+        self._make_delta, self._make_weight = delta, weight
+        self._delta: Array = None
+        self._weight: Array = None
 
-    @cached_property
+    @property
     def delta(self) -> Array:
         """What is left of expert minus base."""
-        return self._delta()
+        if self._delta is None:
+            self._delta = self._make_delta()
+        return self._delta
 
-    @cached_property
+    @property
     def weight(self) -> Array:
         """The expert's elements to the bit where all is kept, the base's where nothing is."""
-        return self._weight()
+        if self._weight is None:
+            self._weight = self._make_weight()
+        return self._weight
 
 
 @dataclass(frozen=True)
