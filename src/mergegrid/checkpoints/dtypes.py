@@ -28,19 +28,16 @@ class Dtype:
     """As the header of a safetensors file calls it."""
     numpy: type[Any]
     """As it lies in memory."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of one number."""
-        return int(np.dtype(self.numpy).itemsize)
+    size: int
+    """Bytes of one number."""
 
 
 DTYPES = {
     dtype.name: dtype
     for dtype in (
-        Dtype("float32", "F32", np.float32),
-        Dtype("bfloat16", "BF16", np.uint16),
-        Dtype("float16", "F16", np.float16),
+        Dtype("float32", "F32", np.float32, 4),
+        Dtype("bfloat16", "BF16", np.uint16, 2),
+        Dtype("float16", "F16", np.float16, 2),
     )
 }
 _BY_CODE = {dtype.safetensors: dtype for dtype in DTYPES.values()}

@@ -21,6 +21,7 @@ class CpuOperations:
     def __init__(self) -> None:
         self._machine = Machine()
         self._listed = np.empty(0, np.int64)
+        self._room: Stored = np.empty(0, np.uint8)
         self._read = 0
 
     def restart(self) -> None:
@@ -31,11 +32,12 @@ class CpuOperations:
     def stored(self, count: int, dtype: Dtype) -> Stored:
         """Room for stored numbers: a row of the machine's memory."""
         size = count * dtype.size
-        return self._machine.rooms.hold(self._read, size).view(dtype.numpy)
+        self._room = self._machine.rooms.hold(self._read, size).view(dtype.numpy)
+        return self._room
 
     def load(self, stored: Stored, dtype: Dtype) -> Expression:
         """Float32 values of numbers in the last room given out, or of others, which are copied."""
-        if not np.shares_memory(stored, self._machine.rooms.array[self._read : self._read + 1]):
+        if stored is not self._room:
             self.stored(stored.size, dtype)[:] = stored
         self._read += 1
         return load(dtype.name, stored.size, self._read - 1)
