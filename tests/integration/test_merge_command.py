@@ -1,6 +1,7 @@
 """`mergegrid merge` and `mergegrid inspect`: folders in, folders out."""
 
 import json
+import os
 import re
 import shutil
 
@@ -12,7 +13,6 @@ from safetensors.torch import load_file
 from small_models import VOCABULARY, family, finetuned, llama, manifest, recipe, save, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.config.merge_file import read_merge_file, recipes_of
 from mergegrid.merging.masks import threshold
 
@@ -267,23 +267,18 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(models, execute, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"merge.yaml"}
 
 
-@pytest.mark.parametrize(("available", "cached"), [(10**12, True), (0, False)])
-def test_what_is_too_large_for_the_page_cache_is_said_not_to_stay_there(
-    models, run, monkeypatch, tmp_path, available, cached
+@pytest.mark.parametrize(("lacking", "cached"), [(0, True), (1, False)])
+def test_a_quarter_of_the_available_memory_may_be_taken_as_page_cache(
+    models, run, monkeypatch, tmp_path, lacking, cached
 ):
-    monkeypatch.setattr("mergegrid.merging.plan.available_memory", lambda: available)
-    made = []
-
-    class Watched(ShardWriter):
-        def __init__(self, *arguments):
-            made.append(arguments)
-            super().__init__(*arguments)
-
-    monkeypatch.setattr("mergegrid.merging.folders.ShardWriter", Watched)
+    size = sum(tensor.nbytes for tensor in tensors(models / "base").values())
+    monkeypatch.setattr("mergegrid.merging.plan.available", lambda: 4 * size - lacking)
+    asked = []
+    monkeypatch.setattr("os.posix_fadvise", lambda *advice: asked.append(advice[1:]))
     outcome = run("merge", asks(tmp_path, models), tmp_path / "out")
     assert outcome.code == 0
     assert ("too much for the page cache to keep" in outcome.err) != cached
-    assert [arguments[-1] for arguments in made] == [cached]
+    assert set(asked) == (set() if cached else {(0, 0, os.POSIX_FADV_DONTNEED)})
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(models, execute, tmp_path):

@@ -3,8 +3,8 @@
 Files get their full size at once, so a disk that is too full is found out before any work. Runs
 are then written in place, in any order and from any thread.
 
-Files that are too large for the page cache are not left to it. It would take new memory for every
-page, drive out the inputs, and then make the writer wait for the disk all the same.
+Files that, with others, are too large for the page cache can be kept out of it. It would take new
+memory for every page, drive out the inputs, and make the writer wait for the disk all the same.
 """
 
 import errno
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from mergegrid.checkpoints.digests import TensorDigests
 from mergegrid.checkpoints.dtypes import Stored
 from mergegrid.errors import CheckpointError
 
-# After so many bytes the page cache is asked to let go of a file.
-_HELD = 1 << 24
+# The page cache is asked to let go of a file whenever so many bytes more are written.
+_LET_GO_EVERY = 1 << 24
 
 
 class ShardWriter:
@@ -80,17 +80,21 @@ class ShardWriter:
     def write(self, name: str, start: int, stored: Stored) -> None:
         """Take elements of a tensor, rounded to its dtype."""
         descriptor, offset = self._places[name]
-        first = offset + start * stored.itemsize
+        begin = offset + start * stored.itemsize
+        end = begin + stored.nbytes
         with _room_for(self._folder, stored.nbytes):
-            _write(descriptor, stored.view(np.uint8).data, first)
-        if not self._cached and first // _HELD != (first + stored.nbytes) // _HELD:
+            _write(descriptor, stored.view(np.uint8).data, begin)
+        if not self._cached and begin // _LET_GO_EVERY != end // _LET_GO_EVERY:
             _let_go(descriptor)
         self._digests.add(name, start, stored)
 
     def close(self) -> None:
         """Close the files."""
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            descriptor = self._descriptors.pop()
+            if not self._cached:
+                _let_go(descriptor)
+            os.close(descriptor)
 
     def tensors(self) -> dict[str, str]:
         """Digest of each tensor, once all is written."""
@@ -143,7 +147,8 @@ def _write(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 def _let_go(descriptor: int) -> None:
     """Have what is cached of a file written, and forgotten where that has been done."""
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    with suppress(OSError):  # It is advice, which not every system takes.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _ROUNDS = 10
 _SIGN_16, _SIGN_32 = np.uint32(0x8000), np.uint32(0x80000000)
 _INFINITY_32 = np.uint32(0x7F800000)
+_EXPONENT_32 = np.uint32(0x00800000)  # Its lowest bit.
 _LOWEST_NORMAL_16 = np.uint32(0x38800000)  # 2**-14
 _OVERFLOW_16 = np.uint32(0x477FF000)  # 65520: from here on float16 is infinite.
 
@@ -96,22 +97,22 @@ def round_to_float16(bits: Bits, stored: Halves) -> None:
 
 @kernel
 def any_exponent_full_16(stored: Halves, lowest: np.uint16) -> bool:
-    """Whether a 16-bit number is an infinity or NaN, by the lowest bit of its exponent."""
-    # One more than a full exponent is carried into the sign, which has no other way to be set.
+    """Whether a 16-bit number is an infinity or NaN; `lowest` is the lowest bit of exponents.
+
+    One more than a full exponent, and only that, is carried to where the sign was.
+    """
     found, exponent = np.uint16(0), np.uint16(np.uint16(0x8000) - lowest)
     for i in range(stored.size):
-        carried = np.uint16(np.uint16(stored[i] & exponent) + lowest)
-        found = np.uint16(found | carried)
+        found = np.uint16(found | np.uint16(np.uint16(stored[i] & exponent) + lowest))
     return bool(np.uint16(found & np.uint16(0x8000)) != 0)
 
 
 @kernel
 def any_exponent_full_32(stored: Bits) -> bool:
-    """Whether a float32 number is an infinity or NaN."""
+    """Whether a float32 number is an infinity or NaN, found in the same way."""
     found = np.uint32(0)
     for i in range(stored.size):
-        carried = np.uint32(np.uint32(stored[i] & _INFINITY_32) + np.uint32(0x00800000))
-        found = np.uint32(found | carried)
+        found = np.uint32(found | np.uint32(np.uint32(stored[i] & _INFINITY_32) + _EXPONENT_32))
     return bool(np.uint32(found & _SIGN_32) != 0)
 
 

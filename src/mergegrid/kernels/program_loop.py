@@ -41,6 +41,9 @@ from mergegrid.kernels.instructions import (
     WORDS,
 )
 
+# The lowest bits of exponents.
+_EXPONENT_BFLOAT16, _EXPONENT_FLOAT16 = np.uint16(0x0080), np.uint16(0x0400)
+
 
 def execute(
     sizes: Any,
@@ -113,11 +116,11 @@ def execute(
             elif op == LOAD_BFLOAT16:
                 stored = rooms_16[wholes[integer], start:stop]
                 loops.widen_bfloat16(stored, out_bits)
-                bad[0] |= loops.any_exponent_full_16(stored, np.uint16(0x0080))
+                bad[0] |= loops.any_exponent_full_16(stored, _EXPONENT_BFLOAT16)
             elif op == LOAD_FLOAT16:
                 stored = rooms_16[wholes[integer], start:stop]
                 loops.widen_float16(stored, out_bits)
-                bad[0] |= loops.any_exponent_full_16(stored, np.uint16(0x0400))
+                bad[0] |= loops.any_exponent_full_16(stored, _EXPONENT_FLOAT16)
             elif op == SUBTRACT:
                 loops.subtract(first, second, out)
             elif op == PRODUCT:
@@ -192,11 +195,11 @@ def execute(
             elif op == STORE_BFLOAT16:
                 stored = results_16[target, start:stop]
                 loops.round_to_bfloat16(first_bits, stored)
-                result[target] |= loops.any_exponent_full_16(stored, np.uint16(0x0080))
+                result[target] |= loops.any_exponent_full_16(stored, _EXPONENT_BFLOAT16)
             elif op == STORE_FLOAT16:
                 stored = results_16[target, start:stop]
                 loops.round_to_float16(first_bits, stored)
-                result[target] |= loops.any_exponent_full_16(stored, np.uint16(0x0400))
+                result[target] |= loops.any_exponent_full_16(stored, _EXPONENT_FLOAT16)
             elif op == COUNT_HIGH:
                 counting.count_high(first_bits, bins)
             elif op == COUNT_EQUAL:

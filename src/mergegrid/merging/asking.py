@@ -16,7 +16,8 @@ from mergegrid.merging.spans import Span, tasks
 from mergegrid.merging.surveys import SAMPLED_RUN, Count, Each, Round, Rounds, Sum, Survey
 from mergegrid.merging.workers import Desk, Workers
 
-# Samples of this many elements are one task; of fewer, threads would mostly wait for each other.
+# Samples from so many elements of tensors are one task: with shorter ones, threads would mostly
+# wait for each other.
 _SAMPLED_TASK = 1 << 26
 
 Asked = tuple[Hashable, Survey]

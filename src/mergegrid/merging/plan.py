@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.errors import ConfigError
 from mergegrid.kernels.compiled import program_loop
 from mergegrid.merging.arrays.operations import GRAIN
 from mergegrid.merging.engine import HISTOGRAMS, Engine, Settings, in_step
+from mergegrid.merging.memory import available, resident
 from mergegrid.merging.merge import Merge
 from mergegrid.merging.selection import LISTED, LISTED_FROM
 from mergegrid.merging.spans import WINDOW, run_length
@@ -26,9 +26,9 @@ _CUDA_CHUNK = 1 << 24
 _ARRAYS_OF_ROWS = 20
 # What the interpreter and its libraries grow by while they work.
 _SLACK = 64 << 20
-# Share of the available memory that outputs may take as page cache. Of about as much Linux lets
-# wait for the disk; who writes more is made to wait.
-_CACHED = 0.25
+# Outputs may take one part in so many of the available memory as page cache. Linux has who writes
+# wait, by default, once a fifth of it has not reached the disk.
+_CACHED = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Plan:
     writes: int
     """Bytes that are written."""
     cached: bool
-    """Whether what is written may stay in the page cache."""
+    """Whether what is written may stay in the page cache, for who reads it next."""
 
     def __str__(self) -> str:
         past = "" if self.cached else ", too much for the page cache to keep"
@@ -64,54 +64,51 @@ def plan(
     """Choose threads and run length, and state what they need.
 
     Raises:
-        ConfigError: the device is not there, or `max_memory` does not even hold one thread's runs.
+        ConfigError: the device is not there, or `max_memory` does not even hold the shortest runs
+            of one thread.
     """
     settings = settings_on(device, threads)
     chunk, wanted = settings.chunk, settings.threads
     rowwise = any(merge.rowwise for merge in merges)
-    longest = max(run_length(info, chunk, rowwise) for info in engine.base.infos.values())
-    each = longest * _bytes_of_element(merges)
-    fixed = _resident() + _SLACK + _digests(engine, merges) + _matrices(engine, merges)
     surveys = _open_surveys(merges)
-    if surveys.any:
-        fixed += _lists(engine, surveys, chunk, rowwise)
-        # What one thread lists before the others know of it.
-        each += longest * 4 * (2 + surveys.wide + surveys.narrow)
+    program_loop()  # It stays in memory.
+    fixed = resident() + _SLACK + _digests(engine, merges) + _matrices(engine, merges)
 
-    def needs(count: int) -> int:
-        histograms = max(HISTOGRAMS, surveys.wide * count) if surveys.any else 0
-        return (
-            fixed + histograms * _HISTOGRAM_BYTES + count * each + _sorted(engine, surveys, count)
-        )
+    def needs(count: int, chunk: int) -> int:
+        longest = max(run_length(info, chunk, rowwise) for info in engine.base.infos.values())
+        each, shared = longest * _bytes_of_element(merges), fixed
+        if surveys.any:
+            # What one thread lists before the others know of it.
+            each += longest * 4 * (2 + surveys.wide + surveys.narrow)
+            shared += max(HISTOGRAMS, surveys.wide * count) * _HISTOGRAM_BYTES
+            shared += _lists(engine, surveys, chunk, rowwise) + _sorted(engine, surveys, count)
+        return shared + count * each
 
     if max_memory is not None:
-        while wanted > 1 and needs(wanted) > max_memory:
+        while chunk > GRAIN and needs(wanted, chunk) > max_memory:
+            chunk //= 2
+        while wanted > 1 and needs(wanted, chunk) > max_memory:
             wanted -= 1
-        if needs(wanted) > max_memory:
+        if needs(wanted, chunk) > max_memory:
             raise ConfigError(
                 f"a memory of {max_memory / 1e6:,.0f} MB was given and one thread needs "
-                f"{needs(1) / 1e6:,.0f} MB; give that much, or merge fewer models at a time"
+                f"{needs(1, chunk) / 1e6:,.0f} MB; give that much, or merge fewer models at a time"
             )
     size = sum(model.infos[name].bytes for model in engine.models.values() for name in infos)
     passes = 1 + max(sum(map(bool, merge.surveys())) for merge in merges)
     writes = len(merges) * sum(info.bytes for info in infos.values())
     return Plan(
-        settings=replace(settings, threads=wanted),
-        memory=needs(wanted),
+        settings=replace(settings, threads=wanted, chunk=chunk),
+        memory=needs(wanted, chunk),
         reads=passes * size,
         writes=writes,
-        cached=writes <= _CACHED * available_memory(),
+        cached=writes * _CACHED <= available(),
     )
 
 
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def available_memory() -> int:
-    """Bytes of memory that the system can give, page cache that it can drop included."""
-    return _kilobytes("/proc/meminfo", "MemAvailable") * 1024
 
 
 def settings_on(device: str, threads: int | None = None) -> Settings:
@@ -133,7 +130,9 @@ def _bytes_of_element(merges: Sequence[Merge]) -> int:
     """Memory of a thread for each element of a run: what is read, stored and, for rows, sorted."""
     experts = max(len(merge.experts) for merge in merges)
     statistics = experts
-    arrays = 1 + experts + statistics + max(len(merges), experts + 1)
+    read, stored = 1 + experts + statistics, max(len(merges), experts + 1)
+    # Room for one more array is made beside the room that there was.
+    arrays = max(2 * read, read + stored + 1)
     if any(merge.rowwise for merge in merges):
         arrays += _ARRAYS_OF_ROWS + experts * len(merges)
     return 4 * arrays
@@ -198,17 +197,3 @@ def _matrices(engine: Engine, merges: Sequence[Merge]) -> int:
         for info in statistics.infos.values()
     ]
     return max(sizes, default=0) * (2 * len(engine.statistics) + 4)
-
-
-def _resident() -> int:
-    """Memory that the process holds, now and when it has what it computes with."""
-    program_loop()
-    return _kilobytes("/proc/self/status", "VmRSS") * 1024
-
-
-def _kilobytes(path: str, key: str) -> int:
-    """A number of a file that the kernel makes, such as `VmRSS:     1234 kB`."""
-    for line in Path(path).read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1])
-    return 0

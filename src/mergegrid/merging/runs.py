@@ -1,6 +1,6 @@
 """A run: the same elements of one tensor, in the base and in every expert."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.dtypes import Stored
@@ -30,6 +30,7 @@ class Run:
         self._weights: dict[str, Array] = {}
         self._deltas: dict[str, Array] = {}
         self._words: dict[tuple[int, str], Array] = {}
+        self._made: dict[Hashable, Array] = {}
 
     @property
     def models(self) -> Iterable[str]:
@@ -64,6 +65,12 @@ class Run:
             key = mask_key(seed, expert, self.name)
             self._words[seed, expert] = self.ops.words(key, self.start, self.count)
         return self._words[seed, expert]
+
+    def once(self, key: Hashable, make: Callable[[], Array]) -> Array:
+        """What else is made for this run, once, by whichever of its recipes asks first."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @property
     def row(self) -> int:

@@ -1,9 +1,9 @@
 """The streaming writer and the page cache."""
 
 import ctypes
+import errno
 import mmap
 import os
-import subprocess
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ INFOS = {
     "odd": TensorInfo((3,), DTYPES["float32"]),
     "large": TensorInfo((256, LEAF), DTYPES["float32"]),
 }
-RUN = 4 * LEAF
 
 
 def cached_bytes(path):
@@ -33,38 +32,66 @@ def cached_bytes(path):
         return mmap.PAGESIZE * sum(page & 1 for page in pages)
 
 
-def write(folder, cached):
+def write(folder, cached, run=4 * LEAF):
     """Write INFOS, waiting for the disk before the last run; the file and what it holds."""
     values = np.arange(256 * LEAF, dtype=np.float32)
     writer = ShardWriter(folder, INFOS, 1 << 40, cached)
     writer.open()
     path = folder / "model.safetensors"
     writer.write("odd", 0, np.float32([1, 2, 3]))
-    for start in range(0, values.size, RUN):
-        if start == values.size - RUN:
+    for start in range(0, values.size, run):
+        if start == values.size - run:
             # On a slow disk much would still wait, and what waits cannot be forgotten.
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        writer.write("large", start, values[start : start + RUN])
+        writer.write("large", start, values[start : start + run])
     writer.close()
     return path, values
 
 
-def file_system(path):
-    command = ["stat", "--file-system", "--format=%T", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def can_forget(folder):
+    """Whether the page cache forgets a file here when it is asked to, and tells."""
+    path = folder / "scratch"
+    path.write_bytes(bytes(1 << 20))
+    before = cached_bytes(path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    after = cached_bytes(path)
+    path.unlink()
+    return before == 1 << 20 and after == 0
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_what_is_written_stays_in_the_page_cache_only_where_it_may(tmp_path, cached):
-    if file_system(tmp_path) == "tmpfs":
-        pytest.skip(f"{tmp_path} is on tmpfs, which is the page cache itself")
+    if not can_forget(tmp_path):
+        pytest.skip(f"the file system of {tmp_path} has no page cache that forgets")
     path, values = write(tmp_path, cached)
     kept = cached_bytes(path)
     assert kept > 60e6 if cached else kept < 20e6
     found = load_file(path)
     assert found["odd"].tolist() == [1, 2, 3]
     assert np.array_equal(found["large"].reshape(-1), values)
+
+
+@pytest.mark.parametrize(("run", "times"), [(4 * LEAF, 5), (128 * LEAF, 3)])
+def test_the_page_cache_is_asked_to_let_go_while_files_are_written_and_in_the_end(
+    tmp_path, monkeypatch, run, times
+):
+    asked = []
+    monkeypatch.setattr("os.posix_fadvise", lambda *advice: asked.append(advice[1:]))
+    write(tmp_path, cached=False, run=run)
+    # After each 16 MiB, or each run that is longer, and before the file is closed.
+    assert asked == [(0, 0, os.POSIX_FADV_DONTNEED)] * times
+
+
+def test_a_system_that_takes_no_advice_is_no_error(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("os.posix_fadvise", refuse)
+    path, values = write(tmp_path, cached=False)
+    assert np.array_equal(load_file(path)["large"].reshape(-1), values)
 
 
 def test_files_are_the_same_whether_they_may_stay_cached_or_not(tmp_path):

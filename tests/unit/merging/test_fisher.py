@@ -1,5 +1,7 @@
 """Fisher merging against its formula in NumPy."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,20 @@ def test_one_expert_alone_comes_back(merge, base, experts, information):
     average = merge(base, experts, Average(), names=("math",))
     for name in base:
         np.testing.assert_allclose(merged[name], average[name], rtol=1e-6)
+
+
+def test_statistics_are_read_once_for_all_recipes_of_a_pass(
+    open_engine, stream, recipe_of, base, experts, information
+):
+    engine = open_engine(base, experts, information)
+    reads = Counter()
+    for name, checkpoint in engine.statistics.items():
+
+        def read(tensor, *place, of=name, through=checkpoint.read):
+            reads[of, tensor] += 1
+            return through(tensor, *place)
+
+        checkpoint.read = read
+    rates = (0, 0.5, 0.9)
+    stream(engine, [recipe_of(Fisher(), NAMES, Dare(rate=rate)) for rate in rates])
+    assert reads == {(name, tensor): 1 for name in NAMES for tensor in base}

@@ -91,6 +91,21 @@ def test_values_of_runs_come_in_order(ask):
     assert found["places", "a"] == expected
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [1, 4 * GRAIN, 1 << 40])
+def test_samples_come_in_order_however_many_tasks_they_are(ask, monkeypatch, threads, size):
+    monkeypatch.setattr("mergegrid.merging.asking.SAMPLED_RUN", 2 * GRAIN)
+    monkeypatch.setattr("mergegrid.merging.asking._SAMPLED_TASK", size)
+
+    def places():
+        return (yield Each(lambda run: (run.name, run.start, run.count), sample=GRAIN // 2))
+
+    found = ask([Survey("places", tuple(SHAPES), places)], threads=threads)["places", "a"]
+    quarters = [("a", 0, GRAIN // 2), ("a", 2 * GRAIN, GRAIN // 4), ("b", 0, 2)]
+    quarters += [("c", start * GRAIN, GRAIN // 2) for start in (0, 2)]
+    assert found == [*quarters, ("c", 4 * GRAIN, GRAIN // 4 + 1)]
+
+
 def test_one_run_alone_can_be_measured(ask, model):
     def at():
         return (yield Each(lambda run: float(numbers(run)[2]), at=("c", 5 * GRAIN)))

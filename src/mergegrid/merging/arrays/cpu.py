@@ -21,12 +21,12 @@ class CpuOperations:
     def __init__(self) -> None:
         self._machine = Machine()
         self._listed = np.empty(0, np.int64)
-        self._room: Stored = np.empty(0, np.uint8)
+        self._room: Stored | None = None
         self._read = 0
 
     def restart(self) -> None:
         """Take back the memory of all arrays given out since the last restart."""
-        self._read = 0
+        self._read, self._room = 0, None
         self._machine.spoiled.value = 0
 
     def stored(self, count: int, dtype: Dtype) -> Stored:
@@ -39,7 +39,7 @@ class CpuOperations:
         """Float32 values of numbers in the last room given out, or of others, which are copied."""
         if stored is not self._room:
             self.stored(stored.size, dtype)[:] = stored
-        self._read += 1
+        self._read, self._room = self._read + 1, None
         return load(dtype.name, stored.size, self._read - 1)
 
     def store(

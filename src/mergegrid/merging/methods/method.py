@@ -55,12 +55,16 @@ class MergeRun:
             CheckpointError: one is not finite.
         """
         statistics, run = self.statistics[expert], self.run
-        dtype = statistics.infos[run.name].dtype
-        room = self.ops.stored(run.count, dtype)
-        stored = statistics.read(run.name, run.start, run.stop, room)
-        if not is_finite(stored, dtype):
-            raise not_finite(expert, run.name)
-        return self.ops.load(stored, dtype)
+
+        def read() -> Array:
+            dtype = statistics.infos[run.name].dtype
+            room = self.ops.stored(run.count, dtype)
+            stored = statistics.read(run.name, run.start, run.stop, room)
+            if not is_finite(stored, dtype):
+                raise not_finite(expert, run.name)
+            return self.ops.load(stored, dtype)
+
+        return run.once(id(statistics), read)
 
 
 @dataclass(frozen=True)
