@@ -1,7 +1,7 @@
 """What the program loop can do; `program_loop` carries it out, and `program` asks for it."""
 
-#: Elements that an instruction handles at a time: a few arrays of them stay in the second cache.
-BLOCK = 1 << 11
+#: Elements that an instruction handles at a time: a few arrays of them stay in the first cache.
+BLOCK = 1 << 10
 #: Instructions; from STORE_FLOAT32 on they give a result and no array.
 # fmt: off
 (
