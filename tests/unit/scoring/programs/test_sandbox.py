@@ -130,8 +130,10 @@ def test_other_pythons_find_their_libraries_in_the_sandbox(sandbox, tmp_path):
     version = [system, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
     if system.exists() and subprocess.run(version).returncode == 0:
         pythons.append(system)
+    # The system may have no bwrap, and other Pythons have no package with one.
+    path = f"{Path(bubblewrap.find_bubblewrap()).parent}:{os.environ['PATH']}"
     for python in pythons:
-        subprocess.run([python, "-c", program], check=True, env={"PATH": os.environ["PATH"]})
+        subprocess.run([python, "-c", program], check=True, env={"PATH": path})
 
 
 @pytest.fixture
