@@ -57,10 +57,21 @@ def peak_memory(process):
     return peak * 1024 / 1e6
 
 
-def test_memory_stays_below_what_the_plan_says(large, start, tmp_path):
-    process = start("merge", recipe(large), tmp_path / "out")
+FISHER = {
+    "sparsifier": {"kind": "dare", "rate": [0.0, 0.3, 0.5, 0.7, 0.9], "seed": 1},
+    "method": {"kind": "fisher"},
+    # What is weighted by what does not matter here.
+    "statistics": {name: f"{name}/model.safetensors" for name in ("math", "code")},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, FISHER], ids=["one recipe", "statistics, five rates"])
+def test_memory_stays_below_what_the_plan_says(large, start, tmp_path, changes):
+    process = start(
+        "merge", recipe(large, "peak.yaml", **changes), tmp_path / "out", "--threads", 4
+    )
     peak = peak_memory(process)
-    assert process.returncode == 0
+    assert process.returncode == 0, process.stderr.read()
     assert 50 < peak < int(re.search(r"at most (\d+) MB", process.stderr.read())[1])
 
 

@@ -20,7 +20,9 @@ def available() -> float:
     were taken.
     """
     free = (kilobytes * 1024 for kilobytes in _kilobytes(Path("/proc/meminfo"), "MemAvailable"))
-    return min([*free, *limits(Path("/proc/self/cgroup").read_text(), _GROUPS)], default=math.inf)
+    groups = Path("/proc/self/cgroup")
+    membership = groups.read_text() if groups.exists() else ""  # Not every kernel has them.
+    return min([*free, *limits(membership, _GROUPS)], default=math.inf)
 
 
 def limits(membership: str, groups: Path) -> Iterator[int]:

@@ -26,9 +26,9 @@ _CUDA_CHUNK = 1 << 24
 _ARRAYS_OF_ROWS = 20
 # What the interpreter and its libraries grow by while they work.
 _SLACK = 64 << 20
-# Outputs may take one part in so many of the available memory as page cache. Linux has who writes
-# wait, by default, once a fifth of it has not reached the disk.
-_CACHED = 4
+# Share of the available memory that outputs may fill as page cache. By default Linux makes writers
+# wait once a fifth of it has not reached the disk.
+_CACHED = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def plan(
         memory=needs(wanted, chunk),
         reads=passes * size,
         writes=writes,
-        cached=writes * _CACHED <= available(),
+        cached=writes <= _CACHED * available(),
     )
 
 
