@@ -6,9 +6,15 @@ import subprocess
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from mergegrid.config.requests import FinetuneRequest, Target
+
+# Processors of test machines are shared, so examples have no time limit of their own.
+settings.register_profile("quick", max_examples=200, deadline=None)
+settings.register_profile("thorough", max_examples=10_000, deadline=None)
+settings.load_profile("quick")
 
 WORDS = ["good", "great", "fine", "nice", "bad", "poor", "awful", "sad", "film", "book", "the", "a"]
 
