@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergegrid.errors import CheckpointError
-from mergegrid.kernels.program import Machine, Rows, load, store
+from mergegrid.kernels.expression import load, store
+from mergegrid.kernels.program import Machine, Rows
 
 Floats = NDArray[np.float32]
 Stored = NDArray[Any]
@@ -76,8 +77,10 @@ def is_finite(stored: Stored, dtype: Dtype) -> bool:
 
 
 def _convert(numbers: Stored, dtype: str, out: Stored, out_dtype: str) -> None:
-    assert numbers.size == out.size, f"{numbers.size} numbers do not go into {out.size}"
-    assert out.flags.writeable, "what is written to must be writable"
+    if numbers.size != out.size:
+        raise ValueError(f"{numbers.size} numbers do not go into {out.size}")
+    if not out.flags.writeable:
+        raise ValueError("the array to write to is read-only; pass a writable one")
     machine = Machine()
     machine.rooms, machine.results = _rows(numbers, dtype), _rows(out, out_dtype)
     machine.run([store(out_dtype, load(dtype, numbers.size, 0))])
@@ -85,6 +88,9 @@ def _convert(numbers: Stored, dtype: str, out: Stored, out_dtype: str) -> None:
 
 def _rows(numbers: Stored, dtype: str) -> Rows:
     """The memory of flat numbers, as one row."""
-    assert numbers.itemsize == DTYPES[dtype].size, f"{numbers.dtype} is not {dtype}"
-    assert numbers.flags.c_contiguous, "numbers must lie side by side"
+    if numbers.dtype != DTYPES[dtype].numpy or not numbers.flags.c_contiguous:
+        raise ValueError(
+            f"{dtype} numbers are read from contiguous {np.dtype(DTYPES[dtype].numpy)} arrays, "
+            f"got {numbers.dtype}, contiguous: {numbers.flags.c_contiguous}"
+        )
     return Rows(numbers.view(np.uint8).reshape(1, -1))

@@ -12,49 +12,10 @@ from ctypes import byref, c_double, c_int64, c_uint64
 import numpy as np
 from numpy.typing import NDArray
 
+from mergegrid.kernels.checks import Memory, check_program
 from mergegrid.kernels.compiled import program_loop
-from mergegrid.kernels.instructions import (
-    BLOCK,
-    LANES,
-    LOAD_BFLOAT16,
-    LOAD_FLOAT16,
-    LOAD_FLOAT32,
-    SIZES,
-    STORE_BFLOAT16,
-    STORE_FLOAT16,
-    STORE_FLOAT32,
-)
-
-
-class Expression:
-    """An array that has not been computed: an operation, what it is of, and its numbers."""
-
-    __slots__ = ("count", "floats", "integers", "op", "operands")
-
-    def __init__(
-        self,
-        op: int,
-        count: int,
-        operands: Sequence["Expression"] = (),
-        floats: Sequence[float] = (),
-        integers: Sequence[int] = (),
-    ) -> None:
-        self.op, self.count = op, count
-        self.operands, self.floats, self.integers = operands, floats, integers
-
-
-_LOAD = {"float32": LOAD_FLOAT32, "bfloat16": LOAD_BFLOAT16, "float16": LOAD_FLOAT16}
-_STORE = {"float32": STORE_FLOAT32, "bfloat16": STORE_BFLOAT16, "float16": STORE_FLOAT16}
-
-
-def load(dtype: str, count: int, room: int) -> Expression:
-    """The float32 values of `count` numbers in a room of the machine."""
-    return Expression(_LOAD[dtype], count, integers=[room])
-
-
-def store(dtype: str, values: Expression) -> Expression:
-    """The nearest stored numbers."""
-    return Expression(_STORE[dtype], values.count, [values])
+from mergegrid.kernels.expression import Expression
+from mergegrid.kernels.instructions import BLOCK, LANES, SIZES, STORE_FLOAT32
 
 
 class Rows:
@@ -64,12 +25,19 @@ class Rows:
         self._take(np.empty((0, 0), np.uint8) if array is None else array)
 
     def _take(self, array: NDArray[np.uint8]) -> None:
+        if array.dtype != np.uint8 or array.ndim != 2 or not array.flags.c_contiguous:
+            raise ValueError(
+                f"memory is {array.dtype} {array.shape}, contiguous: {array.flags.c_contiguous}; "
+                "pass contiguous bytes [rows, length]"
+            )
         self.array = array
         # Asking an array takes longer than a short program.
         self.address = array.ctypes.data
 
     def hold(self, index: int, size: int) -> NDArray[np.uint8]:
         """The first `size` bytes of a row; what is in the others is kept."""
+        if index < 0 or size < 0:
+            raise ValueError(f"row {index} of {size} bytes: neither can be negative")
         rows, length = self.array.shape
         if index >= rows or size > length:
             # Rows are looked at as numbers of up to four bytes.
@@ -112,8 +80,14 @@ class Machine:
 
         Returns:
             For each sink a number: whether it stored something that is not finite, or its count.
+
+        Raises:
+            ValueError: the program would read or write beyond its arrays, or in another layout.
         """
-        program, floats, integers, registers = _compile(sinks)
+        uses = _in_order(sinks)
+        memory = Memory(self.rooms.array, self.results.array, counts, sums)
+        check_program(uses, sinks, memory)
+        program, floats, integers, registers = _compile(uses)
         self._registers.hold(registers - 1, 4 * BLOCK)
         found = (c_int64 * len(sinks))()
         sizes = (c_int64 * SIZES)(
@@ -145,13 +119,12 @@ class Machine:
         return list(found)
 
 
-def _compile(sinks: Sequence[Expression]) -> tuple[list[int], list[float], list[int], int]:
+def _compile(uses: dict[Expression, int]) -> tuple[list[int], list[float], list[int], int]:
     """Instructions, one after the other, their numbers, and how many registers they need.
 
     An instruction is: op, target, first of its floats, first of its integers, number of operands,
     operands.
     """
-    uses = _in_order(sinks)
     program: list[int] = []
     floats: list[float] = []
     integers: list[int] = []

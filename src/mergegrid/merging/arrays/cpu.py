@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
 from mergegrid.kernels import instructions as do
-from mergegrid.kernels.program import Expression, Machine, load, store
-from mergegrid.merging.arrays.operations import GRAIN, NO_BITS, MaskKey
+from mergegrid.kernels.expression import Expression, load, store
+from mergegrid.kernels.program import Machine
+from mergegrid.merging.arrays.operations import GRAIN, NO_BITS, MaskKey, check_start
 
 Floats = NDArray[np.float32]
 _FLOAT32 = DTYPES["float32"]
@@ -37,6 +38,11 @@ class CpuOperations:
 
     def load(self, stored: Stored, dtype: Dtype) -> Expression:
         """Float32 values of numbers in the last room given out, or of others, which are copied."""
+        if stored.dtype != dtype.numpy or stored.ndim != 1:
+            raise ValueError(
+                f"stored numbers are {stored.dtype} {stored.shape}; {dtype.name} is loaded from "
+                f"flat arrays of {np.dtype(dtype.numpy)}"
+            )
         if stored is not self._room:
             self.stored(stored.size, dtype)[:] = stored
         self._read, self._room = self._read + 1, None
@@ -116,7 +122,7 @@ class CpuOperations:
 
     def words(self, key: MaskKey, start: int, count: int) -> Expression:
         """Random words: uint32 in the place of float32."""
-        assert start % 4 == 0, f"runs start at multiples of four, got {start}"
+        check_start(start)
         return Expression(do.WORDS, count, integers=[*key, start // 4])
 
     def thin(

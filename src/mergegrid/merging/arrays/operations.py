@@ -170,3 +170,13 @@ class Operations(Protocol):
 
     def dots(self, left: Array, right: Array) -> NDArray[np.float64]:
         """Inner product of each grain, in float64 and in `LANES` sums: [ceil(n / GRAIN)]."""
+
+
+def check_start(start: int) -> None:
+    """Check that random words can start at an element.
+
+    Raises:
+        ValueError: they cannot, because four of them are drawn together.
+    """
+    if start < 0 or start % 4:
+        raise ValueError(f"a run starts at element {start}; start at a multiple of four")

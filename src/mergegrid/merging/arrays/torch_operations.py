@@ -17,7 +17,7 @@ from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
 from mergegrid.errors import ConfigError
 from mergegrid.kernels.instructions import GUESSES, LANES
 from mergegrid.merging.arrays.cpu import CpuOperations
-from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS, LOW_BITS, MaskKey
+from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS, LOW_BITS, MaskKey, check_start
 
 Tensor = torch.Tensor
 
@@ -147,7 +147,7 @@ class TorchOperations:
 
     def words(self, key: MaskKey, start: int, count: int) -> Tensor:
         """Random words [count], int64."""
-        assert start % 4 == 0, f"runs start at multiples of four, got {start}"
+        check_start(start)
         k0, k1, c2, c3 = key
         first = start // 4
         blocks = torch.arange(first, first + -(-count // 4), device=self._device)
