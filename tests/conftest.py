@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from mergegrid import stages
 from mergegrid.config.requests import FinetuneRequest, Target
 
 # Processors of test machines are shared, so examples have no time limit of their own.
@@ -77,6 +78,24 @@ def expert(base, examples, request_for_praise, tmp_path_factory):
     folder = tmp_path_factory.mktemp("expert") / "seed~0"
     finetune(base, request_for_praise, examples, folder)
     return folder
+
+
+@pytest.fixture
+def raise_version(monkeypatch):
+    """Raise the version of a stage by one, in this process: `raise_version("merge")`."""
+    raised = {}
+
+    def versions(module):
+        found = versions_in(module)
+        return {stage: version + raised.get(stage, 0) for stage, version in found.items()}
+
+    versions_in = stages.versions_in
+    monkeypatch.setattr(stages, "versions_in", versions)
+
+    def by_one(stage):
+        raised[stage] = raised.get(stage, 0) + 1
+
+    return by_one
 
 
 @pytest.fixture

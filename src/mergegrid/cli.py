@@ -97,8 +97,9 @@ def deltas(
 
 @app.command()
 def check(config: Config = Path("config/config.yaml")) -> None:
-    """Check a configuration without running anything."""
+    """Check a configuration, and whether its results mix versions of libraries; run nothing."""
     from mergegrid.config.loading import check_paths, read_study
+    from mergegrid.reporting.summary import library_warnings
 
     study = read_study(config)
     check_paths(study)
@@ -110,6 +111,8 @@ def check(config: Config = Path("config/config.yaml")) -> None:
         experts = sum(len(family.experts) for family in study.decoders.families.values())
         found.append(f"{len(study.decoders.benchmarks)} benchmarks, {experts} decoders")
     typer.echo(f"{config} is fine: {', '.join(found)}")
+    for line in library_warnings(study):
+        typer.echo(line, err=True)
 
 
 @app.command("summary")

@@ -4,7 +4,6 @@ The checked configuration and the functions that rules share. No rule is here.
 
 import fcntl
 import os
-from functools import cache
 
 from mergegrid.config import decoder_requests, oracle_requests, requests
 from mergegrid.config import similarity_requests
@@ -12,10 +11,12 @@ from mergegrid.config.source import PathOrigin
 from mergegrid.config.loading import check_paths, check_study, read_yaml
 from mergegrid.errors import MergegridError
 from mergegrid.checkpoints.sources.cache import root as cache_root
+from mergegrid.checkpoints.prose import deciding_files
 from mergegrid.checkpoints.sources.path import find as find_path
 from mergegrid.config.published_cells import published_cells, published_gains
-from mergegrid.provenance import canonical_json, code_version, digest
+from mergegrid.provenance import canonical_json, digest
 from mergegrid.reporting.specs import FIGURES, TABLES
+from mergegrid.stages import stage_versions
 from snakemake.exceptions import WorkflowError
 
 # A job of a cluster starts a Snakemake of its own, which is not told what the run was given.
@@ -86,15 +87,6 @@ FAMILIES = {**STUDY.families, **(DECODERS.families if DECODERS else {})}
 EXPERTS = sorted({name for family in FAMILIES.values() for name in family.experts})
 RESOURCES = SCRIPTS.parents[1] / "resources"
 NEEDS_STATISTICS = bool(requests.asked_statistics(STUDY))
-
-
-def code_of(script):
-    """The version of the code of a job, which is its script and all that the script imports.
-
-    A function of the wildcards, so that a process that runs one job reads only the code of that job.
-    """
-    version = cache(lambda: code_version(SCRIPTS / f"{script}.py"))
-    return lambda wildcards: version()
 
 
 def one_of(names):
@@ -182,11 +174,12 @@ SOURCES = source_configs()
 
 
 def local_content(wildcards):
-    """What is in the file or folder of a `path:` source, so that a change in it is noticed."""
-    spec = SOURCES[wildcards.name][1]
+    """Digest of the file or folder of a `path:` source, so that a change in it is noticed."""
+    kind, spec = SOURCES[wildcards.name]
     if not isinstance(spec.origin, PathOrigin):
         return None
-    return digest(find_path(spec.origin, spec.sha256, cache_root()).files)
+    files = find_path(spec.origin, spec.sha256, cache_root()).files
+    return digest(deciding_files(files, kind))
 
 
 def source_json(name):
@@ -241,6 +234,13 @@ def expert_origin(wildcards):
     if STUDY.families[family].experts[expert].source:
         return base | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
     return base | {"examples": f"<results>/tasks/{task_of(wildcards)}.parquet"}
+
+
+def is_ready(wildcards):
+    """Whether an expert is imported, not fine-tuned here."""
+    study = STUDY if wildcards.family in STUDY.families else DECODERS
+    expert = study.families[wildcards.family].experts[wildcards.expert]
+    return bool(expert.source or getattr(expert, "family", None))
 
 
 def ready_source(wildcards):
@@ -304,7 +304,9 @@ def results_for(kind):
         "decoders": per_expert(experts, DECODERS),
         "sources": [f"<results>/sources/{name}.json" for name in SOURCES],
     }
-    return {kind: files[kind]}
+    # A table says where the scores behind it were computed with several versions of a library.
+    kinds = ("comparisons", "scores") if kind == "comparisons" else (kind,)
+    return {each: files[each] for each in kinds}
 
 
 def sweep_files():

@@ -25,6 +25,6 @@ rule comparisons:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        code=code_of("comparisons"),
+        versions=stage_versions("comparisons"),
     script:
         "../scripts/comparisons.py"

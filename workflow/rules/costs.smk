@@ -45,6 +45,6 @@ rule costs:
     params:
         logs=STUDY.paths.logs,
         asked=lambda wildcards: canonical_json(asked_memory()),
-        code=code_of("costs"),
+        versions=stage_versions("costs"),
     script:
         "../scripts/costs.py"

@@ -31,7 +31,7 @@ rule import_decoder:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         source=lambda wildcards: source_json(f"base~{wildcards.family}"),
-        code=code_of("import_decoder"),
+        versions=stage_versions("import_decoder"),
     script:
         "../scripts/import_decoder.py"
 
@@ -61,7 +61,7 @@ rule instructions:
                 DECODERS.families[wildcards.family].experts[wildcards.expert].data
             )
         ),
-        code=code_of("instructions"),
+        versions=stage_versions("prepare_instructions"),
     script:
         "../scripts/instructions.py"
 
@@ -90,6 +90,8 @@ rule decoder:
     params:
         request=decoder_request,
         source=ready_source,
-        code=code_of("decoder"),
+        versions=lambda wildcards: stage_versions(
+            "import_decoder" if is_ready(wildcards) else "finetune_decoder"
+        ),
     script:
         "../scripts/decoder.py"

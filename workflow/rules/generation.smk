@@ -30,7 +30,7 @@ rule questions:
         request=lambda wildcards: as_json(
             decoder_requests.questions_request(DECODERS, wildcards.benchmark)
         ),
-        code=code_of("questions"),
+        versions=stage_versions("prepare_questions"),
     script:
         "../scripts/questions.py"
 
@@ -59,7 +59,7 @@ rule merge:
         request=lambda wildcards: as_json(
             decoder_requests.merge_request(DECODERS, variant_of(wildcards))
         ),
-        code=code_of("merge"),
+        versions=stage_versions("merge"),
     script:
         "../scripts/merge.py"
 
@@ -94,7 +94,7 @@ rule generate:
                 DECODERS, wildcards.family, [variant_of(wildcards)]
             )
         ),
-        code=code_of("generate"),
+        versions=stage_versions("generate"),
     script:
         "../scripts/generate.py"
 
@@ -130,6 +130,6 @@ for family, experts, seed in ONE_ENGINE:
                 )
             ),
             store=f"{STUDY.paths.results}/{family}/answers/{experts}/seed~{seed}.store.jsonl",
-            code=code_of("generate_variants"),
+            versions=stage_versions("merge", "generate"),
         script:
             "../scripts/generate_variants.py"

@@ -29,6 +29,6 @@ rule harness:
     params:
         request=harness_request,
         tasks=lambda wildcards: digest(own_tasks(DECODERS.harness)),
-        code=code_of("harness"),
+        versions=stage_versions("harness"),
     script:
         "../scripts/harness.py"

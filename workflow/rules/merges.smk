@@ -46,6 +46,6 @@ rule merges:
                 STUDY, wildcards.family, set_experts(wildcards), int(wildcards.seed)
             )
         ),
-        code=code_of("merges"),
+        versions=stage_versions("merge", "evaluate_encoder", "select"),
     script:
         "../scripts/merges.py"

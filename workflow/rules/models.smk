@@ -30,7 +30,7 @@ rule import_base:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         source=lambda wildcards: source_json(f"base~{wildcards.family}"),
-        code=code_of("import_base"),
+        versions=stage_versions("import_encoder"),
     script:
         "../scripts/import_base.py"
 
@@ -61,7 +61,9 @@ rule expert:
             )
         ),
         source=ready_source,
-        code=code_of("expert"),
+        versions=lambda wildcards: stage_versions(
+            "import_encoder" if is_ready(wildcards) else "finetune_encoder"
+        ),
     script:
         "../scripts/expert.py"
 
@@ -83,6 +85,6 @@ rule deltas:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        code=code_of("deltas"),
+        versions=stage_versions("deltas"),
     script:
         "../scripts/deltas.py"

@@ -31,7 +31,7 @@ rule oracle:
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=asked_of_oracle,
-        code=code_of("oracle"),
+        versions=stage_versions("finetune_multitask"),
     script:
         "../scripts/oracle.py"
 
@@ -60,6 +60,6 @@ rule oracle_scores:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         request=asked_of_oracle,
-        code=code_of("oracle_scores"),
+        versions=stage_versions("evaluate_encoder"),
     script:
         "../scripts/oracle_scores.py"

@@ -27,8 +27,6 @@ rule scores:
     resources:
         mem_mb=2000,
         runtime=15,
-    params:
-        code=code_of("scores"),
     script:
         "../scripts/scores.py"
 
@@ -60,7 +58,7 @@ rule table:
     params:
         request=table_request,
         caption=lambda wildcards: TABLES[wildcards.table].caption,
-        code=code_of("table"),
+        versions=stage_versions("tables"),
     script:
         "../scripts/table.py"
 
@@ -90,6 +88,6 @@ rule figure:
         caption=lambda wildcards: FIGURES[wildcards.figure].caption.format(
             family=wildcards.family
         ),
-        code=code_of("figure"),
+        versions=stage_versions("figures"),
     script:
         "../scripts/figure.py"

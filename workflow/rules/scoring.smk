@@ -24,7 +24,6 @@ rule sandbox:
         runtime=5,
     params:
         unsafe=DECODERS.unsafe_execution if DECODERS else False,
-        code=code_of("sandbox"),
     script:
         "../scripts/sandbox.py"
 
@@ -55,7 +54,9 @@ rule score:
             )
         ),
         folder=lambda wildcards: f"{STUDY.paths.results}/{wildcards.family}/verdicts/{wildcards.benchmark}/{wildcards.set}/seed~{wildcards.seed}",
-        code=code_of("score"),
+        versions=lambda wildcards: stage_versions(
+            f"grade_{DECODERS.benchmarks[wildcards.benchmark].kind}"
+        ),
     script:
         "../scripts/score.py"
 
@@ -78,6 +79,6 @@ rule choose:
         mem_mb=2000,
         runtime=15,
     params:
-        code=code_of("choose"),
+        versions=stage_versions("select"),
     script:
         "../scripts/choose.py"

@@ -34,7 +34,7 @@ rule similarity:
                 STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
             )
         ),
-        code=code_of("similarity"),
+        versions=stage_versions("merge", "similarity"),
     script:
         "../scripts/similarity.py"
 
@@ -66,6 +66,6 @@ rule decoder_similarity:
                 DECODERS, wildcards.family, wildcards.expert, int(wildcards.seed)
             )
         ),
-        code=code_of("decoder_similarity"),
+        versions=stage_versions("merge", "similarity"),
     script:
         "../scripts/decoder_similarity.py"

@@ -26,6 +26,6 @@ rule fetch:
         source=lambda wildcards: source_json(wildcards.name),
         kind=lambda wildcards: SOURCES[wildcards.name][0],
         content=local_content,
-        code=code_of("fetch"),
+        versions=stage_versions("fetch"),
     script:
         "../scripts/fetch.py"

@@ -33,6 +33,6 @@ rule statistics:
         request=lambda wildcards: as_json(
             requests.statistics_request(STUDY, wildcards.family, wildcards.expert)
         ),
-        code=code_of("gather_statistics"),
+        versions=stage_versions("statistics"),
     script:
         "../scripts/gather_statistics.py"

@@ -39,6 +39,6 @@ rule sweep:
                 STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
             )
         ),
-        code=code_of("sweep"),
+        versions=stage_versions("merge", "evaluate_encoder"),
     script:
         "../scripts/sweep.py"

@@ -28,6 +28,6 @@ rule prepare:
         task=lambda wildcards: as_json(
             requests.task_request(STUDY.tasks[wildcards.task])
         ),
-        code=code_of("prepare"),
+        versions=stage_versions("prepare_task"),
     script:
         "../scripts/prepare.py"

@@ -21,5 +21,5 @@ with job(snakemake):
         from mergegrid.finetuning.decoder import finetune_decoder
 
         request = DecoderFinetuneRequest.model_validate_json(snakemake.params.request)
-        data, code = pd.read_parquet(snakemake.input.data), snakemake.params.code
-        finetune_decoder(base, request, data, folder, device(snakemake), code)
+        data = pd.read_parquet(snakemake.input.data)
+        finetune_decoder(base, request, data, folder, device(snakemake))

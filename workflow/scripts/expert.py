@@ -27,5 +27,5 @@ with job(snakemake):
         import_expert(ready, Path(snakemake.input.base), request, folder, made_from)
     else:
         examples = pd.read_parquet(snakemake.input.examples)
-        base, code = Path(snakemake.input.base), snakemake.params.code
-        finetune(base, request, examples, folder, device(snakemake), code)
+        base = Path(snakemake.input.base)
+        finetune(base, request, examples, folder, device(snakemake))

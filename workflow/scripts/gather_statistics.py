@@ -16,5 +16,4 @@ with job(snakemake):
         pd.read_parquet(snakemake.input.examples),
         Path(snakemake.output.folder),
         device(snakemake),
-        snakemake.params.code,
     )

@@ -10,6 +10,7 @@ with job(snakemake):
     from mergegrid.generation.merged import Models
     from mergegrid.generation.variants import answer_variants
     from mergegrid.provenance import digest
+    from mergegrid.stages import stage_versions
 
     quiet_transformers()
     request = GenerateRequest.model_validate_json(snakemake.params.request)
@@ -26,7 +27,7 @@ with job(snakemake):
         "base": published_digest(base),
         "experts": {name: published_digest(path) for name, path in models.experts.items()},
         "output": models.output.model_dump(mode="json"),
-        "code": snakemake.params.code,
+        "versions": stage_versions("merge"),
     }
     names = [ask.benchmark for ask in request.asks]
     tables = map(pd.read_parquet, snakemake.input.questions)

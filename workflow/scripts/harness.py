@@ -3,7 +3,7 @@ from pathlib import Path
 from _job import device, job
 
 with job(snakemake):
-    from mergegrid.checkpoints.publish import published_digest
+    from mergegrid.checkpoints.publish import published_digest, recorded_libraries
     from mergegrid.config.harness import HarnessRequest
     from mergegrid.scoring.harness import harness_inputs, rows, run_harness
     from mergegrid.scoring.scores import score_frame
@@ -12,5 +12,7 @@ with job(snakemake):
     model, output = Path(snakemake.input.model), Path(snakemake.output.scores)
     settings = request.settings
     result = run_harness(model, settings, output.with_suffix(""), device(snakemake))
-    inputs = harness_inputs(result, settings, published_digest(model), snakemake.params.code)
-    score_frame(rows(result, request.recipe, request.owner, inputs)).to_parquet(output)
+    inputs = harness_inputs(result, settings, published_digest(model))
+    libraries = recorded_libraries(model)
+    scores = score_frame(rows(result, request.recipe, request.owner, libraries, inputs))
+    scores.to_parquet(output)

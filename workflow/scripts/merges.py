@@ -21,7 +21,6 @@ with job(snakemake):
         Path(snakemake.input.base),
         dict(zip(request.experts, members, strict=True)),
         store,
-        snakemake.params.code,
         device(snakemake),
     )
     scores, predictions = merges(request, bench)

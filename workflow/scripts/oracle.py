@@ -12,5 +12,4 @@ with job(snakemake):
     request = OracleRequest.model_validate_json(snakemake.params.request)
     examples = [pd.read_parquet(path) for path in snakemake.input.examples]
     base, folder = Path(snakemake.input.base), Path(snakemake.output.folder)
-    code = snakemake.params.code
-    finetune_together(base, request, examples, folder, device(snakemake), code)
+    finetune_together(base, request, examples, folder, device(snakemake))

@@ -12,6 +12,5 @@ with job(snakemake):
     request = OracleRequest.model_validate_json(snakemake.params.request)
     tables = map(pd.read_parquet, snakemake.input.examples)
     examples = dict(zip(request.experts, tables, strict=True))
-    folder, code = Path(snakemake.input.oracle), snakemake.params.code
-    scores = score_oracle(request, folder, examples, device(snakemake), code)
+    scores = score_oracle(request, Path(snakemake.input.oracle), examples, device(snakemake))
     scores.to_parquet(snakemake.output.scores)

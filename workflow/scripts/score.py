@@ -13,7 +13,6 @@ with job(snakemake):
         pd.read_parquet(snakemake.input.questions),
         [pd.read_parquet(path) for path in snakemake.input.answers],
         Path(snakemake.params.folder),
-        snakemake.params.code,
         snakemake.threads,
     )
     scores.to_parquet(snakemake.output.scores)

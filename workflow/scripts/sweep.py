@@ -19,7 +19,6 @@ with job(snakemake):
         Path(snakemake.input.base),
         {snakemake.wildcards.expert: member},
         store,
-        snakemake.params.code,
         device(snakemake),
     )
     scores, predictions = sweep(request, bench)

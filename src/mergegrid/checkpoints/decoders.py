@@ -1,6 +1,7 @@
 """Decoders as mergers, transformers and vLLM read them: safetensors, a config and a tokenizer.
 
-Weights that are safetensors already are linked, or copied where the file system has no links.
+Weights that are safetensors already are cloned or linked, or copied where the file system can do
+neither.
 `pytorch_model.bin` is read without running what is in it, and streamed. GGUF is dequantised to
 float32, which costs the memory of the model.
 """
@@ -16,16 +17,19 @@ from typing import Any
 
 import numpy as np
 
+from mergegrid import durable
 from mergegrid.checkpoints import companions, pytorch_files, safetensors_files
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.digests import LEAF, TensorDigests
 from mergegrid.checkpoints.dtypes import Stored, is_finite
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import without_tied_copy
 from mergegrid.checkpoints.location import shards
+from mergegrid.checkpoints.naming import canonical, read_config
 from mergegrid.checkpoints.publish import Draft, publish
 from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.errors import CheckpointError
+
+STAGE_VERSIONS = {"import_decoder": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +61,11 @@ def import_decoder(
             companions.copy_files(source, companions.config_files(source), draft.path)
             companions.copy_files(source, companions.tokenizer_files(source), draft.path)
             if safetensors_files.present(source):
+                canonical(open_checkpoint(source), read_config(source), str(source))
                 _link_weights(source, draft.path)
                 _describe_weights(draft, source)
             else:
-                checkpoint = without_tied_copy(open_checkpoint(source), source)
+                checkpoint = canonical(open_checkpoint(source), read_config(source), str(source))
                 write_weights(draft, checkpoint, str(source))
         if tokenizer is not None:
             for name in companions.tokenizer_files(draft.path):
@@ -113,17 +118,25 @@ def _finite_runs(checkpoint: Checkpoint, what: str) -> Iterator[tuple[str, int, 
 
 
 def _link_weights(source: Path, folder: Path) -> None:
-    """Safetensors files under their names, without a copy where that is possible."""
+    """Safetensors files under their names, without a copy where that is possible.
+
+    A file system with copies on write gives a file of its own at no cost. Elsewhere it is one file
+    under two names: a copy would double what a model takes, and both the hub's library and this
+    one replace files rather than write into them. Whoever does write into one changes both; a
+    merge notices, as it compares the digest of every tensor that it reads with the manifest's.
+    """
     paths = [*shards(source, safetensors_files.SINGLE, safetensors_files.INDEX)]
-    index = source / safetensors_files.INDEX
-    for path in [*paths, *([index] if index.is_file() else [])]:
+    if paths != [source / safetensors_files.SINGLE]:
+        paths.append(source / safetensors_files.INDEX)
+    for path in paths:
         target = folder / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
-        try:
-            os.link(path.resolve(), target)
-        # Another file system, or one without links.
-        except OSError:
-            shutil.copyfile(path, target)
+        if not durable.clone(path, target):
+            try:
+                os.link(path.resolve(), target)
+            # Another file system, or one without links.
+            except OSError:
+                shutil.copyfile(path, target)
 
 
 def _gguf_file(source: Path) -> Path | None:

@@ -31,9 +31,11 @@ from typing import Any
 
 from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.location import read_json
+from mergegrid.checkpoints.prose import without_prose
 from mergegrid.checkpoints.safetensors_files import header_digest
 from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.provenance import digest, file_digest
+from mergegrid.stages import Libraries, together
 
 MANIFEST = "manifest.json"
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
@@ -91,9 +93,9 @@ def publish(folder: Path, made_from: dict[str, Any]) -> Iterator[Draft]:
     check_place(folder)
     draft = folder.with_name(f".{folder.name}.draft")
     previous = folder.with_name(f".{folder.name}.previous")
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    with _alone(draft, folder):
+    with _alone(folder):
         try:
+            draft.mkdir(exist_ok=True)
             _put_back(previous, folder)
             _empty(draft)
             written = Draft(draft, made_from)
@@ -108,9 +110,6 @@ def publish(folder: Path, made_from: dict[str, Any]) -> Iterator[Draft]:
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
             _put_back(previous, folder)
-            with suppress(OSError):
-                for parent in new_parents:
-                    parent.rmdir()
             if isinstance(error, OSError):
                 raise CheckpointError(
                     f"{folder} cannot be written: {error}; make room there or name another place"
@@ -244,13 +243,23 @@ def _is_there(path: Path) -> bool:
 
 
 def published_digest(folder: Path) -> str:
-    """SHA-256 that stands for the contents of a published folder."""
+    """SHA-256 of what a published model computes with: weights, tokenizer and config, no prose."""
     manifest = read_manifest(folder)
+    files = without_prose(manifest["files"])
     if "weights" not in manifest:
-        return digest(manifest["files"])
-    return digest(
-        {"files": manifest["files"], "weights": checkpoint_digest(manifest["weights"]["tensors"])}
-    )
+        return digest(files)
+    weights = checkpoint_digest(manifest["weights"]["tensors"])
+    return digest({"files": files, "weights": weights})
+
+
+def recorded_libraries(folder: Path) -> Libraries:
+    """Libraries that a folder was trained or computed with, as its manifest records them.
+
+    Empty for a model that was not trained here, and for one that was never published.
+    """
+    if not (folder / MANIFEST).is_file():
+        return {}
+    return together([read_manifest(folder)["made_from"].get("libraries", {})])
 
 
 def _named(manifest: Mapping[str, Any]) -> set[str] | None:
@@ -281,30 +290,52 @@ def _put_back(previous: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _alone(draft: Path, folder: Path) -> Iterator[None]:
-    """Hold a lock on the draft, which the kernel takes back from a killed process."""
-    descriptor = _lock(draft, folder)
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a lock beside a folder, which the kernel takes back from a killed process.
+
+    It is on a file that is open for writing: on a folder, NFS has no lock to give, and with one on
+    a file it keeps machines apart as well as processes.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    descriptor = _lock(path, folder)
     try:
         yield
     finally:
+        # While it is held: whoever opened the file before finds out that it is gone.
+        path.unlink(missing_ok=True)
         os.close(descriptor)
+        with suppress(OSError):  # One that holds something stays.
+            for parent in new_parents:
+                parent.rmdir()
 
 
-def _lock(draft: Path, folder: Path) -> int:
+def _lock(path: Path, folder: Path) -> int:
     while True:
-        draft.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_RDONLY)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder} cannot be written: {error}; make room there or name another place"
+            ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, another process may have let go of this very file.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
             raise CheckpointError(
                 f"{folder} is being written by another process; wait for it, or name another place"
             ) from error
-        # Between opening and locking, another process may have published this very draft.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), draft.stat()):
-                return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            raise CheckpointError(
+                f"{path} cannot be locked: {error}; name a place on a file system with locks "
+                "(Lustre has them where it is mounted with `flock`)"
+            ) from error
         os.close(descriptor)
 
 

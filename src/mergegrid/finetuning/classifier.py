@@ -33,9 +33,12 @@ from mergegrid.config.families import Finetune
 from mergegrid.config.requests import FinetuneRequest, Target
 from mergegrid.finetuning.heads import head_config
 from mergegrid.finetuning.state import Seal, last_checkpoint, state_folder
+from mergegrid.stages import libraries_of, stage_versions
 from mergegrid.tasks.encoding import encode
 from mergegrid.tasks.examples import examples_digest
 from mergegrid.tasks.metrics import predictions_of, score
+
+STAGE_VERSIONS = {"finetune_encoder": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +49,12 @@ def finetune(
     examples: pd.DataFrame,
     folder: Path,
     device: str = "cpu",
-    code: str = "",
 ) -> None:
     """Fine-tune a base for a task and publish the expert at `folder`.
 
     Beside the model, `folder` gets `training.json`: settings, seed and the validation curve. State
     for resuming lives in `<folder>.state` until the expert is published; it is used only by a run
-    with the same inputs, device and `code`, the version of the code that trains.
+    with the same inputs, device and stage version.
     """
     target, settings = request.target, request.settings
     assert settings is not None, "a ready expert is imported, not fine-tuned"
@@ -61,7 +63,7 @@ def finetune(
         "examples": examples_digest(examples),
         "request": request.model_dump(mode="json"),
         "device": device,
-        "code": code,
+        "versions": stage_versions("finetune_encoder"),
     }
     state = state_folder(folder, made_from)
     set_seed(request.seed)
@@ -87,6 +89,7 @@ def finetune(
         for entry in trainer.state.log_history
         if "eval_score" in entry
     ]
+    made_from["libraries"] = libraries_of("finetune_encoder")
     save_expert(model.cpu(), tokenizer, folder, request, made_from, curve)
     shutil.rmtree(state)
 

@@ -34,19 +34,22 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from mergegrid.checkpoints import companions
-from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
 from mergegrid.checkpoints.decoders import write_weights
 from mergegrid.checkpoints.dtypes import Stored, encode
 from mergegrid.checkpoints.encoders import TRAINING
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import with_tied
+from mergegrid.checkpoints.naming import canonical, read_config, with_names_of, with_tied
 from mergegrid.checkpoints.publish import publish, published_digest
 from mergegrid.config.decoder_requests import DecoderFinetuneRequest
 from mergegrid.config.decoders import DecoderFinetune, Lora
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.finetuning.dialogues import IGNORED, Collator, Dialogues, Encoded
 from mergegrid.finetuning.state import Seal, last_checkpoint, state_folder
+from mergegrid.stages import libraries_of, stage_versions
 from mergegrid.tasks.examples import examples_digest
+
+STAGE_VERSIONS = {"finetune_decoder": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +60,17 @@ def finetune_decoder(
     examples: pd.DataFrame,
     folder: Path,
     device: str = "cpu",
-    code: str = "",
 ) -> None:
     """Fine-tune a base on instructions and publish the expert at `folder`.
 
     The expert has the tensors of its base, with their names, shapes and dtypes, its config and its
     tokenizer. Beside them lies `training.json`: settings, seed and the validation loss after every
     epoch. State for resuming lives in `<folder>.state` until the expert is published; it is used
-    only by a run with the same inputs, device and `code`, the version of the code that trains.
+    only by a run with the same inputs, device and stage version.
 
     Raises:
-        CheckpointError: the base has no chat template though one is asked for, or the training
-            broke down.
+        CheckpointError: the base lacks parameters of its class or has no chat template though one
+            is asked for, or the training broke down.
         ConfigError: a step cannot be divided as asked, or no layer has the name of an adapter's.
         DataError: no example is short enough.
     """
@@ -78,7 +80,7 @@ def finetune_decoder(
         "examples": examples_digest(examples),
         "request": request.model_dump(mode="json"),
         "device": device,
-        "code": code,
+        "versions": stage_versions("finetune_decoder"),
     }
     dialogues = Dialogues(base, request.prompt, request.chat)
     splits = {
@@ -88,7 +90,7 @@ def finetune_decoder(
     state = state_folder(folder, made_from)
     arguments = _arguments(settings, request.seed, state, device)
     set_seed(request.seed)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = _load(base)
     model.config.use_cache = False
     if settings.lora is not None:
         model = _with_adapters(model, settings.lora)
@@ -109,6 +111,7 @@ def finetune_decoder(
     ]
     if settings.lora is not None:
         model = model.merge_and_unload()
+    made_from["libraries"] = libraries_of("finetune_decoder")
     _publish(base, model, state / "trained", request, made_from, curve, folder)
     shutil.rmtree(state)
 
@@ -207,6 +210,48 @@ def _only_at(wanted: torch.Tensor) -> Callable[[torch.nn.Module, Any], tuple[tor
     return select
 
 
+def _load(base: Path) -> Any:
+    """A base in float32, checked to be whole, and such that what is trained can be published."""
+    started = open_checkpoint(base)
+    canonical(started, read_config(base), str(base))
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, output_loading_info=True
+    )
+    model, report = loaded
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{base} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, "
+            "which would start at random; download the whole model, or correct its config.json"
+        )
+    if unexpected:
+        logger.warning(
+            "%d tensors are no part of %s and stay as they are, first %s",
+            len(unexpected),
+            type(model).__name__,
+            unexpected[0],
+        )
+    own = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    _in_names_of(started, InMemory(own), base, base)
+    return model
+
+
+def _in_names_of(started: Checkpoint, trained: Checkpoint, folder: Path, base: Path) -> Checkpoint:
+    """What is trained, whose config is in `folder`, with the names that the base has in its file.
+
+    Raises:
+        CheckpointError: the base has no name for some of it.
+    """
+    named = with_names_of(trained, started, read_config(base), str(base))
+    strangers = sorted(set(named) - set(with_tied(started, base, named)))
+    if strangers:
+        raise CheckpointError(
+            f"{base} lacks {strangers[0]}, which the class of its config has; download the whole "
+            "model"
+        )
+    return with_tied(named, folder, started)
+
+
 def _with_adapters(model: PreTrainedModel, lora: Lora) -> Any:
     from peft import LoraConfig, get_peft_model
 
@@ -275,20 +320,7 @@ def _publish(
     shutil.rmtree(scratch, ignore_errors=True)
     model.cpu().save_pretrained(scratch)
     started, saved = open_checkpoint(base), open_checkpoint(scratch)
-    strangers = sorted(set(saved) - set(with_tied(started, base, saved)))
-    if strangers:
-        raise CheckpointError(
-            f"{base} lacks {strangers[0]} of {type(model).__name__}; fetch the whole model"
-        )
-    trained = with_tied(saved, scratch, started)
-    untouched = sorted(set(started) - set(trained))
-    if untouched:
-        logger.warning(
-            "%d tensors are no part of %s and stay as they were, first %s",
-            len(untouched),
-            type(model).__name__,
-            untouched[0],
-        )
+    trained = _in_names_of(started, saved, scratch, base)
     with publish(folder, made_from) as draft:
         companions.copy_files(base, companions.config_files(base), draft.path)
         companions.copy_files(base, companions.tokenizer_files(base), draft.path)

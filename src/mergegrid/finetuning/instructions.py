@@ -16,7 +16,9 @@ import pandas as pd
 from mergegrid.config.decoders import Instructions
 from mergegrid.errors import DataError
 from mergegrid.tasks.generators import generate
-from mergegrid.tasks.tables import read_table
+from mergegrid.tasks.tables import read_table, text_column
+
+STAGE_VERSIONS = {"prepare_instructions": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ def _examples(data: Instructions, records: pd.DataFrame) -> pd.DataFrame:
                 f"the instructions have no column {column!r}; they have "
                 f"{', '.join(map(str, records))}: name the right one"
             )
+        if data.records is not None:
+            records[column] = text_column(data.records, records, column)
     texts = {name: records[name].astype("string").fillna("").str.strip() for name in columns}
     instruction, output = texts[data.instruction], texts[data.output]
     if data.input:
@@ -73,7 +77,7 @@ def _examples(data: Instructions, records: pd.DataFrame) -> pd.DataFrame:
     examples = pd.DataFrame({"instruction": instruction, "output": output}).astype("object")
     empty = (examples == "").any(axis="columns")
     if empty.any():
-        logger.info("left out %d records without a question or an answer", int(empty.sum()))
+        logger.warning("left out %d records without a question or an answer", int(empty.sum()))
     return examples[~empty]
 
 

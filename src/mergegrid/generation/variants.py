@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from mergegrid.checkpoints.publish import recorded_libraries
 from mergegrid.config.decoder_requests import Ask
 from mergegrid.config.generation import Generation
 from mergegrid.generation.backend import Engine, Swappable, identity
@@ -21,6 +22,7 @@ from mergegrid.generation.run import frame, generate, longest, prepare, unanswer
 from mergegrid.generation.store import AnswerStore
 from mergegrid.generation.tokens import Prompts
 from mergegrid.recipe.recipe import Recipe
+from mergegrid.stages import together
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ def answer_variants(
         wanted = [recipe for recipe, requests in missing.items() if requests]
         logger.info("%d variants, %d to ask", len(missing), len(wanted))
         if wanted:
+            folders = [models.base, *models.experts.values()]
+            libraries = together(map(recorded_libraries, folders))
             backend = _open(engine, settings, shell, device, longest(asked), models, merger)
             try:
                 for recipe in wanted:
@@ -79,7 +83,14 @@ def answer_variants(
                     backend.load(recipe.model_dump_json())
                     seconds = time.monotonic() - start
                     logger.info("%s: merged and loaded in %.1f s", recipe.slug, seconds)
-                    generate(backend, missing[recipe], answers, digest_of(recipe), f"{recipe.slug}")
+                    generate(
+                        backend,
+                        missing[recipe],
+                        answers,
+                        digest_of(recipe),
+                        libraries,
+                        recipe.slug,
+                    )
             finally:
                 backend.close()
     return {recipe.digest: frame(asked, answers, digest_of(recipe), engine) for recipe in missing}

@@ -17,15 +17,11 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import llvmlite.binding as llvm
 
 from mergegrid.errors import MergegridError
-
-if TYPE_CHECKING:
-    # It runs in a process of its own, but decides what this one computes: `code_version` sees it.
-    from mergegrid.kernels import compiler  # noqa: F401
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,8 @@ from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.merging.ranges import LARGE, SMALL, Range, delta_ranges
 from mergegrid.progress import byte_progress
 
+STAGE_VERSIONS = {"deltas": 1}
+
 # Where the paper says "mostly" and "often".
 _MOSTLY, _OFTEN = 0.8, 0.1
 _HEAD = ("tensor", "parameters", "median", "q99", "max", "L1", "L2", "unchanged")

@@ -25,6 +25,8 @@ from mergegrid.merging.spans import Span, spans, tasks, windows
 from mergegrid.merging.workers import Desk, Workers
 from mergegrid.recipe.recipe import Recipe
 
+STAGE_VERSIONS = {"merge": 1}
+
 #: Elements of a run: so many that what the interpreter does for each is little beside the loops.
 #: Twice as many are slower to write.
 CHUNK = 16 * GRAIN

@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 
 from mergegrid.reporting import comparisons, figures, pairs, pairs_figure, published, tables
 from mergegrid.reporting.delta_figures import delta_histograms_figure
+from mergegrid.reporting.libraries import mixed_libraries
 from mergegrid.reporting.similarity_figures import similarity_figure
+
+STAGE_VERSIONS = {"tables": 1}
 
 
 @dataclass(frozen=True)
 class Results:
-    """Files of a run that tables and figures are made from; each needs one kind of them."""
+    """Files of a run that tables and figures are made from; each needs one or two kinds of them."""
 
     scores: list[Path] = field(default_factory=list)
     """`scores.parquet`"""
@@ -143,6 +146,11 @@ FIGURES: dict[str, Callable[[Results, str], Figure]] = {
 def make_table(name: str, results: Results) -> pd.DataFrame:
     """The table of a name."""
     return TABLES[name](results)
+
+
+def table_notes(results: Results) -> list[str]:
+    """What readers of a table of scores have to know beside it."""
+    return mixed_libraries(results.read_scores()) if results.scores else []
 
 
 def draw_figure(name: str, family: str, results: Results) -> Figure:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from mergegrid.reporting import style
 
+STAGE_VERSIONS = {"costs": 1}
+
 #: Stages in the order in which data flows, each with the words a reader knows it by.
 STAGES = {
     "fetch": "fetch models and data",

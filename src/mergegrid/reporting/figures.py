@@ -18,6 +18,8 @@ from mergegrid.reporting import style
 from mergegrid.reporting.drawing import columns_of, in_style, legend_below, note, panels
 from mergegrid.reporting.tables import BASE, ORACLE, SINGLE, drop_rates, merge_summary
 
+STAGE_VERSIONS = {"figures": 1}
+
 PANELS = 8
 """Up to so many sets of experts get a panel each; more are shown as a distribution."""
 SMALL_DELTA = 0.002

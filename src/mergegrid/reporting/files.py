@@ -1,5 +1,7 @@
 """Tables and figures as files: the same input gives the same bytes."""
 
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -23,24 +25,32 @@ th {{ background: #eee; position: sticky; top: 0; }}
 
 
 def write_table(
-    table: pd.DataFrame, csv: Path, markdown: Path, html: Path, latex: Path, caption: str = ""
+    table: pd.DataFrame,
+    csv: Path,
+    markdown: Path,
+    html: Path,
+    latex: Path,
+    caption: str = "",
+    notes: Sequence[str] = (),
 ) -> None:
     """Write a table for programs (CSV, six significant digits) and people.
 
-    People read Markdown, HTML and, in their papers, LaTeX.
+    People read Markdown, HTML and, in their papers, LaTeX; notes stand below the table, in LaTeX in
+    the caption.
     """
     for path in (csv, markdown, html, latex):
         path.parent.mkdir(parents=True, exist_ok=True)
     csv.write_text(table.to_csv(index=False, float_format="%.6g", lineterminator="\n"), "utf-8")
-    markdown.write_text(markdown_table(table), "utf-8")
+    below = "".join(f"\n{note}\n" for note in notes)
+    markdown.write_text(markdown_table(table) + below, "utf-8")
     text = _as_text(table)
     drawn = text.to_html(index=False, border=0)
-    html.write_text(_PAGE.format(title=html.stem, table=drawn), "utf-8")
+    below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
+    html.write_text(_PAGE.format(title=html.stem, table=drawn + below), "utf-8")
     right = [_is_number(table[name]) for name in table.columns]
     rows = text.to_numpy().tolist()
-    latex.write_text(
-        latex_table(list(table.columns), rows, right, latex.stem, caption or latex.stem), "utf-8"
-    )
+    caption = " ".join([caption or latex.stem, *notes])
+    latex.write_text(latex_table(list(table.columns), rows, right, latex.stem, caption), "utf-8")
 
 
 def write_figure(figure: Figure, svg: Path, png: Path) -> None:

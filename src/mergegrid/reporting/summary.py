@@ -6,6 +6,8 @@ import pandas as pd
 
 from mergegrid.config.study import Study
 from mergegrid.reporting.costs import STAGES, job_costs
+from mergegrid.reporting.libraries import mixed_libraries
+from mergegrid.scoring.scores import read_scores
 
 
 def stage_times(logs: Path) -> pd.DataFrame:
@@ -23,6 +25,14 @@ def stage_times(logs: Path) -> pd.DataFrame:
     )
     times.insert(0, "stage", [STAGES[rule] for rule in times.index])
     return times.reset_index(drop=True)
+
+
+def library_warnings(study: Study) -> list[str]:
+    """A line for each library of which several versions are behind the study's scores."""
+    path = Path(study.paths.results) / "scores.parquet"
+    if not path.is_file():
+        return []
+    return [f"warning: {path}: {note}" for note in mixed_libraries(read_scores([path]))]
 
 
 def summary(study: Study) -> str:
@@ -43,5 +53,6 @@ def summary(study: Study) -> str:
             table,
             "",
             *lines,
+            *library_warnings(study),
         ]
     )

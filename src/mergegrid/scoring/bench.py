@@ -1,7 +1,7 @@
 """A bench: base, experts and examples in memory, and the scores of any recipe over them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.publish import published_digest, read_manifest
+from mergegrid.checkpoints.publish import published_digest, read_manifest, recorded_libraries
 from mergegrid.checkpoints.statistics import check_grams, check_information, open_statistics
 from mergegrid.checkpoints.torch_tensors import OnDevice
 from mergegrid.config.requests import Target, statistic_of
@@ -22,7 +22,10 @@ from mergegrid.recipe.sparsifiers import Sparsifier
 from mergegrid.scoring.classifier import TaskScorer
 from mergegrid.scoring.scores import Measurement, Split
 from mergegrid.scoring.store import ScoreStore
+from mergegrid.stages import Libraries, libraries_of, stage_versions, together
 from mergegrid.tasks.examples import examples_digest
+
+_STAGES = ("merge", "evaluate_encoder")
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,13 @@ class Bench:
         base: Path,
         members: Mapping[str, Member],
         store: ScoreStore,
-        code: str,
         device: str = "cpu",
     ) -> None:
         self._base_folder, self._members = base, members
         self._store, self._device = store, device
         self._inputs = {
             "base": published_digest(base),
-            "code": code,
+            "versions": stage_versions(*_STAGES),
             "device": device,
         }
         self._inputs_of_members = {
@@ -72,6 +74,8 @@ class Bench:
             name: read_manifest(member.statistics)["files"] if member.statistics else {}
             for name, member in members.items()
         }
+        folders = [folder for each in members.values() for folder in (each.folder, each.statistics)]
+        self._recorded = {folder: recorded_libraries(folder) for folder in folders if folder}
         self._engine: Engine | None = None
         self._statistics: dict[Path, Checkpoint] = {}
         self._scorers: dict[str, TaskScorer] = {}
@@ -102,6 +106,7 @@ class Bench:
             if measurement is None:
                 merged = merged or self._merge(recipe)
                 measurement = self._scorers[name].measure(merged, split)
+                measurement = replace(measurement, libraries=self._libraries_of(recipe))
                 self._store.add(key, measurement)
             found[name] = measurement
         return found
@@ -109,6 +114,14 @@ class Bench:
     def inputs_digest(self, recipe: Recipe) -> str:
         """SHA-256 over everything but the recipe that its scores depend on."""
         return digest(self._inputs_of(recipe))
+
+    def _libraries_of(self, recipe: Recipe) -> Libraries:
+        """Libraries behind a score measured now: those of its inputs and those that run here."""
+        folders = [self._members[name].folder for name in recipe.experts]
+        if statistic_of(recipe.method):
+            of_experts = (self._members[name].statistics for name in recipe.experts)
+            folders += [folder for folder in of_experts if folder]
+        return together([libraries_of(*_STAGES), *(self._recorded[each] for each in folders)])
 
     def _inputs_of(self, recipe: Recipe) -> dict[str, Any]:
         members = {name: self._inputs_of_members[name] for name in recipe.experts}

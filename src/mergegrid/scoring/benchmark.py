@@ -8,6 +8,7 @@ questions.
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from mergegrid.progress import progress
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.scoring.graders import GRADERS
-from mergegrid.scoring.graders.grader import Context, Grades, Question
+from mergegrid.scoring.graders.grader import Context, Grades, Question, Verdicts
 from mergegrid.scoring.scores import Measurement, Split, score_frame, score_row
+from mergegrid.stages import Libraries, libraries_of, stage_versions, together
 
 
 def score_benchmark(
@@ -30,7 +32,6 @@ def score_benchmark(
     questions: pd.DataFrame,
     answers: Sequence[pd.DataFrame],
     folder: Path,
-    code: str,
     workers: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores and records of one benchmark.
@@ -40,7 +41,6 @@ def score_benchmark(
         questions: its prepared questions.
         answers: of each variant, in the order of the request: its answers to all benchmarks.
         folder: where verdicts that are known are kept.
-        code: version of the code that scores.
         workers: programs that may run side by side.
 
     Returns:
@@ -51,7 +51,9 @@ def score_benchmark(
     Raises:
         DataError: a question has no answer, or there is none to choose or to report on.
     """
-    context = Context(request, folder, Journal(folder / f"verdicts~{code}.jsonl"), workers)
+    stage = f"grade_{request.benchmark.kind}"
+    versions, here = stage_versions(stage), libraries_of(stage)
+    journal = Journal(folder / f"verdicts~{versions[stage]}.jsonl")
     columns = (questions[name].tolist() for name in ("id", "instruction", "reference"))
     asked = [
         Question(name, instruction, json.loads(reference))
@@ -65,9 +67,11 @@ def score_benchmark(
     for recipe, frame in progress(pairs, f"variants on {request.name}", len(pairs)):
         own = _own(frame, asked, request.name)
         texts = [part["output"].tolist() for _, part in own.groupby("id", sort=False)]
+        context = Context(request, folder, Verdicts(journal, here), workers)
         grades = GRADERS[request.benchmark.kind](context, recipe.digest[:16], asked, texts)
         engine = _engine(own)
-        inputs = _inputs(request, questions, own, code)
+        libraries = together([*_libraries(own), context.verdicts.libraries])
+        inputs = _inputs(request, questions, own, versions)
         rows += [
             score_row(
                 "sweep" if len(recipe.experts) == 1 else "merges",
@@ -76,7 +80,7 @@ def score_benchmark(
                 request.name,
                 metric,
                 split,
-                measurement,
+                replace(measurement, libraries=libraries),
                 selected=False,
                 selection=request.selection,
                 inputs_digest=inputs,
@@ -164,17 +168,27 @@ def _engine(own: pd.DataFrame) -> str:
     names = []
     for text in own["engine"].unique():
         engine: Mapping[str, Any] = json.loads(text)
-        parts = (engine["backend"], engine["version"], engine["dtype"], engine["device"])
+        parts = (engine["backend"], engine["dtype"], engine["device"])
         names.append(" ".join(map(str, parts)))
     return " + ".join(dict.fromkeys(names))
 
 
-def _inputs(request: ScoreRequest, questions: pd.DataFrame, own: pd.DataFrame, code: str) -> str:
+def _libraries(own: pd.DataFrame) -> list[Libraries]:
+    """Libraries behind the answers."""
+    return [json.loads(text) for text in own["libraries"].unique()]
+
+
+def _inputs(
+    request: ScoreRequest,
+    questions: pd.DataFrame,
+    own: pd.DataFrame,
+    versions: Mapping[str, int],
+) -> str:
     return digest(
         {
             "questions": questions.to_dict(orient="list"),
-            "answers": own.to_dict(orient="list"),
+            "answers": own.drop(columns="libraries").to_dict(orient="list"),
             "benchmark": request.benchmark.model_dump(mode="json"),
-            "code": code,
+            "versions": versions,
         }
     )

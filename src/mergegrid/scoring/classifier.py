@@ -17,6 +17,8 @@ from mergegrid.scoring.scores import Measurement, Split
 from mergegrid.tasks.encoding import Batch, batches, encode
 from mergegrid.tasks.metrics import predictions_of, score, standard_error
 
+STAGE_VERSIONS = {"evaluate_encoder": 1}
+
 _MAX_TOKENS = {"cpu": 1024, "cuda": 32768}
 
 

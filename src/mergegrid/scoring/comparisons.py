@@ -26,6 +26,8 @@ from mergegrid.recipe.recipe import base_only
 from mergegrid.recipe.sparsifiers import SPARSIFIERS
 from mergegrid.scoring.resampling import Floats, generator, resampled
 
+STAGE_VERSIONS = {"comparisons": 1}
+
 #: Column, type, meaning: the whole of `results/comparisons.parquet`.
 COLUMNS = {
     "study": ("string", "`sweep` (one expert alone) or `merges`"),

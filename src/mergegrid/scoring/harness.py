@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +25,9 @@ from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.scoring.scores import Measurement, score_row
+from mergegrid.stages import Libraries, stage_versions, together
+
+STAGE_VERSIONS = {"harness": 1}
 
 #: Version that is tested.
 LM_EVAL = "0.4.13"
@@ -64,7 +67,7 @@ class HarnessResult:
     version: str
     """Version of lm-eval."""
     engine: str
-    """What gave the answers: `lm-eval 0.4.13 hf float32 cpu`."""
+    """What gave the answers: `lm-eval hf float32 cpu`."""
     tasks: dict[str, str]
     """Versions of the tasks and groups."""
     questions: dict[str, str]
@@ -169,7 +172,7 @@ def read_result(path: Path, settings: Harness, device: str) -> HarnessResult:
         )
     return HarnessResult(
         version=version,
-        engine=f"lm-eval {version} {settings.model} {dtype} {device}",
+        engine=f"lm-eval {settings.model} {dtype} {device}",
         tasks={task: str(each) for task, each in found["versions"].items()},
         questions=found["task_hashes"],
         scores=scores,
@@ -177,7 +180,7 @@ def read_result(path: Path, settings: Harness, device: str) -> HarnessResult:
 
 
 def rows(
-    result: HarnessResult, recipe: Recipe, owner: str, inputs_digest: str
+    result: HarnessResult, recipe: Recipe, owner: str, libraries: Libraries, inputs_digest: str
 ) -> list[dict[str, Any]]:
     """One row of scores per task and metric; none is primary, for lm-eval does not rank its own.
 
@@ -185,8 +188,10 @@ def rows(
         result: what lm-eval found.
         recipe: what the model was merged from.
         owner: the expert whose ability the tasks measure, or nothing.
+        libraries: versions of the libraries behind the model.
         inputs_digest: digest over all that the values depend on but the recipe.
     """
+    libraries = together([libraries, {"lm-eval": [result.version]}])
     return [
         score_row(
             "sweep" if len(recipe.experts) == 1 else "merges",
@@ -195,7 +200,7 @@ def rows(
             score.task,
             score.metric,
             "test",
-            score.measurement,
+            replace(score.measurement, libraries=libraries),
             selected=False,
             selection="none",
             inputs_digest=inputs_digest,
@@ -206,14 +211,13 @@ def rows(
     ]
 
 
-def harness_inputs(result: HarnessResult, settings: Harness, model: str, code: str) -> str:
+def harness_inputs(result: HarnessResult, settings: Harness, model: str) -> str:
     """Digest over all that the values depend on but the recipe.
 
     Args:
         result: what lm-eval found, and with which tasks and questions.
         settings: how it was asked; where it is installed does not count.
         model: digest of the model.
-        code: version of the code that scores.
     """
     asked = settings.model_dump(mode="json", exclude={"python", "include_path"})
     return digest(
@@ -224,7 +228,7 @@ def harness_inputs(result: HarnessResult, settings: Harness, model: str, code: s
             "engine": result.engine,
             "tasks": result.tasks,
             "questions": result.questions,
-            "code": code,
+            "versions": stage_versions("harness"),
         }
     )
 

@@ -1,18 +1,20 @@
 """Scores of an oracle: every expert's task, answered by the model that learnt them together."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.publish import published_digest
+from mergegrid.checkpoints.publish import published_digest, recorded_libraries
 from mergegrid.config.oracle_requests import OracleRequest
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.scoring.classifier import TaskScorer
 from mergegrid.scoring.scores import Split, score_frame, score_row
+from mergegrid.stages import libraries_of, stage_versions, together
 from mergegrid.tasks.examples import examples_digest
 
 METHOD = "multitask"
@@ -23,7 +25,6 @@ def score_oracle(
     folder: Path,
     examples: Mapping[str, pd.DataFrame],
     device: str = "cpu",
-    code: str = "",
 ) -> pd.DataFrame:
     """Scores of an oracle on the validation and the test split of each of its tasks.
 
@@ -32,16 +33,16 @@ def score_oracle(
         folder: where it is published.
         examples: prepared examples of each expert's task.
         device: `cpu` or `cuda`.
-        code: version of the code that scores.
     """
     inputs = digest(
         {
             "oracle": published_digest(folder),
             "examples": {name: examples_digest(each) for name, each in examples.items()},
             "device": device,
-            "code": code,
+            "versions": stage_versions("evaluate_encoder"),
         }
     )
+    libraries = together([libraries_of("evaluate_encoder"), recorded_libraries(folder)])
     rows = []
     for expert, target in zip(request.experts, request.targets, strict=True):
         scorer = TaskScorer(folder / expert, target, examples[expert], device)
@@ -54,7 +55,7 @@ def score_oracle(
                 target.task,
                 target.metric,
                 split,
-                scorer.measure(checkpoint, split),
+                replace(scorer.measure(checkpoint, split), libraries=libraries),
                 selected=True,
                 selection="none",
                 inputs_digest=inputs,

@@ -11,6 +11,7 @@ import pandas as pd
 from mergegrid.config.study import Aim, Selection
 from mergegrid.provenance import canonical_json
 from mergegrid.recipe.recipe import Recipe
+from mergegrid.stages import Libraries
 
 Split = Literal["validation", "test"]
 
@@ -24,6 +25,8 @@ class Measurement:
     n: int
     predictions: tuple[float, ...] | None = field(default=None, repr=False)
     """What a classifier answered to each example of the test split, in their order."""
+    libraries: Libraries = field(default_factory=dict)
+    """Versions of the libraries behind the value, those of its inputs included."""
 
 
 #: Column, type, meaning: the whole of `results/scores.parquet`.
@@ -55,6 +58,10 @@ COLUMNS = {
     "recipe": ("string", "readable name of the recipe"),
     "recipe_digest": ("string", "SHA-256 of the recipe's canonical JSON"),
     "engine": ("string", "what wrote the answers of a decoder; empty for encoders"),
+    "libraries": (
+        "string",
+        "versions of Python and the libraries behind the value, training included, as JSON",
+    ),
     "inputs_digest": ("string", "SHA-256 over all that the value depends on but the recipe"),
 }
 
@@ -102,6 +109,7 @@ def score_row(
         "recipe": recipe.slug,
         "recipe_digest": recipe.digest,
         "engine": engine,
+        "libraries": canonical_json(measurement.libraries),
         "inputs_digest": inputs_digest,
     }
 

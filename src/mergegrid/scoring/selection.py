@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+STAGE_VERSIONS = {"select": 1}
+
 
 def choose(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores of one set of experts on all its benchmarks, with `selected` filled in."""

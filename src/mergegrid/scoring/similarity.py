@@ -40,6 +40,8 @@ from mergegrid.recipe.recipe import Recipe
 from mergegrid.recipe.sparsifiers import NoSparsifier
 from mergegrid.tasks.encoding import batches, encode
 
+STAGE_VERSIONS = {"similarity": 1}
+
 #: Column and type of the table, a row per recipe and layer.
 COLUMNS = {
     "family": "string",

@@ -26,11 +26,14 @@ from mergegrid.config.requests import Statistic, StatisticsRequest
 from mergegrid.errors import DataError
 from mergegrid.progress import progress
 from mergegrid.provenance import canonical_json
+from mergegrid.stages import libraries_of, stage_versions
 from mergegrid.statistics.fisher import ExactFisher, ReferenceFisher
 from mergegrid.statistics.gatherer import Gatherer
 from mergegrid.statistics.grams import Grams
 from mergegrid.tasks.encoding import Batch, batches, encode
 from mergegrid.tasks.examples import examples_digest
+
+STAGE_VERSIONS = {"statistics": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,6 @@ def gather(
     examples: pd.DataFrame,
     folder: Path,
     device: str = "cpu",
-    code: str = "",
 ) -> None:
     """Gather what a request asks for of an expert, and publish it at `folder`.
 
@@ -60,7 +62,6 @@ def gather(
         examples: prepared examples of the task.
         folder: where the files go.
         device: `cpu` or `cuda`.
-        code: version of the code that gathers.
 
     Raises:
         DataError: there are fewer training examples than asked for.
@@ -79,7 +80,8 @@ def gather(
         "examples": examples_digest(examples),
         "request": request.model_dump(mode="json"),
         "device": device,
-        "code": code,
+        "versions": stage_versions("statistics"),
+        "libraries": libraries_of("statistics"),
     }
     tokenizer = AutoTokenizer.from_pretrained(expert)
     # No more than are looked at: the training examples of a task may be many times as many.

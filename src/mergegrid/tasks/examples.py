@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from mergegrid.config.tasks import Task
+from mergegrid.config.tasks import Table, Task
 from mergegrid.errors import DataError
 from mergegrid.provenance import digest
+from mergegrid.tasks.labels import class_of, is_missing, number_of
 from mergegrid.tasks.pairs import rank_pairs
-from mergegrid.tasks.tables import read_table
+from mergegrid.tasks.tables import place, read_table, text_column, values_of
+
+STAGE_VERSIONS = {"prepare_task": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +38,8 @@ def prepare(task: Task, paths: Mapping[str, Path]) -> pd.DataFrame:
         paths: where each of its tables (`train`, and `validation`, `test` if given) was fetched to.
 
     Raises:
-        DataError: a column is missing, a label is unknown, or a split is left empty.
+        DataError: a column is missing or holds no text, a label is unknown or not a number, or a
+            split is left empty.
     """
     splits = {
         name: _examples(task, paths[name], name)
@@ -64,49 +69,55 @@ def examples_digest(examples: pd.DataFrame) -> str:
 def _examples(task: Task, path: Path, name: str) -> pd.DataFrame:
     table = getattr(task, name)
     frame = read_table(table, path)
-    label = task.rank_pairs.score if task.rank_pairs else task.label
-    for column in (*task.text, label):
-        if column not in frame:
-            raise DataError(
-                f"{table.source} has no column {column!r}; it has {', '.join(map(str, frame))}"
-            )
-    texts = [frame[column].astype("string").str.strip() for column in task.text]
+    texts = [
+        # White space around a text is not part of it.
+        [text.strip() if text else None for text in text_column(table, frame, column)]
+        for column in task.text
+    ]
+    labels = values_of(table, frame, task.rank_pairs.score if task.rank_pairs else task.label)
+    whole = [
+        row
+        for row, (label, *each) in enumerate(zip(labels, *texts, strict=True))
+        if all(each) and not is_missing(label, task.classes)
+    ]
+    if len(whole) < len(labels):
+        gap = next(row for row, kept in enumerate([*whole, None]) if row != kept)
+        logger.warning(
+            "%s: left out %d of %d rows without text or label, first %s",
+            *(name, len(labels) - len(whole), len(labels), place(table, gap)),
+        )
     examples = pd.DataFrame(
         {
-            "text_a": texts[0],
-            "text_b": texts[1] if len(texts) == 2 else None,
-            "label": frame[label],
-        }
+            "text_a": [texts[0][row] for row in whole],
+            "text_b": [texts[1][row] for row in whole] if len(texts) == 2 else None,
+        },
+        dtype="object",
     )
-    empty = frame[label].isna()
-    for text in texts:
-        empty |= text.isna() | (text == "")
-    if empty.any():
-        logger.info("%s: left out %d rows without text or label", name, int(empty.sum()))
-        examples = examples[~empty].reset_index(drop=True)
-    examples["label"] = _labels(task, examples["label"], table.source)
-    return examples.astype({"text_a": "object", "text_b": "object"})
+    examples["label"] = _labels(task, table, {row: labels[row] for row in whole})
+    return examples
 
 
-def _labels(task: Task, labels: "pd.Series[Any]", source: str) -> "pd.Series[Any]":
+def _labels(task: Task, table: Table, values: Mapping[int, Any]) -> NDArray[Any]:
+    """The numbers or the classes of labels by row."""
     if task.is_regression or task.rank_pairs:
-        numbers = pd.to_numeric(labels, errors="coerce").astype("float64")
-        if numbers.isna().any():
-            value = labels[numbers.isna()].iloc[0]
+        numbers = [number_of(value) for value in values.values()]
+        if None in numbers:
+            row, value = list(values.items())[numbers.index(None)]
             raise DataError(
-                f"{source} has the label {value!r}, which is not a number; "
-                "list the classes with `labels`, or name another column"
+                f"{place(table, row)} has the label {value!r}, which is not a number; "
+                "correct it, list the classes with `labels`, or name another column"
             )
-        return numbers
-    classes = {label: index for index, label in enumerate(task.classes)}
-    unknown = labels[~labels.isin(list(classes))]
-    if not unknown.empty:
-        values = ", ".join(repr(value) for value in unknown.unique()[:5].tolist())
+        return np.array(numbers, dtype=np.float64)
+    classes = [class_of(value, task.classes) for value in values.values()]
+    if None in classes:
+        unknown = [row for row, index in zip(values, classes, strict=True) if index is None]
+        named = ", ".join(dict.fromkeys(repr(values[row]) for row in unknown[:100]))
         raise DataError(
-            f"{source} has {len(unknown)} rows with labels that the task does not list: {values}; "
-            f"listed are {task.classes}"
+            f"{table.source} has {len(unknown)} rows with labels that the task does not list: "
+            f"{named}; listed are {task.classes}, and the first is {place(table, unknown[0])}: "
+            "correct the rows, or list their label"
         )
-    return labels.map(classes).astype("int64")
+    return np.array(classes, dtype=np.int64)
 
 
 def _without_duplicates(splits: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

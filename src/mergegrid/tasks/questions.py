@@ -7,6 +7,7 @@ The prepared table has one row per question; `reference` is JSON:
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from mergegrid.config.decoder_requests import template
 from mergegrid.errors import DataError
 from mergegrid.tasks.benchmarks import READERS
 from mergegrid.tasks.benchmarks.humaneval import packaged
-from mergegrid.tasks.benchmarks.question import Question, Record
+from mergegrid.tasks.benchmarks.question import Question
 from mergegrid.tasks.generators import generate
 from mergegrid.tasks.tables import read_table
+
+STAGE_VERSIONS = {"prepare_questions": 1}
 
 
 def prepare_questions(benchmark: Benchmark, path: Path | None) -> pd.DataFrame:
@@ -30,13 +33,18 @@ def prepare_questions(benchmark: Benchmark, path: Path | None) -> pd.DataFrame:
         path: where its records were fetched to, if it has any.
 
     Raises:
-        DataError: a record lacks a column, two have one name, or none is left.
+        DataError: a record lacks a column, has a question or a reference that cannot be used, two
+            have one name, or none is left.
     """
     every = READERS[benchmark.kind](_records(benchmark, path))
-    names = [question.id for question in every]
-    if len(set(names)) < len(names):
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise DataError(f"two records of {benchmark.kind} are called {twice}; name the right files")
+    named: dict[str, int] = {}
+    for row, question in enumerate(every):
+        first = named.setdefault(question.id, row)
+        if first != row:
+            raise DataError(
+                f"two records of {benchmark.kind} are called {question.id}, the records "
+                f"{first + 1} and {row + 1}; name the right files"
+            )
     chosen = every[benchmark.start : benchmark.end]
     if not chosen:
         raise DataError(
@@ -48,7 +56,7 @@ def prepare_questions(benchmark: Benchmark, path: Path | None) -> pd.DataFrame:
             "id": question.id,
             "instruction": question.instruction,
             "prompt": raw_prompt(benchmark, question),
-            "reference": json.dumps(question.reference, sort_keys=True, default=_plain),
+            "reference": json.dumps(question.reference, sort_keys=True),
         }
         for question in chosen
     ]
@@ -66,24 +74,15 @@ def raw_prompt(benchmark: Benchmark, question: Question) -> str:
     return template(benchmark).replace("{instruction}", instruction)
 
 
-def _records(benchmark: Benchmark, path: Path | None) -> list[Record]:
+def _records(benchmark: Benchmark, path: Path | None) -> Sequence[Mapping[str, Any]]:
     if benchmark.generated is not None:
         asked = benchmark.generated
-        return list(generate(asked.generator, asked.count, asked.seed))
+        return generate(asked.generator, asked.count, asked.seed)
     if benchmark.records is None:
         return packaged()
     assert path is not None, "records are fetched before they are read"
     frame = read_table(benchmark.records, path)
     return [
-        {str(key): None if _is_missing(value) else value for key, value in record.items()}
+        {str(key): value for key, value in record.items()}
         for record in frame.to_dict(orient="records")
     ]
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's arrays and numbers as JSON knows them."""
-    return value.tolist()

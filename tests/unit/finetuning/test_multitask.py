@@ -95,7 +95,7 @@ def test_every_task_is_learnt_well_above_an_untrained_model(
 
 
 def test_scores_are_rows_of_the_tidy_table(oracle, tables, request_for_all):
-    scores = score_oracle(request_for_all, oracle, tables, code="c")
+    scores = score_oracle(request_for_all, oracle, tables)
     assert list(scores.columns) == list(COLUMNS)
     assert list(zip(scores["head"], scores["split"], scores["n"], strict=True)) == [
         (name, split, n) for name in EXPERTS for split, n in (("validation", 16), ("test", 24))

@@ -1,4 +1,5 @@
 import json
+from importlib.metadata import version
 
 import pytest
 from transformers import AutoTokenizer
@@ -7,7 +8,8 @@ from mergegrid.errors import DataError
 from mergegrid.generation.transformers_backend import TransformersBackend
 from mergegrid.provenance import digest
 
-COLUMNS = ["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens", "engine"]
+COLUMNS = ["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]
+COLUMNS += ["engine", "libraries"]
 
 
 @pytest.fixture
@@ -38,6 +40,7 @@ def test_answers_come_as_asked_with_all_that_identifies_them(answers, ask, model
         "float32",
         "cpu",
     )
+    assert json.loads(table["libraries"][0])["transformers"] == [version("transformers")]
     assert set(table["tokens"]) <= set(range(1, 9))
 
 

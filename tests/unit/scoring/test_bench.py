@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from mergegrid.checkpoints.encoders import load_classifier
@@ -13,6 +15,7 @@ from mergegrid.recipe.sparsifiers import (
     MaskedFinetuned,
     NoSparsifier,
 )
+from mergegrid.scoring import bench as bench_module
 from mergegrid.scoring import classifier
 from mergegrid.scoring.bench import Bench, Member
 from mergegrid.scoring.classifier import TaskScorer
@@ -20,6 +23,7 @@ from mergegrid.scoring.merges import merges
 from mergegrid.scoring.scores import COLUMNS
 from mergegrid.scoring.store import ScoreStore
 from mergegrid.scoring.sweep import sweep
+from mergegrid.stages import libraries_of
 from mergegrid.tasks.encoding import encode
 
 
@@ -32,9 +36,9 @@ def target(request_for_praise):
 def bench(base, expert, examples, target, tmp_path):
     """A bench with one store, made anew as each job makes it."""
 
-    def make(code="1", names=("praise",)):
+    def make(names=("praise",)):
         members = {name: Member(expert, target, examples) for name in names}
-        return Bench(base, members, ScoreStore(tmp_path / "store.jsonl"), code)
+        return Bench(base, members, ScoreStore(tmp_path / "store.jsonl"))
 
     return make
 
@@ -62,7 +66,8 @@ def test_the_expert_as_it_is_scores_as_its_own_checkpoint_does(bench, expert, ta
     score = bench().scores(recipe, "test")["praise"]
     state = dict(load_classifier(expert).state_dict())
     alone = TaskScorer(expert, target, examples, "cpu").measure(state, "test")
-    assert score == alone
+    assert replace(score, libraries={}) == alone
+    assert score.libraries == libraries_of("finetune_encoder", "merge", "evaluate_encoder")
     assert score.value == 1.0
     assert score.n == 24
 
@@ -96,12 +101,25 @@ def test_only_examples_of_splits_that_are_scored_are_encoded(expert, target, exa
     assert encoded == [{"test"}]
 
 
-def test_other_code_or_another_split_is_scored_again(bench, measured):
+@pytest.mark.parametrize("stage", ["merge", "evaluate_encoder"])
+def test_another_stage_version_or_split_is_scored_again(bench, measured, raise_version, stage):
     (recipe,) = recipes(Dare(rate=0.5))
-    bench("1").scores(recipe, "test")
-    bench("2").scores(recipe, "test")
-    bench("1").scores(recipe, "validation")
-    assert measured == ["test", "test", "validation"]
+    bench().scores(recipe, "test")
+    bench().scores(recipe, "validation")
+    raise_version(stage)
+    bench().scores(recipe, "test")
+    assert measured == ["test", "validation", "test"]
+
+
+def test_another_library_version_is_recorded_and_scores_nothing_again(bench, measured, monkeypatch):
+    one, two = recipes(Dare(rate=0.5), Dare(rate=0.9))
+    before = bench().scores(one, "test")["praise"]
+    monkeypatch.setattr(bench_module, "libraries_of", lambda *_: {"torch": ("99.0",)})
+    assert bench().scores(one, "test")["praise"].value == before.value
+    found = bench().scores(two, "test")["praise"].libraries["torch"]
+    assert "99.0" in found
+    assert before.libraries["torch"][0] in found
+    assert measured == ["test", "test"]
 
 
 def test_the_bench_merges_to_the_bit_as_the_engine_does(bench, base, expert):

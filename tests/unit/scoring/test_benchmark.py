@@ -17,7 +17,8 @@ from mergegrid.scoring.benchmark import mean_of, score_benchmark
 from mergegrid.scoring.graders.grader import Grades
 from mergegrid.scoring.scores import COLUMNS
 
-ENGINE = {"backend": "transformers", "version": "5.1", "dtype": "float32", "device": "cpu"}
+ENGINE = {"backend": "transformers", "dtype": "float32", "device": "cpu"}
+LIBRARIES = {"torch": ["2.13.0"]}
 
 
 def recipes(count, experts=("math", "code")):
@@ -53,7 +54,7 @@ def questions(names):
     return pd.DataFrame(rows).astype("string")
 
 
-def answers(texts, engine=ENGINE, benchmark="words"):
+def answers(texts, engine=ENGINE, benchmark="words", libraries=LIBRARIES):
     """The answers of one model, by question; of several samples where they are lists."""
     rows = [
         {
@@ -65,6 +66,7 @@ def answers(texts, engine=ENGINE, benchmark="words"):
             "finish": "stop",
             "tokens": 1,
             "engine": json.dumps(engine, sort_keys=True),
+            "libraries": json.dumps(libraries),
         }
         for name, each in texts.items()
         for sample, text in enumerate([each] if isinstance(each, str) else each)
@@ -72,8 +74,8 @@ def answers(texts, engine=ENGINE, benchmark="words"):
     return pd.DataFrame(rows)
 
 
-def score(folder, asked, found, code="abc", **changes):
-    return score_benchmark(request(len(found), **changes), questions(asked), found, folder, code)
+def score(folder, asked, found, **changes):
+    return score_benchmark(request(len(found), **changes), questions(asked), found, folder)
 
 
 NAMES = [f"q{number}" for number in range(40)]
@@ -206,34 +208,42 @@ def test_a_record_is_that_of_its_answer_in_whatever_order_they_come(tmp_path):
 
 
 def test_the_engine_is_named_and_so_are_two_of_them(tmp_path):
-    other = ENGINE | {"backend": "vllm", "version": "0.9"}
+    other = ENGINE | {"backend": "vllm"}
     batched = ENGINE | {"batch_size": 4}
     two = pd.concat([answers({"a": "a"}), answers({"b": "b"}, other)])
     same = pd.concat([answers({"a": "a"}), answers({"b": "b"}, batched)])
     scores, _ = score(tmp_path, ["a", "b"], [answers({"a": "", "b": ""}), two, same])
     assert scores["engine"].tolist() == [
-        "transformers 5.1 float32 cpu",
-        "transformers 5.1 float32 cpu + vllm 0.9 float32 cpu",
-        "transformers 5.1 float32 cpu",
+        "transformers float32 cpu",
+        "transformers float32 cpu + vllm float32 cpu",
+        "transformers float32 cpu",
     ]
 
 
-def test_the_digest_of_inputs_is_that_of_questions_answers_benchmark_and_code(tmp_path):
-    def digest(asked=("a", "b"), first="a", code="abc", others=0, **changes):
+def test_libraries_behind_answers_and_verdicts_are_recorded_and_no_part_of_the_inputs(tmp_path):
+    newer = answers({"b": "b"}, libraries={"torch": ["2.14.0"]})
+    mixed = pd.concat([answers({"a": "a"}), newer])
+    scores, _ = score(tmp_path, ["a", "b"], [answers({"a": "a", "b": "b"}), mixed])
+    old, both = scores.to_dict("records")
+    assert json.loads(old["libraries"])["torch"] == ["2.13.0"]
+    assert json.loads(both["libraries"])["torch"] == ["2.13.0", "2.14.0"]
+    assert json.loads(old["libraries"])["python"]
+    assert old["inputs_digest"] == both["inputs_digest"]
+
+
+def test_the_digest_of_inputs_is_that_of_questions_answers_benchmark_and_version(
+    tmp_path, raise_version
+):
+    def digest(asked=("a", "b"), first="a", others=0, **changes):
         found = [answers({"a": first, "b": "b"})] * (1 + others)
-        scores, _ = score(tmp_path, asked, found, code=code, **changes)
+        scores, _ = score(tmp_path, asked, found, **changes)
         return scores["inputs_digest"][0]
 
     longer = Benchmark(kind="instructions", records={"source": "path:x"}, prompt="{instruction}")
     assert digest() == digest() == digest(others=2)
-    differing = {
-        digest(),
-        digest(["a"]),
-        digest(first="x"),
-        digest(code="d"),
-        digest(benchmark=longer),
-    }
-    assert len(differing) == 5
+    differing = {digest(), digest(["a"]), digest(first="x"), digest(benchmark=longer)}
+    raise_version("grade_instructions")
+    assert len(differing | {digest()}) == 5
 
 
 def test_all_metrics_are_rows_and_the_first_is_the_one_to_compare(tmp_path):
@@ -242,7 +252,7 @@ def test_all_metrics_are_rows_and_the_first_is_the_one_to_compare(tmp_path):
         [{"id": "0", "instruction": "2 + 3?", "reference": json.dumps({"answer": "#### 5"})}]
     )
     found = [answers({"0": "#### 5"})]
-    scores, _ = score_benchmark(request(benchmark=sums), asked, found, tmp_path, "abc")
+    scores, _ = score_benchmark(request(benchmark=sums), asked, found, tmp_path)
     assert dict(zip(scores["metric"], scores["value"], strict=True)) == {
         "accuracy": 1,
         "accuracy_paper_rule": 0,
@@ -268,10 +278,13 @@ def test_metrics_of_all_questions_together_are_given_where_none_is_held_out(tmp_
     assert set(split["metric"]) == {"accuracy"}
 
 
-def test_verdicts_are_kept_by_the_version_of_the_code(tmp_path):
-    score(tmp_path, ["a"], [answers({"a": "a"})], code="abc")
-    score(tmp_path, ["a"], [answers({"a": "a"})], code="def")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "verdicts~abc.jsonl",
-        "verdicts~def.jsonl",
-    }
+def test_verdicts_are_kept_by_the_version_of_their_grader(tmp_path, raise_version):
+    def journals():
+        score(tmp_path, ["a"], [answers({"a": "a"})])
+        return {path.name for path in tmp_path.iterdir()}
+
+    first = journals()
+    raise_version("grade_math")
+    assert journals() == first
+    raise_version("grade_instructions")
+    assert len(journals()) == 2

@@ -15,7 +15,7 @@ from mergegrid.config.judge import Judge
 from mergegrid.errors import DataError
 from mergegrid.journal import Journal
 from mergegrid.scoring.graders import GRADERS, programs
-from mergegrid.scoring.graders.grader import Context, Question, flat, grouped
+from mergegrid.scoring.graders.grader import Context, Question, Verdicts, flat, grouped
 from mergegrid.scoring.programs.sandbox import Outcome, Sandbox, SandboxError, open_sandbox
 from mergegrid.tasks.benchmarks import READERS
 
@@ -68,7 +68,7 @@ def context(folder, kind, **changes):
         selection="none",
         unsafe_execution=False,
     )
-    return Context(request, folder, Journal(folder / "verdicts.jsonl"), workers=2)
+    return Context(request, folder, Verdicts(Journal(folder / "verdicts.jsonl"), {}), workers=2)
 
 
 def questions(kind, records):

@@ -162,7 +162,7 @@ def test_predictions_give_the_scores_again(base, expert, examples, tmp_path):
         for each in (NoSparsifier(), Dare(rate=0.9))
     ]
     store = ScoreStore(tmp_path / "store.jsonl")
-    bench = Bench(base, {"praise": Member(expert, TARGET, examples)}, store, "1")
+    bench = Bench(base, {"praise": Member(expert, TARGET, examples)}, store)
     frame, predictions = sweep(SweepRequest(target=TARGET, recipes=recipes), bench)
     labels = examples.loc[examples["split"] == "test", "label"].to_numpy()
     assert predictions["recipe_digest"].tolist() == frame["recipe_digest"].tolist()

@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from mergegrid.checkpoints.prose import deciding_files
 from mergegrid.checkpoints.sources import cache as store
 from mergegrid.checkpoints.sources import hub, path, pypi
 from mergegrid.checkpoints.sources.cache import Found
 from mergegrid.config.source import HubOrigin, PypiOrigin, SourceConfig
 from mergegrid.errors import SourceError
 from mergegrid.provenance import canonical_json, digest
+
+STAGE_VERSIONS = {"fetch": 1}
 
 Kind = Literal["model", "dataset"]
 
@@ -43,8 +46,8 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """Identity of the files' names and contents, wherever they came from."""
-        return digest(self.files)
+        """Identity of what was fetched, wherever it came from; of a model, without its prose."""
+        return digest(deciding_files(self.files, self.kind))
 
     def to_json(self) -> str:
         """The record as one line of canonical JSON."""
@@ -93,7 +96,7 @@ def locate(
     if anew:
         store.forget(found.path, store.root(cache))
         found = _find(config, record.kind, cache, commit=record.resolved)
-    if found.files != record.files:
+    if deciding_files(found.files, record.kind) != deciding_files(record.files, record.kind):
         raise SourceError(_difference(record, found))
     return found.path
 
@@ -111,10 +114,10 @@ def _find(config: SourceConfig, kind: Kind, cache: Path | None, commit: str = ""
 
 
 def _difference(record: Record, found: Found) -> str:
-    names = sorted(record.files.keys() | found.files.keys())
-    name = next(each for each in names if record.files.get(each) != found.files.get(each))
+    before, now = (deciding_files(each.files, record.kind) for each in (record, found))
+    name = min(each for each in before | now if before.get(each) != now.get(each))
     file = found.path if found.path.is_file() else found.path / name
-    expected, actual = record.files.get(name), found.files.get(name)
+    expected, actual = before.get(name), now.get(name)
     if actual is None:
         change = f"is missing; it was fetched with sha256 {expected}"
     elif expected is None:

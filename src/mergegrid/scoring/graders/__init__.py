@@ -6,6 +6,15 @@ from mergegrid.scoring.graders.grader import Grader
 from mergegrid.scoring.graders.judged import grade_preferences
 from mergegrid.scoring.graders.programs import grade_humaneval, grade_mbpp
 
+STAGE_VERSIONS = {
+    "grade_gsm8k": 1,
+    "grade_math": 1,
+    "grade_humaneval": 1,
+    "grade_mbpp": 1,
+    "grade_alpaca_eval": 1,
+    "grade_instructions": 1,
+}
+
 GRADERS: dict[BenchmarkKind, Grader] = {
     "gsm8k": grade_numbers,
     "math": grade_formulas,

@@ -38,10 +38,10 @@ def grade_formulas(
                 f"the solution {reference['solution'][:80]!r} has no \\boxed answer; "
                 "name the right files, or give records with a column `answer`"
             )
-        known = context.journal.get({"gold": gold, "text": text})
+        known = context.verdicts.get({"gold": gold, "text": text})
         if known is None:
             known = asdict(latex.judge(gold, text))
-            context.journal.add({"gold": gold, "text": text}, known)
+            context.verdicts.add({"gold": gold, "text": text}, known)
         return Judgement(**known)
 
     return _grade(judge, questions, answers)

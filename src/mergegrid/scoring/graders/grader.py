@@ -9,6 +9,7 @@ import pandas as pd
 
 from mergegrid.config.decoder_requests import ScoreRequest
 from mergegrid.journal import Journal
+from mergegrid.stages import Libraries, together
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,36 @@ class Context:
     """What is scored."""
     folder: Path
     """Folder for what a judge remembers."""
-    journal: Journal
+    verdicts: "Verdicts"
     """Verdicts known already."""
     workers: int
     """Programs that may run side by side."""
+
+
+class Verdicts:
+    """Verdicts in a journal, each with the libraries that it was reached with."""
+
+    def __init__(self, journal: Journal, libraries: Libraries) -> None:
+        self._journal, self._here = journal, libraries
+        self._used: list[Libraries] = []
+
+    def get(self, inputs: Any) -> Any | None:
+        """The verdict on these inputs, if there is one."""
+        known = self._journal.get(inputs)
+        if known is None:
+            return None
+        self._used.append(known["libraries"])
+        return known["verdict"]
+
+    def add(self, inputs: Any, verdict: Any) -> None:
+        """Remember a verdict for good."""
+        self._used.append(self._here)
+        self._journal.add(inputs, {"verdict": verdict, "libraries": self._here})
+
+    @property
+    def libraries(self) -> Libraries:
+        """Libraries behind the verdicts given and added; those of this process if there is none."""
+        return together(self._used or [self._here])
 
 
 Answers = Sequence[Sequence[str]]

