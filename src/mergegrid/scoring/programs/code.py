@@ -2,47 +2,60 @@
 
 The rule for the code of an answer, which is prose, code, or both:
 
-1. A fenced block, if there is one: the first that is marked as Python, else the first. Models give
-   the solution first; later blocks show how to call it and what it prints. A fence that only closes
-   (the prompt opened it) ends the code; one that only opens (the answer was cut) runs to the end.
-2. Else the answer itself, from its first line of code if whole functions are in it, to the first
-   line that belongs to no solution: prose, the next task, a print or an assert at the left margin.
-3. Both end before `if __name__ == ...`, `# Example usage` and a token that ends a text.
+1. Reasoning that is marked as such is left out, and so is what follows the end of the answer.
+2. Of the fenced blocks that define the function asked for, the last one counts: an answer that
+   corrects itself does so further down. Elsewhere the first definition counts, because models that
+   do not stop go on with other tasks.
+3. A piece of code is the longest beginning that compiles and cuts no statement in two.
+4. Other pieces that define what this one reads, such as helpers and imports, stand with it, in the
+   order of the answer.
+5. The solution's own tests are left out (`pruning`). Nothing is mended or added.
+
+A function is defined at the left margin, by a `def`, a class or an assignment. A method of a class
+`Solution` is another interface than the tests ask for, and fails as in other harnesses.
 """
 
 import ast
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import dropwhile
 from textwrap import dedent, indent
 from typing import Any
 
-_FENCE = re.compile(r"^( *)(?:```|~~~) *([\w+-]*)[^\n`]*$", re.MULTILINE)
-_PYTHON = {"python", "py", "python3", "python2"}
-_ENDS = re.compile(
-    r"^if __name__\b|^# ?(?:Example|Sample) usage|^# ?Test cases?\b|^\[DONE\]"
-    r"|<\|(?:endoftext|end_of_text|im_end|eot_id|file_separator)\|>|</s>|<file_sep>",
-    re.MULTILINE | re.IGNORECASE,
-)
-# After the first line, at the left margin. Two words of which the first has a capital are prose.
-_STOPS = re.compile(
-    r"\n(?:print\b|assert\b|\"\"\"|'''|#{2,} |</?\w+>|\[[A-Z]+\]|>>> "
-    r"|[A-Z][\w']* +(?!=|if\b|for\b|and\b|or\b|in\b|is\b|not\b)[\w'`]|[A-Z][\w ]*: *\n)"
-)
-_STARTS = re.compile(r"^(?:(?:async def|def|class|import|from) |@\w)", re.MULTILINE)
-_AFTER_A_BODY = re.compile(r"\n(?=[^\s)\]}])")
+from mergegrid.scoring.programs.names import BUILTINS, bound, is_installed, unresolved
+from mergegrid.scoring.programs.passages import Passage, indented, readings
+from mergegrid.scoring.programs.pruning import without_own_tests
+from mergegrid.scoring.programs.syntax import longest_beginning, parse, returns, runs
+
 _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 _INDENT = "    "
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def code_of(answer: str) -> str:
-    """The code in an answer, by the rule above; it may be the body of a function alone."""
-    text = answer.replace("\r\n", "\n")
-    block = _fenced(text)
-    code = _bare(text) if block is None else block
-    end = _ENDS.search(code)
-    return _trimmed(code[: end.start()] if end else code)
+@lru_cache(maxsize=16)
+def code_of(answer: str, names: tuple[str, ...] = (), setup: str = "") -> str:
+    """The code in an answer, by the rule above; where no function is found, its likeliest part.
+
+    Args:
+        answer: The model's text.
+        names: The functions asked for; none stands for any function.
+        setup: Code that runs before the functions are called.
+    """
+    found = _solution(answer, names, bound(*_body_of(setup)))
+    return _likeliest(answer) if found is None else found
+
+
+def tested_names(problem: Mapping[str, Any]) -> tuple[str, ...]:
+    """The functions and classes that the tests of a problem of MBPP call and do not define."""
+    body = _body_of("\n".join([problem.get("test_setup_code", ""), *problem["test_list"]]))
+    called = {
+        node.func.id
+        for statement in body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    return tuple(sorted(called - bound(*body) - BUILTINS))
 
 
 def humaneval_completion(problem: Mapping[str, str], answer: str) -> str:
@@ -51,16 +64,8 @@ def humaneval_completion(problem: Mapping[str, str], answer: str) -> str:
     A body keeps its indentation; where the model dropped that of the first line or of all lines,
     it is put back.
     """
-    code = code_of(answer)
-    if _defines(code, problem["entry_point"]):
-        # It may only stand at the top of a program, and here the prompt stands there.
-        return _FUTURE.sub("", code)
-    candidates = [indent(dedent(code), _INDENT), _INDENT + code.lstrip(" \t")]
-    if code.startswith((" ", "\t")):
-        code = _until(_AFTER_A_BODY, code)
-        candidates = [code, indent(dedent(code), _INDENT), _INDENT + code.lstrip(" \t")]
-    whole = (each for each in candidates if _is_python(problem["prompt"] + each))
-    return next(whole, candidates[0])
+    # An import from __future__ may only stand at the top of a program, where the prompt stands.
+    return _FUTURE.sub("", _completion(problem["prompt"], problem["entry_point"], answer))
 
 
 def humaneval_program(problem: Mapping[str, str], answer: str) -> str:
@@ -70,10 +75,9 @@ def humaneval_program(problem: Mapping[str, str], answer: str) -> str:
         problem: With the prompt, the tests and the name of the function, `entry_point`.
         answer: The model's text.
     """
-    completion = humaneval_completion(problem, answer)
-    return "\n".join(
-        [problem["prompt"] + completion, "", problem["test"], f"check({problem['entry_point']})\n"]
-    )
+    prompt, name = problem["prompt"], problem["entry_point"]
+    program = _future_first(prompt + _completion(prompt, name, answer))
+    return "\n".join([program, "", problem["test"], f"check({name})\n"])
 
 
 def mbpp_program(problem: Mapping[str, Any], answer: str, setup: bool = True) -> str:
@@ -85,61 +89,144 @@ def mbpp_program(problem: Mapping[str, Any], answer: str, setup: bool = True) ->
         setup: Run what the tests build on. Without it, as in the harness of bigcode, problem 367
             cannot be solved.
     """
-    before = [problem["test_setup_code"]] if setup else []
+    before = problem["test_setup_code"]
+    code = code_of(answer, tested_names(problem), before)
     # The empty line keeps a backslash at the end of the code from swallowing a test.
-    return "\n".join([code_of(answer), "", *before, *problem["test_list"], ""])
+    return "\n".join([code, "", *([before] if setup else []), *problem["test_list"], ""])
 
 
-def _fenced(text: str) -> str | None:
-    fences = list(_FENCE.finditer(text))
-    if not fences:
-        return None
-    before = text[: fences[0].start()]
-    if not fences[0][2] and before.strip():
-        after = text[fences[0].end() :]
-        # Followed by an opening one or by none, a fence without a mark is a closing one.
-        opens_next = len(fences) > 1 and fences[1][2]
-        if opens_next or (len(fences) == 1 and not _STARTS.search(after)):
-            return before
-    blocks: list[tuple[str, str]] = []
-    opening: re.Match[str] | None = None
-    for fence in [*fences, None]:
-        if opening is not None:
-            end = fence.start() if fence else len(text)
-            blocks.append((opening[2].lower(), _block(text[opening.end() : end], len(opening[1]))))
-        opening = fence if opening is None or (fence and fence[2]) else None
-    marked = (block for mark, block in blocks if mark in _PYTHON)
-    return next(marked, blocks[0][1])
+def _solution(
+    answer: str, names: Collection[str], known: Collection[str], prompt: str = ""
+) -> str | None:
+    """The code that defines the functions asked for, with what it needs, without its own tests."""
+    for passages in readings(answer):
+        if pieces := _pieces(passages, names):
+            code = _future_first(_with_what_it_needs(*pieces, names, set(known)))
+            return _pruned(prompt, code, names, known)
+    return None
 
 
-def _block(text: str, margin: int) -> str:
-    """The lines of a block without the margin of the fence that opened it."""
-    return re.sub(rf"^ {{0,{margin}}}", "", text, flags=re.MULTILINE)
+def _pruned(prompt: str, code: str, names: Collection[str], known: Collection[str]) -> str:
+    future = "".join(_FUTURE.findall(code))
+    program = prompt + _FUTURE.sub("", code)
+    tree = parse(program)
+    if tree is None:
+        return code
+    program = without_own_tests(program, tree, names, known, start=prompt.count("\n"))
+    return future + program.removeprefix(prompt).strip("\n")
 
 
-def _bare(text: str) -> str:
-    text = _trimmed(text)
-    start = _STARTS.search(text)
-    if start and not text.startswith((" ", "\t")) and not _is_body(text[: start.start()]):
-        text = text[start.start() :]
-    return _until(_STOPS, text)
+def _pieces(passages: Sequence[Passage], names: Collection[str]) -> tuple[list[str], int] | None:
+    """The pieces of code in an answer, and the number of that with the functions asked for."""
+    groups = [(each.fenced, runs(each.text) or runs(dedent(each.text))) for each in passages]
+    fenced = [pieces for is_fenced, pieces in groups if is_fenced]
+    bare = [pieces for is_fenced, pieces in groups if not is_fenced]
+    aside = [runs(dedent(group)) for each in passages for group in indented(each.text)]
+    for pieces in [*reversed(fenced), *bare]:
+        for piece in pieces:
+            if _defines(piece, names):
+                every = [each for _, some in groups for each in some]
+                return every, next(at for at, each in enumerate(every) if each is piece)
+    for pieces in aside:
+        for at, piece in enumerate(pieces):
+            if _defines(piece, names):
+                return pieces, at
+    return None
 
 
-def _until(stop: re.Pattern[str], code: str) -> str:
-    """The code before the first stop that does not lie in a docstring."""
-    for found in stop.finditer(code + "\n"):
-        before = code[: found.start()]
-        if before.count('"""') % 2 == 0 and before.count("'''") % 2 == 0:
-            return before
-    return code
+def _with_what_it_needs(
+    pieces: Sequence[str], chosen: int, names: Collection[str], known: set[str]
+) -> str:
+    trees = [_body_of(piece) for piece in pieces]
+    taken = {chosen}
+    # The nearest one counts, and what comes later must not define the functions anew.
+    others = [*range(chosen - 1, -1, -1)]
+    others += [at for at in range(chosen + 1, len(pieces)) if not bound(*trees[at]) & set(names)]
+    while True:
+        body = [statement for at in sorted(taken) for statement in trees[at]]
+        missing = unresolved(body, known) | (set(names) - bound(*body))
+        new = next((at for at in others if at not in taken and bound(*trees[at]) & missing), None)
+        if new is None:
+            return "\n\n\n".join(pieces[at].strip("\n") for at in sorted(taken))
+        taken.add(new)
 
 
-def _is_body(lines: str) -> bool:
-    """Whether lines are code, be it that the first one, or all, lost their indentation."""
-    head = "def function():\n"
-    return any(
-        _is_python(head + body) for body in (indent(lines, _INDENT) + "\n    ...", _INDENT + lines)
-    )
+def _defines(piece: str, names: Collection[str]) -> bool:
+    """Whether code defines one of the functions asked for, and more than its signature."""
+    for statement in _body_of(piece):
+        found = isinstance(statement, _DEFINITIONS) if not names else bound(statement) & set(names)
+        if found and not _is_empty(statement):
+            return True
+    return False
+
+
+def _is_empty(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.FunctionDef(body=body) | ast.AsyncFunctionDef(body=body):
+            return all(
+                isinstance(each, ast.Pass)
+                or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+                for each in body
+            )
+        case ast.AnnAssign(value=None):
+            return True
+        case ast.Import() | ast.ImportFrom():
+            return not is_installed(statement)
+    return False
+
+
+def _completion(prompt: str, name: str, answer: str) -> str:
+    known = bound(*_body_of(prompt))
+    found = _solution(answer, (name,), known, prompt)
+    if found is None:
+        found = _pruned_body(prompt, name, answer)
+    return found
+
+
+def _pruned_body(prompt: str, name: str, answer: str) -> str:
+    """The body of the function that a prompt begins, and what follows it."""
+    fallback = None
+    for passages in readings(answer):
+        for passage in passages:
+            bodies = [
+                longest_beginning(shape, prompt)
+                for text in [_trimmed(passage.text), *map(_trimmed, indented(passage.text))]
+                for shape in _shapes(text)
+            ]
+            whole = [each for each in bodies if each.strip()]
+            returning = [each for each in whole if _returns(prompt + each, name)]
+            if returning:
+                longest = max(returning, key=lambda each: each.count("\n"))
+                return _pruned(prompt, longest, (name,), ())
+            fallback = fallback or next(iter(whole), None)
+    return fallback or indent(dedent(_likeliest(answer)), _INDENT)
+
+
+def _shapes(body: str) -> Iterator[str]:
+    """A body as it is, or with the indentation that its first line or all lines have lost."""
+    if body.startswith(" "):
+        yield body
+    yield _INDENT + body.lstrip(" ")
+    yield indent(dedent(body), _INDENT)
+
+
+def _returns(program: str, name: str) -> bool:
+    functions = [each for each in _body_of(program) if isinstance(each, _DEFINITIONS)]
+    return any(each.name == name and returns(each) for each in functions)
+
+
+def _likeliest(answer: str) -> str:
+    """What an answer without the function asked for is taken for: a block, or all of it."""
+    passages = next(readings(answer))
+    best = [*(each for each in passages if each.fenced), *passages]
+    text = _trimmed(best[0].text) if best else ""
+    tree = parse(text)
+    return without_own_tests(text, tree, (), ()) if tree else text
+
+
+def _future_first(code: str) -> str:
+    lines = [each.rstrip("\n") + "\n" for each in _FUTURE.findall(code)]
+    return "".join(lines) + _FUTURE.sub("", code) if lines else code
 
 
 def _trimmed(code: str) -> str:
@@ -147,17 +234,6 @@ def _trimmed(code: str) -> str:
     return "\n".join(dropwhile(lambda line: not line.strip(), code.rstrip().split("\n")))
 
 
-def _defines(code: str, name: str) -> bool:
-    name = re.escape(name)
-    pattern = rf"^(?:(?:async +)?def +{name} *\(|{name} *(?::[^=\n]+)?=(?!=))"
-    return re.search(pattern, code, re.MULTILINE) is not None
-
-
-def _is_python(code: str) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            ast.parse(code)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False
-    return True
+def _body_of(code: str) -> list[ast.stmt]:
+    tree = parse(code)
+    return tree.body if tree else []

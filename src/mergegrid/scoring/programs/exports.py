@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergegrid.errors import DataError
-from mergegrid.scoring.programs.code import code_of, humaneval_completion
+from mergegrid.scoring.programs.code import code_of, humaneval_completion, tested_names
 
 
 def write_humaneval_samples(
@@ -50,7 +50,11 @@ def write_mbpp_generations(
         DataError: A problem has no answer; the harness would leave it out of the mean.
     """
     programs = [
-        [code_of(answer) for answer in _answers(answers, row["task_id"])] for row in problems
+        [
+            code_of(answer, tested_names(row), row.get("test_setup_code", ""))
+            for answer in _answers(answers, row["task_id"])
+        ]
+        for row in problems
     ]
     path.write_text(json.dumps(programs), encoding="utf-8")
 

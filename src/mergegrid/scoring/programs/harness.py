@@ -25,6 +25,7 @@ def main() -> None:
         resource.setrlimit(getattr(resource, name), (int(value), int(value) + 1))
     del sys.argv[1:]
     channel = os.dup(1)
+    sys.settrace = untraced
     sys.addaudithook(refuse)
     # From here on it is the program that fails; whoever does not read this saw the sandbox fail.
     os.write(channel, STARTED)
@@ -59,6 +60,12 @@ def run(text: str, channel: int) -> bytes:
         return b""
     # Only reached when the program has replaced os._exit.
     raise SystemExit(1)
+
+
+def untraced(function: Any, /) -> None:
+    """Stand in for sys.settrace, which doctest calls to put back that nothing is traced."""
+    if function is not None:
+        raise PermissionError("sys.settrace is refused to programs under test")
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
