@@ -46,6 +46,10 @@ class Checkpoint(Mapping[str, Any]):
         `room` [stop - start] may be filled and returned; what is returned is not to be changed.
         """
 
+    def stored_name(self, name: str) -> str:
+        """The name that a tensor has where it is stored."""
+        return name
+
     def __getitem__(self, name: str) -> Any:
         info = self.infos[name]
         stored = self.read(name, 0, info.count, np.empty(info.count, info.dtype.numpy))
@@ -66,6 +70,22 @@ class Checkpoint(Mapping[str, Any]):
     def bytes(self) -> int:
         """Size of all tensors as stored."""
         return sum(info.bytes for info in self.infos.values())
+
+
+class Renamed(Checkpoint):
+    """Tensors of a checkpoint under other names; one may have several, or none."""
+
+    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
+        super().__init__({name: checkpoint.infos[known] for name, known in names.items()})
+        self._checkpoint, self._names = checkpoint, dict(names)
+
+    def read(self, name: str, start: int, stop: int, room: Stored) -> Any:
+        """Elements of the tensor that has this name here."""
+        return self._checkpoint.read(self._names[name], start, stop, room)
+
+    def stored_name(self, name: str) -> str:
+        """The name that a tensor has where it is stored."""
+        return self._checkpoint.stored_name(self._names[name])
 
 
 class InMemory(Checkpoint):

@@ -1,19 +1,18 @@
 """A family: a base and its experts, opened, checked and brought to the same tensors."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.checkpoint import Checkpoint, Renamed
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import (
-    check_configs,
-    check_homologous,
-    with_tied,
-    without_tied_copy,
-)
+from mergegrid.checkpoints.homology import check_configs, check_homologous, left_out
+from mergegrid.checkpoints.naming import canonical, read_config, with_names_of, with_tied
 from mergegrid.checkpoints.vocabulary import Aligned, align
 from mergegrid.recipe.vocabulary import VocabularyPolicy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,8 @@ class Family:
     """The experts with the tensors of the base, as they are stored."""
     aligned: Aligned
     """Base and experts with equal numbers of embedding rows."""
+    notes: list[str]
+    """A line for each model whose task head is left out, and for each tensor that was resized."""
 
 
 def open_family(
@@ -32,7 +33,9 @@ def open_family(
     policy: VocabularyPolicy = "base_rows",
     homologous: bool = True,
 ) -> Family:
-    """Open the folders of a base and its experts, without reading any weights.
+    """Open the folders of a base and its experts.
+
+    Weights are read only where a file holds a tied matrix twice: both must be equal.
 
     Args:
         base: folder of the base.
@@ -43,14 +46,29 @@ def open_family(
     Raises:
         CheckpointError: a model is damaged, cannot be merged, or is not homologous with the base.
     """
-    ours = without_tied_copy(open_checkpoint(base), base)
+    config = read_config(base)
+    ours = canonical(open_checkpoint(base), config, f"base {base}")
     theirs: dict[str, Checkpoint] = {}
+    away: set[str] = set()
+    notes: list[str] = []
     for name, folder in experts.items():
         opened = open_checkpoint(folder)
         if homologous:
             check_configs(base, folder, name)
-        theirs[name] = with_tied(opened, folder, ours)
+        who = f"expert {name}"
+        config_of_expert = read_config(folder) or config
+        named = canonical(opened, config_of_expert, who)
+        # What the base ties is one matrix in the merge, whatever the expert's config says.
+        named = canonical(with_names_of(named, ours, config, who), config, who)
+        theirs[name] = with_tied(named, folder, ours)
+        lacking, heads = left_out(ours, theirs[name], name, config, config_of_expert)
+        away.update(lacking)
+        notes += heads
+    if away:
+        ours = Renamed(ours, {name: name for name in ours if name not in away})
+    for note in notes:
+        logger.info("%s", note)
     aligned = align(ours, theirs, policy)
     for name, expert in aligned.experts.items():
         check_homologous(aligned.base, expert, name)
-    return Family(theirs, aligned)
+    return Family(theirs, aligned, [*notes, *aligned.report])

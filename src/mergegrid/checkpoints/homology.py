@@ -1,55 +1,91 @@
-"""Whether a model was fine-tuned from a base: the same tensors, and a config that agrees.
+"""Whether a model was fine-tuned from a base: the same parameters, and a config that agrees.
 
 Equal shapes are not enough. `CodeLlama-13b-Python` has the shapes of `Llama-2-13b`, but other
 rotary embeddings: the difference of the two is no delta that can be merged.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergegrid.checkpoints.architectures import T5, Config, is_constant, is_task_head, text_config
 from mergegrid.checkpoints.checkpoint import Checkpoint
-from mergegrid.checkpoints.dtypes import Stored
-from mergegrid.checkpoints.location import read_json
-from mergegrid.checkpoints.vocabulary import INPUTS, OUTPUTS
+from mergegrid.checkpoints.naming import read_config
 from mergegrid.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 _MUST_AGREE = (
     "model_type",
-    *("hidden_size", "n_embd", "d_model"),
-    *("num_hidden_layers", "n_layer", "num_layers"),
+    *("hidden_size", "n_embd", "d_model", "embedding_size"),
+    *("num_hidden_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers"),
+    *("num_decoder_layers", "num_hidden_groups"),
     *("num_attention_heads", "n_head", "num_heads"),
-    *("num_key_value_heads", "head_dim"),
-    *("intermediate_size", "n_inner", "d_ff"),
-    *("hidden_act", "hidden_activation", "activation_function"),
+    *("encoder_attention_heads", "decoder_attention_heads", "num_attention_groups"),
+    *("num_key_value_heads", "head_dim", "num_kv_heads", "d_kv", "multi_query"),
+    *("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"),
+    *("hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
+    *("dense_act_fn", "is_gated_act"),
+    # Where positions enter.
+    *("position_embedding_type", "alibi", "relative_attention", "pos_att_type"),
+    *("relative_attention_num_buckets", "relative_attention_max_distance"),
+    *("max_relative_positions", "position_buckets", "share_att_key"),
+    *("rotary_pct", "rotary_dim", "rotary_emb_base", "partial_rotary_factor"),
+    *("rope_local_base_freq", "no_rope_layers"),
+    # Factors on weights, scores and states.
+    *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "query_pre_attn_scalar"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling"),
+    *("attention_multiplier", "residual_multiplier", "embedding_multiplier"),
+    *("scale_embedding", "scale_emb", "scale_depth", "scale_decoder_outputs"),
+    # Where norms stand, and how layers follow one another.
+    *("do_layer_norm_before", "normalize_before", "norm_first", "norm_type"),
+    *("apply_residual_connection_post_layernorm", "use_parallel_residual", "parallel_attn"),
+    *("new_decoder_architecture", "layer_types", "attention_layers", "attention_types"),
+    *("num_experts", "num_local_experts", "n_routed_experts", "norm_topk_prob"),
 )
 _MAY_DIFFER = (
     # The first configs of Llama 2 said 1e-6 where 1e-5 was meant, and experts copied them.
-    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
     # Without another scaling of the rotary embeddings this is no more than a limit on lengths.
-    "max_position_embeddings",
+    *("max_position_embeddings", "n_positions"),
+    # How far back attention reaches, and how many experts a token has, can be set anew.
+    *("sliding_window", "use_sliding_window", "num_experts_per_tok"),
 )
+_DEFAULTS = {
+    "position_embedding_type": "absolute",
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "scale_embedding": False,
+    "alibi": False,
+}
+"""What configs mean that lack a key, where that is the same for all architectures."""
+_SYNONYMS = {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
 _FIRST_THETA = {"llama": 10000.0}
 """What configs meant that were written before `rope_theta` was a key."""
+_EXPLAINED_BY = {
+    r"\.bias$": "bias",
+    r"norm": "norm",
+    r"\.experts?\.|\.gate\.": "expert",
+    r"\.\d+\.": "layer",
+    r"lora_|adapter": "adapter",
+    r"relative|distance|position": "position",
+}
+"""Parts of the keys that say why a model has tensors of some name."""
+_NAMED = 3
+"""Tensors that an error names."""
 
 
 def check_homologous(base: Checkpoint, expert: Checkpoint, expert_name: str) -> None:
     """Check that an expert has every tensor of its base, in the same shape.
-
-    Tensors that only the expert has are its task head and stay out of merges.
 
     Raises:
         CheckpointError: a tensor is missing or of another shape.
     """
     missing = [name for name in base if name not in expert]
     if missing:
-        raise CheckpointError(
-            f"expert {expert_name} lacks {len(missing)} tensors of its base, first {missing[0]}; "
-            "it was not fine-tuned from this base: name the right one"
-        )
+        raise CheckpointError(_lacks(missing, expert_name))
     for name in base:
         ours, theirs = base.infos[name].shape, expert.infos[name].shape
         if ours != theirs:
@@ -59,16 +95,89 @@ def check_homologous(base: Checkpoint, expert: Checkpoint, expert_name: str) -> 
             )
 
 
+def left_out(
+    base: Checkpoint,
+    expert: Checkpoint,
+    expert_name: str,
+    base_config: Config,
+    expert_config: Config,
+) -> tuple[list[str], list[str]]:
+    """What of two models is in one of them alone and stays out of merges: heads and constants.
+
+    Returns:
+        Tensors of the base that the expert lacks, and a line for each model with such heads.
+
+    Raises:
+        CheckpointError: one of them has other parameters of its own; they are named, with the
+            keys of `config.json` that explain them.
+    """
+    missing = [name for name in base if name not in expert]
+    extra = [name for name in expert if name not in base]
+    for names, message in ((missing, _lacks), (extra, _adds)):
+        inner = [
+            name
+            for name in names
+            if not (is_task_head(name, base_config) or is_constant(name, base_config))
+        ]
+        if inner:
+            raise CheckpointError(
+                message(inner, expert_name, _why(inner, base_config, expert_config))
+            )
+    notes = []
+    for names, who in ((extra, f"expert {expert_name}"), (missing, "the base")):
+        heads = [name for name in names if not is_constant(name, base_config)]
+        if heads:
+            notes.append(f"{_listed(heads)} of {who} stays out of the merge: it is a task head")
+    return missing, notes
+
+
+def _lacks(names: Sequence[str], expert: str, why: str = "") -> str:
+    return (
+        f"expert {expert} lacks {len(names)} tensors of its base, first {_listed(names)}{why}; "
+        "it was not fine-tuned from this base: name the right one"
+    )
+
+
+def _adds(names: Sequence[str], expert: str, why: str = "") -> str:
+    return (
+        f"expert {expert} has {len(names)} parameters that the base lacks, first "
+        f"{_listed(names)}{why}; only task heads may be left out of a merge: name the base that "
+        "it was fine-tuned from"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _why(names: Sequence[str], ours: Config, theirs: Config) -> str:
+    """The keys that differ between two configs and have to do with tensors of these names."""
+    parts = {
+        part
+        for name in names
+        for pattern, part in _EXPLAINED_BY.items()
+        if re.search(pattern, name)
+    }
+    ours, theirs = text_config(ours), text_config(theirs)
+    keys = [
+        f"{key} ({ours.get(key, 'absent')} in the base, {theirs.get(key, 'absent')} in the expert)"
+        for key in sorted(ours | theirs)
+        if any(part in key for part in parts) and ours.get(key) != theirs.get(key)
+    ]
+    return f" (config.json: {', '.join(keys)})" if keys else ""
+
+
 def check_configs(base_folder: Path, expert_folder: Path, expert_name: str) -> None:
     """Check that what `config.json` says of base and expert is one architecture.
 
-    A key is compared where both have it. Where only values differ that change no meaning of the
-    parameters, the log says so, and that a merge takes the base's.
+    A key is compared where both have it, or where its absence has one meaning. Where only values
+    differ that change no meaning of the parameters, the log says so, and that a merge takes the
+    base's.
 
     Raises:
         CheckpointError: the architectures differ; all keys are named, with both values.
     """
-    ours, theirs = _config(base_folder), _config(expert_folder)
+    ours, theirs = _meaning(base_folder), _meaning(expert_folder)
     if not ours or not theirs:
         lacking = expert_folder if ours else base_folder
         logger.warning("%s has no config.json: expert %s is not checked", lacking, expert_name)
@@ -77,92 +186,33 @@ def check_configs(base_folder: Path, expert_folder: Path, expert_name: str) -> N
         *_differing(ours, theirs, _MUST_AGREE),
         *_differing(_rope(ours), _rope(theirs), sorted(_rope(ours) | _rope(theirs))),
     ]
-    if ours.get("tie_word_embeddings") is True and theirs.get("tie_word_embeddings") is False:
+    untied = ours.get("tie_word_embeddings") is True and theirs.get("tie_word_embeddings") is False
+    if untied and ours.get("model_type") not in T5:
         differing.append("tie_word_embeddings (True in the base, False in the expert)")
     if differing:
         raise CheckpointError(
             f"expert {expert_name} is not of the base's architecture, as config.json says: "
-            f"{', '.join(differing)}; it was not fine-tuned from this base: name the right one"
+            f"{', '.join(differing)}; it was not fine-tuned from this base: name the right one, "
+            "or correct the expert's config.json if its parameters mean the same"
         )
     for difference in _differing(ours, theirs, _MAY_DIFFER):
         logger.warning("expert %s: %s; the merge has the base's", expert_name, difference)
 
 
-def with_tied(checkpoint: Checkpoint, folder: Path, names: Iterable[str]) -> Checkpoint:
-    """A checkpoint that also offers those of `names` which it lacks as tied embeddings.
-
-    A model that uses one matrix for input and output is saved with either name or with both; a
-    base and an expert may have been saved differently. What else is missing stays missing.
-    """
-    config = _config(folder)
-    # Before transformers 5, a config left out the key where it was true.
-    if not config or config.get("tie_word_embeddings") is False:
-        return checkpoint
-    embeddings = [f".{module}.weight" for module in (*INPUTS, *OUTPUTS)]
-    saved = [name for end in embeddings for name in checkpoint if f".{name}".endswith(end)]
-    missing = [name for name in names if name not in checkpoint]
-    tied = {name: saved[0] for name in missing if saved and f".{name}".endswith(tuple(embeddings))}
-    for name, saved_name in tied.items():
-        logger.info("%s: %s is tied to %s", folder, name, saved_name)
-    return AliasedCheckpoint(checkpoint, tied) if tied else checkpoint
-
-
-def without_tied_copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """A checkpoint without its output embeddings, where the config ties them to the input's.
-
-    Old files hold one matrix under both names. Each name has a mask of its own, so merging both
-    would give two matrices for one.
-    """
-    if _config(folder).get("tie_word_embeddings") is not True:
-        return checkpoint
-    inputs, outputs = (
-        [name for name in checkpoint if f".{name}".endswith(tuple(f".{m}.weight" for m in modules))]
-        for modules in (INPUTS, OUTPUTS)
-    )
-    copies = [
-        name
-        for name in outputs
-        if any(checkpoint.infos[name] == checkpoint.infos[other] for other in inputs)
-    ]
-    for name in copies:
-        logger.info("%s: %s is tied to %s and is not merged apart", folder, name, inputs[0])
-    return Subset(checkpoint, copies) if copies else checkpoint
-
-
-class Subset(Checkpoint):
-    """A checkpoint without some of its tensors."""
-
-    def __init__(self, checkpoint: Checkpoint, left_out: Iterable[str]) -> None:
-        away = set(left_out)
-        super().__init__({n: info for n, info in checkpoint.infos.items() if n not in away})
-        self._checkpoint = checkpoint
-
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Any:
-        """Elements of a tensor."""
-        return self._checkpoint.read(name, start, stop, room)
-
-
-class AliasedCheckpoint(Checkpoint):
-    """A checkpoint of which some tensors have further names."""
-
-    def __init__(self, checkpoint: Checkpoint, aliases: Mapping[str, str]) -> None:
-        super().__init__(
-            checkpoint.infos | {name: checkpoint.infos[saved] for name, saved in aliases.items()}
-        )
-        self._checkpoint = checkpoint
-        self._aliases = dict(aliases)
-
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Any:
-        """Elements of the tensor that has this name, or for which it stands."""
-        return self._checkpoint.read(self._aliases.get(name, name), start, stop, room)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    # A model of text and images keeps what is said of its language model apart.
-    text = config.get("text_config")
-    return config | text if isinstance(text, dict) else config
+def _meaning(folder: Path) -> dict[str, Any]:
+    """A config with what it means by keys that it lacks."""
+    config = text_config(read_config(folder))
+    if not config:
+        return {}
+    if config.get("model_type") in ("t5", "longt5"):
+        # T5 1.1 does not scale; until transformers 5, its untied output was the only sign of it.
+        scaled = config.get("tie_word_embeddings") is not False
+        config.setdefault("scale_decoder_outputs", scaled)
+    activations = ("hidden_act", "hidden_activation", "activation_function")
+    named = {
+        key: _SYNONYMS.get(str(config[key]), config[key]) for key in activations if key in config
+    }
+    return _DEFAULTS | config | named
 
 
 def _differing(

@@ -136,6 +136,10 @@ class ResizedCheckpoint(Checkpoint):
             if info.count > checkpoint.infos[name].count
         }
 
+    def stored_name(self, name: str) -> str:
+        """The name that a tensor has where it is stored."""
+        return self._checkpoint.stored_name(name)
+
     def read(self, name: str, start: int, stop: int, room: Stored) -> Stored:
         """Elements of a tensor, new rows included."""
         there = self._checkpoint.infos[name].count

@@ -68,7 +68,17 @@ class TransformersBackend:
         self._pad = next(token for token in known if token is not None)
 
     def _loaded(self, model: Path, dtype: str) -> Any:
-        return AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            model, dtype=getattr(torch, dtype), output_loading_info=True
+        )
+        loaded, report = found
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise GenerationError(
+                f"{model} lacks {len(missing)} tensors of {type(loaded).__name__}, first "
+                f"{missing[0]}, which would be random; download or merge the whole model again"
+            )
+        return loaded
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         """Index of each request and its answers, batch by batch."""
@@ -169,13 +179,18 @@ def empty_model(shell: Path, dtype: str) -> Any:
 
 
 def put(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Replace all weights of a model.
+    """Replace all weights of a model; names may lack the prefix of its body, as when it loads.
 
     Raises:
         CheckpointError: the model lacks one of them.
         GenerationError: the model would keep one of its own.
     """
     state = model.state_dict()
+    body = f"{model.base_model_prefix}."
+    weights = {
+        body + name if name not in state and body + name in state else name: tensor
+        for name, tensor in weights.items()
+    }
     given = {state[name].data_ptr() for name in weights if name in state}
     kept = [name for name, own in model.named_parameters() if own.data_ptr() not in given]
     if kept:

@@ -108,7 +108,7 @@ def prepare(
         recipes=targets,
         infos=infos,
         vocabulary=aligned.rows,
-        notes=[*aligned.report, *_lost_tokens(asked, family)],
+        notes=[*family.notes, *_lost_tokens(asked, family)],
         plan=planned,
     )
 

@@ -40,9 +40,10 @@ class Seen:
         for model, digests in self._digests.items():
             digests.complete(self._models[model])
             found[model] = digests.tensors()
-            stored, infos = open_checkpoint(folders[model]).infos, self._models[model].infos
-            as_stored = [name for name in self._names if stored.get(name) == infos[name]]
-            check_tensors(folders[model], {name: found[model][name] for name in as_stored})
+            stored, ours = open_checkpoint(folders[model]).infos, self._models[model]
+            names = {name: ours.stored_name(name) for name in self._names}
+            as_stored = [name for name in names if stored.get(names[name]) == ours.infos[name]]
+            check_tensors(folders[model], {names[name]: found[model][name] for name in as_stored})
         return found
 
     @contextmanager

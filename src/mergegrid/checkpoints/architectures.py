@@ -1,0 +1,217 @@
+"""What transformers' classes say of names: which stand for one matrix, and the prefix of the body.
+
+A table, because merging works without torch; a test compares it with the classes' own
+`_tied_weights_keys` and `base_model_prefix`, and with the defaults of their configs.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mergegrid.checkpoints.vocabulary import INPUTS
+
+Config = Mapping[str, Any]
+"""The content of a `config.json`."""
+
+_TIED = {
+    "model.embed_tokens": (
+        "cohere cohere2 ernie4_5 ernie4_5_moe gemma gemma2 gemma3_text jetmoe lfm2 "
+        "recurrent_gemma smollm3 starcoder2 vaultgemma xglm zamba zamba2"
+    ),
+    "model.decoder.embed_tokens": "opt",
+    "transformer.wte": "gpt2 gpt_bigcode gpt_neo mpt",
+    "transformer.word_embeddings": "bloom falcon",
+    "transformer.tokens_embed": "openai-gpt",
+    "transformer.w": "ctrl",
+    "transformer.word_embedding": "xlnet",
+    "transformer.embeddings": "flaubert xlm",
+    "biogpt.embed_tokens": "biogpt",
+    "backbone.embeddings": "falcon_mamba mamba",
+    "shared": "longt5 mt5 switch_transformers t5 umt5",
+    "model.shared": (
+        "bart bigbird_pegasus blenderbot blenderbot-small m2m_100 marian mbart mvp "
+        "nllb-moe pegasus pegasus_x plbart"
+    ),
+    "led.shared": "led",
+    "bert.embeddings.word_embeddings": "bert bert-generation big_bird megatron-bert",
+    "roberta.embeddings.word_embeddings": "camembert roberta xlm-roberta xlm-roberta-xl xmod",
+    "deberta.embeddings.word_embeddings": "deberta deberta-v2",
+    "distilbert.embeddings.word_embeddings": "distilbert",
+    "electra.embeddings.word_embeddings": "electra",
+    "albert.embeddings.word_embeddings": "albert",
+    "mpnet.embeddings.word_embeddings": "mpnet",
+    "ernie.embeddings.word_embeddings": "ernie",
+    "esm.embeddings.word_embeddings": "esm",
+    "longformer.embeddings.word_embeddings": "longformer",
+    "mobilebert.embeddings.word_embeddings": "mobilebert",
+    "model.embeddings.tok_embeddings": "modernbert modernbert-decoder",
+}
+"""Where model types that tie their output embeddings by default have their input embeddings."""
+_UNTIED = {
+    "model.embed_tokens": (
+        "afmoe apertus arcee bamba bitnet cwm deepseek_v2 deepseek_v3 diffllama dots1 "
+        "exaone4 falcon_h1 flex_olmo glm glm4 glm4_moe gpt_oss granite granitemoe "
+        "granitemoehybrid granitemoeshared helium hunyuan_v1_dense jamba llama minimax "
+        "ministral mistral mixtral nemotron olmo olmo2 olmo3 olmoe persimmon phi phi3 "
+        "phimoe qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next seed_oss stablelm"
+    ),
+    "transformer.wte": "codegen gptj",
+    "gpt_neox.embed_in": "gpt_neox",
+    "backbone.embeddings": "mamba2",
+    "rwkv.embeddings": "rwkv",
+}
+"""The same of those that do so only where the config says it."""
+EMBEDDING = {
+    kind: path
+    for table in (_TIED, _UNTIED)
+    for path, kinds in table.items()
+    for kind in kinds.split()
+}
+"""The matrix that output embeddings are tied to, by model type, in a model with a head."""
+UNTIED = frozenset(kind for kinds in _UNTIED.values() for kind in kinds.split())
+"""Model types that tie nothing where the config has no `tie_word_embeddings`; others do."""
+T5 = frozenset(_TIED["shared"].split())
+"""Model types that share their input embeddings whatever the config says.
+
+transformers 5 writes `tie_word_embeddings: true` even where the output has a matrix of its own, as
+in T5 1.1, and ties it if the file has it equal or not at all.
+"""
+
+HEADS = (
+    *("lm_head", "lm_head.decoder", "lm_head.out_proj", "embed_out", "output_projection"),
+    *("cls.predictions.decoder", "predictions.decoder", "generator_lm_head", "vocab_projector"),
+    *("pred_layer.proj", "lm_loss"),
+)
+"""Modules that give a row for every token and may be tied, wherever they are."""
+_TOP_HEADS = ("decoder", "head")
+"""The same of ModernBERT and RWKV; such names mean other things deeper in a model."""
+_BIAS = re.compile(r"(?:^|\.)(?:predictions|lm_head)\.decoder\.bias$")
+_WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
+"""Prefixes that DataParallel, `torch.compile` and PEFT put in front of all names."""
+_LANGUAGE_MODEL = re.compile(r"CausalLM|LMHead|ConditionalGeneration|DoubleHeads|MTModel")
+_TASK_HEAD = re.compile(
+    r"""([a-z0-9_-]+\.)?(            # In the model or in its body.
+        \w*head\d? | v_head | \w*classifier | \w*predictions | pooler | cls | score | summary
+        | sequence_summary | qa_outputs | logits_proj | vocab_transform | vocab_layer_norm
+        | vocab_projector | pred_layer | lm_loss | embed_out | output_projection
+        | seq_relationship
+    )\.""",
+    re.VERBOSE,
+)
+
+
+_ENDS_OF_INPUTS = tuple(f".{module}.weight" for module in INPUTS)
+
+
+def text_config(config: Config) -> dict[str, Any]:
+    """A config whose language model's own part, which models of text and images keep apart, is
+    flattened into it."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else dict(config)
+
+
+def ties_output(config: Config) -> bool | None:
+    """Whether output embeddings are the input embeddings; unknown where nothing says so."""
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, dict) else {}):
+        if isinstance(part.get("tie_word_embeddings"), bool):
+            return bool(part["tie_word_embeddings"])
+    kind = str(text_config(config).get("model_type"))
+    return kind not in UNTIED if kind in EMBEDDING else None
+
+
+def tied_names(names: Collection[str], config: Config) -> tuple[str | None, list[str]]:
+    """The name of the shared embedding, and those of `names` that the architecture ties to it.
+
+    Names come in the order in which they stand in for an embedding that is not among `names`.
+    """
+    kind = str(text_config(config).get("model_type"))
+    canonical = _embedding(names, kind, config)
+    if canonical is None:
+        return None, []
+    shared: list[str] = []
+    if canonical.endswith("shared.weight"):
+        root = canonical.removesuffix("shared.weight")
+        shared = [f"{root}{part}.embed_tokens.weight" for part in ("encoder", "decoder")]
+    heads = [name for name in sorted(names) if is_output(name)]
+    return canonical, [name for name in [*shared, *heads] if name in names and name != canonical]
+
+
+def is_output(name: str) -> bool:
+    """Whether a tensor has a row of weights for every token of the output."""
+    module, _, leaf = name.rpartition(".")
+    return leaf == "weight" and (
+        module in _TOP_HEADS or any(f".{module}".endswith(f".{head}") for head in HEADS)
+    )
+
+
+def tied_biases(names: Collection[str]) -> dict[str, str]:
+    """Biases of decoders of masked language models, which are those of the head itself."""
+    pairs = {
+        name: name.removesuffix("decoder.bias") + "bias" for name in names if _BIAS.search(name)
+    }
+    return {name: bias for name, bias in pairs.items() if bias in names}
+
+
+def _embedding(names: Collection[str], kind: str, config: Config) -> str | None:
+    path = EMBEDDING.get(kind)
+    if path is None:
+        found = [name for name in names if f".{name}".endswith(_ENDS_OF_INPUTS)]
+        shared = [name for name in found if f".{name}".endswith(".shared.weight")]
+        (one,) = shared if len(shared) == 1 else found if len(found) == 1 else (None,)
+        return one
+    if path.endswith("shared"):
+        # The decoder of BART alone has none to share with; Marian's languages may not either.
+        alone = not any("encoder." in name for name in names)
+        apart = kind == "marian" and config.get("share_encoder_decoder_embeddings") is False
+        if alone or apart:
+            path = path.removesuffix("shared") + "decoder.embed_tokens"
+    body, _, rest = path.partition(".")
+    bare = rest and not any(name.startswith(f"{body}.") for name in names)
+    return f"{rest if bare else path}.weight"
+
+
+def wrapper(names: Collection[str]) -> str:
+    """The prefix that a wrapper has put in front of all names, or none."""
+    return next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), "")
+
+
+def lacking_prefix(names: Collection[str], config: Config) -> str:
+    """The prefix that the class in the config has in front of its body and the names lack.
+
+    GPT-2 was published as `h.0.ln_1.weight`; its class with a head has `transformer.h.0...`.
+    """
+    path = EMBEDDING.get(str(config.get("model_type")), "")
+    body, _, rest = path.partition(".")
+    if not rest or not _has_head(config) or any(name.startswith(f"{body}.") for name in names):
+        return ""
+    return f"{body}." if f"{rest}.weight" in names else ""
+
+
+def _has_head(config: Config) -> bool:
+    name = _class(config)
+    return bool(name) and (not name.endswith("Model") or bool(_LANGUAGE_MODEL.search(name)))
+
+
+def _class(config: Config) -> str:
+    """The first of the classes that a config names, or nothing."""
+    return str(next(iter(config.get("architectures") or []), ""))
+
+
+def is_task_head(name: str, config: Config) -> bool:
+    """Whether a tensor belongs to a task and not to the model of this config.
+
+    The matrix that gives a language model its next token is part of it.
+    """
+    if not _TASK_HEAD.match(name) and not (is_output(name) or name == "decoder.bias"):
+        return False
+    speaks = not _class(config) or _LANGUAGE_MODEL.search(_class(config))
+    return not (speaks and is_output(name))
+
+
+def is_constant(name: str, config: Config) -> bool:
+    """Whether transformers computes a tensor itself where a file lacks it."""
+    kind = config.get("model_type")
+    if name == "final_logits_bias":
+        return kind != "marian"
+    return kind in ("marian", "pegasus") and name.endswith("embed_positions.weight")
