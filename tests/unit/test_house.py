@@ -16,6 +16,7 @@ FLOORS = [
     {
         "errors",
         "provenance",
+        "stages",
         "progress",
         "durable",
         "journal",
@@ -25,7 +26,7 @@ FLOORS = [
         "watch",
         "bound",
     },
-    {"recipe"},
+    {"recipe", "answers"},
     {"config"},
     {"checkpoints", "tasks"},
     {"merging", "finetuning", "statistics", "generation"},
@@ -42,15 +43,20 @@ def floor(package):
     return next(level for level, names in enumerate(FLOORS) if package in names)
 
 
+def package_of(parts):
+    # What reads answers stands below what prepares questions, which checks golds by it.
+    return "answers" if list(parts[:2]) == ["scoring", "answers"] else parts[0]
+
+
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mergegrid."):
-            yield node.module.split(".")[1]
+            yield package_of(node.module.split(".")[1:])
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_imports_never_run_upwards(path):
-    package = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+    package = package_of(path.relative_to(LIBRARY).parts).removesuffix(".py")
     if package == "__init__":
         return
     above = [name for name in imports(path) if floor(name) > floor(package)]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mergegrid.config.families import Finetune
 from mergegrid.config.study import Aim, Selection, Study
-from mergegrid.config.tasks import Metric, Task
+from mergegrid.config.tasks import Label, Metric, Task
 from mergegrid.recipe.methods import Method, NeedsStatistics
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.recipe.sparsifiers import Arithmetic, Sparsifier
@@ -18,12 +18,16 @@ from mergegrid.recipe.spec import Spec
 class Target(Spec):
     """What a model for a task answers, and how its answers are scored."""
 
+    refinements = frozenset({"label_names"})
+
     task: str
     """Name of the task."""
     metric: Metric
     """How predictions are scored."""
-    classes: list[int | str]
+    classes: list[Label]
     """The classes in order; empty for regression."""
+    label_names: list[str] | None = None
+    """What a ready expert calls the classes, where it does not call them by their labels."""
     max_length: int
     """Tokens after which a text is cut."""
 
@@ -100,13 +104,14 @@ class MergesRequest(Spec):
 
 
 def task_request(task: Task) -> Task:
-    """A task without the words of its licences, which do not change its examples."""
+    """A task without licences and names of labels, which do not change its examples."""
     tables = {name: getattr(task, name) for name in ("train", "validation", "test")}
     return task.model_copy(
         update={
             name: table.model_copy(update={"licence": None}) if table else None
             for name, table in tables.items()
         }
+        | {"label_names": None}
     )
 
 
@@ -114,8 +119,12 @@ def finetune_request(study: Study, family: str, expert: str, seed: int) -> Finet
     """How one expert is made."""
     spec = study.families[family].experts[expert]
     ready = spec.source is not None or spec.family is not None
+    target = _target(study, family, expert)
+    if spec.source is not None:
+        names = study.tasks[study.families[family].task_of(expert)].label_names
+        target = target.model_copy(update={"label_names": names})
     return FinetuneRequest(
-        target=_target(study, family, expert),
+        target=target,
         settings=None if ready else study.families[family].finetune_of(expert),
         seed=seed,
     )

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from mergegrid.config.source import SourceConfig
 from mergegrid.recipe.spec import Spec
@@ -21,6 +21,7 @@ Metric = Literal[
 ]
 Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "lines"]
 Count = Annotated[int, Field(ge=1)]
+Label = StrictBool | int | str
 
 
 class Table(SourceConfig):
@@ -87,12 +88,18 @@ class Sizes(Spec):
 class Task(Spec):
     """A task for encoders: classification or regression of one text or a pair of texts."""
 
+    refinements = frozenset({"label_names"})
+
     text: Annotated[list[str], Field(min_length=1, max_length=2)]
     """Column of the text, or the two columns of a pair."""
     label: str = "label"
     """Column of the answer."""
-    labels: Annotated[list[int | str], Field(min_length=2)] | None = None
-    """The values of the label column, in the order of the classes; unset for regression."""
+    labels: Annotated[list[Label], Field(min_length=2)] | None = None
+    """The values of the label column, in the order of the classes; unset for regression. A number
+    also stands for its text (`1`, `"1"`, `1.0`), and a boolean for `"True"`, `"yes"` and 1."""
+    label_names: list[str] | None = None
+    """What ready experts call the labels, in their order, where they have other names for them than
+    the table (`[entailment, neutral, contradiction]` for 0, 1, 2); unset: as the table does."""
     metric: Metric
     """How predictions are scored."""
     train: Table
@@ -120,19 +127,27 @@ class Task(Spec):
         return self.labels is None and self.rank_pairs is None
 
     @property
-    def classes(self) -> list[int | str]:
+    def classes(self) -> list[Label]:
         """The classes in order; empty for regression."""
         return [0, 1] if self.rank_pairs else self.labels or []
 
     @field_validator("labels")
     @classmethod
-    def _distinct(cls, labels: list[int | str] | None) -> list[int | str] | None:
-        if labels is not None and len(set(labels)) != len(labels):
+    def _distinct(cls, labels: list[Label] | None) -> list[Label] | None:
+        if labels is None:
+            return None
+        written = {str(each).lower() if isinstance(each, bool) else str(each) for each in labels}
+        if min(len(set(labels)), len(written)) != len(labels):
             raise ValueError(f"{labels} holds a label twice; list each once")
         return labels
 
     @model_validator(mode="after")
     def _consistent(self) -> "Task":
+        if self.label_names is not None and len(set(self.label_names)) != len(self.classes):
+            raise ValueError(
+                f"label_names are {self.label_names} for the labels {self.classes}; give each "
+                "label a name of its own"
+            )
         wanted = REGRESSION_METRICS if self.is_regression else CLASSIFICATION_METRICS
         if self.metric not in wanted:
             kind = "regression (no labels)" if self.is_regression else "classification"

@@ -1,9 +1,22 @@
-"""Reading a table of examples: CSV, TSV, JSON, Parquet, or lines of text with a pattern."""
+"""Reading a table of examples: CSV, TSV, JSON, Parquet, or lines of text with a pattern.
 
+Values stay as they are written. A field of CSV, TSV or a line of text is text, `007`, `1.10`,
+`None` and `NA` included; JSON and Parquet keep their own types. Only `null`, and a key that a JSON
+record lacks, are None.
+"""
+
+import bz2
+import gzip
+import json
+import lzma
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 import pandas as pd
+import pyarrow.parquet
 
 from mergegrid.config.tasks import Format, Table
 from mergegrid.errors import DataError
@@ -15,16 +28,72 @@ _SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".parquet": "parquet",
 }
+Columns = dict[str, list[Any]]
+"""The cells of a file, column by column."""
+
+_COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def read_table(table: Table, path: Path) -> pd.DataFrame:
     """Read the rows that a table of the configuration names, below the fetched `path`.
 
+    Returns:
+        A column of Python objects per name; missing values are None.
+
     Raises:
-        DataError: no file matches, a file is not of its format, or a line breaks the pattern.
+        DataError: no file matches, a file is not of its format, two columns have one name, or a
+            line breaks the pattern.
     """
-    frames = [_read(file, table) for file in _files(table, path)]
-    return pd.concat(frames, ignore_index=True).iloc[_slice(table.rows)].reset_index(drop=True)
+    parts = [_read(file, table) for file in _files(table, path)]
+    columns = {
+        name: pd.Series(
+            [value for part in parts for value in part.get(name, [None] * _length(part))],
+            # Cells may be lists, and integers with a gap must not become floats.
+            dtype="object",
+        )
+        for name in dict.fromkeys(name for part in parts for name in part)
+    }
+    return pd.DataFrame(columns).iloc[_slice(table.rows)].reset_index(drop=True)
+
+
+def text_column(table: Table, frame: pd.DataFrame, column: str) -> list[str | None]:
+    """The texts of a column; None where a row has none.
+
+    Raises:
+        DataError: there is no such column, or it holds something else than text: a number with a
+            fraction, for which no one knows how it was written, a boolean, or a list.
+    """
+    texts: list[str | None] = []
+    for row, value in enumerate(values_of(table, frame, column)):
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not (value is None or isinstance(value, str)):
+            raise DataError(
+                f"{place(table, row)}: the text column {column!r} holds {value!r}, which is "
+                f"{type(value).__name__} and not text; write texts as strings, or name another "
+                "column"
+            )
+        texts.append(value)
+    return texts
+
+
+def values_of(table: Table, frame: pd.DataFrame, column: str) -> list[Any]:
+    """The values of a column.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if column not in frame:
+        raise DataError(
+            f"{table.source} has no column {column!r}; it has {', '.join(map(str, frame))}"
+        )
+    return frame[column].tolist()
+
+
+def place(table: Table, row: int) -> str:
+    """A row of a table as messages name it, the first being row 1."""
+    part = "" if table.rows == ":" else f" of the rows {table.rows}"
+    return f"row {row + 1}{part} of {table.source}"
 
 
 def _files(table: Table, path: Path) -> list[Path]:
@@ -42,45 +111,121 @@ def _files(table: Table, path: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path, table: Table) -> pd.DataFrame:
+def _read(file: Path, table: Table) -> Columns:
     kind = table.format if table.format != "auto" else _SUFFIXES.get(file.suffix)
-    try:
-        if kind == "csv":
-            return pd.read_csv(file, encoding=table.encoding)
-        if kind == "tsv":
-            return pd.read_csv(file, sep="\t", quoting=3, encoding=table.encoding)
-        if kind in ("json", "jsonl"):
-            # Values stay as they are written: no dates, no numbers out of texts.
-            return pd.read_json(
-                file,
-                lines=kind == "jsonl",
-                encoding=table.encoding,
-                dtype=False,
-                convert_dates=False,
-            )
-        if kind == "parquet":
-            return pd.read_parquet(file)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{file} cannot be read as {kind}: {error}; set `format`") from error
     if kind == "lines" and table.pattern:
         return _read_lines(file, re.compile(table.pattern), table.encoding)
+    try:
+        if kind == "csv":
+            return _read_fields(file, table.encoding, sep=",", quoting=0)
+        if kind == "tsv":
+            return _read_fields(file, table.encoding, sep="\t", quoting=3)
+        if kind == "json":
+            return _read_json(file, table.encoding)
+        if kind == "jsonl":
+            return _read_json_lines(file, table.encoding)
+        if kind == "parquet":
+            return _read_parquet(file)
+    except (ValueError, OSError, RecursionError) as error:
+        raise DataError(
+            f"{file} cannot be read as {kind}: {error}; set `format` or `encoding`"
+        ) from error
     raise DataError(
         f"the format of {file.name} is not clear from its name; "
         "set `format` to csv, tsv, json, jsonl, parquet or lines"
     )
 
 
-def _read_lines(file: Path, pattern: re.Pattern[str], encoding: str) -> pd.DataFrame:
+def _read_fields(file: Path, encoding: str, sep: str, quoting: Any) -> Columns:
+    # The header is read as a row: with one field too many in every row, pandas would take the
+    # first column for an index.
+    rows = pd.read_csv(
+        file, sep=sep, quoting=quoting, encoding=encoding, header=None, dtype=str, na_filter=False
+    )
+    names = [str(name).strip() for name in rows.iloc[0]]
+    return _named(names, [rows[at].iloc[1:].tolist() for at in rows])
+
+
+def _read_json(file: Path, encoding: str) -> Columns:
+    with _text(file, encoding) as lines:
+        content = json.load(lines)
+    if isinstance(content, list):
+        return _records(content, "record {}")
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__} instead of a list of records")
+    columns = {
+        # As pandas writes a table: {"text": {"0": "good", "1": "bad"}}.
+        name: list(column.values()) if isinstance(column, dict) else column
+        for name, column in content.items()
+    }
+    if len({tuple(column) for column in content.values() if isinstance(column, dict)}) > 1:
+        raise ValueError("its columns name other rows")
+    if any(not isinstance(column, list) for column in columns.values()):
+        raise ValueError("it is one object whose values are not columns")
+    if len({len(column) for column in columns.values()}) > 1:
+        raise ValueError("its columns differ in length")
+    return columns
+
+
+def _read_json_lines(file: Path, encoding: str) -> Columns:
+    records, numbers = [], []
+    with _text(file, encoding) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    records.append(json.loads(line))
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from error
+                numbers.append(number)
+    return _records(records, "line {}", numbers)
+
+
+def _records(records: Sequence[Any], naming: str, numbers: Sequence[int] = ()) -> Columns:
+    for at, record in enumerate(records):
+        if not isinstance(record, dict):
+            where = naming.format(numbers[at] if numbers else at + 1)
+            raise ValueError(f"{where} is {type(record).__name__} instead of an object")
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: [record.get(name) for record in records] for name in names}
+
+
+def _read_parquet(file: Path) -> Columns:
+    # Not by pandas, for which a column of integers or booleans with a gap is one of floats.
+    found = pyarrow.parquet.ParquetFile(file).read()
+    return _named(found.column_names, [column.to_pylist() for column in found.columns])
+
+
+def _named(names: Sequence[str], columns: Sequence[list[Any]]) -> Columns:
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two columns are called {twice[0]!r}")
+    return dict(zip(names, columns, strict=True))
+
+
+def _read_lines(file: Path, pattern: re.Pattern[str], encoding: str) -> Columns:
     rows = []
-    for number, line in enumerate(file.read_text(encoding=encoding).splitlines(), start=1):
-        match = pattern.fullmatch(line)
-        if match is None:
-            raise DataError(
-                f"line {number} of {file.name} does not fit the pattern {pattern.pattern!r}: "
-                f"{line[:80]!r}; correct the pattern"
-            )
-        rows.append(match.groupdict())
-    return pd.DataFrame(rows)
+    with _text(file, encoding) as lines:
+        for number, line in enumerate((line.rstrip("\n") for line in lines), start=1):
+            match = pattern.fullmatch(line)
+            if match is None:
+                raise DataError(
+                    f"line {number} of {file.name} does not fit the pattern {pattern.pattern!r}: "
+                    f"{line[:80]!r}; correct the pattern"
+                )
+            rows.append(match.groupdict())
+    return {name: [row[name] for row in rows] for name in pattern.groupindex}
+
+
+@contextmanager
+def _text(file: Path, encoding: str) -> Iterator[TextIO]:
+    """An open text file, without the mark of byte order that some editors write first."""
+    own = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    with _COMPRESSED.get(file.suffix, open)(file, "rt", encoding=own) as opened:
+        yield cast(TextIO, opened)
+
+
+def _length(part: Columns) -> int:
+    return len(next(iter(part.values()), []))
 
 
 def _slice(rows: str) -> slice:

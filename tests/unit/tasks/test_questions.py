@@ -104,7 +104,7 @@ def test_a_file_without_records_is_refused(ask):
         ("gsm8k", GSM8K[0], "question"),
         ("gsm8k", GSM8K[0], "answer"),
         ("mbpp", MBPP, "test_list"),
-        ("mbpp", MBPP, "text"),
+        ("mbpp", MBPP, "task_id"),
         ("humaneval", HUMANEVAL, "entry_point"),
         ("humaneval", HUMANEVAL, "test"),
         ("alpaca_eval", TALK, "output"),
@@ -115,14 +115,15 @@ def test_a_record_without_a_column_is_refused_with_what_it_has(ask, kind, record
     rest = {name: value for name, value in record.items() if name != lacking}
     with pytest.raises(DataError) as error:
         ask(kind, [rest])
-    assert f"a record of {kind} has columns {next(iter(rest))}" in str(error.value)
+    assert "record 1" in str(error.value)
+    assert f" of {kind} has columns {next(iter(rest))}" in str(error.value)
     assert str(error.value).endswith(f"and none of {lacking}; name the right files")
     with pytest.raises(DataError, match=f"none of {lacking}"):
         ask(kind, [record, record | {lacking: None}])
 
 
 def test_two_records_of_one_name_are_refused(ask):
-    with pytest.raises(DataError, match="two records of mbpp are called 11; name the right files"):
+    with pytest.raises(DataError, match="mbpp are called 11, the records 1 and 2; name the right"):
         ask("mbpp", [MBPP, MBPP | {"text": "Another."}])
 
 
@@ -170,6 +171,7 @@ def test_humaneval_comes_with_its_package():
     [
         ({"problem": "p", "solution": "so \\boxed{5}"}, {"solution": "so \\boxed{5}"}),
         ({"problem": "p", "solution": "s", "answer": "5"}, {"answer": "5"}),
+        ({"problem": "p", "answer": "\\boxed{5}"}, {"answer": "5"}),
         ({"problem": "p", "solution": "\\boxed{5}", "answer": ""}, {"solution": "\\boxed{5}"}),
         ({"problem": "p", "solution": "\\boxed{5}", "answer": None}, {"solution": "\\boxed{5}"}),
         ({"problem": "p", "answer": 5}, {"answer": "5"}),

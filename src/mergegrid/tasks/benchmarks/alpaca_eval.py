@@ -1,20 +1,19 @@
 """AlpacaEval: instructions without one right answer; a judge compares with a reference model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mergegrid.tasks.benchmarks.question import Question, Record, column
+from mergegrid.tasks.benchmarks.question import Question, numbered
 
 
-def read(records: Sequence[Record]) -> list[Question]:
+def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
     """Questions of records with `instruction`, `output` (the reference) and `dataset`."""
     return [
         Question(
-            str(index),
-            column(record, ["instruction"], "alpaca_eval"),
-            {
-                "output": column(record, ["output"], "alpaca_eval"),
-                "dataset": record.get("dataset") or "",
-            },
+            str(record.row),
+            record.text("instruction"),
+            # A reference model may have answered nothing.
+            {"output": record.text("output", empty=True), "dataset": record.optional("dataset")},
         )
-        for index, record in enumerate(records)
+        for record in numbered("alpaca_eval", records)
     ]

@@ -1,17 +1,14 @@
 """Instructions with one right answer, letter by letter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mergegrid.tasks.benchmarks.question import Question, Record, column
+from mergegrid.tasks.benchmarks.question import Question, numbered
 
 
-def read(records: Sequence[Record]) -> list[Question]:
+def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
     """Questions of records with `instruction` and `output`."""
     return [
-        Question(
-            str(index),
-            column(record, ["instruction"], "instructions"),
-            {"output": column(record, ["output"], "instructions")},
-        )
-        for index, record in enumerate(records)
+        Question(str(record.row), record.text("instruction"), {"output": record.text("output")})
+        for record in numbered("instructions", records)
     ]
