@@ -16,6 +16,7 @@ class Project:
 
     def __init__(self, folder: Path, config: str) -> None:
         self.folder, self.config = folder, config
+        self.environment: dict[str, str] = {}
         folder.mkdir(parents=True)
         for part in PARTS:
             copy = shutil.copytree if (REPOSITORY / part).is_dir() else shutil.copy2
@@ -26,8 +27,15 @@ class Project:
         """A copy of a project with its results: a run makes only what a changed study adds."""
         shutil.copytree(finished.folder, folder, symlinks=True)
         copy = cls.__new__(cls)
-        copy.folder, copy.config = folder, finished.config
+        copy.folder, copy.config, copy.environment = folder, finished.config, {}
         return copy
+
+    def copy_package(self) -> Path:
+        """Give the project a copy of the library, which tests may change; its folder."""
+        place = self.folder / "library"
+        shutil.copytree(REPOSITORY / "src" / "mergegrid", place / "mergegrid")
+        self.environment["PYTHONPATH"] = str(place)
+        return place
 
     def snakemake(self, *arguments: str, check: bool = True, named: bool = True) -> str:
         """Run Snakemake; what it printed, standard error included."""
@@ -39,7 +47,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
             check=False,
         )
         assert not check or result.returncode == 0, result.stdout

@@ -43,6 +43,13 @@ def test_every_stage_is_asked_for_by_a_rule():
     assert 'f"grade_{' in rules
 
 
+def test_every_stage_and_its_module_are_in_the_docs():
+    page = (ROOT / "docs" / "reproducibility.md").read_text()
+    for name, stage in STAGES.items():
+        assert f"`{name}`" in page
+        assert stage.module.rpartition("/")[2] in page
+
+
 def test_versions_are_read_without_importing_torch():
     code = (
         "import sys; from mergegrid.stages import STAGES, stage_versions; stage_versions(*STAGES);"

@@ -135,6 +135,38 @@ def test_one_more_rate_runs_only_its_own_jobs(project):
     assert not {"decoder", "import_decoder", "questions", "instructions"} & set(planned)
 
 
+def test_another_card_beside_the_weights_runs_nothing(project):
+    base = project.folder.parent / "models" / "base"
+    (base / "README.md").write_text("# Another card\n")
+    (base / "LICENSE").write_text("Another licence\n")
+    try:
+        assert project.planned() == {}
+    finally:
+        (base / "README.md").unlink()
+        (base / "LICENSE").unlink()
+
+
+@pytest.mark.parametrize("model", ["base", "code"])
+def test_one_bit_of_a_weight_runs_everything_behind_it(project, model):
+    path = project.folder.parent / "models" / model / "model.safetensors"
+    content = path.read_bytes()
+    everything = {"scores": 1, "comparisons": 1, "costs": 1, "all": 1}
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        planned = project.planned()
+    finally:
+        path.write_bytes(content)
+    assert everything.items() <= planned.items()
+    experts = 2 if model == "base" else 1
+    # Of three sets of experts, two have the ready one.
+    sets = 3 if model == "base" else 2
+    assert planned["fetch"] == 1
+    assert planned["import_decoder"] == (model == "base")
+    assert (planned["decoder"], planned["deltas"]) == (experts, experts)
+    assert (planned["merge"], planned["generate"]) == (2 + 3 * (sets - 1),) * 2
+    assert planned["choose"] == sets
+
+
 def test_one_engine_for_all_variants_gives_the_same_answers(project):
     content = yaml.safe_load((project.folder / "config" / "small.yaml").read_text())
     content["decoders"]["generation"]["one_engine"] = True

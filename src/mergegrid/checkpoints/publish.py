@@ -31,7 +31,7 @@ from typing import Any
 
 from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.location import read_json
-from mergegrid.checkpoints.prose import without_prose
+from mergegrid.checkpoints.prose import is_prose, without_prose
 from mergegrid.checkpoints.safetensors_files import header_digest
 from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.provenance import digest, file_digest
@@ -167,7 +167,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if named is None:
             wrong = f"{path} was not written by mergegrid, or is damaged; make it again"
             raise DamagedError(folder, wrong)
-        missing = next((name for name in sorted(named) if not _is_there(folder / name)), None)
+        needed = sorted(name for name in named if not is_prose(name))
+        missing = next((name for name in needed if not _is_there(folder / name)), None)
         if missing is not None:
             raise DamagedError(folder, f"{folder} has lost {missing}; make it again")
     return manifest
@@ -176,7 +177,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def check_published(folder: Path) -> None:
     """Compare the files of a published folder with its manifest.
 
-    Files are read and digested; of streamed weights, sizes and headers are compared.
+    Files are read and digested; of streamed weights, sizes and headers are compared. Cards and
+    other prose may have been edited or removed.
 
     Raises:
         CheckpointError: a file cannot be read just now.
@@ -185,7 +187,7 @@ def check_published(folder: Path) -> None:
     manifest = read_manifest(folder)
     weights = manifest.get("weights", {}).get("files", {})
     with _reading(folder):
-        for name, expected in manifest["files"].items():
+        for name, expected in without_prose(manifest["files"]).items():
             if file_digest(folder / name) != expected:
                 raise _damaged(folder, str(folder / name))
         for name, expected in weights.items():

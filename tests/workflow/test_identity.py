@@ -1,0 +1,112 @@
+"""What makes results of a finished study stale: changed numbers, and no changed words."""
+
+import re
+from collections import Counter
+
+import pytest
+from project import Project
+from test_smoke import REPORT, TABLES
+
+pytestmark = pytest.mark.workflow
+
+DELTA_TABLES = 2
+DELTA_FIGURES = 2
+
+
+@pytest.fixture(scope="module")
+def copied(smoke, tmp_path_factory):
+    """The finished smoke study with a library of its own."""
+    project = Project.after(smoke, tmp_path_factory.mktemp("identity") / "project")
+    project.library = project.copy_package()
+    return project
+
+
+@pytest.fixture
+def own(copied):
+    """The same; what a test changes in its library is undone afterwards."""
+    files = {path: path.read_bytes() for path in (copied.library / "mergegrid").rglob("*.py")}
+    yield copied
+    for path, content in files.items():
+        path.write_bytes(content)
+
+
+def edit(project, module, pattern, replacement):
+    path = project.library / "mergegrid" / module
+    text, count = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE)
+    assert count, f"{pattern} is not in {module}"
+    path.write_text(text)
+
+
+def test_the_copied_library_is_the_one_that_runs(own):
+    edit(own, "stages.py", "^STAGES", 'raise SystemExit("the copy")\n\n\nSTAGES')
+    assert "the copy" in own.snakemake("--dry-run", check=False)
+
+
+def test_a_reworded_message_docstring_log_line_or_card_runs_nothing(own):
+    edit(own, "checkpoints/sources/hub.py", '"""', '"""Reworded. ')
+    edit(own, "finetuning/classifier.py", "epoch %d of %d", "finished epoch %d of %d")
+    edit(own, "checkpoints/companions.py", "Merged with mergegrid", "Made with mergegrid")
+    edit(own, "errors.py", '"""', '"""Reworded. ')
+    edit(own, "scoring/sweep.py", "recipes, %d to score", "recipes, of which %d to score")
+    assert own.planned() == Counter()
+
+
+def test_code_that_moves_runs_nothing(own):
+    for module in ("merging/masks.py", "finetuning/classifier.py", "kernels/loops.py"):
+        path = own.library / "mergegrid" / module
+        path.write_text(path.read_text() + "\n\nMOVED = 1\n")
+    assert own.planned() == Counter()
+
+
+def test_upgraded_libraries_run_nothing(own):
+    for library in ("torch", "transformers", "numpy", "numba", "snakemake"):
+        folder = own.library / f"{library}-99.0.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {library}\nVersion: 99.0.1\n"
+        )
+    assert own.planned() == Counter()
+
+
+@pytest.mark.parametrize(
+    ("module", "stage", "runs"),
+    [
+        ("reporting/figures.py", "figures", {"figure": 5, "all": 1}),
+        ("reporting/catalogue.py", "tables", {"table": len(TABLES), "all": 1}),
+        ("reporting/costs.py", "costs", {"costs": 1, "all": 1}),
+        ("scoring/comparisons.py", "comparisons", {"comparisons": 1, "table": 2, "all": 1}),
+        ("scoring/selection.py", "select", {"merges": 1, **REPORT}),
+        ("scoring/classifier.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **REPORT}),
+        ("merging/engine.py", "merge", {"sweep": 2, "merges": 1, **REPORT}),
+        (
+            "merging/delta_report.py",
+            "deltas",
+            {"deltas": 2, "table": DELTA_TABLES, "figure": DELTA_FIGURES, "costs": 1, "all": 1},
+        ),
+        (
+            "finetuning/classifier.py",
+            "finetune_encoder",
+            {
+                "expert": 2,
+                "deltas": 2,
+                "sweep": 2,
+                "merges": 1,
+                **REPORT,
+                "table": len(TABLES) - 1,  # All but that of the sources.
+                "figure": 5,
+            },
+        ),
+        ("finetuning/decoder.py", "finetune_decoder", {}),
+        ("statistics/gather.py", "statistics", {}),
+        ("scoring/graders/__init__.py", "grade_math", {}),
+    ],
+)
+def test_a_raised_stage_version_runs_that_stage_and_what_depends_on_it(own, module, stage, runs):
+    edit(own, module, f'"{stage}": (\\d+)', f'"{stage}": 99')
+    assert own.planned() == runs
+
+
+def test_raising_the_first_stage_runs_everything(own, project):
+    everything = project("config/smoke.yaml").planned()
+    edit(own, "checkpoints/sources/fetch.py", '"fetch": (\\d+)', '"fetch": 99')
+    assert own.planned() == everything
