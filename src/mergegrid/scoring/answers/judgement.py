@@ -1,7 +1,12 @@
-r"""What is said of an answer, and where in a text the answer stands.
+r"""The verdict on an answer, and where in a text the answer stands.
 
-An answer is looked for in the content of the last `\boxed{}`, then after the last "answer is"
-(any case, with or without a colon), then after the last "####".
+The answer is what follows the last marker of a text: a `\boxed{}`, a phrase such as "answer is" or
+"La respuesta es" (`_CUES`), or "####" before a value. Left out are reasoning parts
+(`<think>...</think>`), whatever follows the end of the turn, and questions that the model invents
+and answers after its own.
+
+A text has no answer where the reasoning never ends, where the last phrase denies ("the answer is
+not 5"), or where the model takes its answer back ("wait, ...") without giving another.
 """
 
 import re
@@ -9,9 +14,61 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PAPER_CUE = "The answer is: "
-_CUES = (re.compile(r"answer\s+is\b\s*:?", re.IGNORECASE), re.compile(r"####"))
+
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*")
 _UNBRACED = re.compile(r"(?:(?!\\[\])])[^$\n])*")
+
+_TO = r"(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?"
+_ENGLISH = re.compile(
+    rf"\banswer{_TO}\s+(?:is|would\s+be|should\s+be|must\s+be|equals)\b\s*:?"
+    rf"|\bfinal\s+answer{_TO}\W{{0,4}}[:=]",
+    re.IGNORECASE,
+)
+_COMMA = re.compile(
+    r"\b(?:respuesta|réponse|antwort|ответ|resposta|risposta)"
+    r"(?:\s+(?:final|finale|correcta|correcte|correta|corretta))?"
+    r"\W{0,4}(?:\b(?:est?|ist|lautet|é|è)(?!\w)\s*:?|[:—–])",
+    re.IGNORECASE,
+)
+_ASIAN = re.compile(r"(?:答案|答え|정답|답)(?:\s*(?:应该|應該)?(?:是|为|為|は|은|[:：=]))+")
+# Not before headings of Markdown: "#### Step 2: ...", "#### 2. Add".
+_HASHES = re.compile(
+    r"####(?!\s{0,9}(?:\d+[.)]\s+\S|(?!negative|minus)[^\W\d_]{2,}\b[\s:]{1,9}\S))", re.IGNORECASE
+)
+# At the head of a solution ("Answer: Natalia sold 48/2 = 24 ...") it marks no result.
+_LAST_LINE = re.compile(
+    r"^[ \t*#_>-]*(?:the\s+|my\s+)?answer\W{0,4}[:=](?=[^\n]*\s*\Z)", re.IGNORECASE | re.MULTILINE
+)
+_CUES = (_ENGLISH, _COMMA, _ASIAN, _HASHES, _LAST_LINE)
+
+_REASONING = r"think(?:ing)?|reason(?:ing)?|thoughts?|scratchpad|analysis"
+_REASONING_ENDS = re.compile(rf"</(?:{_REASONING})>", re.IGNORECASE)
+_REASONING_STARTS = re.compile(rf"<(?:{_REASONING})>", re.IGNORECASE)
+_TURN_ENDS = re.compile(
+    r"(?:<\|(?:im_end|endoftext|end_of_text|eot_id|end)\|>"
+    r"|</s>|<eos>|<end_of_turn>)"
+)
+_QUESTION = re.compile(
+    r"^[#* \t]*(?:(?:new |next )?(?:question|q|problem|instruction|exercise|user|human)"
+    r"\s*\d*\s*[*]*[:.)]|below is an instruction)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DENIED = re.compile(
+    r"\W*(?:not|never|neither|no\s+longer|wrong|incorrect|unknown|unclear)\b", re.IGNORECASE
+)
+_TAKEN_BACK = re.compile(
+    r"\bwait\s*[,.!:;\u2013\u2014-]|\b(?:oops|correction|scratch that|hold on|sorry)\b"
+    r"|\bmy mistake\b|\bmade an? (?:mistake|error)\b"
+    r"|\blet me (?:re|try again|correct|fix|check again|double)"
+    r"|\b(?:that|this|it)(?:'s|’s| is| was) (?:wrong|not (?:right|correct)|incorrect)\b"
+    r"|\bshould (?:actually |really |instead )?(?:be|have been)\W*\d"
+    r"|\bactually\b[^\n]*\d",
+    re.IGNORECASE,
+)
+_GIVES_A_VALUE = re.compile(
+    r"[\s:*({\[+\u2010-\u2015\u2212-]*(?:[$€£¥₹\\\d]|\.\d|[A-Za-z]\s*=|(?:negative|minus)\b)"
+)
+_SENTENCE_ENDS = re.compile(r"[.!?](?=\s|$)|[。！？]|\n")
 
 
 @dataclass(frozen=True)
@@ -28,38 +85,92 @@ class Judgement:
     """Whether that equals the reference under the paper's rule."""
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A part of a text that may hold its answer."""
+
+    text: str
+    ends: bool
+    """Whether it ends by itself, as a box does; of others only the beginning is the answer."""
+    decimal_comma: bool = False
+    """Whether the language of the phrase before it writes 18,5 for 18.5."""
+
+
 def boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` or `\fbox{...}`, or of `\boxed 5` up to the end of maths.
 
     None where there is no box, or where the last one is empty or never closed.
     """
+    box = _last_box(text)
+    return box[1] if box else None
+
+
+def _last_box(text: str) -> tuple[int, str, int] | None:
+    """Start, content and end of the last box."""
     boxes = list(_BOX.finditer(text))
     if not boxes:
         return None
-    start = boxes[-1].end()
+    first, start = boxes[-1].span()
     if text[start : start + 1] != "{":
-        content = _UNBRACED.match(text, start)
-        return (content[0].strip().removesuffix(".").rstrip() or None) if content else None
+        match = _UNBRACED.match(text, start)
+        content = match[0].strip().removesuffix(".").rstrip() if match else ""
+        return (first, content, match.end()) if match and content else None
     depth = 0
     for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
-            return text[start + 1 : start + brace.start()].strip() or None
+            content = text[start + 1 : start + brace.start()].strip()
+            return (first, content, start + brace.end()) if content else None
     return None
 
 
-def segments(output: str) -> Iterator[tuple[str, bool]]:
-    """Parts of a text that may hold its answer, best first; True for one that ends by itself.
-
-    The others run to the end of the text: only their beginning belongs to the answer.
-    """
-    content = boxed(output)
-    if content is not None:
-        yield content, True
+def _marked(text: str) -> list[tuple[int, int, Segment]]:
+    """Segments by the last of each kind of marker, the last one first, and where they stand."""
+    found = []
+    box = _last_box(text)
+    if box:
+        found.append((box[0], box[2], Segment(box[1], ends=True)))
     for cue in _CUES:
-        found = list(cue.finditer(output))
-        if found:
-            yield output[found[-1].end() :], False
+        matches = list(cue.finditer(text))
+        if matches and not (box and box[0] <= matches[-1].start() < box[2]):
+            start, end = matches[-1].span()
+            found.append((start, end, Segment(text[end:], False, cue is _COMMA)))
+    return sorted(found, key=lambda each: each[:2], reverse=True)
+
+
+def final_part(output: str) -> str:
+    """Text without reasoning, what follows the end of the turn, and invented questions."""
+    text = _REASONING_ENDS.split(output)[-1]
+    if _REASONING_STARTS.search(text):
+        return ""
+    text = _TURN_ENDS.split(text.strip(), maxsplit=1)[0]
+    for question in _QUESTION.finditer(text):
+        before = text[: question.start()]
+        if _marked(before):
+            return before
+    return text
+
+
+def segments(output: str) -> Iterator[Segment]:
+    """Parts of a text that may hold its answer, the last one first; empty if it takes it back."""
+    text = final_part(output)
+    marked = _marked(text)
+    for start, end, segment in marked:
+        if segment.ends:
+            rest = text[end:]
+        else:
+            line = next((i for i in range(end, len(text)) if text[i] not in " \t\n*:$"), len(text))
+            stop = _SENTENCE_ENDS.search(text, line)
+            rest = text[stop.end() :] if stop else ""
+            if _DENIED.match(segment.text):
+                return
+            boxes = any(other.ends and at < start for at, _, other in marked)
+            if boxes and not _GIVES_A_VALUE.match(segment.text):
+                # After a box, "so the answer is correct" gives no other answer.
+                continue
+        if _TAKEN_BACK.search(rest):
+            return
+        yield segment
 
 
 def paper_segment(output: str) -> str | None:
