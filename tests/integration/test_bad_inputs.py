@@ -163,16 +163,17 @@ def an_index_of_tensors_that_are_not_there(folder):
     shard(folder, names | {"ghost.weight": "model.safetensors"})
 
 
-@case("math/model.safetensors points out of its folder", "put the file itself there")
-def a_link_out_of_the_folder(folder):
+@case("math/model.safetensors is missing", "fetch the model again")
+def a_link_to_nothing(folder):
     weights(folder).rename(folder / "elsewhere.safetensors")
-    weights(folder).symlink_to(folder / "elsewhere.safetensors")
+    weights(folder).symlink_to(folder / "gone.safetensors")
+    shard(folder, {NORM: "model.safetensors"})
 
 
-@case("base/tokenizer.json points out of its folder", "put the file itself there")
-def a_tokenizer_that_links_out_of_the_folder(folder):
-    (folder / "base" / "tokenizer.json").rename(folder / "secret")
-    (folder / "base" / "tokenizer.json").symlink_to(folder / "secret")
+@case("math holds two sets of weights, model.safetensors and", "first other.safetensors", "remove")
+def two_sets_of_weights(folder):
+    shutil.copy(weights(folder), folder / "math" / "other.safetensors")
+    shard(folder, {NORM: "other.safetensors"})
 
 
 @case("math/pytorch_model.bin holds code: it calls 'posix.system'", "do not load it")

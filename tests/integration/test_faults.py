@@ -154,22 +154,24 @@ def test_what_a_process_killed_between_the_renames_left_is_put_back(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
-def test_a_draft_that_was_published_meanwhile_is_not_written_into(tmp_path, monkeypatch):
-    """Another process publishes between the moments when the draft is opened and locked."""
+def test_a_lock_that_was_let_go_of_meanwhile_is_taken_again(tmp_path, monkeypatch):
+    """Another process publishes between the moments when the lock is opened and taken."""
     import mergegrid.checkpoints.publish as module
 
     lock, out = module.fcntl.flock, tmp_path / "out"
+    taken = []
 
     def late(descriptor, operation):
-        monkeypatch.undo()
-        (tmp_path / ".out.draft").rename(tmp_path / "taken")
+        taken.append(os.fstat(descriptor).st_ino)
+        if len(taken) == 1:
+            (tmp_path / ".out.lock").rename(tmp_path / "old")
         lock(descriptor, operation)
 
     monkeypatch.setattr(module.fcntl, "flock", late)
     with publish(out, {}) as draft:
         (draft / "text").write_text("mine")
-    assert names(tmp_path) == ["out", "taken"]
-    assert names(tmp_path / "taken") == []
+        assert taken == [(tmp_path / each).stat().st_ino for each in ("old", ".out.lock")]
+    assert names(tmp_path) == ["old", "out"]
 
 
 @pytest.fixture(scope="module")

@@ -182,7 +182,7 @@ def test_the_output_is_of_the_dtype_that_was_asked(models, run, tmp_path, expect
     assert loads(tmp_path / "out").dtype == getattr(torch, dtype)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["dtype"] == dtype
-    assert "torch_dtype" not in config
+    assert config["torch_dtype"] == dtype
 
 
 @pytest.fixture(scope="session")

@@ -71,8 +71,8 @@ def adapt_config(folder: Path, dtype: str | None, vocabulary: int | None) -> Non
     inner = config.get("text_config")
     for part in [config, inner] if isinstance(inner, dict) else [config]:
         if dtype and (part is config or part.keys() & {"dtype", "torch_dtype"}):
-            part.pop("torch_dtype", None)
-            part["dtype"] = dtype
+            # Before transformers 4.56 the key was `torch_dtype`; without it, those read float32.
+            part["dtype"] = part["torch_dtype"] = dtype
         if vocabulary and (part is not inner or "vocab_size" in part):
             part["vocab_size"] = vocabulary
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mergegrid.checkpoints.dtypes import Dtype
@@ -100,11 +100,13 @@ def gather(
 def shards(folder: Path, single: str, index: str) -> dict[Path, list[str] | None]:
     """Files that hold the weights, each with the tensors that the index places there.
 
-    Without an index there is one file, and what it holds is for its header to say.
+    Without an index there is one file, and what it holds is for its header to say. An index whose
+    shards are all gone was left by an earlier save; transformers loads the one file, and so do we.
 
     Raises:
         CheckpointError: the index is damaged, names a file that is not there, or one outside the
-            folder.
+            folder, or there are a single file and shards, of which transformers loads the first and
+            vLLM the second.
     """
     path = folder / index
     if not path.is_file():
@@ -115,27 +117,36 @@ def shards(folder: Path, single: str, index: str) -> dict[Path, list[str] | None
     named: dict[str, list[str]] = {}
     for name, file in sorted(weight_map.items()):
         named.setdefault(str(file), []).append(name)
+    if (folder / single).is_file():
+        others = [file for file in named if file != single]
+        if at_hand := [file for file in others if (folder / file).is_file()]:
+            raise CheckpointError(
+                f"{folder} holds two sets of weights, {single} and the shards of {index} (first "
+                f"{at_hand[0]}); remove the one that is out of date"
+            )
+        if others and single not in named:
+            logger.warning("%s: %s is used; the shards of %s are gone", folder, single, index)
+            return {inside(folder, single): None}
     return {inside(folder, file): names for file, names in named.items()}
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A file of the folder.
+    """A file of the folder, by a name that may come out of a file.
 
-    Links may point anywhere below the folder, and into a hub cache as the hub's own library lays
-    it out: `snapshots/<revision>/` with its links into `blobs/`.
+    A link is followed wherever it leads, for its owner made it: into the `blobs` of a hub cache,
+    or to the disk where large files lie. What was unpacked from an archive holds no such links
+    (`sources.unpack`).
 
     Raises:
-        CheckpointError: the file is not there, or lies elsewhere.
+        CheckpointError: the file is not there, or the name leads out of the folder.
     """
     path = folder / name
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise CheckpointError(
+            f"{path} points out of its folder, {folder}; put the file itself there"
+        )
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; fetch the model again")
-    real, root = path.resolve(), folder.resolve()
-    cache = root.parent.parent if root.parent.name == "snapshots" else root
-    if not real.is_relative_to(root) and not real.is_relative_to(cache / "blobs"):
-        raise CheckpointError(
-            f"{path} points out of its folder, to {real}; put the file itself there"
-        )
     return path
 
 

@@ -7,7 +7,6 @@ Files that, with others, are too large for the page cache can be kept out of it.
 memory for every page, drive out the inputs, and make the writer wait for the disk all the same.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mergegrid import durable
 from mergegrid.checkpoints import safetensors_files
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import TensorDigests
@@ -68,7 +68,7 @@ class ShardWriter:
             with _room_for(path, size):
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self._descriptors.append(descriptor)
-                _allocate(descriptor, size)
+                durable.allocate(descriptor, size)
                 _write(descriptor, header, 0)
             offset = len(header)
             for name in names:
@@ -126,16 +126,6 @@ def plan_shards(infos: Mapping[str, TensorInfo], size: int) -> dict[str, list[st
         f"model-{number:05d}-of-{len(shards):05d}.safetensors": names
         for number, names in enumerate(shards, start=1)
     }
-
-
-def _allocate(descriptor: int, size: int) -> None:
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        # Not every file system can set blocks aside; a full disk is then found while writing.
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-        os.ftruncate(descriptor, size)
 
 
 def _write(descriptor: int, data: bytes | memoryview, offset: int) -> None:

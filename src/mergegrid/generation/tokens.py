@@ -76,17 +76,43 @@ class Prompts:
         Raises:
             ConfigError: more is asked for than the model allows.
         """
-        positions = self._config.get("max_position_embeddings") or self._config.get("n_positions")
-        rope = self._config.get("rope_parameters") or self._config.get("rope_scaling") or {}
-        scaled = rope.get("rope_type", rope.get("type")) in ("linear", "dynamic")
-        allowed = int((positions or _NO_LIMIT) * (rope.get("factor", 1) if scaled else 1))
-        allowed = min(allowed, self.tokenizer.model_max_length)
+        allowed = min(self._positions, self.tokenizer.model_max_length)
         if asked is not None and asked > allowed:
             raise ConfigError(
                 f"generation.max_model_len is {asked}, and {self._model} allows {allowed} tokens; "
-                "ask for no more"
+                f"ask for no more, or {self.remedy(asked)}"
             )
         return asked or allowed
+
+    def remedy(self, asked: int | None) -> str:
+        """What gives longer texts room, where `asked` tokens are too few or too many."""
+        own = self.tokenizer.model_max_length
+        if asked is not None and asked < min(self._positions, own):
+            return f"raise generation.max_model_len; {self._model} allows {self.longest(None)}"
+        if own < self._positions:
+            return (
+                f"raise model_max_length, {own}, in the tokenizer_config.json of the model's "
+                f"source; its config.json allows {self._positions}"
+            )
+        return f"take a model with room for more than the {self._positions} of its config.json"
+
+    @property
+    def _positions(self) -> int:
+        """Tokens that the config allows, scaling of the rotary embeddings included."""
+        config = self._config
+        positions = config.get("max_position_embeddings") or config.get("n_positions")
+        if not positions:
+            return _NO_LIMIT
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        # Gemma 3 says what its scaling gives, as models with scaling by layer do.
+        if str(config.get("model_type")).startswith("gemma3"):
+            return int(positions)
+        factor = rope.get("factor") or 1
+        if before := rope.get("original_max_position_embeddings"):
+            # The larger one: some configs say what scaling gives, some what training had.
+            return max(int(positions), int(before * factor))
+        scaled = rope.get("rope_type", rope.get("type")) in ("linear", "dynamic", "yarn")
+        return int(positions * factor) if scaled else int(positions)
 
     def completion(
         self, prompt: Sequence[int], ids: Sequence[int], sampling: Sampling

@@ -389,7 +389,7 @@ def test_a_local_file_is_checked_against_its_pin(tmp_path: Path) -> None:
         fetch(SourceConfig(source=source, sha256="0" * 64), "dataset", tmp_path / "cache")
 
 
-def test_missing_empty_and_outward_linked_paths_are_refused(
+def test_missing_and_empty_paths_and_links_to_no_file_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -398,8 +398,12 @@ def test_missing_empty_and_outward_linked_paths_are_refused(
     (tmp_path / "folder").mkdir()
     with pytest.raises(SourceError, match="holds no file"):
         fetch(SourceConfig(source="path:folder"), "model", tmp_path / "cache")
-    (tmp_path / "folder" / "out").symlink_to("/etc/passwd")
-    with pytest.raises(SourceError, match="folder/out is a link to /etc/passwd"):
+    (tmp_path / "folder" / "out").symlink_to("/etc")
+    with pytest.raises(SourceError, match="folder/out is a link to /etc, which is a folder"):
+        fetch(SourceConfig(source="path:folder"), "model", tmp_path / "cache")
+    (tmp_path / "folder" / "out").unlink()
+    (tmp_path / "folder" / "out").symlink_to("gone")
+    with pytest.raises(SourceError, match="folder/out is a link to gone, which is nothing"):
         fetch(SourceConfig(source="path:folder"), "model", tmp_path / "cache")
 
 

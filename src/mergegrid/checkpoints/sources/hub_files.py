@@ -6,13 +6,15 @@ from typing import Literal
 
 from mergegrid.config.source import HubOrigin
 
-# In the order of preference: transformers' own names first, so that adapter_model.safetensors
-# does not stand for a .bin-only model, nor consolidated.safetensors come along as a second copy.
+# In the order in which transformers looks for them, so that adapter_model.safetensors does not
+# stand for a .bin-only model, nor shards or consolidated.safetensors come along as a second copy.
 _WEIGHTS = tuple(
     re.compile(each)
     for each in (
-        r"model(-\d+-of-\d+)?\.safetensors",
-        r"pytorch_model(-\d+-of-\d+)?\.bin",
+        r"model\.safetensors",
+        r"model-\d+-of-\d+\.safetensors",
+        r"pytorch_model\.bin",
+        r"pytorch_model-\d+-of-\d+\.bin",
         r".*\.safetensors",
         r"pytorch_model.*\.bin",
     )
@@ -70,12 +72,13 @@ def _checkpoint(files: list[str]) -> list[str]:
             break
     else:
         return []
+    single = bases[weights[0]] in ("model.safetensors", "pytorch_model.bin")
     ending = PurePosixPath(weights[0]).suffix
     beside = [
         name
         for name, base in bases.items()
         if _TERMS.fullmatch(base)
-        or (_INDEX.fullmatch(base) and base.endswith(f"{ending}.index.json"))
+        or (_INDEX.fullmatch(base) and base.endswith(f"{ending}.index.json") and not single)
         or (_BESIDE_WEIGHTS.fullmatch(base) and not _INDEX.fullmatch(base))
     ]
     return weights + beside

@@ -15,7 +15,7 @@ def find(origin: PathOrigin, sha256: str | None, store: Path) -> Found:
     A folder stands for all regular files below it. Nothing is copied.
 
     Raises:
-        SourceError: nothing is there, the folder is empty or has a link that leads out of it, or
+        SourceError: nothing is there, the folder is empty or has a link that leads to no file, or
             the file's checksum is not the one that was pinned.
     """
     path = Path(origin.path).expanduser().absolute()
@@ -45,16 +45,19 @@ def find(origin: PathOrigin, sha256: str | None, store: Path) -> Found:
 
 
 def _names(folder: Path) -> list[str]:
-    """Relative names of the regular files below a folder."""
+    """Relative names of the files below a folder, those that links lead to included.
+
+    A link to a file is the user's own and followed wherever it leads: into a hub cache, or to the
+    disk where large files lie.
+    """
     names = []
-    inside = folder.resolve()
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in [*folders, *files]):
-            if path.is_symlink() and not (path.resolve().is_relative_to(inside) and path.is_file()):
+            if path.is_symlink() and not path.is_file():
+                what = "a folder" if path.is_dir() else "nothing"
                 raise SourceError(
-                    f"{path} is a link to {path.readlink()}; only links to files inside {folder} "
-                    "are followed. Copy what it points to (`cp -rL`), or, for a folder of the "
-                    "Hugging Face cache, write hub:org/name@revision"
+                    f"{path} is a link to {path.readlink()}, which is {what}; only links to files "
+                    "are followed: copy what it points to (`cp -rL`), or remove it"
                 )
             if path.is_file():
                 names.append(path.relative_to(folder).as_posix())
