@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.dtypes import Stored
+from mergegrid.errors import CheckpointError
 from mergegrid.merging.arrays.operations import Array, Operations
 from mergegrid.merging.masks import mask_key
 
@@ -82,6 +83,11 @@ class Run:
         dtype = checkpoint.infos[self.name].dtype
         room = self.ops.stored(self.count, dtype)
         stored = checkpoint.read(self.name, self.start, self.stop, room)
+        if stored.size != self.count:
+            raise CheckpointError(
+                f"{self.name} has {stored.size} of the {self.count} elements from {self.start} on "
+                f"in {f'expert {model}' if model else 'the base'}; download the model again"
+            )
         self.bytes_read += stored.nbytes
         if self._witness:
             self._witness(model, self.name, self.start, stored)

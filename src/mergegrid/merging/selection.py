@@ -10,6 +10,7 @@ first (by tensor in the given order, then by index) are kept.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,15 +185,18 @@ def _likely(drawn: Sequence[NDArray[np.uint32]], share: float) -> _Range:
 
 def _listed(near: _Range, most: int, rank: int, values: Values) -> Rounds:
     """The threshold, if it lies in a range with no more than `most` magnitudes besides guesses."""
-    room = most
+    room, counting = most, Lock()
 
     def measure(run: Run) -> tuple[str, int, Counts, NDArray[np.uint32]]:
         nonlocal room
         counts, others = run.ops.list_near(
             values(run), near.low, near.width, near.guesses, max(min(room, run.count), 0)
         )
-        # If there are too many it does not matter which are listed.
-        room -= others.size
+        # If there are too many it does not matter which are listed. Runs that threads measure at
+        # the same time may pass the limit by what each lists.
+        listed = others.size
+        with counting:
+            room -= listed
         return run.name, run.start, counts, others
 
     runs = yield Each(measure)

@@ -11,6 +11,7 @@ from mergegrid.kernels import instructions as do
 from mergegrid.kernels.expression import Expression, load, store
 from mergegrid.kernels.program import Machine
 from mergegrid.merging.arrays.operations import GRAIN, NO_BITS, MaskKey, check_start
+from mergegrid.merging.blas_compat import one_blas_thread
 
 Floats = NDArray[np.float32]
 _FLOAT32 = DTYPES["float32"]
@@ -235,9 +236,10 @@ class CpuOperations:
         total = np.zeros((arrays[0].count // row, row))
         # Slices of one height: the product of a row must not depend on how many stand beside it.
         height = math.lcm(row, GRAIN) // row
-        for (numbers, _), matrix in zip(stored, matrices, strict=True):
-            rows = numbers.reshape(-1, row)
-            for start in range(0, len(rows), height):
-                part = rows[start : start + height].astype(np.float64)
-                total[start : start + height] += part @ matrix
+        with one_blas_thread():
+            for (numbers, _), matrix in zip(stored, matrices, strict=True):
+                rows = numbers.reshape(-1, row)
+                for start in range(0, len(rows), height):
+                    part = rows[start : start + height].astype(np.float64)
+                    total[start : start + height] += part @ matrix
         return self.load(total.astype(np.float32).reshape(-1), _FLOAT32)

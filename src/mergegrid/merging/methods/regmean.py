@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mergegrid.errors import CheckpointError
 from mergegrid.merging.arrays.operations import Array
+from mergegrid.merging.blas_compat import one_blas_thread
 from mergegrid.merging.methods.average import average
 from mergegrid.merging.methods.method import MergeRun, Subject, not_finite
 from mergegrid.merging.surveys import Rounds, Survey
@@ -67,17 +68,19 @@ def _factors(spec: RegMean, subject: Subject, name: str) -> Rounds:
     scale = 1 / np.sqrt(np.diag(total))
     total *= scale
     total *= scale[:, None]
-    # Not Cholesky: of a sum that was stored in float32, small eigenvalues may be below 0.
-    triangles, pivots, info = lapack.dgetrf(total)
-    reciprocal = 0.0 if info else lapack.dgecon(triangles, np.linalg.norm(total, 1))[0]
-    if not reciprocal > 1 / _SINGULAR:
-        raise _singular(name, reciprocal)
     yield from ()
-    # X = G T^-1 with T = S^-1 R S^-1, R symmetric, solves (X S^-1) R = G S.
-    return {
-        expert: lapack.dgetrs(triangles, pivots, (gram * scale).T, overwrite_b=True)[0].T * scale
-        for expert, gram in grams.items()
-    }
+    with one_blas_thread():
+        # Not Cholesky: of a sum that was stored in float32, small eigenvalues may be below 0.
+        triangles, pivots, info = lapack.dgetrf(total)
+        reciprocal = 0.0 if info else lapack.dgecon(triangles, np.linalg.norm(total, 1))[0]
+        if not reciprocal > 1 / _SINGULAR:
+            raise _singular(name, reciprocal)
+        # X = G T^-1 with T = S^-1 R S^-1, R symmetric, solves (X S^-1) R = G S.
+        return {
+            expert: lapack.dgetrs(triangles, pivots, (gram * scale).T, overwrite_b=True)[0].T
+            * scale
+            for expert, gram in grams.items()
+        }
 
 
 def _singular(name: str, reciprocal: float) -> CheckpointError:
