@@ -119,10 +119,10 @@ def shards(folder: Path, single: str, index: str) -> dict[Path, list[str] | None
         named.setdefault(str(file), []).append(name)
     if (folder / single).is_file():
         others = [file for file in named if file != single]
-        if at_hand := [file for file in others if (folder / file).is_file()]:
+        if at_hand := [inside(folder, file) for file in others if (folder / file).is_file()]:
             raise CheckpointError(
                 f"{folder} holds two sets of weights, {single} and the shards of {index} (first "
-                f"{at_hand[0]}); remove the one that is out of date"
+                f"{at_hand[0].name}); remove the one that is out of date"
             )
         if others and single not in named:
             logger.warning("%s: %s is used; the shards of %s are gone", folder, single, index)
