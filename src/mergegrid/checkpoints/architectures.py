@@ -113,11 +113,14 @@ def text_config(config: Config) -> dict[str, Any]:
 def ties_output(config: Config) -> bool | None:
     """Whether output embeddings are the input embeddings; unknown where nothing says so."""
     inner = config.get("text_config")
-    for part in (config, inner if isinstance(inner, dict) else {}):
+    parts = (config, inner) if isinstance(inner, dict) else (config,)
+    for part in parts:
         if isinstance(part.get("tie_word_embeddings"), bool):
             return bool(part["tie_word_embeddings"])
-    kind = str(text_config(config).get("model_type"))
-    return kind not in UNTIED if kind in EMBEDDING else None
+    kinds = [str(part.get("model_type")) for part in parts]
+    if kinds[-1] in EMBEDDING and kinds[-1] not in UNTIED:
+        return True
+    return False if kinds[0] in UNTIED else None
 
 
 def tied_names(names: Collection[str], config: Config) -> tuple[str | None, list[str]]:
@@ -125,8 +128,7 @@ def tied_names(names: Collection[str], config: Config) -> tuple[str | None, list
 
     Names come in the order in which they stand in for an embedding that is not among `names`.
     """
-    kind = str(text_config(config).get("model_type"))
-    canonical = _embedding(names, kind, config)
+    canonical = _embedding(names, config)
     if canonical is None:
         return None, []
     shared: list[str] = []
@@ -153,14 +155,18 @@ def tied_biases(names: Collection[str]) -> dict[str, str]:
     return {name: bias for name, bias in pairs.items() if bias in names}
 
 
-def _embedding(names: Collection[str], kind: str, config: Config) -> str | None:
-    path = EMBEDDING.get(kind)
-    if path is None:
+def _embedding(names: Collection[str], config: Config) -> str | None:
+    kind = str(config.get("model_type"))
+    path = EMBEDDING.get(kind, "")
+    if not path.endswith("shared"):
         found = [name for name in names if f".{name}".endswith(_ENDS_OF_INPUTS)]
         shared = [name for name in found if f".{name}".endswith(".shared.weight")]
-        (one,) = shared if len(shared) == 1 else found if len(found) == 1 else (None,)
-        return one
-    if path.endswith("shared"):
+        for several in (shared, found):
+            if len(several) == 1 and f"{path}.weight" not in names:
+                return several[0]
+        if not path:
+            return None
+    else:
         # The decoder of BART alone has none to share with; Marian's languages may not either.
         alone = not any("encoder." in name for name in names)
         apart = kind == "marian" and config.get("share_encoder_decoder_embeddings") is False

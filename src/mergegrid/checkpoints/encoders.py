@@ -91,7 +91,8 @@ def import_expert(
             f"{source} lacks {sorted(fresh)[0]} of {type(model).__name__}; "
             "it is no fine-tuned classifier: name another, or let the expert be fine-tuned here"
         )
-    check_configs(base, source, str(source))
+    for difference in check_configs(base, source, str(source)):
+        logger.warning("%s", difference)
     known, own = open_checkpoint(base), InMemory(_tensors(model))
     check_homologous(known, own, str(source))
     left_out(known, own, str(source), read_config(base), read_config(source))

@@ -1,6 +1,5 @@
 """A family: a base and its experts, opened, checked and brought to the same tensors."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ from mergegrid.checkpoints.naming import canonical, read_config, with_names_of, 
 from mergegrid.checkpoints.vocabulary import Aligned, align
 from mergegrid.recipe.vocabulary import VocabularyPolicy
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Family:
@@ -24,7 +21,7 @@ class Family:
     aligned: Aligned
     """Base and experts with equal numbers of embedding rows."""
     notes: list[str]
-    """A line for each model whose task head is left out, and for each tensor that was resized."""
+    """What differs and is merged all the same, and what is left out or resized, a line each."""
 
 
 def open_family(
@@ -53,8 +50,6 @@ def open_family(
     notes: list[str] = []
     for name, folder in experts.items():
         opened = open_checkpoint(folder)
-        if homologous:
-            check_configs(base, folder, name)
         who = f"expert {name}"
         config_of_expert = read_config(folder) or config
         named = canonical(opened, config_of_expert, who)
@@ -63,11 +58,11 @@ def open_family(
         theirs[name] = with_tied(named, folder, ours)
         lacking, heads = left_out(ours, theirs[name], name, config, config_of_expert)
         away.update(lacking)
+        if homologous:
+            notes += check_configs(base, folder, name)
         notes += heads
     if away:
         ours = Renamed(ours, {name: name for name in ours if name not in away})
-    for note in notes:
-        logger.info("%s", note)
     aligned = align(ours, theirs, policy)
     for name, expert in aligned.experts.items():
         check_homologous(aligned.base, expert, name)

@@ -4,7 +4,6 @@ Equal shapes are not enough. `CodeLlama-13b-Python` has the shapes of `Llama-2-1
 rotary embeddings: the difference of the two is no delta that can be merged.
 """
 
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ from mergegrid.checkpoints.architectures import T5, Config, is_constant, is_task
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.naming import read_config
 from mergegrid.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
 
 _MUST_AGREE = (
     "model_type",
@@ -32,7 +29,7 @@ _MUST_AGREE = (
     *("position_embedding_type", "alibi", "relative_attention", "pos_att_type"),
     *("relative_attention_num_buckets", "relative_attention_max_distance"),
     *("max_relative_positions", "position_buckets", "share_att_key"),
-    *("rotary_pct", "rotary_dim", "rotary_emb_base", "partial_rotary_factor"),
+    *("rotary_pct", "rotary_dim", "partial_rotary_factor"),
     *("rope_local_base_freq", "no_rope_layers"),
     # Factors on weights, scores and states.
     *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "query_pre_attn_scalar"),
@@ -62,8 +59,13 @@ _DEFAULTS = {
 }
 """What configs mean that lack a key, where that is the same for all architectures."""
 _SYNONYMS = {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
-_FIRST_THETA = {"llama": 10000.0}
-"""What configs meant that were written before `rope_theta` was a key."""
+FIRST_THETA = 10000.0
+"""The `rope_theta` of configs that were written before it was a key."""
+WITH_FIRST_THETA = (
+    *("falcon", "gemma", "gemma2", "gpt_neox", "granite", "llama", "mistral", "olmo", "olmo2"),
+    *("phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "stablelm", "starcoder2"),
+)
+"""Model types whose configs mean it where they have no other."""
 _EXPLAINED_BY = {
     r"\.bias$": "bias",
     r"norm": "norm",
@@ -158,30 +160,48 @@ def _why(names: Sequence[str], ours: Config, theirs: Config) -> str:
         for pattern, part in _EXPLAINED_BY.items()
         if re.search(pattern, name)
     }
-    ours, theirs = text_config(ours), text_config(theirs)
+    one, other = text_config(ours), text_config(theirs)
     keys = [
-        f"{key} ({ours.get(key, 'absent')} in the base, {theirs.get(key, 'absent')} in the expert)"
-        for key in sorted(ours | theirs)
-        if any(part in key for part in parts) and ours.get(key) != theirs.get(key)
+        f"{key} ({one.get(key, 'absent')} in the base, {other.get(key, 'absent')} in the expert)"
+        for key in sorted(one | other)
+        if any(part in key for part in parts) and one.get(key) != other.get(key)
     ]
-    return f" (config.json: {', '.join(keys)})" if keys else ""
+    keys = list(dict.fromkeys([*keys, *differences(ours, theirs)]))
+    return f" (config.json: {', '.join(keys)})" if keys else " (config.json does not say why)"
 
 
-def check_configs(base_folder: Path, expert_folder: Path, expert_name: str) -> None:
+def check_configs(base_folder: Path, expert_folder: Path, expert_name: str) -> list[str]:
     """Check that what `config.json` says of base and expert is one architecture.
 
-    A key is compared where both have it, or where its absence has one meaning. Where only values
-    differ that change no meaning of the parameters, the log says so, and that a merge takes the
-    base's.
+    A key is compared where both have it, or where its absence has one meaning.
+
+    Returns:
+        A note for each value that differs without changing what the parameters mean.
 
     Raises:
         CheckpointError: the architectures differ; all keys are named, with both values.
     """
-    ours, theirs = _meaning(base_folder), _meaning(expert_folder)
+    ours, theirs = read_config(base_folder), read_config(expert_folder)
     if not ours or not theirs:
         lacking = expert_folder if ours else base_folder
-        logger.warning("%s has no config.json: expert %s is not checked", lacking, expert_name)
-        return
+        return [f"{lacking} has no config.json: expert {expert_name} is not checked"]
+    if differing := differences(ours, theirs):
+        raise CheckpointError(
+            f"expert {expert_name} is not of the base's architecture, as config.json says: "
+            f"{', '.join(differing)}; it was not fine-tuned from this base: name the right one, "
+            "or correct the expert's config.json if its parameters mean the same"
+        )
+    return [
+        f"expert {expert_name}: {difference}; the merge has the base's"
+        for difference in _differing(_meaning(ours), _meaning(theirs), _MAY_DIFFER)
+    ]
+
+
+def differences(base: Config, expert: Config) -> list[str]:
+    """Keys, with both values, that give the same parameters another meaning in two configs."""
+    if not base or not expert:
+        return []
+    ours, theirs = _meaning(base), _meaning(expert)
     differing = [
         *_differing(ours, theirs, _MUST_AGREE),
         *_differing(_rope(ours), _rope(theirs), sorted(_rope(ours) | _rope(theirs))),
@@ -189,21 +209,12 @@ def check_configs(base_folder: Path, expert_folder: Path, expert_name: str) -> N
     untied = ours.get("tie_word_embeddings") is True and theirs.get("tie_word_embeddings") is False
     if untied and ours.get("model_type") not in T5:
         differing.append("tie_word_embeddings (True in the base, False in the expert)")
-    if differing:
-        raise CheckpointError(
-            f"expert {expert_name} is not of the base's architecture, as config.json says: "
-            f"{', '.join(differing)}; it was not fine-tuned from this base: name the right one, "
-            "or correct the expert's config.json if its parameters mean the same"
-        )
-    for difference in _differing(ours, theirs, _MAY_DIFFER):
-        logger.warning("expert %s: %s; the merge has the base's", expert_name, difference)
+    return differing
 
 
-def _meaning(folder: Path) -> dict[str, Any]:
+def _meaning(written: Config) -> dict[str, Any]:
     """A config with what it means by keys that it lacks."""
-    config = text_config(read_config(folder))
-    if not config:
-        return {}
+    config = text_config(written)
     if config.get("model_type") in ("t5", "longt5"):
         # T5 1.1 does not scale; until transformers 5, its untied output was the only sign of it.
         scaled = config.get("tie_word_embeddings") is not False
@@ -236,8 +247,9 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     parameters = config.get("rope_parameters") or {}
     if any(isinstance(value, dict) for value in parameters.values()):
         return dict(parameters)
+    first = FIRST_THETA if config.get("model_type") in WITH_FIRST_THETA else None
     rope = {
-        "rope_theta": config.get("rope_theta") or _FIRST_THETA.get(str(config.get("model_type"))),
+        "rope_theta": config.get("rope_theta") or config.get("rotary_emb_base") or first,
         **(config.get("rope_scaling") or {}),
         **parameters,
     }

@@ -3,12 +3,14 @@
 Costs the memory of one merged model besides that of the merge.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from mergegrid.checkpoints import companions
 from mergegrid.checkpoints.checkpoint import TensorInfo
@@ -22,6 +24,8 @@ from mergegrid.merging.seen import Seen
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.recipe.spec import Spec
 
+logger = logging.getLogger(__name__)
+
 
 class Models(Spec):
     """A base and its experts on disk, as plain values that reach other processes as JSON."""
@@ -34,6 +38,8 @@ class Models(Spec):
     """Dtype, vocabulary and tokenizer of the merged models."""
     homologous: bool = True
     """Whether configurations of experts and base must agree, and not shapes alone."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Threads that merge; they do not change a number."""
 
 
 class Merger:
@@ -45,11 +51,15 @@ class Merger:
 
     def __init__(self, models: Models) -> None:
         self._models = models
-        aligned = open_family(
+        family = open_family(
             models.base, models.experts, models.output.vocabulary, models.homologous
-        ).aligned
+        )
+        for note in family.notes:
+            logger.info("%s", note)
+        aligned = family.aligned
         self._compared = False
-        self._engine = Engine(aligned.base, aligned.experts, settings=settings_on("cpu"))
+        settings = settings_on("cpu", models.threads)
+        self._engine = Engine(aligned.base, aligned.experts, settings=settings)
         self._rows = aligned.rows
         self.infos = {
             name: TensorInfo(info.shape, DTYPES.get(models.output.dtype, info.dtype))

@@ -109,16 +109,17 @@ def measure(
         if not folder.is_dir():
             raise CheckpointError(f"there is no folder {folder}; name the folder of a model")
     name = expert.resolve().name
-    aligned = open_family(base, {name: expert}).aligned
+    family = open_family(base, {name: expert})
+    aligned = family.aligned
     models = aligned.base, aligned.experts[name]
     stored = sorted({info.dtype.name for info in aligned.base.infos.values()})
     size = sum(model.infos[each].bytes for model in models for each in aligned.base)
     with byte_progress("deltas", size) as progress:
         ranges = delta_ranges(*models, DTYPES.get(dtype or ""), threads, progress)
-    return DeltaReport(ranges, dtype or " and ".join(stored), aligned.report)
+    return DeltaReport(ranges, dtype or " and ".join(stored), family.notes)
 
 
-def expert_ranges(base: Path, expert: Path, name: str) -> list[Range]:
+def expert_ranges(base: Path, expert: Path, name: str, threads: int = 1) -> list[Range]:
     """Sizes of the deltas between two model folders, of the rows and tensors that both have.
 
     Configurations may differ, since another base than the expert's own may be what is studied.
@@ -127,7 +128,7 @@ def expert_ranges(base: Path, expert: Path, name: str) -> list[Range]:
         CheckpointError: a model is damaged, or the two have other shapes.
     """
     aligned = open_family(base, {name: expert}, homologous=False).aligned
-    return delta_ranges(aligned.base, aligned.experts[name])
+    return delta_ranges(aligned.base, aligned.experts[name], threads=threads)
 
 
 def _percent(part: int, whole: int) -> str:

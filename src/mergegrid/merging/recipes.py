@@ -1,5 +1,6 @@
 """Merging one recipe of a study into a folder."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from mergegrid.config.merge_file import MergeFile, Output
 from mergegrid.merging.folders import carry_out, prepare
 from mergegrid.progress import byte_progress
 from mergegrid.recipe.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def merge_recipe(
@@ -40,5 +43,7 @@ def merge_recipe(
         output=output,
     )
     order = prepare(asked, base, folder, threads=threads, recipe=recipe, homologous=homologous)
+    for note in order.notes:
+        logger.info("%s", note)
     with byte_progress(f"merging {recipe.slug}", order.plan.reads) as advance:
         carry_out(order, advance)

@@ -27,17 +27,13 @@ def compare(tmp_path):
         for name, config in {"base": base, "expert": expert}.items():
             (tmp_path / name).mkdir()
             (tmp_path / name / "config.json").write_text(json.dumps(config))
-        check_configs(tmp_path / "base", tmp_path / "expert", "math")
+        return check_configs(tmp_path / "base", tmp_path / "expert", "math")
 
     return compared
 
 
 def model(**shapes):
     return InMemory({name: np.ones(shape) for name, shape in shapes.items()})
-
-
-def test_a_task_head_of_the_expert_is_no_difference():
-    check_homologous(model(a=(2, 3)), model(a=(2, 3), head=(5,)), "math")
 
 
 def test_an_expert_without_a_tensor_of_the_base_is_refused():
@@ -62,9 +58,8 @@ def test_an_expert_of_another_shape_is_refused():
     ],
     ids=["equal", "other things", "more keys", "transformers 5", "before rope_theta", "nested"],
 )
-def test_one_architecture_written_in_several_ways_agrees(compare, caplog, expert):
-    compare(LLAMA, expert)
-    assert not caplog.records
+def test_one_architecture_written_in_several_ways_agrees(compare, expert):
+    assert compare(LLAMA, expert) == []
 
 
 @pytest.mark.parametrize(
@@ -116,10 +111,9 @@ def test_types_of_layers_with_their_own_rotary_embeddings_are_compared(compare):
         compare(config(1.0), config(2.0))
 
 
-def test_a_longer_limit_and_another_epsilon_are_noted_and_merged(compare, caplog):
-    compare(LLAMA, LLAMA | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6})
-    notes = [record.getMessage() for record in caplog.records]
-    assert notes == [
+def test_a_longer_limit_and_another_epsilon_are_noted_and_merged(compare):
+    changed = LLAMA | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
+    assert compare(LLAMA, changed) == [
         "expert math: rms_norm_eps (1e-05 in the base, 1e-06 in the expert); "
         "the merge has the base's",
         "expert math: max_position_embeddings (4096 in the base, 2048 in the expert); "
@@ -132,18 +126,18 @@ def test_an_expert_with_output_embeddings_of_its_own_is_refused_where_the_base_t
         compare({"tie_word_embeddings": True}, {"tie_word_embeddings": False})
 
 
-def test_a_folder_without_config_is_noted(tmp_path, caplog):
-    check_configs(tmp_path, tmp_path, "math")
-    assert "has no config.json: expert math is not checked" in caplog.text
+def test_a_folder_without_config_is_noted(tmp_path):
+    (note,) = check_configs(tmp_path, tmp_path, "math")
+    assert "has no config.json: expert math is not checked" in note
 
 
-def test_configs_as_transformers_writes_them_agree_with_older_ones(tmp_path, caplog):
+def test_configs_as_transformers_writes_them_agree_with_older_ones(tmp_path):
     config = LlamaConfig(hidden_size=64, num_attention_heads=4)
     config.save_pretrained(tmp_path / "new")
     (tmp_path / "old").mkdir()
     older = LLAMA | {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
     (tmp_path / "old" / "config.json").write_text(json.dumps(older))
-    check_configs(tmp_path / "old", tmp_path / "new", "math")
+    assert check_configs(tmp_path / "old", tmp_path / "new", "math") == []
     LlamaConfig(
         hidden_size=64,
         num_attention_heads=4,
@@ -151,7 +145,6 @@ def test_configs_as_transformers_writes_them_agree_with_older_ones(tmp_path, cap
     ).save_pretrained(tmp_path / "other")
     with pytest.raises(CheckpointError, match="rope_theta"):
         check_configs(tmp_path / "old", tmp_path / "other", "math")
-    assert not caplog.records
 
 
 @pytest.fixture(scope="module")

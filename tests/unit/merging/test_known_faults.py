@@ -1,9 +1,8 @@
 """Faults met in use: matrices with several names, names with a prefix, parameters of one model."""
 
+import functools
 import json
-import logging
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +11,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     BartConfig,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
     Gemma2Config,
     GPT2Config,
     LlamaConfig,
@@ -20,9 +23,10 @@ from transformers import (
     T5Config,
 )
 
+from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.config.merge_file import MergeFile
-from mergegrid.errors import CheckpointError
+from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.generation.merged import Merger, Models
 from mergegrid.generation.transformers_backend import empty_model, put
 from mergegrid.merging.folders import carry_out, prepare
@@ -185,6 +189,18 @@ def folder_of(place, sparsifier=RANDOM[0], **files):
     return loaded(merge(place, sparsifier))
 
 
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """The merge of a family as transformers saves it, and its folder, by kind."""
+
+    @functools.cache
+    def merged(kind):
+        place = tmp_path_factory.mktemp("plain")
+        return folder_of(place, kind=kind), place / "out"
+
+    return merged
+
+
 #: How a file may hold a family that transformers takes for the same.
 FILES = {
     "copies": lambda kind: {"copies": COPIES.get(kind, ("lm_head.weight",))},
@@ -206,15 +222,15 @@ FILES = {
 @pytest.mark.parametrize("files", FILES)
 @pytest.mark.parametrize("who", ["base", "expert", "both"])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_merge_does_not_depend_on_how_files_name_a_matrix(kind, who, files, tmp_path):
+def test_a_merge_does_not_depend_on_how_files_name_a_matrix(kind, who, files, plain, tmp_path):
     changed = FILES[files](kind)
     asked = {each: changed for each in ("base", "expert") if who in (each, "both")}
     if kind == "t5 1.1" and files == "one copy alone":
         changed["only"] = "decoder.embed_tokens.weight"
-    plain = folder_of(tmp_path / "plain", kind=kind)
-    assert same(folder_of(tmp_path / "other", kind=kind, **asked), plain)
-    held = load_file(tmp_path / "other" / "out" / "model.safetensors")
-    assert held.keys() == load_file(tmp_path / "plain" / "out" / "model.safetensors").keys()
+    model, folder = plain(kind)
+    assert same(folder_of(tmp_path, kind=kind, **asked), model)
+    held = load_file(tmp_path / "out" / "model.safetensors")
+    assert held.keys() == load_file(folder / "model.safetensors").keys()
 
 
 @pytest.mark.parametrize("sparsifier", RANDOM, ids=lambda each: each["kind"])
@@ -293,7 +309,150 @@ def test_an_unknown_architecture_says_nothing_of_equal_matrices(equal, tmp_path)
     for name in ("base", "math", "code"):
         write(tmp_path / name, "untied llama", tensors, **changes)
     if equal:
-        with pytest.raises(CheckpointError, match="mine is unknown .* no tie_word_embeddings"):
+        with pytest.raises(CheckpointError, match=r"mine is unknown .* no tie_word_embeddings"):
             merge(tmp_path)
     else:
         assert "lm_head.weight" in load_file(merge(tmp_path) / "model.safetensors")
+
+
+#: Parameters inside the layers of a Llama, and what its config says of them.
+INSIDE = {
+    "attention biases": (
+        {f"model.layers.0.self_attn.{each}_proj.bias": 16 for each in "qo"},
+        {"attention_bias": True},
+    ),
+    "biases of the MLP": ({"model.layers.0.mlp.up_proj.bias": 24}, {"mlp_bias": True}),
+    "norms of queries": ({"model.layers.0.self_attn.q_norm.weight": 8}, {"use_qk_norm": True}),
+    "bias of a norm": ({"model.layers.0.input_layernorm.bias": 16}, {"norm_bias": True}),
+    "bias of the last norm": ({"model.norm.bias": 16}, {"norm_bias": True}),
+    "another layer": ({"model.layers.1.mlp.up_proj.weight": 24}, {"num_hidden_layers": 2}),
+    "experts": (
+        {"model.layers.0.mlp.experts.0.up_proj.weight": 24, "model.layers.0.mlp.gate.weight": 2},
+        {"num_local_experts": 2},
+    ),
+    "adapter": ({"model.layers.0.mlp.up_proj.lora_A.weight": 24}, {"adapter_rank": 2}),
+    "positions": ({"model.embed_positions.weight": 32}, {"position_embedding_type": "learned"}),
+    "a tower": ({"vision_tower.layers.0.weight": 4}, {"num_vision_layers": 1}),
+}
+
+
+@pytest.mark.parametrize("who", ["base", "math"])
+@pytest.mark.parametrize("what", INSIDE)
+def test_parameters_of_one_model_are_named_with_the_keys_that_explain_them(what, who, tmp_path):
+    family(tmp_path, "untied llama")
+    sizes, keys = INSIDE[what]
+    path = tmp_path / who / "model.safetensors"
+    save_file(load_file(path) | {n: torch.ones(s) for n, s in sizes.items()}, path)
+    config = json.loads((tmp_path / who / "config.json").read_text())
+    (tmp_path / who / "config.json").write_text(json.dumps(config | keys))
+    (first, *_), (key,) = sorted(sizes), keys
+    count = rf"lacks {len(sizes)} tensors" if who == "base" else rf"has {len(sizes)} parameters"
+    with pytest.raises(CheckpointError, match=rf"expert math {count}.*{first}.*{key} \("):
+        merge(tmp_path, {"kind": "none"}, {"kind": "average"}, experts=("math",))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["score.weight", "classifier.dense.weight", "v_head.summary.weight", "pooler.weight",
+             "model.pooler.dense.weight", "qa_outputs.bias", "classification_head.out_proj.bias"]
+)  # fmt: skip
+def test_a_task_head_of_one_expert_is_left_out_and_said(name, tmp_path):
+    family(tmp_path, "untied llama")
+    path = tmp_path / "math" / "model.safetensors"
+    save_file(load_file(path) | {name: torch.ones(3, 16)}, path)
+    folder = merge(tmp_path)
+    assert name not in load_file(folder / "model.safetensors")
+    (note,) = json.loads((folder / "manifest.json").read_text())["made_from"]["notes"]
+    assert note == f"{name} of expert math stays out of the merge: it is a task head"
+    assert note in (folder / "README.md").read_text()
+
+
+def test_the_output_matrix_of_a_decoder_is_no_task_head(tmp_path):
+    family(tmp_path, "untied llama")
+    path = tmp_path / "math" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["lm_head.weight"]
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"expert math lacks 1 tensors .*lm_head\.weight"):
+        merge(tmp_path)
+
+
+def bert(seed, model=BertForMaskedLM, **config):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    found = model(BertConfig(vocab_size=24, num_hidden_layers=1, **sizes, **config))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter += seed * 0.01 * torch.randn_like(parameter)
+    return found
+
+
+def test_the_head_of_a_masked_language_model_has_the_embeddings_and_one_bias(tmp_path):
+    for place, copies in ((tmp_path / "plain", False), (tmp_path / "other", True)):
+        for seed, name in enumerate(("base", "math", "code")):
+            model = bert(seed)
+            model.save_pretrained(place / name)
+            if copies:
+                state = {key: each.clone() for key, each in model.state_dict().items()}
+                assert "cls.predictions.decoder.bias" in state
+                save_file(state, place / name / "model.safetensors", metadata={"format": "pt"})
+    plain, other = (
+        BertForMaskedLM.from_pretrained(merge(tmp_path / name)) for name in ("plain", "other")
+    )
+    assert same(other, plain)
+    weight = other.cls.predictions.decoder.weight
+    assert weight.data_ptr() == other.bert.embeddings.word_embeddings.weight.data_ptr()
+
+
+@pytest.mark.parametrize("base", [BertModel, BertForMaskedLM])
+def test_classifiers_are_merged_with_a_base_that_has_another_head_or_other_names(base, tmp_path):
+    bert(0, base).save_pretrained(tmp_path / "base")
+    for seed, name in enumerate(("math", "code"), start=1):
+        bert(seed, BertForSequenceClassification).save_pretrained(tmp_path / name)
+    folder = merge(tmp_path)
+    held = load_file(folder / "model.safetensors")
+    assert not [name for name in held if "cls." in name or "classifier" in name]
+    merged = BertModel.from_pretrained(folder)
+    found = merged.embeddings.word_embeddings.weight
+    assert torch.isfinite(found).all()
+    assert not torch.equal(found, bert(0, base).base_model.embeddings.word_embeddings.weight)
+    notes = json.loads((folder / "manifest.json").read_text())["made_from"]["notes"]
+    assert sum("classifier.bias" in note for note in notes) == 2
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bart", "t5"])
+def test_names_that_no_prefix_explains_are_refused_with_the_prefix(kind, tmp_path):
+    family(tmp_path, kind)
+    path = tmp_path / "math" / "model.safetensors"
+    tensors = load_file(path)
+    odd = sorted(tensors)[0]
+    tensors = {name if name == odd else f"wrapped.{name}": each for name, each in tensors.items()}
+    tensors["wrapped.other"] = tensors.pop(f"wrapped.{sorted(load_file(path))[1]}")
+    save_file(tensors, path)
+    with pytest.raises(
+        CheckpointError, match=r"expert math: .* prefix 'wrapped\.'.* not the other 1"
+    ):
+        merge(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "base_model.model.", "policy.lm."])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bart", "t5"])
+def test_any_one_prefix_of_an_expert_is_taken_off(kind, prefix, plain, tmp_path):
+    assert same(folder_of(tmp_path, kind=kind, expert={"wrapper": prefix}), plain(kind)[0])
+
+
+def test_a_published_model_is_verified_under_the_names_of_its_file(tmp_path):
+    """Names in a manifest are those in the file, whatever the merge calls the tensors."""
+    family(tmp_path / "raw", "gpt2", base={"bare": True})
+    import_decoder(tmp_path / "raw" / "base", tmp_path / "base", {"source": "test"})
+    for name in ("math", "code"):
+        (tmp_path / name).symlink_to(tmp_path / "raw" / name)
+    merge(tmp_path)
+    path = tmp_path / "base" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 64
+    path.unlink()
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"h\.0|ln_f|wte|wpe"):
+        merge(tmp_path)
