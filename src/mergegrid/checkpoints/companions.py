@@ -70,9 +70,11 @@ def adapt_config(folder: Path, dtype: str | None, vocabulary: int | None) -> Non
     # A model of text and images keeps what is said of its language model apart.
     inner = config.get("text_config")
     for part in [config, inner] if isinstance(inner, dict) else [config]:
-        if dtype and (part is config or part.keys() & {"dtype", "torch_dtype"}):
+        known = part.get("dtype") or part.get("torch_dtype")
+        written = dtype if dtype and (known or part is config) else known
+        if written:
             # Before transformers 4.56 the key was `torch_dtype`; without it, those read float32.
-            part["dtype"] = part["torch_dtype"] = dtype
+            part["dtype"] = part["torch_dtype"] = written
         if vocabulary and (part is not inner or "vocab_size" in part):
             part["vocab_size"] = vocabulary
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
