@@ -102,6 +102,16 @@ def gpus():
     return 1 if os.environ["MERGEGRID_RUN"] == "gpu" else 0
 
 
+# What merges or measures whole models uses several threads, whose number changes no byte; Snakemake
+# gives no more than there are cores. More would wait for the disk.
+MERGE_THREADS = 4
+
+
+def variant_threads():
+    """Threads of a job that merges variants in memory: on the CPU one, as torch has in all jobs."""
+    return MERGE_THREADS if gpus() else 1
+
+
 def look_for_jobs_when_one_ends():
     """Take the scheduler's limit on how many jobs are started each second away.
 

@@ -48,12 +48,12 @@ rule merge:
         "<logs>/benchmarks/merge/{family}/{variant}.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: MERGE_THREADS
     resources:
         # Shared with the jobs that read the model, which go first: there are no more than so many on
         # disk while so many such jobs can run at once. bound_merged_models() says how many.
         merged_models=1,
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         request=lambda wildcards: as_json(
@@ -118,7 +118,7 @@ for family, experts, seed in ONE_ENGINE:
         priority: 1
         conda:
             "../../environment.yml"
-        threads: 1
+        threads: variant_threads()
         resources:
             gpu=generation_gpus(family),
             mem_mb=lambda wildcards, attempt: 16000 * attempt,

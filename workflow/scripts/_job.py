@@ -50,6 +50,9 @@ def job(snakemake: Any) -> Iterator[None]:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     _end_with_snakemake()
+    if rehearsal():
+        # On the CPU sums of torch depend on its threads: it gets one, as in jobs without GPUs.
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     inputs = [Path(each) for each in snakemake.input]
     try:
         _check(inputs)

@@ -8,7 +8,8 @@ with job(snakemake):
     from mergegrid.merging.delta_report import expert_ranges
 
     name = snakemake.wildcards.expert
-    found = expert_ranges(Path(snakemake.input.base), Path(snakemake.input.expert), name)
+    folders = Path(snakemake.input.base), Path(snakemake.input.expert)
+    found = expert_ranges(*folders, name, snakemake.threads)
     rows = [{**each.row(), "histogram": each.histogram} for each in found]
     ranges = pd.DataFrame(rows)
     ranges.insert(0, "family", snakemake.wildcards.family)

@@ -22,6 +22,8 @@ with job(snakemake):
         experts=dict(zip(recipes[0].experts, folders, strict=True)),
         output=request.merges[0].output,
         homologous=request.merges[0].homologous,
+        # Each GPU that vLLM splits a model over merges in a process of its own.
+        threads=max(1, snakemake.threads // max(1, snakemake.resources.get("gpu", 0))),
     )
     made_from = {
         "base": published_digest(base),
