@@ -13,7 +13,7 @@ from mergegrid.scoring.programs.code import (
     humaneval_completion,
     humaneval_program,
     mbpp_program,
-    tested_names,
+    names_under_test,
 )
 from mergegrid.scoring.programs.estimate import pass_at_k
 from mergegrid.scoring.programs.runner import run_all
@@ -40,7 +40,7 @@ def grade_mbpp(
     kinds: dict[str, list[str]] = {"": [], "_without_setup": []}
     for reference, answer in _asked(questions, answers):
         setup = reference["test_setup_code"]
-        extracted.append(code_of(answer, tested_names(reference), setup))
+        extracted.append(code_of(answer, names_under_test(reference), setup))
         whole = mbpp_program(reference, answer)
         # Few have set-up code; the others are one program, which runs once.
         kinds[""].append(whole)

@@ -42,11 +42,12 @@ def code_of(answer: str, names: tuple[str, ...] = (), setup: str = "") -> str:
         names: The functions asked for; none stands for any function.
         setup: Code that runs before the functions are called.
     """
-    found = _solution(answer, names, bound(*_body_of(setup)))
-    return _likeliest(answer) if found is None else found
+    known = bound(*_body_of(setup))
+    found = (_solution(passages, names, known) for passages in readings(answer))
+    return next((each for each in found if each is not None), None) or _likeliest(answer)
 
 
-def tested_names(problem: Mapping[str, Any]) -> tuple[str, ...]:
+def names_under_test(problem: Mapping[str, Any]) -> tuple[str, ...]:
     """The functions and classes that the tests of a problem of MBPP call and do not define."""
     body = _body_of("\n".join([problem.get("test_setup_code", ""), *problem["test_list"]]))
     called = {
@@ -90,20 +91,20 @@ def mbpp_program(problem: Mapping[str, Any], answer: str, setup: bool = True) ->
             cannot be solved.
     """
     before = problem["test_setup_code"]
-    code = code_of(answer, tested_names(problem), before)
+    code = code_of(answer, names_under_test(problem), before)
     # The empty line keeps a backslash at the end of the code from swallowing a test.
     return "\n".join([code, "", *([before] if setup else []), *problem["test_list"], ""])
 
 
 def _solution(
-    answer: str, names: Collection[str], known: Collection[str], prompt: str = ""
+    passages: Sequence[Passage], names: Collection[str], known: Collection[str], prompt: str = ""
 ) -> str | None:
     """The code that defines the functions asked for, with what it needs, without its own tests."""
-    for passages in readings(answer):
-        if pieces := _pieces(passages, names):
-            code = _future_first(_with_what_it_needs(*pieces, names, set(known)))
-            return _pruned(prompt, code, names, known)
-    return None
+    pieces = _pieces(passages, names)
+    if pieces is None:
+        return None
+    code = _future_first(_with_what_it_needs(*pieces, names, set(known)))
+    return _pruned(prompt, code, names, known)
 
 
 def _pruned(prompt: str, code: str, names: Collection[str], known: Collection[str]) -> str:
@@ -177,29 +178,26 @@ def _is_empty(statement: ast.stmt) -> bool:
 
 def _completion(prompt: str, name: str, answer: str) -> str:
     known = bound(*_body_of(prompt))
-    found = _solution(answer, (name,), known, prompt)
-    if found is None:
-        found = _pruned_body(prompt, name, answer)
-    return found
-
-
-def _pruned_body(prompt: str, name: str, answer: str) -> str:
-    """The body of the function that a prompt begins, and what follows it."""
-    fallback = None
     for passages in readings(answer):
-        for passage in passages:
-            bodies = [
-                longest_beginning(shape, prompt)
-                for text in [_trimmed(passage.text), *map(_trimmed, indented(passage.text))]
-                for shape in _shapes(text)
-            ]
-            whole = [each for each in bodies if each.strip()]
-            returning = [each for each in whole if _returns(prompt + each, name)]
-            if returning:
-                longest = max(returning, key=lambda each: each.count("\n"))
-                return _pruned(prompt, longest, (name,), ())
-            fallback = fallback or next(iter(whole), None)
-    return fallback or indent(dedent(_likeliest(answer)), _INDENT)
+        found = _solution(passages, (name,), known, prompt) or _body(prompt, name, passages)
+        if found:
+            return found
+    return indent(dedent(_likeliest(answer)), _INDENT)
+
+
+def _body(prompt: str, name: str, passages: Sequence[Passage]) -> str | None:
+    """The body of the function that a prompt begins, and what follows it."""
+    for passage in passages:
+        bodies = [
+            longest_beginning(shape, prompt)
+            for text in [_trimmed(passage.text), *map(_trimmed, indented(passage.text))]
+            for shape in _shapes(text)
+        ]
+        returning = [each for each in bodies if _returns(prompt + each, name)]
+        if returning:
+            longest = max(returning, key=lambda each: each.count("\n"))
+            return _pruned(prompt, longest, (name,), ())
+    return None
 
 
 def _shapes(body: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergegrid.errors import DataError
-from mergegrid.scoring.programs.code import code_of, humaneval_completion, tested_names
+from mergegrid.scoring.programs.code import code_of, humaneval_completion, names_under_test
 
 
 def write_humaneval_samples(
@@ -51,7 +51,7 @@ def write_mbpp_generations(
     """
     programs = [
         [
-            code_of(answer, tested_names(row), row.get("test_setup_code", ""))
+            code_of(answer, names_under_test(row), row.get("test_setup_code", ""))
             for answer in _answers(answers, row["task_id"])
         ]
         for row in problems

@@ -31,7 +31,7 @@ _IN_ONE_LINE = re.compile(
 # In this language or another one.
 _IS_CODE = re.compile(
     r"@|(?:async|def|class)\b|(?:if|elif|for|while|with|match|case|except)\b.*:|(?:try|else) *:"
-    r"|[a-z][^`]*\w\(|.*[{(\[,=;\\}]$"
+    r"|[a-z][^`]*\w\(|.*\bdef +\w|.*[{(\[,=;\\}]$"
 )
 
 

@@ -68,6 +68,7 @@ def _dropped(
     scripts = {
         name for name, each in functions.items() if any(map(_is_scripting, running(*each.body)))
     }
+    scripts |= {name for each in body if _imports_tests(each) for name in bound(each)}
     dropped = [each for each in idle if _is_test(each, asked, scripts) or _has_no_effect(each)]
     while True:
         left = [each for each in body if each not in dropped]
@@ -111,8 +112,10 @@ def _reached(
 
 
 def _is_test(statement: ast.stmt, asked: set[str], scripts: set[str]) -> bool:
-    if isinstance(statement, _FUNCTIONS) or is_import(statement):
+    if isinstance(statement, _FUNCTIONS):
         return False
+    if is_import(statement):
+        return _imports_tests(statement)
     for node in running(statement):
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in asked:
@@ -124,12 +127,21 @@ def _is_test(statement: ast.stmt, asked: set[str], scripts: set[str]) -> bool:
     return False
 
 
+def _imports_tests(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Import(names=names):
+            return all(each.name.partition(".")[0] in _TESTING for each in names)
+        case ast.ImportFrom(module=str(module)):
+            return module.partition(".")[0] in _TESTING
+    return False
+
+
 def _is_scripting(node: ast.AST) -> bool:
     match node:
         case ast.Assert():
             return True
         case ast.Name(id=name):
-            return name in _SCRIPTING or name in _TESTING
+            return name in _SCRIPTING
         case ast.Attribute(attr=name) if name in _OF_A_PROCESS:
             return root_name(node) in ("sys", "os")
     return False
