@@ -37,12 +37,18 @@ class Project:
         self.environment["PYTHONPATH"] = str(place)
         return place
 
-    def snakemake(self, *arguments: str, check: bool = True, named: bool = True) -> str:
+    def snakemake(
+        self,
+        *arguments: str,
+        check: bool = True,
+        named: bool = True,
+        python: str | Path = sys.executable,
+    ) -> str:
         """Run Snakemake; what it printed, standard error included."""
         config = ["--configfile", self.config] if named else []
         command = ["snakemake", *config, *arguments]
         result = subprocess.run(
-            [sys.executable, "-m", *command],
+            [python, "-m", *command],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,10 +1,12 @@
 """What makes results of a finished study stale: changed numbers, and no changed words."""
 
+import os
 import re
+import subprocess
 from collections import Counter
 
 import pytest
-from project import Project
+from project import REPOSITORY, Project
 from test_smoke import REPORT, TABLES
 
 pytestmark = pytest.mark.workflow
@@ -32,7 +34,7 @@ def own(copied):
 
 def edit(project, module, pattern, replacement):
     path = project.library / "mergegrid" / module
-    text, count = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE)
+    text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.MULTILINE)
     assert count, f"{pattern} is not in {module}"
     path.write_text(text)
 
@@ -110,3 +112,17 @@ def test_raising_the_first_stage_runs_everything(own, project):
     everything = project("config/smoke.yaml").planned()
     edit(own, "checkpoints/sources/fetch.py", '"fetch": (\\d+)', '"fetch": 99')
     assert own.planned() == everything
+
+
+def test_another_minor_version_of_python_runs_nothing(copied, tmp_path):
+    """In an environment with only what a dry run needs, under another Python of this machine."""
+    python = os.environ.get("OTHER_PYTHON")
+    if python is None:
+        pytest.skip("OTHER_PYTHON does not name another Python, from 3.12 on")
+    environment = tmp_path / "environment"
+    subprocess.run([python, "-m", "venv", environment], check=True)
+    command = [environment / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    command += ["--constraint", REPOSITORY / "constraints.txt", "snakemake", "pydantic", "pyyaml"]
+    subprocess.run(command, check=True)
+    printed = copied.snakemake("--dry-run", python=environment / "bin" / "python")
+    assert "Nothing to be done" in printed

@@ -12,7 +12,13 @@ from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.family import Family, open_family
-from mergegrid.checkpoints.publish import MANIFEST, Draft, check_place, publish
+from mergegrid.checkpoints.publish import (
+    MANIFEST,
+    Draft,
+    check_place,
+    publish,
+    recorded_libraries,
+)
 from mergegrid.checkpoints.statistics import check_grams, check_information, open_statistics
 from mergegrid.checkpoints.vocabulary import is_vocabulary
 from mergegrid.checkpoints.writer import ShardWriter
@@ -23,6 +29,7 @@ from mergegrid.merging.plan import Plan, plan
 from mergegrid.merging.runs import BASE
 from mergegrid.merging.seen import Seen
 from mergegrid.recipe.recipe import Recipe
+from mergegrid.stages import together
 
 
 @dataclass(frozen=True)
@@ -142,9 +149,11 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
         # Not every method reads every model: an average has no use for the base.
         found = seen.compare(order.folders)
         inputs = {name or "base": checkpoint_digest(each) for name, each in found.items()}
+        libraries = together(map(recorded_libraries, order.folders.values()))
         for (draft, writer), recipe in zip(drafts, order.recipes.values(), strict=True):
             writer.close()
             draft.made_from["inputs"] = inputs
+            draft.made_from["libraries"] = libraries
             draft.weight_files, draft.tensors = writer.files, writer.tensors()
             _add_companions(order, recipe, draft)
     return list(order.recipes)

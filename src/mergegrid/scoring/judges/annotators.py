@@ -8,7 +8,6 @@
 The digits stand for all that can change an answer, so another judge or prompt is another folder.
 """
 
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import yaml
 from mergegrid.config.judge import Judge, JudgeStyle
 from mergegrid.errors import ConfigError
 from mergegrid.provenance import digest
+from mergegrid.stages import stage_versions
 
 ANSWERS = "annotations.json"
 
@@ -50,7 +50,7 @@ def write_annotator(settings: Judge, folder: Path) -> Path:
         "annotator": yaml.safe_dump(annotator),
         "prompt": prompt.decode("utf-8"),
         "url": settings.url,
-        "alpaca_eval": version("alpaca_eval"),
+        "versions": stage_versions("grade_alpaca_eval"),
     }
     name = f"{settings.style}-{digest(identity)[:16]}"
     own = folder / name
