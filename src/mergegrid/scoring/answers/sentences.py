@@ -37,6 +37,7 @@ LONGEST = 1000
 _ABBREVIATIONS = (
     (re.compile(r"\b(approx|Mr|Mrs|Ms|Dr|St|vs|ca)\."), r"\1"),
     (re.compile(r"\b([aeip])\.\s?([egm])\b\.?"), r"\1\2"),
+    (re.compile(r"\bo['’]\s?clock\b"), ""),
     # On the hour.
     (re.compile(r"(?<![\d:])(\d{1,2}):00(?![\d:])"), r"\1"),
 )
@@ -49,11 +50,12 @@ _VERB = re.compile(
     r"\s+(?:is(?:\s+equal\s+to)?|are|was|equals?|makes?|gives?|yields?|totals?|leaves?|becomes?"
     r"|comes?\s+(?:out\s+)?to|results?\s+in|amounts?\s+to|for\s+a\s+total\s+of|costs?|earns?)\s+"
 )
-_CUT = re.compile(
-    r",?\s+(?:because|since|given\s+that|due\s+to|rather\s+than|instead\s+of)\b.*"
-    r"|,\s+(?:as|not)\b.*",
+_REASON = re.compile(
+    r",?\s+(?:because|since|given\s+that|due\s+to|rather\s+than|instead\s+of)\b|,\s+(?:as|not)\b",
     re.IGNORECASE,
 )
+_OPENING = re.compile(r"(?:so|thus|hence|therefore|then)\b[,:]?\s*", re.IGNORECASE)
+_VALUE_FIRST = re.compile(rf"\W*(?:[\d{CURRENCY}]|negative\b|minus\b|[A-Za-z]\s*=)", re.IGNORECASE)
 _ASIDE = re.compile(r"(?<=[\w%])\s+[(\[]([^()\[\]]*)[)\]](?!\s*[-+*/x×÷·^=]\s*[\d($])")
 _CLAUSE = re.compile(
     r"[,;](?:\s+|(?=\D))|(?<=\w):\s+|,?\s+(?:so|then|thus|hence|therefore|which|that|ie)\s+"
@@ -98,19 +100,28 @@ def read(text: str, *, ends: bool = True) -> Read | None:
         if end and end[0] in "?？":
             return None
         text = line[: end.start()] if end else line
+        rest = line[end.end() :] if end else ""
+        goes_on = "=" in rest if "=" in text else not _VALUE_FIRST.match(text)
+        if goes_on and re.search(r"\d", rest):
+            # A solution: "There are 60 minutes in an hour. 90 / 60 = ..."
+            return None
     text = " ".join(text.split()).lstrip(" :=•").rstrip(" :=.$")
     return _sentence(text) if len(text) <= LONGEST else None
 
 
 def _sentence(text: str) -> Read | None:
-    text = _CUT.sub("", _LINK.sub(" = ", text))
-    if is_unsure(text):
+    opening = _OPENING.match(text)
+    text = text[opening.end() :] if opening else text
+    text, *reasons = _REASON.split(_LINK.sub(" = ", text))
+    if is_unsure(text) or any(re.search(r",.*\d", each) and "=" not in each for each in reasons):
         return None
     asides = _ASIDE.findall(text)
     if any(re.search(r"\d", aside) and not re.search(r"[^\W\d_]|=", aside) for aside in asides):
         # 2 (3 + 4) may be a product.
         return None
-    clauses = [*_clauses(_ASIDE.sub("", text)), *(aside for aside in asides if "=" in aside)]
+    # Reasons with a result must agree with the answer.
+    clauses = _clauses(_ASIDE.sub("", text))
+    clauses += [clause for each in (*reasons, *asides) if "=" in each for clause in _clauses(each)]
     found = [(clause, _clause(clause)) for clause in clauses if re.search(r"\d", clause)]
     results = [result for _, result in found if result is not None]
     if not results or len(results) < len(found):

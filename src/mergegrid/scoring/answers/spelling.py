@@ -76,6 +76,7 @@ _SPELLINGS = rewrites(
     (r"^[\s,;:=]+|[\s,;:.=]+$", ""),
 )
 BRACES = rewrites(
+    (r"\\frac\s*\\pi(?![A-Za-z])\s*([^{\s\\])", r"\\frac{\\pi}{\1}"),
     (r"\\frac\s*([^{\s\\])\s*([^{\s\\])", r"\\frac{\1}{\2}"),
     (r"\\frac\s*([^{\s\\])\s*\{", r"\\frac{\1}{"),
     (r"(\\frac\s*\{[^{}]*\})\s*([^{\s\\])", r"\1{\2}"),

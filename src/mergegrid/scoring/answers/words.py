@@ -30,7 +30,7 @@ _NAME = re.compile(
     r"(?:[^\W\d_]|[A-Z]{2,3}|\\[A-Za-z]+)['’]?"
     r"(?:\s*_\s*\w+)?(?:\s*\(\s*-?[\w.]+\s*\))?"
 )
-_PHRASE = re.compile(r"(?:[^\W\d_]+['’]?[\s:-]*)+")
+_PHRASE = re.compile(r"[^\W\d_](?:[^\W\d_]|['’\s:-])*")
 _LETTER_UNITS = frozenset("mgshlwvjcf")
 _UNITS = """
     st nd rd th am pm km cm mm nm dm kg mg lb oz ft mi yd hr ml cl dl kw kj hz gb mb tb kb pt qt
