@@ -57,7 +57,7 @@ def variant_of(wildcards):
 
 def benchmarks_of(recipe):
     """The benchmarks of all experts of a recipe."""
-    return DECODERS.families[recipe.family].owners(recipe.experts)
+    return DECODERS.owners(recipe)
 
 
 def questions_of(recipe):

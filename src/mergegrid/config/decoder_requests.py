@@ -118,7 +118,7 @@ def merge_request(study: Decoders, recipe: Recipe) -> MergeRequest:
 def generate_request(study: Decoders, family: str, recipes: list[Recipe]) -> GenerateRequest:
     """What is asked of the variants of one set of experts, or of one of them."""
     spec = study.families[family]
-    owners = spec.owners(recipes[0].experts)
+    owners = study.owners(recipes[0])
     return GenerateRequest(
         asks=[
             Ask(benchmark=name, chat=spec.chat_of(owner), sampling=sampling(study.benchmarks[name]))
@@ -151,7 +151,7 @@ def score_request(
     return ScoreRequest(
         name=benchmark,
         benchmark=spec.model_copy(update={"judge": spec.judge and _unlicensed_judge(spec.judge)}),
-        owner=study.families[family].owners(recipes[0].experts)[benchmark],
+        owner=study.owners(recipes[0])[benchmark],
         recipes=unique(recipes),
         validation_fraction=study.held_out,
         selection=study.selection if study.chooses and len(recipes[0].experts) > 1 else "none",

@@ -10,7 +10,6 @@ from mergegrid.config.families import partial, replaced
 from mergegrid.config.generation import Generation
 from mergegrid.config.grids import (
     MergeGrid,
-    Name,
     Seeds,
     Sweep,
     check_fit,
@@ -22,6 +21,7 @@ from mergegrid.config.grids import (
     sweep_points,
 )
 from mergegrid.config.harness import Harness
+from mergegrid.config.names import Name, check_columns, no_twins
 from mergegrid.config.published import Published
 from mergegrid.config.similarity import Similarity
 from mergegrid.config.source import SourceConfig
@@ -145,7 +145,7 @@ class DecoderFamily(Spec):
 
     base: SourceConfig
     """The pre-trained model: a folder, or a GGUF file, which is dequantised."""
-    experts: Annotated[dict[Name, DecoderExpert], Field(min_length=1)]
+    experts: Annotated[dict[Name, DecoderExpert], Field(min_length=1), AfterValidator(no_twins)]
     """Experts by name."""
     finetune: DecoderFinetune = DecoderFinetune()
     """How the experts are fine-tuned."""
@@ -190,7 +190,7 @@ class DecoderFamily(Spec):
 class Decoders(Spec):
     """The study of decoders."""
 
-    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
+    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1), AfterValidator(no_twins)]
     """Benchmarks by name."""
     families: Annotated[dict[Name, DecoderFamily], Field(min_length=1)]
     """Families of models by name."""
@@ -221,11 +221,8 @@ class Decoders(Spec):
 
     @field_validator("benchmarks")
     @classmethod
-    def _none_is_the_mean(cls, benchmarks: dict[str, Benchmark]) -> dict[str, Benchmark]:
-        if "mean" in benchmarks:
-            raise ValueError(
-                "a benchmark cannot be called mean: tables have a mean over benchmarks; rename it"
-            )
+    def _none_is_a_column(cls, benchmarks: dict[str, Benchmark]) -> dict[str, Benchmark]:
+        check_columns(benchmarks, "benchmark")
         return benchmarks
 
     @model_validator(mode="after")
@@ -305,6 +302,15 @@ class Decoders(Spec):
         """The sets of experts of a family that are merged, in the order written."""
         sets = self.merges.sets if self.merges else []
         return expert_sets(list(self.families[family].experts), sets)
+
+    def owners(self, recipe: Recipe) -> dict[str, str]:
+        """The benchmarks of a recipe's experts, and the expert that each counts for.
+
+        Of several, that is the first as `merges.sets` lists them.
+        """
+        sets = self.expert_sets(recipe.family)
+        written = (each for each in sets if set(each) == set(recipe.experts))
+        return self.families[recipe.family].owners(next(written, recipe.experts))
 
     def sweep_recipes(self, family: str, expert: str, training_seed: int) -> list[Recipe]:
         """The recipes of the sweep of one expert."""

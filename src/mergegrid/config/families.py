@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
-from mergegrid.config.grids import Name
+from mergegrid.config.names import Name, no_twins
 from mergegrid.config.published import Published
 from mergegrid.config.source import SourceConfig
 from mergegrid.recipe.spec import Spec
@@ -85,7 +85,7 @@ class Family(Spec):
 
     base: SourceConfig
     """The pre-trained model."""
-    experts: Annotated[dict[Name, Expert], Field(min_length=1)]
+    experts: Annotated[dict[Name, Expert], Field(min_length=1), AfterValidator(no_twins)]
     """Experts by name."""
     finetune: Finetune = Finetune()
     """How the experts are fine-tuned."""

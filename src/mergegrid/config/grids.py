@@ -1,6 +1,5 @@
 """Grids of a study: sparsifiers, methods and sets of experts, and their points."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
@@ -23,7 +22,6 @@ T = TypeVar("T")
 Seed = Annotated[int, Field(ge=0)]
 SparsifierGrid: Any = grid_of(SPARSIFIERS)
 MethodGrid: Any = grid_of(METHODS)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SPARSIFIER: TypeAdapter[Sparsifier] = TypeAdapter(Sparsifier)
 _METHOD: TypeAdapter[Method] = TypeAdapter(Method)
 
@@ -38,17 +36,6 @@ def distinct(values: list[Any]) -> list[Any]:
     if twice:
         raise ValueError(f"{twice[0]} is listed more than once; list it once")
     return values
-
-
-def _part_of_paths(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            "take letters, digits, dot, dash and underscore, since the name becomes part of paths"
-        )
-    return name
-
-
-Name = Annotated[str, AfterValidator(_part_of_paths)]
 
 
 class Seeds(Spec):

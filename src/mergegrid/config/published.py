@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergegrid.config.grids import Name
+from mergegrid.config.names import Name
 from mergegrid.errors import ConfigError
 from mergegrid.recipe.spec import Spec
 

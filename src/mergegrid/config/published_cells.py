@@ -81,14 +81,14 @@ def published_gains(study: Study, path: Path) -> list[dict[str, Any]]:
 
 
 def _experts(decoders: Decoders, family: str, published: Published, cell: Cell) -> Iterator[str]:
-    """Our experts, joined by `+`, whose score is this cell."""
+    """Our experts, joined by `+` as in scores, whose score is this cell."""
     wanted = cell.models.split("+")
     alone = [(name,) for name in decoders.families[family].experts]
     for experts in alone if len(wanted) == 1 else decoders.expert_sets(family):
         if len(experts) == len(wanted) and all(
             set(published.experts.get(expert, [])) & set(wanted) for expert in experts
         ):
-            yield "+".join(experts)
+            yield "+".join(sorted(experts))
 
 
 def _about(cell: Cell) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Reading what users wrote, with errors that name the key, the value and what would do."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,25 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen[key] = line
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """A number; those that YAML 1.1 reads otherwise than people do are refused."""
+        text = self.construct_scalar(node)
+        assert isinstance(text, str), "a scalar has a text"
+        octal = re.fullmatch(r"[-+]?0[0-7_]+", text)
+        if octal or ":" in text:
+            base = 8 if octal else 60
+            raise ConfigError(
+                f"{node.start_mark.name}: {text} in line {node.start_mark.line + 1} is a number to "
+                f"the base {base} in YAML; put quotes around a text, or write the number without "
+                "colons and leading zeros"
+            )
+        integer = node.tag == "tag:yaml.org,2002:int"
+        return self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
+
+
+for _tag in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _StrictLoader.construct_number)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from mergegrid.config.decoders import Decoders
 from mergegrid.config.families import Family
 from mergegrid.config.grids import (
     MergeGrid,
-    Name,
     Seeds,
     Sweep,
     check_fit,
@@ -19,6 +18,7 @@ from mergegrid.config.grids import (
     sparsifier_points,
     sweep_points,
 )
+from mergegrid.config.names import Name, check_columns, check_folders, no_twins
 from mergegrid.config.oracle import Oracle
 from mergegrid.config.similarity import Similarity
 from mergegrid.config.tasks import Task
@@ -70,7 +70,7 @@ class Study(Spec):
     """Title of the report."""
     paths: Paths = Paths()
     """Where results and logs go."""
-    tasks: dict[Name, Task] = {}
+    tasks: Annotated[dict[Name, Task], AfterValidator(no_twins)] = {}
     """Tasks for encoders, by name."""
     families: dict[Name, Family] = {}
     """Families of encoders by name."""
@@ -95,11 +95,8 @@ class Study(Spec):
 
     @field_validator("tasks")
     @classmethod
-    def _no_task_is_the_mean(cls, tasks: dict[str, Task]) -> dict[str, Task]:
-        if "mean" in tasks:
-            raise ValueError(
-                "a task cannot be called mean: tables have a mean over tasks; rename it"
-            )
+    def _no_task_is_a_column(cls, tasks: dict[str, Task]) -> dict[str, Task]:
+        check_columns(tasks, "task")
         return tasks
 
     @model_validator(mode="after")
@@ -146,6 +143,9 @@ class Study(Spec):
             raise ValueError(
                 f"{both[0]} names a family of encoders and one of decoders; rename one of them"
             )
+        families = {**self.families, **(self.decoders.families if self.decoders else {})}
+        no_twins(families)
+        check_folders(families, self.paths.results, self.paths.logs)
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ class Recipe(Spec):
     family: str
     """Base and experts, by the name the configuration gives them."""
     experts: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Experts to merge, in the order the method sees them."""
+    """Experts to merge, sorted by name: no method depends on how they are listed."""
     training_seed: Annotated[int, Field(ge=0)] = 0
     """Seed with which the experts were fine-tuned."""
     sparsifier: Sparsifier = NoSparsifier()
@@ -33,11 +33,11 @@ class Recipe(Spec):
 
     @field_validator("experts")
     @classmethod
-    def _distinct(cls, experts: tuple[str, ...]) -> tuple[str, ...]:
+    def _distinct_and_sorted(cls, experts: tuple[str, ...]) -> tuple[str, ...]:
         twice = sorted({name for name in experts if experts.count(name) > 1})
         if twice:
             raise ValueError(f"expert {', '.join(twice)} is listed more than once; list it once")
-        return experts
+        return tuple(sorted(experts))
 
     @property
     def digest(self) -> str:

@@ -81,7 +81,7 @@ def test_the_digest_does_not_depend_on_how_the_recipe_was_written():
     "changes",
     [
         {"family": "g"},
-        {"experts": ("b", "a")},
+        {"experts": ("a", "c")},
         {"training_seed": 1},
         {"sparsifier": Dare(rate=0.9, seed=1)},
         {"method": TaskArithmetic(coefficient=0.5)},
@@ -124,8 +124,8 @@ def test_the_slug_names_experts_sparsifier_and_method():
                 sparsifier=DropOnly(rate=0.3, seed=7),
                 method=TaskArithmetic(coefficient=0.5),
             ),
-            "0fd80199bdd48ab5440e0671af2ec608db50eef43ea1c8245209f1fd4c2d521a",
-            "llama/math+code+chat/drop_only~rate=0.3~seed=7/task_arithmetic~coefficient=0.5",
+            "1cacc413dc02169e7e38b35725f10fbb97172a03e511486c5e239edc27bfacea",
+            "llama/chat+code+math/drop_only~rate=0.3~seed=7/task_arithmetic~coefficient=0.5",
         ),
         (
             Recipe(family="f", experts=("a",), sparsifier=MaskedFinetuned(rate=0.1)),

@@ -90,7 +90,7 @@ def test_the_value_is_the_mean_over_questions_with_its_standard_error(tmp_path):
     assert row["value"] == 0.75
     assert row["stderr"] == pytest.approx(np.std([1, 1, 1, 0], ddof=1) / 2)
     assert (row["n"], row["split"], row["metric"], row["primary"]) == (4, "test", "accuracy", True)
-    assert (row["task"], row["head"], row["experts"]) == ("words", "code", "math+code")
+    assert (row["task"], row["head"], row["experts"]) == ("words", "code", "code+math")
     assert (row["study"], row["selection"], row["selected"]) == ("merges", "none", False)
     assert len(records) == 4
 
