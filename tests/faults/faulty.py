@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from package_index import Index
+from processes import heed_ctrl_c
 from project import Project, job_counts
 
 from mergegrid.provenance import file_digest
@@ -87,7 +88,9 @@ class Study:
     def results(self) -> Path:
         return self.folder / "results" / "tiny"
 
-    def start(self, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, before: Callable[[], object] = heed_ctrl_c, **environment: str
+    ) -> subprocess.Popen[str]:
         """Begin the run, always by the same command, as leader of a process group."""
         self.starts += 1
         command = ["snakemake", "--cores", "2", "--configfile", self.config]
@@ -100,6 +103,7 @@ class Study:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
+                preexec_fn=before,
             )
 
     def printed(self) -> str:

@@ -1,7 +1,13 @@
 """Processes that a test has started."""
 
+import signal
 import time
 from pathlib import Path
+
+
+def heed_ctrl_c():
+    """Undo, in a child before it runs, that a shell has its background jobs ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_until(condition, seconds=20.0):

@@ -4,6 +4,10 @@ The checked configuration and the functions that rules share. No rule is here.
 
 import fcntl
 import os
+import signal
+from contextlib import suppress
+
+import psutil
 
 from mergegrid.config import decoder_requests, oracle_requests, requests
 from mergegrid.config import similarity_requests
@@ -26,6 +30,22 @@ if workflow.is_main_process:
 
 envvars:
     "MERGEGRID_RUN",
+
+
+def heed_interrupts():
+    """Let `kill -INT` end a run and its jobs although a shell has its background jobs ignore it.
+
+    On a terminal, Ctrl-C reaches the jobs by itself, and Snakemake waits for them.
+    """
+
+    def interrupt(number, frame):
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def checked_study():
@@ -77,6 +97,7 @@ def note_run():
 
 # Jobs end with the Snakemake that started them; each process of Snakemake reads this anew.
 os.environ.update(MERGEGRID_SNAKEMAKE=str(os.getpid()))
+heed_interrupts()
 HELD = hold_folder()
 STUDY = checked_study()
 SCRIPTS = (
