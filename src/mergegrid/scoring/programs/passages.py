@@ -60,13 +60,15 @@ def readings(answer: str) -> Iterator[list[Passage]]:
         if text[: end.start()].strip():
             first = text[: end.start()]
             break
-    yield _passages(first)
+    likeliest = _passages(first)
+    yield likeliest
     if _ENDS.search(text):
         yield _passages(text)
     bare = _TAGS.sub("\n", _ENDS.sub("\n", text))
     if bare != text:
         yield _passages(bare)
-    yield [Passage(first, fenced=False)]
+    if any(each.fenced for each in likeliest):
+        yield [Passage(first, fenced=False)]
 
 
 def indented(text: str) -> Iterator[str]:

@@ -28,7 +28,17 @@ from mergegrid.scoring.programs.syntax import first_line
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
-_SCRIPTING = {"print", "pprint", "input", "exit", "quit", "help", "breakpoint", "__name__"}
+_SCRIPTING = {
+    "print",
+    "pprint",
+    "input",
+    "exit",
+    "quit",
+    "help",
+    "breakpoint",
+    "__name__",
+    "SystemExit",
+}
 _TESTING = {"doctest", "unittest", "pytest", "pdb", "timeit"}
 _OF_A_PROCESS = {"exit", "_exit", "abort", "stdin", "argv"}
 

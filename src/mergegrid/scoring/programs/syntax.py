@@ -2,8 +2,10 @@
 
 import ast
 import re
+import tokenize
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 # A line that does not compile alone can only start code if more lines may complete it.
 _MAY_GO_ON = re.compile(r"[:(\[{\\@]|\"\"\"|'''")
@@ -38,7 +40,12 @@ def longest_beginning(text: str, before: str = "") -> str:
             tree = _compiled("\n".join(lines[:count]))
         except SyntaxError as error:
             # No beginning that holds the line of the error compiles either.
-            count = min(count - 1, (error.lineno or count) - 1)
+            line = error.lineno or count
+            if "was never closed" in error.msg:
+                line = min(line, _first_open(lines[:count]))
+            count = min(count, line) - 1
+            while count > first and lines[count - 1].strip() == "\\":
+                count -= 1
             continue
         except _ERRORS:
             count -= 1
@@ -78,6 +85,18 @@ def returns(function: ast.stmt) -> bool:
         if not isinstance(node, (*_DEFINITIONS, ast.ClassDef, ast.Lambda)):
             rest.extend(ast.iter_child_nodes(node))
     return False
+
+
+def _first_open(lines: Sequence[str]) -> int:
+    """The number of the line with the first bracket that is not closed, or of the last line."""
+    opened: list[int] = []
+    with suppress(tokenize.TokenError, IndentationError):
+        for token in tokenize.generate_tokens(iter([f"{line}\n" for line in lines]).__next__):
+            if token.type == tokenize.OP and token.string in "([{":
+                opened.append(token.start[0])
+            elif token.type == tokenize.OP and token.string in ")]}" and opened:
+                opened.pop()
+    return opened[0] if opened else len(lines)
 
 
 def _compiled(code: str) -> ast.Module:
