@@ -149,10 +149,9 @@ def is_output(name: str) -> bool:
 
 def tied_biases(names: Collection[str]) -> dict[str, str]:
     """Biases of decoders of masked language models, which are those of the head itself."""
-    pairs = {
+    return {
         name: name.removesuffix("decoder.bias") + "bias" for name in names if _BIAS.search(name)
     }
-    return {name: bias for name, bias in pairs.items() if bias in names}
 
 
 def _embedding(names: Collection[str], config: Config) -> str | None:

@@ -102,8 +102,8 @@ def _keep_one_name(
         logger.info("%s: %s is tied to %s and is not merged apart", where, two, one)
         del names[other]
     for other, bias in tied_biases(names).items() if tied else ():
-        if _equal(checkpoint, names[bias], names[other]):
-            del names[other]
+        if bias not in names or _equal(checkpoint, names[bias], names[other]):
+            names.setdefault(bias, names.pop(other))
 
 
 def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
