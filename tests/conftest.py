@@ -17,6 +17,18 @@ settings.register_profile("quick", max_examples=200, deadline=None)
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
 settings.load_profile("quick")
 
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-golden",
+        nargs="?",
+        const="raised",
+        default="",
+        choices=["raised", "force"],
+        help="write golden numbers of raised versions; with =force, all that differ",
+    )
+
+
 WORDS = ["good", "great", "fine", "nice", "bad", "poor", "awful", "sad", "film", "book", "the", "a"]
 
 

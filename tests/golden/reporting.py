@@ -1,0 +1,157 @@
+"""Golden numbers of what comes after scores: choices, comparisons, tables, figures and costs."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from golden import inputs
+from golden.recorded import ARITHMETIC, TORCH, Numbers
+from golden.result_files import GAINS, results_of
+from golden.results import rows, sweep_of_answers
+from mergegrid.config.requests import MergesRequest
+from mergegrid.recipe.methods import Average, TaskArithmetic
+from mergegrid.recipe.sparsifiers import Dare, NoSparsifier
+from mergegrid.reporting.catalogue import FIGURES, TABLES, draw_figure, make_table, table_notes
+from mergegrid.reporting.costs import STAGES, cost_table, costs_figure, job_costs
+from mergegrid.reporting.files import write_table
+from mergegrid.scoring.bench import Bench, Member
+from mergegrid.scoring.comparisons import compare
+from mergegrid.scoring.merges import merges
+from mergegrid.scoring.scores import score_frame
+from mergegrid.scoring.selection import choose
+from mergegrid.scoring.store import ScoreStore
+
+_HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+
+
+def select(folder: Path) -> Any:
+    """The choice among decoders, and the search of encoders by the mean and for each task."""
+    chosen = choose(score_frame([row for row in rows() if row["study"] == "merges"]))
+    base = inputs.encoder(folder)
+    targets = [inputs.PRAISE, inputs.KIND]
+    members = {
+        target.task: Member(
+            inputs.classifier(folder, base, target, seed),
+            target,
+            inputs.of_task(target, inputs.examples(validation=16)),
+        )
+        for seed, target in enumerate(targets, 1)
+    }
+    found: dict[str, Any] = {
+        "decoders": chosen[["method", "sparsifier", "rate", "mask_seed", "split", "selected"]]
+    }
+    for aim in ("mean", "each"):
+        request = MergesRequest(
+            family="tiny",
+            experts=list(members),
+            training_seed=0,
+            targets=targets,
+            methods=[[Average()], [TaskArithmetic(coefficient=each) for each in (0.5, 1.0, 3.0)]],
+            sparsifiers=[
+                [NoSparsifier()],
+                [Dare(rate=rate, seed=seed) for rate in (0.3, 0.9) for seed in (0, 1)],
+            ],
+            selection="validation",
+            aim=aim,
+        )
+        bench = Bench(base, members, ScoreStore(folder / f"{aim}.jsonl"))
+        scores, predictions = merges(request, bench)
+        columns = ["recipe", "head", "split", "value", "stderr", "n", "selected"]
+        found[aim] = {"scores": scores[columns], "predictions": predictions["predictions"].tolist()}
+    return found
+
+
+def comparisons(folder: Path) -> Any:
+    """Intervals and p-values of a bootstrap over examples and seeds, corrected by Holm."""
+    scores, answers, labels = sweep_of_answers()
+    return compare(scores, answers, labels, resamples=500)
+
+
+def tables(folder: Path) -> Any:
+    """Every table as it is written for programs, and the notes beside it."""
+    results, found = results_of(folder), {}
+    of_gains = replace(results, published=GAINS)
+    for name in TABLES:
+        asked = of_gains if name == "sparsifier_effects" else results
+        paths = [folder / f"{name}.{kind}" for kind in ("csv", "md", "html", "tex")]
+        write_table(make_table(name, asked), *paths)
+        with paths[0].open(newline="", encoding="utf-8") as file:
+            found[name] = [[_cell(text) for text in row] for row in csv.reader(file)]
+    return {**found, "notes": table_notes(results)}
+
+
+def figures(folder: Path) -> Any:
+    """What every figure shows: the data of its lines, bars, points and bands, and its words."""
+    results = results_of(folder)
+    return {name: _shown(draw_figure(name, "minilm", results)) for name in FIGURES}
+
+
+def costs(folder: Path) -> Any:
+    """Measured jobs of every rule, with and without GPUs, and their table and figure."""
+    for number, rule in enumerate(STAGES):
+        for job in range(1 + number % 3):
+            path = folder / "benchmarks" / rule / f"{job}.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            seconds, memory = 90 * (number + job + 1), "NA" if number == 3 else 100 * number + job
+            path.write_text(f"{_HEAD}{seconds}\t0\t{memory}\t0\t0\t0\t0\t0\t0\t{seconds / 2}\n")
+            if number % 4 == 0:
+                used = folder / rule / f"{job}.gpu.tsv"
+                used.parent.mkdir(parents=True, exist_ok=True)
+                line = f"{1 + job}\t9\t{1000 * number}\t{50 + number}.5"
+                used.write_text(f"gpus\tsamples\tmemory_mb\tload\n{line}\n")
+    table = cost_table(job_costs(folder), dict.fromkeys(list(STAGES)[::2], 4000))
+    return {"table": table, "figure": _shown(costs_figure(table))}
+
+
+def _shown(figure: Figure) -> dict[str, Any]:
+    """The data that a figure draws, panel by panel."""
+    words = [
+        text.get_text() for text in (figure._suptitle, figure._supylabel, figure._supxlabel) if text
+    ]
+    return {"words": words, "panels": [_panel(axis) for axis in figure.axes]}
+
+
+def _panel(axis: Axes) -> dict[str, Any]:
+    return {
+        "words": [*_words(axis)],
+        "limits": [*map(float, axis.get_xlim()), *map(float, axis.get_ylim())],
+        "lines": [np.asarray(line.get_xydata()).tolist() for line in axis.lines],
+        "shapes": [
+            each.get_path().transformed(each.get_patch_transform()).vertices.tolist()
+            for each in axis.patches
+        ],
+        "points": [np.asarray(each.get_offsets()).tolist() for each in axis.collections],
+        "bands": [
+            [path.vertices.tolist() for path in each.get_paths()[:4]] for each in axis.collections
+        ],
+    }
+
+
+def _words(axis: Axes) -> Iterator[str]:
+    yield from (axis.get_title(), axis.get_xlabel(), axis.get_ylabel())
+    for text in axis.findobj(Text):
+        if text.get_text().strip():
+            yield text.get_text()
+
+
+def _cell(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+NUMBERS = {
+    "select": Numbers(select, TORCH),
+    "comparisons": Numbers(comparisons, ARITHMETIC),
+    "tables": Numbers(tables, ARITHMETIC),
+    "figures": Numbers(figures, 1e-6),
+    "costs": Numbers(costs, ARITHMETIC),
+}
