@@ -119,7 +119,7 @@ def _pruned(prompt: str, code: str, names: Collection[str], known: Collection[st
 
 def _pieces(passages: Sequence[Passage], names: Collection[str]) -> tuple[list[str], int] | None:
     """The pieces of code in an answer, and the number of that with the functions asked for."""
-    groups = [(each.fenced, runs(each.text) or runs(dedent(each.text))) for each in passages]
+    groups = [(each.fenced, _runs(each.text)) for each in passages]
     fenced = [pieces for is_fenced, pieces in groups if is_fenced]
     bare = [pieces for is_fenced, pieces in groups if not is_fenced]
     aside = [runs(dedent(group)) for each in passages for group in indented(each.text)]
@@ -133,6 +133,12 @@ def _pieces(passages: Sequence[Passage], names: Collection[str]) -> tuple[list[s
             if _defines(piece, names):
                 return pieces, at
     return None
+
+
+def _runs(text: str) -> list[str]:
+    """The pieces of code in a text, which may be indented as a whole."""
+    plain = dedent(text)
+    return runs(text) or (runs(plain) if plain != text else [])
 
 
 def _with_what_it_needs(

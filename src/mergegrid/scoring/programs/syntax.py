@@ -6,6 +6,7 @@ import tokenize
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 # A line that does not compile alone can only start code if more lines may complete it.
 _MAY_GO_ON = re.compile(r"[:(\[{\\@]|\"\"\"|'''")
@@ -48,12 +49,12 @@ def longest_beginning(text: str, before: str = "") -> str:
                 count -= 1
             continue
         except _ERRORS:
-            count -= 1
+            count = min(count, _first_open(lines[:count])) - 1
             continue
         rest = next((line for line in lines[count:] if line.strip()), "")
-        if not _GOES_ON.match(rest) or (tree.body and _is_done(tree.body[-1])):
+        if not tree.body or not _GOES_ON.match(rest) or _is_complete(tree.body[-1]):
             return "\n".join(lines[first:count])
-        count = first_line(tree.body[-1]) - 1 if tree.body else 0
+        count = first_line(tree.body[-1]) - 1
     return ""
 
 
@@ -99,6 +100,7 @@ def _first_open(lines: Sequence[str]) -> int:
     return opened[0] if opened else len(lines)
 
 
+@lru_cache(maxsize=64)
 def _compiled(code: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,8 +116,11 @@ def _may_start(line: str) -> bool:
     return _MAY_GO_ON.search(line) is not None or parse(line) is not None
 
 
-def _is_done(statement: ast.stmt) -> bool:
-    return isinstance(statement, _DEFINITIONS) and _never_ends(statement.body)
+def _is_complete(statement: ast.stmt) -> bool:
+    """Whether no indented line behind a statement can change what it does."""
+    if isinstance(statement, _DEFINITIONS):
+        return _never_ends(statement.body)
+    return not isinstance(statement, ast.Match) and not hasattr(statement, "body")
 
 
 def _never_ends(body: Sequence[ast.stmt]) -> bool:
