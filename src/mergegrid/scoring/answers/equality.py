@@ -118,11 +118,21 @@ def _same_equation(gold: str, answer: str) -> bool:
     parsed = [_parsed(f"({left})-({right})") for left, right in sides]
     if not all(parsed):
         return False
-    first, second = (each[0].doit() for each in parsed)
-    if first == 0 or second == 0:
+    try:
+        first, second = (each[0].doit() for each in parsed)
+        symbols = sorted(first.free_symbols | second.free_symbols, key=str)
+        # Two points that no equation of an exercise goes through.
+        points = [
+            {each: start + 7919 * step**2 for step, each in enumerate(symbols)}
+            for start in (10007, 31337)
+        ]
+        factor, other = ((first / second).subs(point) for point in points)
+        if not factor.is_finite or factor == 0 or abs((factor - other).evalf()) > 1e-9:
+            return False
+        difference = first - factor * second
+        return bool(difference.expand() == 0 or difference.simplify() == 0)
+    except Exception:  # noqa: BLE001 SymPy's errors have no class in common.
         return False
-    ratio = (first / second).simplify()
-    return bool(ratio.is_number and ratio.is_finite and ratio != 0)
 
 
 def _exact(text: str) -> str:

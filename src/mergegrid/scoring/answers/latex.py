@@ -52,7 +52,7 @@ def _answer(output: str) -> tuple[str, str | None] | None:
         if not segment.ends:
             text = _FORMULA.sub(lambda formula: f"${' '.join(formula[1].split())}$", text)
             text = next((line for line in text.splitlines() if line.strip(" :")), "")
-            text = re.split(r"(?<!\.)\.(?=\s|$)|。", text, maxsplit=1)[0]
+            text = re.split(r"(?<!\.)\.(?=\s+[^\s+*/×÷·=-]|\s*$)|。", text, maxsplit=1)[0]
         formulas = _FORMULA.findall(text)
         if len(formulas) == 1 and not re.search(r"\d", _FORMULA.sub("", text)):
             text = formulas[0]

@@ -41,7 +41,8 @@ _ABBREVIATIONS = (
     # On the hour.
     (re.compile(r"(?<![\d:])(\d{1,2}):00(?![\d:])"), r"\1"),
 )
-_SENTENCE = re.compile(r"(?<!\.)[.!?](?=\s|$)|[。！？]")
+# No sentence begins with a small letter or an operator: 5 ft. by 3 ft., 5 ft. + 3 ft.
+_SENTENCE = re.compile(r"(?<!\.)[.!?](?=\s+[^\sa-z+*/×÷·=<>\u2010-\u2015\u2212-]|\s*$)|[。！？]")
 _LIST_MARK = re.compile(r"(?:[-\u2013\u2014]|\d+[.)])\s")
 _LINK = re.compile(
     r"\s*(?:={1,2}>?|≈|≃|≅|→|⇒|⟹|->|\\(?:approx|to|[Rr]ightarrow|implies)(?![A-Za-z]))\s*"
@@ -62,7 +63,7 @@ _CLAUSE = re.compile(
 )
 _AND = re.compile(r"\s+and\s+")
 _OPERATOR = re.compile(
-    rf"[+*×÷·]|[\d)]\s*[-x/]\s*[({CURRENCY}\d]|[^\W\d_]\s+[-x/]\s+[({CURRENCY}\d]|%\s+of\b"
+    rf"[+*×÷·]|[\d)]\s*[-x/]\s*[({CURRENCY}\d]|[^\W\d_]\.?\s+[-x/]\s+[({CURRENCY}\d]|%\s+of\b"
     r"|\b(?:plus|minus|times|multiplied\s+by|divided\s+by)\b"
 )
 _MINUS = re.compile(

@@ -1,0 +1,155 @@
+"""Compare how answers to GSM8K and MATH are read here, by lm-evaluation-harness and math-verify.
+
+    python benchmarks/answer_readers.py --data path/to/data --lm-eval-python path/to/python
+
+Reads the table of answers of the tests (`tests/unit/scoring/answers/answers.jsonl`), whose right
+reading is known, and the gold solutions of `gsm8k/test.jsonl` and `math/test.jsonl` below `--data`.
+Prints a Markdown table, and each answer that a reader got wrong. `--answers` adds files of JSON
+lines with `task` (gsm8k or math), `gold` and `text`: answers of models, whose right reading is not
+known; of them, only disagreements are listed.
+
+lm-evaluation-harness runs by its own filters and tasks: gsm8k (`strict-match` and
+`flexible-extract`) and hendrycks_math. Its minerva_math wants another version of ANTLR than
+math-verify.
+"""
+
+import argparse
+import json
+import logging
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).parents[1] / "tests" / "unit" / "scoring" / "answers" / "answers.jsonl"
+Case = dict[str, Any]
+
+
+def ours(case: Case) -> str:
+    """Verdict of mergegrid."""
+    from mergegrid.scoring.answers import latex, numbers
+
+    judge = numbers.judge if case["task"] == "gsm8k" else latex.judge
+    judgement = judge(case["gold"], case["text"])
+    if judgement.extracted is None:
+        return "unparsed"
+    return "right" if judgement.correct else "wrong"
+
+
+def math_verify(case: Case) -> str:
+    """Verdict of math-verify with its defaults."""
+    from math_verify import parse, verify
+
+    gold, answer = parse(f"${case['gold']}$"), parse(case["text"])
+    if not answer:
+        return "unparsed"
+    return "right" if verify(gold, answer) else "wrong"
+
+
+def lm_eval(case: Case) -> dict[str, str]:
+    """Verdicts of the tasks of lm-evaluation-harness; runs in its environment."""
+    if case["task"] == "math":
+        from lm_eval.tasks.hendrycks_math.utils import process_results
+
+        boxed = {"solution": rf"\boxed{{{case['gold']}}}"}
+        right = process_results(boxed, [case["text"]])["exact_match"]
+        return {"lm-eval hendrycks_math": "right" if right else "wrong"}
+    import lm_eval
+    import yaml
+    from lm_eval.filters.extraction import RegexFilter
+
+    task = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
+    settings = yaml.safe_load(task.read_text(encoding="utf-8"))
+    ignored = settings["metric_list"][0]["regexes_to_ignore"]
+    verdicts = {}
+    for each in settings["filter_list"]:
+        first = {key: value for key, value in each["filter"][0].items() if key != "function"}
+        found = RegexFilter(**first).apply([[case["text"]]], [{}])
+        (extracted,) = next(iter(found))
+        pair = [extracted, case["gold"]]
+        for pattern in ignored:
+            pair = [re.sub(pattern, "", text) for text in pair]
+        right = pair[0].lower() == pair[1].lower()
+        verdict = "unparsed" if extracted == "[invalid]" else "right" if right else "wrong"
+        verdicts[f"lm-eval gsm8k, {each['name']}"] = verdict
+    return verdicts
+
+
+def gold_solutions(data: Path) -> list[Case]:
+    """Solutions of the data sets, which all give the gold."""
+    cases = []
+    for line in (data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines():
+        answer = json.loads(line)["answer"]
+        gold = answer.rpartition("####")[2].strip()
+        cases.append({"task": "gsm8k", "kind": "gold solutions", "gold": gold, "text": answer})
+    for line in (data / "math" / "test.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        case = {"kind": "gold solutions", "gold": record["answer"], "text": record["solution"]}
+        cases.append({"task": "math", **case})
+    return [case | {"expected": "right"} for case in cases]
+
+
+def fair(verdict: str, expected: str) -> str:
+    """How a verdict compares with the truth: right, unparsed, or wrong.
+
+    Where no reading is certain, or another answer stands, all but a false "right" will do.
+    """
+    if expected == "right":
+        return verdict if verdict != "wrong" else "misread"
+    return "misread" if verdict == "right" else "right"
+
+
+def print_table(cases: list[Case], verdicts: list[dict[str, str]]) -> None:
+    """Counts by task, kind of answers, and reader."""
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    for case, each in zip(cases, verdicts, strict=True):
+        source = "gold solutions" if case["kind"] == "gold solutions" else "table of answers"
+        for reader, verdict in each.items():
+            count = counts.setdefault((case["task"], source, reader), Counter())
+            count[fair(verdict, case["expected"])] += 1
+    print("| task | answers | reader | right | unparsed | wrong |")  # noqa: T201
+    print("| --- | --- | --- | ---: | ---: | ---: |")  # noqa: T201
+    for (task, source, reader), count in sorted(counts.items()):
+        numbers = " | ".join(str(count[key]) for key in ("right", "unparsed", "misread"))
+        print(f"| {task} | {source} | {reader} | {numbers} |")  # noqa: T201
+
+
+def main() -> None:
+    """Run as a script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with gsm8k/ and math/")
+    parser.add_argument("--answers", type=Path, nargs="*", default=[], help="JSON lines of answers")
+    parser.add_argument("--lm-eval-python", default=sys.executable, help="Python with lm_eval")
+    parser.add_argument("--as-lm-eval", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_lm_eval:
+        print(json.dumps([lm_eval(json.loads(line)) for line in sys.stdin]))  # noqa: T201
+        return
+    logging.disable(logging.WARNING)
+    cases = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
+    cases += gold_solutions(options.data) if options.data else []
+    for path in options.answers:
+        cases += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    ran = subprocess.run(
+        [options.lm_eval_python, __file__, "--as-lm-eval"],
+        input="\n".join(map(json.dumps, cases)),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    verdicts = json.loads(ran.stdout.splitlines()[-1])
+    for case, each in zip(cases, verdicts, strict=True):
+        each |= {"math-verify": math_verify(case), "mergegrid": ours(case)}
+    known = [index for index, case in enumerate(cases) if "expected" in case]
+    print_table([cases[index] for index in known], [verdicts[index] for index in known])
+    print("\nDisagreements:")  # noqa: T201
+    for case, each in zip(cases, verdicts, strict=True):
+        truth = case.get("expected")
+        if len({fair(verdict, truth or "right") for verdict in each.values()}) > 1:
+            print(json.dumps({**case, "text": case["text"][-200:], "verdicts": each}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
