@@ -441,7 +441,7 @@ def test_inspect_notices_one_flipped_bit(merged, run, tmp_path, file, where):
     assert str(tmp_path / "out") in outcome.err
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "recipe.yaml"])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_inspect_notices_a_lost_file(merged, run, tmp_path, file):
     shutil.copytree(merged, tmp_path / "out")
     (tmp_path / "out" / file).unlink()
