@@ -40,6 +40,7 @@ FORMULAS = {
     "60": ["$\\boxed{60 \\text{ km/h}}$", "$\\boxed{60^\\circ}$", "$\\boxed{60\\%}$"],
     "(3,4)": ["$\\boxed{(3, 4)}$", "$\\boxed{(4, 3)}$", "$\\boxed{[3,4]}$"],
     "x^2+2x+1": ["$\\boxed{(x+1)^2}$", "$\\boxed{1+2x+x^2}$", "$\\boxed{x^2+1}$"],
+    "y=2x+3": ["$\\boxed{2x-y+3=0}$", "$\\boxed{2y=4x+6}$", "$\\boxed{2x-y+4=0}$"],
     "\\{1,2\\}": ["$\\boxed{2,1}$", "$\\boxed{\\{1, 2\\}}$", "$\\boxed{1}$"],
 }
 _DOUBLE = "def double(x):\n    return 2 * x\n"
