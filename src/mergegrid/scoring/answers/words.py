@@ -23,6 +23,8 @@ _CHANGES = re.compile(
     r"|[万萬億亿千百兆半만억천백반]",
     re.IGNORECASE,
 )
+# $5M is five million, 5m five meters.
+_MILLIONS = re.compile(r"\sMM?(?!\w)")
 _TIMES = re.compile(r"(?<=[\w)\s%])[xX](?=\s*[\d($€£¥₹.])")
 _CONTRACTION = re.compile(r"(?<=[A-Za-z])['’][A-Za-z]{1,2}\b")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -51,7 +53,7 @@ def is_unsure(text: str) -> bool:
 
 def changes_a_number(text: str) -> bool:
     """Whether words make another number of one beside them, as in `half of 36` or `3 dozen`."""
-    return _CHANGES.search(text) is not None
+    return _CHANGES.search(text) is not None or _MILLIONS.search(text) is not None
 
 
 def is_name(text: str) -> bool:

@@ -7,10 +7,10 @@ from mergegrid.scoring.graders.judged import grade_preferences
 from mergegrid.scoring.graders.programs import grade_humaneval, grade_mbpp
 
 STAGE_VERSIONS = {
-    "grade_gsm8k": 1,
-    "grade_math": 1,
-    "grade_humaneval": 1,
-    "grade_mbpp": 1,
+    "grade_gsm8k": 2,
+    "grade_math": 2,
+    "grade_humaneval": 2,
+    "grade_mbpp": 2,
     "grade_alpaca_eval": 1,
     "grade_instructions": 1,
 }
