@@ -32,7 +32,10 @@ def library_warnings(study: Study) -> list[str]:
     path = Path(study.paths.results) / "scores.parquet"
     if not path.is_file():
         return []
-    return [f"warning: {path}: {note}" for note in mixed_libraries(read_scores([path]))]
+    scores = read_scores([path])
+    if "libraries" not in scores:
+        return [f"warning: {path} was written by an earlier version; the next run makes it again"]
+    return [f"warning: {path}: {note}" for note in mixed_libraries(scores)]
 
 
 def summary(study: Study) -> str:

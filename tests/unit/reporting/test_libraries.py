@@ -1,12 +1,17 @@
 """Tables that mix versions of libraries say so."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 
+from mergegrid.config.loading import read_study
 from mergegrid.reporting.catalogue import Results, table_notes
 from mergegrid.reporting.files import write_table
 from mergegrid.reporting.libraries import mixed_libraries
+from mergegrid.reporting.summary import library_warnings
+
+ROOT = Path(__file__).parents[3]
 
 
 def scores(*libraries):
@@ -45,3 +50,17 @@ def test_the_note_stands_below_the_table_and_in_the_caption_of_latex(tmp_path):
 
 def test_tables_of_anything_but_scores_have_no_note():
     assert table_notes(Results()) == []
+
+
+def test_the_check_of_a_study_warns_of_mixed_and_of_older_results(tmp_path, monkeypatch):
+    study = read_study(ROOT / "config" / "smoke.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert library_warnings(study) == []
+    path = tmp_path / study.paths.results / "scores.parquet"
+    path.parent.mkdir(parents=True)
+    scores({"torch": ["2.13.0"]}, {"torch": ["2.14.0"]}).to_parquet(path)
+    (line,) = library_warnings(study)
+    assert "scores.parquet: Scores were computed with several versions of torch" in line
+    pd.DataFrame({"value": [1.0]}).to_parquet(path)
+    (line,) = library_warnings(study)
+    assert "earlier version" in line
