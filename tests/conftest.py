@@ -13,7 +13,7 @@ from mergegrid import stages
 from mergegrid.config.requests import FinetuneRequest, Target
 
 # Processors of test machines are shared, so examples have no time limit of their own.
-settings.register_profile("quick", max_examples=200, deadline=None)
+settings.register_profile("quick", max_examples=100, deadline=None)
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
 settings.load_profile("quick")
 
