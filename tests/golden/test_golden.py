@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from golden import data, grading, lm_eval_results, merging, models, reporting, training
 from golden.recorded import FOLDER, check, differences
@@ -18,15 +17,6 @@ NUMBERS = {
     **lm_eval_results.NUMBERS,
     **reporting.NUMBERS,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads that wait for each other take ten times as long on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
