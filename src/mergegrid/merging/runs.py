@@ -83,9 +83,9 @@ class Run:
         dtype = checkpoint.infos[self.name].dtype
         room = self.ops.stored(self.count, dtype)
         stored = checkpoint.read(self.name, self.start, self.stop, room)
-        if stored.size != self.count:
+        if len(stored) != self.count:
             raise CheckpointError(
-                f"{self.name} has {stored.size} of the {self.count} elements from {self.start} on "
+                f"{self.name} has {len(stored)} of the {self.count} elements from {self.start} on "
                 f"in {f'expert {model}' if model else 'the base'}; download the model again"
             )
         self.bytes_read += stored.nbytes

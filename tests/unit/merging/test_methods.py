@@ -235,8 +235,8 @@ def test_tensors_without_elements_stay_without(merge, method, sparsifier):
         (Slerp(), None, NAMES[:1], "slerp merges two experts, and the recipe has 1; "),
         (ModelStock(), None, NAMES[:1], "model_stock compares experts, and the recipe has one"),
         (Sce(), None, NAMES[:1], "sce compares experts, and the recipe has one"),
-        (Fisher(), None, NAMES, "fisher needs statistics of every expert and has none of math"),
-        (RegMean(), None, NAMES, "regmean needs statistics of every expert and has none of math"),
+        (Fisher(), None, NAMES, "fisher needs statistics of every expert and has none of chat"),
+        (RegMean(), None, NAMES, "regmean needs statistics of every expert and has none of chat"),
     ],
     ids=lambda value: getattr(value, "kind", None),
 )
