@@ -102,7 +102,7 @@ def test_scores_are_rows_of_the_tidy_table(oracle, tables, request_for_all):
     ]
     constant = {
         "study": "oracle", "method": "multitask", "sparsifier": "none", "rate": 0.0,
-        "experts": "praise+rating+kind", "selected": True, "selection": "none", "engine": "",
+        "experts": "kind+praise+rating", "selected": True, "selection": "none", "engine": "",
         "recipe": "tiny/praise+rating+kind/multitask", "recipe_digest": request_for_all.digest,
     }  # fmt: skip
     for column, value in constant.items():
