@@ -28,7 +28,8 @@ def expert_groups():
                 found[family, expert, str(seed)] = recipes
             for experts in DECODERS.expert_sets(family):
                 recipes = DECODERS.merge_recipes(family, experts, seed)
-                found[family, "+".join(experts), str(seed)] = recipes
+                # Named as its recipes are: they sort their experts.
+                found[family, "+".join(sorted(experts)), str(seed)] = recipes
     return {key: recipes for key, recipes in found.items() if recipes}
 
 
