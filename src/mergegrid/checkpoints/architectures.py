@@ -18,7 +18,7 @@ _TIED = {
         "cohere cohere2 ernie4_5 ernie4_5_moe gemma gemma2 gemma3_text jetmoe lfm2 "
         "recurrent_gemma smollm3 starcoder2 vaultgemma xglm zamba zamba2"
     ),
-    "model.decoder.embed_tokens": "opt",
+    "model.decoder.embed_tokens": "moonshine opt trocr whisper",
     "transformer.wte": "gpt2 gpt_bigcode gpt_neo mpt",
     "transformer.word_embeddings": "bloom falcon",
     "transformer.tokens_embed": "openai-gpt",
@@ -56,6 +56,8 @@ _UNTIED = {
         "phimoe qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next seed_oss stablelm"
     ),
     "transformer.wte": "codegen gptj",
+    "git.embeddings.word_embeddings": "git",
+    "model.decoder.embed_tokens": "moonshine_streaming",
     "gpt_neox.embed_in": "gpt_neox",
     "backbone.embeddings": "mamba2",
     "rwkv.embeddings": "rwkv",
@@ -80,11 +82,11 @@ in T5 1.1, and ties it if the file has it equal or not at all.
 HEADS = (
     *("lm_head", "lm_head.decoder", "lm_head.out_proj", "embed_out", "output_projection"),
     *("cls.predictions.decoder", "predictions.decoder", "generator_lm_head", "vocab_projector"),
-    *("pred_layer.proj", "lm_loss"),
+    *("pred_layer.proj", "lm_loss", "mlm_score.decoder"),
 )
 """Modules that give a row for every token and may be tied, wherever they are."""
-_TOP_HEADS = ("decoder", "head")
-"""The same of ModernBERT and RWKV; such names mean other things deeper in a model."""
+_TOP_HEADS = ("decoder", "head", "output", "proj_out")
+"""The same of ModernBERT, RWKV, GIT and Whisper; deeper such names mean other things."""
 _BIAS = re.compile(r"(?:^|\.)(?:predictions|lm_head)\.decoder\.bias$")
 _WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
 """Prefixes that DataParallel, `torch.compile` and PEFT put in front of all names."""
@@ -121,6 +123,25 @@ def ties_output(config: Config) -> bool | None:
     if kinds[-1] in EMBEDDING and kinds[-1] not in UNTIED:
         return True
     return False if kinds[0] in UNTIED else None
+
+
+def vocabulary_sizes(config: Config) -> set[int]:
+    """Numbers of tokens or entities that a config and those nested in it have."""
+    sizes = {
+        value
+        for key, value in config.items()
+        if key.endswith("vocab_size") and "type" not in key and isinstance(value, int)
+    }
+    nested = [value for value in config.values() if isinstance(value, dict)]
+    return sizes.union(*map(vocabulary_sizes, nested))
+
+
+def unties_all(config: Config) -> bool:
+    """Whether a config says that no matrix is tied, its encoder's and decoder's included."""
+    inner = [config.get(part) for part in ("encoder", "decoder")]
+    return ties_output(config) is False and not any(
+        ties_output(part) is True for part in inner if isinstance(part, dict)
+    )
 
 
 def tied_names(names: Collection[str], config: Config) -> tuple[str | None, list[str]]:

@@ -7,7 +7,8 @@ or under several. Masks are drawn by name, so a matrix with two names would beco
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from mergegrid.checkpoints.architectures import (
     tied_biases,
     tied_names,
     ties_output,
+    unties_all,
+    vocabulary_sizes,
     wrapper,
 )
 from mergegrid.checkpoints.checkpoint import Checkpoint, Renamed
@@ -61,6 +64,8 @@ def canonical(checkpoint: Checkpoint, config: Config, where: str) -> Checkpoint:
             "%s: names are completed to those of its class, as %s", where, next(iter(names))
         )
     _keep_one_name(names, checkpoint, config, where)
+    if not unties_all(config):
+        _refuse_equal(names, checkpoint, config, where)
     same = list(names) == list(names.values()) == list(checkpoint)
     return checkpoint if same else Renamed(checkpoint, names)
 
@@ -104,6 +109,23 @@ def _keep_one_name(
     for other, bias in tied_biases(names).items() if tied else ():
         if bias not in names or _equal(checkpoint, names[bias], names[other]):
             names.setdefault(bias, names.pop(other))
+
+
+def _refuse_equal(
+    names: Mapping[str, str], checkpoint: Checkpoint, config: Config, where: str
+) -> None:
+    """Refuse two matrices with a row for every token that are equal, though no table ties them."""
+    shapes = {stored: checkpoint.infos[stored].shape for stored in names.values()}
+    rows = vocabulary_sizes(config)
+    rows |= {shapes[stored][0] for name, stored in names.items() if is_output(name)}
+    found = [stored for stored, shape in shapes.items() if len(shape) == 2 and shape[0] in rows]
+    for one, two in combinations(found, 2):
+        if _equal(checkpoint, one, two):
+            raise CheckpointError(
+                f"{where}: {one} and {two} are equal, and their names do not say whether they are "
+                "one matrix; remove the one that transformers ties to the other when it loads the "
+                "model, or set tie_word_embeddings to false in config.json if both are used"
+            )
 
 
 def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:

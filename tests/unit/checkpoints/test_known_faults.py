@@ -73,6 +73,72 @@ def test_what_an_architecture_does_not_tie_stays_two_matrices(kind, says):
     assert set(canonical(InMemory(dict.fromkeys(names, MATRIX)), config, "base")) == set(names)
 
 
+@pytest.mark.parametrize(
+    ("kind", "head", "embedding"),
+    [
+        ("whisper", "proj_out", "model.decoder.embed_tokens"),
+        ("moonshine", "proj_out", "model.decoder.embed_tokens"),
+        ("git", "output", "git.embeddings.word_embeddings"),
+        ("trocr", "output_projection", "model.decoder.embed_tokens"),
+        ("vilt", "mlm_score.decoder", "vilt.embeddings.text_embeddings.word_embeddings"),
+        ("bridgetower", "mlm_score.decoder", "bridgetower.text_model.embeddings.word_embeddings"),
+    ],
+)
+def test_heads_of_speech_and_images_are_tied(kind, head, embedding):
+    names = [f"{head}.weight", f"{embedding}.weight"]
+    config = {"model_type": kind, "tie_word_embeddings": True}
+    for held in (names, names[1:]):
+        found = canonical(InMemory(dict.fromkeys(held, MATRIX)), config, "base")
+        assert set(found) == {names[1]}
+
+
+ROWS = len(MATRIX)
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (
+            {"model_type": "encoder-decoder", "decoder": {"vocab_size": ROWS}},
+            [
+                "encoder.embeddings.word_embeddings",
+                "decoder.bert.embeddings.word_embeddings",
+                "decoder.cls.predictions.decoder",
+            ],
+        ),
+        (
+            {
+                "model_type": "encoder-decoder",
+                "tie_word_embeddings": False,
+                "decoder": {"vocab_size": ROWS, "tie_word_embeddings": True},
+            },
+            ["decoder.bert.embeddings.word_embeddings", "decoder.cls.predictions.decoder"],
+        ),
+        (
+            {"model_type": "prophetnet", "vocab_size": ROWS},
+            ["prophetnet.word_embeddings", "prophetnet.decoder.word_embeddings"],
+        ),
+        (
+            {"model_type": "luke", "entity_vocab_size": ROWS, "tie_word_embeddings": True},
+            ["luke.entity_embeddings.entity_embeddings", "entity_predictions.decoder"],
+        ),
+        ({"model_type": "new", "vocab_size": ROWS}, ["model.tokens", "model.answers"]),
+    ],
+)
+def test_equal_matrices_with_a_row_for_every_token_are_refused_where_nothing_unties_them(
+    config, names
+):
+    tensors = {f"{name}.weight": MATRIX for name in names}
+    with pytest.raises(CheckpointError, match=r"^base: .* and .* are equal"):
+        canonical(InMemory(tensors), config, "base")
+    # Matrices that differ are two, as are those of which the config says so.
+    differing = {name: MATRIX + at for at, name in enumerate(tensors)}
+    if not (config["model_type"] == "encoder-decoder" and "tie_word_embeddings" in config):
+        assert set(canonical(InMemory(differing), config, "base")) == set(tensors)
+    config = {"model_type": config["model_type"], "tie_word_embeddings": False}
+    assert set(canonical(InMemory(tensors), config, "base")) == set(tensors)
+
+
 PART = st.text("abcdh_", min_size=1, max_size=3)
 NAMES = st.lists(
     st.lists(PART, min_size=2, max_size=4).map(".".join), min_size=1, max_size=12, unique=True
