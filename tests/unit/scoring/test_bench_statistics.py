@@ -41,7 +41,7 @@ def bench(base, expert, examples, request_for_praise, tmp_path):
     def make(statistics):
         member = Member(expert, request_for_praise.target, examples, statistics)
         store = ScoreStore(tmp_path / "store.jsonl")
-        return Bench(base, dict.fromkeys(NAMES, member), store, "1")
+        return Bench(base, dict.fromkeys(NAMES, member), store)
 
     return make
 
