@@ -11,8 +11,9 @@ The rule for the code of an answer, which is prose, code, or both:
    order of the answer.
 5. The solution's own tests are left out (`pruning`). Nothing is mended or added.
 
-A function is defined at the left margin, by a `def`, a class or an assignment. A method of a class
-`Solution` is another interface than the tests ask for, and fails as in other harnesses.
+A function is defined at the left margin, by a `def`, a class or an import. Assignments define it
+only where nothing else does, since a local variable or a usage example may have its name. A method
+of a class `Solution` is another interface than the tests ask for, and fails as in other harnesses.
 """
 
 import ast
@@ -23,10 +24,16 @@ from itertools import dropwhile
 from textwrap import dedent, indent
 from typing import Any
 
-from mergegrid.scoring.programs.names import BUILTINS, bound, is_installed, unresolved
+from mergegrid.scoring.programs.names import BUILTINS, bound, is_import, is_installed, unresolved
 from mergegrid.scoring.programs.passages import Passage, indented, readings
 from mergegrid.scoring.programs.pruning import without_own_tests
-from mergegrid.scoring.programs.syntax import longest_beginning, parse, returns, runs
+from mergegrid.scoring.programs.syntax import (
+    first_line,
+    longest_beginning,
+    parse,
+    returns,
+    runs,
+)
 
 _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 _INDENT = "    "
@@ -43,7 +50,11 @@ def code_of(answer: str, names: tuple[str, ...] = (), setup: str = "") -> str:
         setup: Code that runs before the functions are called.
     """
     known = bound(*_body_of(setup))
-    found = (_solution(passages, names, known) for passages in readings(answer))
+    found = (
+        _solution(passages, names, known, assigned=assigned)
+        for assigned in (False, True)
+        for passages in readings(answer)
+    )
     return next((each for each in found if each is not None), None) or _likeliest(answer)
 
 
@@ -97,10 +108,14 @@ def mbpp_program(problem: Mapping[str, Any], answer: str, setup: bool = True) ->
 
 
 def _solution(
-    passages: Sequence[Passage], names: Collection[str], known: Collection[str], prompt: str = ""
+    passages: Sequence[Passage],
+    names: Collection[str],
+    known: Collection[str],
+    prompt: str = "",
+    assigned: bool = False,
 ) -> str | None:
     """The code that defines the functions asked for, with what it needs, without its own tests."""
-    pieces = _pieces(passages, names)
+    pieces = _pieces(passages, names, assigned)
     if pieces is None:
         return None
     code = _future_first(_with_what_it_needs(*pieces, names, set(known)))
@@ -117,7 +132,9 @@ def _pruned(prompt: str, code: str, names: Collection[str], known: Collection[st
     return future + program.removeprefix(prompt).strip("\n")
 
 
-def _pieces(passages: Sequence[Passage], names: Collection[str]) -> tuple[list[str], int] | None:
+def _pieces(
+    passages: Sequence[Passage], names: Collection[str], assigned: bool
+) -> tuple[list[str], int] | None:
     """The pieces of code in an answer, and the number of that with the functions asked for."""
     groups = [(each.fenced, _runs(each.text)) for each in passages]
     fenced = [pieces for is_fenced, pieces in groups if is_fenced]
@@ -125,12 +142,12 @@ def _pieces(passages: Sequence[Passage], names: Collection[str]) -> tuple[list[s
     aside = [runs(dedent(group)) for each in passages for group in indented(each.text)]
     for pieces in [*reversed(fenced), *bare]:
         for piece in pieces:
-            if _defines(piece, names):
+            if _defines(piece, names, assigned):
                 every = [each for _, some in groups for each in some]
                 return every, next(at for at, each in enumerate(every) if each is piece)
     for pieces in aside:
         for at, piece in enumerate(pieces):
-            if _defines(piece, names):
+            if _defines(piece, names, assigned):
                 return pieces, at
     return None
 
@@ -158,13 +175,34 @@ def _with_what_it_needs(
         taken.add(new)
 
 
-def _defines(piece: str, names: Collection[str]) -> bool:
-    """Whether code defines one of the functions asked for, and more than its signature."""
-    for statement in _body_of(piece):
-        found = isinstance(statement, _DEFINITIONS) if not names else bound(statement) & set(names)
+def _defines(piece: str, names: Collection[str], assigned: bool) -> bool:
+    """Whether code defines one of the functions asked for, and more than its signature.
+
+    Args:
+        piece: The code.
+        names: The functions; none stands for any function.
+        assigned: Count assignments and loops as well as definitions and imports.
+    """
+    for statement in _unfolded(_body_of(piece)):
+        if isinstance(statement, _DEFINITIONS):
+            found = not names or statement.name in names
+        else:
+            found = (assigned or is_import(statement)) and bool(bound(statement) & set(names))
         if found and not _is_empty(statement):
             return True
     return False
+
+
+def _unfolded(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements, with those inside an `if`, a `try` and the like."""
+    rest: list[ast.AST] = [*body]
+    while rest:
+        node = rest.pop(0)
+        if isinstance(node, ast.stmt):
+            yield node
+        if not isinstance(node, _DEFINITIONS):
+            kinds = (ast.stmt, ast.ExceptHandler, ast.match_case)
+            rest += [each for each in ast.iter_child_nodes(node) if isinstance(each, kinds)]
 
 
 def _is_empty(statement: ast.stmt) -> bool:
@@ -185,8 +223,10 @@ def _is_empty(statement: ast.stmt) -> bool:
 def _completion(prompt: str, name: str, answer: str) -> str:
     known = bound(*_body_of(prompt))
     for passages in readings(answer):
-        found = _solution(passages, (name,), known, prompt) or _body(prompt, name, passages)
-        if found:
+        # A body comes before a function that follows it in the same passage.
+        others = [each for each in passages if not _bodies(prompt, name, each.text)]
+        found = _solution(others, (name,), known, prompt) or _body(prompt, name, passages)
+        if found := found or _solution(passages, (name,), known, prompt, assigned=True):
             return found
     return indent(dedent(_likeliest(answer)), _INDENT)
 
@@ -194,16 +234,36 @@ def _completion(prompt: str, name: str, answer: str) -> str:
 def _body(prompt: str, name: str, passages: Sequence[Passage]) -> str | None:
     """The body of the function that a prompt begins, and what follows it."""
     for passage in passages:
-        bodies = [
-            longest_beginning(shape, prompt)
-            for text in [_trimmed(passage.text), *map(_trimmed, indented(passage.text))]
-            for shape in _shapes(text)
-        ]
-        returning = [each for each in bodies if _returns(prompt + each, name)]
-        if returning:
-            longest = max(returning, key=lambda each: each.count("\n"))
-            return _pruned(prompt, longest, (name,), ())
+        texts = [passage.text, *indented(passage.text)]
+        bodies = [each for text in texts for each in _bodies(prompt, name, text)]
+        if bodies:
+            longest = max(bodies, key=lambda each: each.count("\n"))
+            return _pruned(prompt, _first_version(prompt, name, longest), (name,), ())
     return None
+
+
+def _bodies(prompt: str, name: str, text: str) -> list[str]:
+    """The ways to read a text, from its first line, as a body that returns something."""
+    found = (longest_beginning(shape, prompt) for shape in _shapes(_trimmed(text)))
+    return [each for each in found if _returns(prompt + each, name)]
+
+
+def _first_version(prompt: str, name: str, body: str) -> str:
+    """A body and what follows it, up to where the name of its function is bound anew."""
+    start = prompt.count("\n")
+    for statement in _body_of(prompt + body):
+        line = first_line(statement) - 1
+        if line >= start and name in bound(statement) and not _is_wrapped(statement, name):
+            return "\n".join(body.split("\n")[: line - start])
+    return body
+
+
+def _is_wrapped(statement: ast.stmt, name: str) -> bool:
+    """Whether a statement is like `name = cache(name)`."""
+    match statement:
+        case ast.Assign(value=ast.Call(args=arguments)):
+            return any(isinstance(each, ast.Name) and each.id == name for each in arguments)
+    return False
 
 
 def _shapes(body: str) -> Iterator[str]:
@@ -216,7 +276,7 @@ def _shapes(body: str) -> Iterator[str]:
 
 def _returns(program: str, name: str) -> bool:
     functions = [each for each in _body_of(program) if isinstance(each, _DEFINITIONS)]
-    return any(each.name == name and returns(each) for each in functions)
+    return any(map(returns, [each for each in functions if each.name == name][:1]))
 
 
 def _likeliest(answer: str) -> str:

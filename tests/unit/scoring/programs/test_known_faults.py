@@ -367,6 +367,85 @@ def test_bodies_of_all_kinds_are_found(answer):
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        "add = a\nadd += b\nreturn add",
+        "add = a + b\nreturn add",
+        "add = []\nfor x in (a, b):\n    add.append(x)\nreturn sum(add)",
+        "if not a:\n    return b\nadd = sum([a, b])\nreturn add",
+        "add: int = a + b\nreturn add",
+        "for add in [a + b]:\n    return add\nreturn 0",
+        "with open('/dev/null') as add:\n    return a + b",
+        "add, c = a, b\nreturn add + c",
+        "while (add := a + b) or True:\n    return add\nreturn 0",
+        "try:\n    add = a + b\nexcept TypeError as add:\n    pass\nreturn add",
+        "add = lambda x: x + b\nreturn add(a)",
+    ],
+)
+@pytest.mark.parametrize("behind", ["", "\n\n\ndef main():\n    print(add(1, 2))", "\n\nIt adds."])
+def test_a_local_variable_may_have_the_name_of_the_function(body, behind):
+    head, _, rest = indent(body, "    ").partition("\n")
+    for answer in [f"{head}\n{rest}", f"{head.strip()}\n{rest}", body]:
+        assert passes(humaneval_program(PROBLEM, answer + behind))
+        assert passes(humaneval_program(PROBLEM, in_fence(answer + behind)))
+        wrong = answer.replace("return ", "return 1 + ") + behind
+        assert not passes(humaneval_program(PROBLEM, wrong))
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "def add(a: int, b: int) -> int:\n    s = 0",
+        "def add(a: int, b: int) -> int:\n    pass",
+        'def add(a: int, b: int) -> int:\n    """Add."""',
+        "def add(a, b):\n    return a - b",
+        "def add(a, b):\n    for x in (a, b):\n        return x",
+        "from solution import add\n\nprint(add(1, 2))",
+        "add = add(1, 2)\nprint(add)",
+        "for add in [add(1, 2)]:\n    print(add)",
+        "if True:\n    add = 3",
+        "class add:\n    pass",
+    ],
+)
+@pytest.mark.parametrize(
+    "body", ["    return a + b", "return a + b", "    c = a\n    return c + b"]
+)
+def test_a_body_counts_and_not_what_binds_its_name_anew(again, body):
+    for answer in [f"{body}\n\n\n{again}", in_fence(f"{body}\n\n{again}")]:
+        assert passes(humaneval_program(PROBLEM, answer))
+        assert not passes(humaneval_program(PROBLEM, answer.replace("+ b", "* b")))
+
+
+def test_a_body_may_be_wrapped():
+    wrapper = "import functools\n\nadd = functools.cache(add)"
+    assert "cache" in humaneval_completion(PROBLEM, f"    return a + b\n\n\n{wrapper}")
+
+
+def test_a_stub_before_a_function_is_no_body():
+    assert passes(humaneval_program(PROBLEM, f"    pass\n\n\n{ADD}"))
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "add = add(1, 2)\nprint(add)",
+        "for add in [1, 2]:\n    print(add)",
+        "add = 3",
+        "add: int = 3",
+        "with open('x') as add:\n    pass",
+        "if True:\n    add = add(1, 2)",
+    ],
+)
+def test_a_block_that_uses_the_name_of_the_function_is_no_correction(usage):
+    for code, right in [(ADD, True), (WRONG, False)]:
+        answer = f"{in_fence(code)}\nFor example:\n{in_fence(usage)}"
+        assert passes(mbpp_program(TASK, answer)) is right
+        assert passes(humaneval_program(PROBLEM, answer)) is right
+        answer = f"For example:\n{in_fence(usage)}\n{in_fence(code)}"
+        assert passes(mbpp_program(TASK, answer)) is right
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         ADD.replace("add", "plus"),
