@@ -66,6 +66,16 @@ _OPERATOR = re.compile(
     rf"[+*×÷·]|[\d)]\s*[-x/]\s*[({CURRENCY}\d]|[^\W\d_]\.?\s+[-x/]\s+[({CURRENCY}\d]|%\s+of\b"
     r"|\b(?:plus|minus|times|multiplied\s+by|divided\s+by)\b"
 )
+# What stands between the operands of a calculation; a hyphen or slash in words or units does not.
+_BETWEEN = re.compile(
+    rf"[+*×÷·^|]|(?<!\w)-|-(?!\w)|/(?=\s*[\d(\\{CURRENCY}])|(?<=[\d)]\s)/(?=\s)"
+    r"|\\[A-Za-z]+|(?<=\d)%?\s+(?:of|the|his|her|its|their|my|our)\b|\bper\s?cent\s+of\b"
+    r"|\b(?:plus|minus|multiplied\s+by|divided\s+by)\b|(?<=\d)\s+times\s+(?:the|a|\d)\b"
+)
+_UNKNOWN = re.compile(
+    r"\\(?!(?:sqrt|pi|binom|log|ln|sin|cos|tan|cot|sec|csc|cdot|pm)(?![A-Za-z]))[A-Za-z]"
+    r"|[^\W\d_]\s*\^|[\u0370-\u03bf\u03c1-\u03ff]"
+)
 _MINUS = re.compile(
     rf"(?:^|(?<=[\s(]))(?:negative|minus)\s+(?=[{CURRENCY}]?\s?[\d.])", re.IGNORECASE
 )
@@ -146,6 +156,8 @@ def _clauses(text: str) -> list[str]:
 def _clause(text: str) -> Read | None:
     """The number of a clause."""
     parts = [part.strip() for part in text.strip(" =").split("=")]
+    if len(parts) > 1 and any(is_name(part) and changes_a_number(part) for part in parts):
+        return None
     while len(parts) > 1 and is_name(parts[0].strip("$ ")):
         del parts[0]
     while len(parts) > 1 and is_name(parts[-1].strip("$ ")):
@@ -153,6 +165,8 @@ def _clause(text: str) -> Read | None:
     if len(parts) == 1:
         return _spoken(parts[0]) or _quantity(parts[0])
     *left, last = parts
+    if any(_is_formula(part) for part in left) or re.search(r"[^\W\d_]\s*\+", last):
+        return None
     letters = {letter for part in left for letter in single_letters(part)}
     if letters - single_letters(last) or any(_AND.search(part) for part in left[1:]):
         return None
@@ -163,6 +177,17 @@ def _clause(text: str) -> Read | None:
     between = [_quantity(part) for part in left[1:]]
     # Another number on the way to the result is the result before rounding.
     return None if any(each and abs(each[1] - result[1]) >= 1 for each in between) else result
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a side of an equation holds something unknown, as `2\\theta` or `total + 3`."""
+    # Of "the toys of both together are 15 + 30" only the calculation.
+    text = re.split(r"\b(?:is|are|was|were|be|has|have|had|made|makes)\b", text)[-1]
+    operands = [part for part in _BETWEEN.split(text) if re.search(r"[^\W_]", part)]
+    calculates = len(operands) > 1 or re.match(r"\s*[-|\\]", text) is not None
+    return _UNKNOWN.search(text) is not None or (
+        calculates and not all(re.search(r"\d|\\pi", part) for part in operands)
+    )
 
 
 def _spoken(text: str) -> Read | None:

@@ -8,6 +8,7 @@ decimals become fractions. Of `x = 5`, `5 = x`, `f(3) = 5` and `3 + 2 = 5` remai
 import re
 
 from mergegrid.scoring.answers.number_forms import fractions_for_repeating
+from mergegrid.scoring.answers.words import changes_a_number
 
 Rewrites = list[tuple[re.Pattern[str], str]]
 
@@ -100,7 +101,11 @@ _NAME = (
 _NAMED = re.compile(rf"\s*({_NAME})\s*(=|\\in(?![a-z]))\s*")
 _NAME_LAST = re.compile(rf"\s*=\s*{_NAME}\s*$")
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+_NUMERIC = re.compile(
+    r"\\(?:frac|sqrt|cdot|div|pi|pm|binom|log|ln|sin|cos|tan|cot|sec|csc|arc(?:sin|cos|tan)"
+    r"|[lr](?:floor|ceil|vert)|infty|[cl]?dots)(?![A-Za-z])"
+)
+_UNKNOWN = re.compile(r"\\[A-Za-z]|[\u0370-\u03ff]")
 _COMPARES = re.compile(r"[<>]|\\(?:le|ge|ne|equiv|in)(?![a-z])")
 
 
@@ -117,7 +122,9 @@ def unnamed(text: str, other: str) -> str:
     """
     if "=" in other or re.search(r"\\in(?![a-z])", other):
         return text
-    name = _NAMED.match(text)
+    name, name_last = _NAMED.match(text), _NAME_LAST.search(text)
+    if any(each and changes_a_number(each[0]) for each in (name, name_last)):
+        return text
     if name:
         text = text[name.end() :]
         text = re.sub(rf",\s*{re.escape(name[1])}\s*=\s*", ", ", text)
@@ -125,6 +132,7 @@ def unnamed(text: str, other: str) -> str:
         text = _NAME_LAST.sub("", text)
     parts = text.split("=")
     chain = len(parts) > 1 and "," not in text and not _COMPARES.search(text)
-    if chain and (name or not _VARIABLE.search(_COMMAND.sub(" ", text))):
+    numeric = _NUMERIC.sub(" ", text)
+    if chain and (name or not (_VARIABLE.search(numeric) or _UNKNOWN.search(numeric))):
         text = parts[-1]
     return text.strip()
