@@ -13,16 +13,31 @@ from mergegrid.checkpoints.dtypes import Stored
 from mergegrid.checkpoints.location import Location
 from mergegrid.errors import CheckpointError
 
+_ADAPTER = "adapter_config.json"
+
 
 def open_checkpoint(folder: Path) -> "FolderCheckpoint":
     """The tensors of a folder: safetensors where there are some, else `pytorch_model.bin`.
 
     Raises:
-        CheckpointError: the folder holds no weights, or they are damaged or cannot be merged.
+        CheckpointError: the folder holds no weights or an adapter, or they are damaged or cannot
+            be merged.
     """
+    adapts = (folder / _ADAPTER).is_file() or any(folder.glob("adapter_model.*"))
     for files in (safetensors_files, pytorch_files):
         if files.present(folder):
+            if adapts:
+                raise CheckpointError(
+                    f"{folder} holds {files.SINGLE} or its shards and an adapter ({_ADAPTER}), "
+                    "which transformers adds to them when it loads the folder; merge the adapter "
+                    "into the model with PEFT (merge_and_unload), or remove it from the folder"
+                )
             return FolderCheckpoint(folder, files.locate(folder))
+    if adapts:
+        raise CheckpointError(
+            f"{folder} holds an adapter ({_ADAPTER}) and not a whole model; merge it into its base "
+            "with PEFT first (merge_and_unload), and give the folder of the result"
+        )
     raise CheckpointError(
         f"{folder} holds no {safetensors_files.SINGLE}, no {pytorch_files.SINGLE} and no index of "
         "shards; give the folder of a model"

@@ -176,6 +176,28 @@ def test_one_set_of_weights_is_downloaded_the_one_that_transformers_loads(files,
     assert patterns(["config.json", *files], "model", None) == sorted(["config.json", *chosen])
 
 
+@pytest.mark.parametrize("kind", ["single", "shards", "bin", "sharded bin"])
+@pytest.mark.parametrize("adapter", ["adapter_model.safetensors", "adapter_model.bin", None])
+def test_weights_beside_an_adapter_are_an_error_that_names_both(tmp_path, kind, adapter):
+    add(tmp_path, kind, NEW)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if adapter:
+        (tmp_path / adapter).write_bytes(b"")
+    file = BIN if "bin" in kind else SINGLE
+    with pytest.raises(CheckpointError, match=rf"{file}.* an adapter \(adapter_config\.json\)"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize("config", [True, False])
+def test_an_adapter_alone_is_an_error_that_says_so(tmp_path, file, config):
+    (tmp_path / file).write_bytes(b"")
+    if config:
+        (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(CheckpointError, match=r"an adapter .* and not a whole model; .* PEFT"):
+        open_checkpoint(tmp_path)
+
+
 # Links.
 
 
