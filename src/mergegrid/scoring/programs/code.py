@@ -4,8 +4,9 @@ The rule for the code of an answer, which is prose, code, or both:
 
 1. Reasoning that is marked as such is left out, and so is what follows the end of the answer.
 2. Of the fenced blocks that define the function asked for, the last one counts: an answer that
-   corrects itself does so further down. Elsewhere the first definition counts, because models that
-   do not stop go on with other tasks.
+   corrects itself does so further down. A block that is still open at the end may have been cut
+   off, and counts if no other one does. Outside of blocks the first definition counts, because
+   models that do not stop go on with other tasks.
 3. A piece of code is the longest beginning that compiles and cuts no statement in two.
 4. Other pieces that define what this one reads, such as helpers and imports, stand with it, in the
    order of the answer.
@@ -24,7 +25,14 @@ from itertools import dropwhile
 from textwrap import dedent, indent
 from typing import Any
 
-from mergegrid.scoring.programs.names import BUILTINS, bound, is_import, is_installed, unresolved
+from mergegrid.scoring.programs.names import (
+    BUILTINS,
+    bound,
+    is_import,
+    is_installed,
+    reads,
+    unresolved,
+)
 from mergegrid.scoring.programs.passages import Passage, indented, readings
 from mergegrid.scoring.programs.pruning import without_own_tests
 from mergegrid.scoring.programs.syntax import (
@@ -136,11 +144,12 @@ def _pieces(
     passages: Sequence[Passage], names: Collection[str], assigned: bool
 ) -> tuple[list[str], int] | None:
     """The pieces of code in an answer, and the number of that with the functions asked for."""
-    groups = [(each.fenced, _runs(each.text)) for each in passages]
-    fenced = [pieces for is_fenced, pieces in groups if is_fenced]
-    bare = [pieces for is_fenced, pieces in groups if not is_fenced]
+    groups = [(each, _runs(each.text)) for each in passages]
+    closed = [pieces for each, pieces in groups if each.fenced and each.closed]
+    opened = [pieces for each, pieces in groups if each.fenced and not each.closed]
+    bare = [pieces for each, pieces in groups if not each.fenced]
     aside = [runs(dedent(group)) for each in passages for group in indented(each.text)]
-    for pieces in [*reversed(fenced), *bare]:
+    for pieces in [*reversed(closed), *opened, *bare]:
         for piece in pieces:
             if _defines(piece, names, assigned):
                 every = [each for _, some in groups for each in some]
@@ -211,6 +220,7 @@ def _is_empty(statement: ast.stmt) -> bool:
             return all(
                 isinstance(each, ast.Pass)
                 or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+                or (isinstance(each, ast.Raise) and "NotImplementedError" in reads(each))
                 for each in body
             )
         case ast.AnnAssign(value=None):

@@ -41,6 +41,8 @@ class Passage:
 
     text: str
     fenced: bool
+    closed: bool = True
+    """False of a block whose closing fence is missing: it may have been cut off."""
 
 
 def readings(answer: str) -> Iterator[list[Passage]]:
@@ -95,7 +97,13 @@ def _passages(text: str) -> list[Passage]:
             lines.append(line)
             continue
         margin = len(opening[1]) if opening else 0
-        found.append(Passage(_without_margin(lines, margin), fenced=opening is not None))
+        found.append(
+            Passage(
+                _without_margin(lines, margin),
+                fenced=opening is not None,
+                closed=opening is None or line is not None,
+            )
+        )
         lines = []
         opening = fence if opening is None or (fence and fence[3]) else None
     return [passage for passage in found if passage.text.strip()]

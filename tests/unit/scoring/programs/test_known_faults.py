@@ -416,6 +416,41 @@ def test_a_body_counts_and_not_what_binds_its_name_anew(again, body):
         assert not passes(humaneval_program(PROBLEM, answer.replace("+ b", "* b")))
 
 
+@pytest.mark.parametrize(
+    "second",
+    [
+        "def add(a, b):\n    return su",
+        "def add(a, b):",
+        'def add(a, b):\n    """Add."""\n',
+        'def add(a, b):\n    """Add."""\n    c = a',
+        "def add(a, b):\n    for x in (a, b):\n        a += x",
+        "def add(a, b):\n    if a == 0:\n        return b\n",
+        "def same(x):\n    return x\n\n\ndef add(a, b):\n    return same(a)",
+        "add = lambda a, b: a",
+        "from operator import sub as add",
+        "class add:\n    pass",
+    ],
+)
+@pytest.mark.parametrize("mark", ["```python", "```", "~~~", "- ```py"])
+def test_a_closed_block_counts_before_one_that_was_cut(second, mark):
+    for code, right in [(ADD, True), (WRONG, False)]:
+        answer = f"{in_fence(code)}\nAlternatively:\n{mark}\n{second}"
+        assert passes(mbpp_program(TASK, answer)) is right
+        assert passes(humaneval_program(PROBLEM, answer)) is right
+
+
+@pytest.mark.parametrize("stub", ["NotImplementedError", "NotImplementedError('to do')"])
+def test_a_stub_that_raises_is_no_definition(stub):
+    stub = f'def add(a, b):\n    """Add."""\n    raise {stub}'
+    for answer in [
+        f"{in_fence(ADD)}\n{in_fence(stub)}",
+        f"{in_fence(stub)}\n{in_fence(ADD)}",
+        f"{stub}\n\nSo:\n\n{ADD}",
+    ]:
+        assert passes(mbpp_program(TASK, answer))
+        assert passes(humaneval_program(PROBLEM, answer))
+
+
 def test_a_body_may_be_wrapped():
     wrapper = "import functools\n\nadd = functools.cache(add)"
     assert "cache" in humaneval_completion(PROBLEM, f"    return a + b\n\n\n{wrapper}")
