@@ -6,7 +6,8 @@ The answer is what follows the last marker of a text: a `\boxed{}`, a phrase suc
 and answers after its own.
 
 A text has no answer where the reasoning never ends, where the last phrase denies ("the answer is
-not 5"), or where the model takes its answer back ("wait, ...") without giving another.
+not 5"), where the model takes its answer back ("wait, ...") without giving another, or where the
+sentence after the phrase concludes another number ("the answer is 9. So she makes 18").
 """
 
 import re
@@ -67,6 +68,19 @@ _TAKEN_BACK = re.compile(
 )
 _GIVES_A_VALUE = re.compile(
     r"[\s:*({\[+\u2010-\u2015\u2212-]*(?:[$€£¥₹\\\d]|\.\d|[A-Za-z]\s*=|(?:negative|minus)\b)"
+)
+# "... is 9 eggs. Therefore, she makes $18": which of both is the answer is not certain.
+_CONCLUDES = re.compile(
+    r"\W*(?:(?:and\s+|but\s+)?(?:so|therefore|hence|thus|then|consequently|accordingly)\b"
+    r"|(?:finally|altogether|overall|in\s+(?:total|all)|as\s+a\s+result)\b"
+    r"|(?:that|this|it|which)(?:['’]s|\s+(?:is|makes|gives|means|leaves|equals|comes\s+to))\b"
+    r"(?!\s+(?:because|how|why|the)\b)"
+    r"|\\(?:therefore|implies|Rightarrow|to)(?![A-Za-z])|[∴⇒⟹→]|=>|->|因此|所以|donc\b|also\b)",
+    re.IGNORECASE,
+)
+_LAST_DIGITS = re.compile(r"\d[\d,.]*(?=\D*\Z)")
+_SUPPOSES = re.compile(
+    r"\b(?:if|had|were|when|without|suppose|supposing|assuming|otherwise|instead)\b", re.IGNORECASE
 )
 _SENTENCE_ENDS = re.compile(r"[.!?](?=\s|$)|[。！？]|\n")
 
@@ -130,12 +144,34 @@ def _marked(text: str) -> list[tuple[int, int, Segment]]:
     box = _last_box(text)
     if box:
         found.append((box[0], box[2], Segment(box[1], ends=True)))
-    for cue in _CUES:
-        matches = list(cue.finditer(text))
-        if matches and not (box and box[0] <= matches[-1].start() < box[2]):
-            start, end = matches[-1].span()
+    cues = [(match, cue) for cue in _CUES for match in cue.finditer(text)]
+    sure = [(match, cue) for match, cue in cues if not _is_supposed(text, match)]
+    last = {cue: match for match, cue in (sure if box or sure else cues)}
+    for cue, match in last.items():
+        if not (box and box[0] <= match.start() < box[2]):
+            start, end = match.span()
             found.append((start, end, Segment(text[end:], False, cue is _COMMA)))
     return sorted(found, key=lambda each: each[:2], reverse=True)
+
+
+def _is_supposed(text: str, cue: re.Match[str]) -> bool:
+    """Whether a phrase answers another question, as in "if she had 5, the answer would be 10"."""
+    if "would" not in cue[0].lower():
+        return False
+    before = _SENTENCE_ENDS.split(text[: cue.start()])[-1]
+    after = _SENTENCE_ENDS.split(text[cue.end() :], maxsplit=1)[0]
+    return _SUPPOSES.search(f"{before} {after}") is not None
+
+
+def _concludes_otherwise(sentence: str, rest: str) -> bool:
+    """Whether the next sentence draws a conclusion that ends in another number."""
+    if not _CONCLUDES.match(rest):
+        return False
+    digits = [
+        found[0].rstrip(".,").replace(",", "") if found else None
+        for found in map(_LAST_DIGITS.search, (sentence, _SENTENCE_ENDS.split(rest.strip())[0]))
+    ]
+    return None not in digits and digits[0] != digits[1]
 
 
 def final_part(output: str) -> str:
@@ -162,7 +198,8 @@ def segments(output: str) -> Iterator[Segment]:
             line = next((i for i in range(end, len(text)) if text[i] not in " \t\n*:$"), len(text))
             stop = _SENTENCE_ENDS.search(text, line)
             rest = text[stop.end() :] if stop else ""
-            if _DENIED.match(segment.text):
+            sentence = text[line : stop.start() if stop else len(text)]
+            if _DENIED.match(segment.text) or _concludes_otherwise(sentence, rest):
                 return
             boxes = any(other.ends and at < start for at, _, other in marked)
             if boxes and not _GIVES_A_VALUE.match(segment.text):

@@ -43,7 +43,9 @@ _ABBREVIATIONS = (
 )
 # No sentence begins with a small letter or an operator: 5 ft. by 3 ft., 5 ft. + 3 ft.
 _SENTENCE = re.compile(r"(?<!\.)[.!?](?=\s+[^\sa-z+*/×÷·=<>\u2010-\u2015\u2212-]|\s*$)|[。！？]")
-_LIST_MARK = re.compile(r"(?:[-\u2013\u2014]|\d+[.)])\s")
+_LIST_MARK = re.compile(
+    r"(?:[-\u2013\u2014]|\d+[.)](?!\s+(?:I\s+hope|So|Thus|Hence|Therefore)\b))\s"
+)
 _LINK = re.compile(
     r"\s*(?:={1,2}>?|≈|≃|≅|→|⇒|⟹|->|\\(?:approx|to|[Rr]ightarrow|implies)(?![A-Za-z]))\s*"
 )
