@@ -3,12 +3,31 @@
 import ast
 import builtins
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__", "__annotations__"}
 """Names that need no definition."""
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+# Methods of lists, sets, dictionaries and queues that change them, wherever they are called.
+_CHANGING = {
+    "add",
+    "append",
+    "appendleft",
+    "clear",
+    "discard",
+    "extend",
+    "extendleft",
+    "insert",
+    "pop",
+    "popitem",
+    "popleft",
+    "remove",
+    "reverse",
+    "setdefault",
+    "sort",
+    "update",
+}
 
 
 def running(*nodes: ast.AST) -> Iterator[ast.AST]:
@@ -62,6 +81,8 @@ def changed(*nodes: ast.AST) -> set[str]:
                 targets = [node]
             case ast.Expr(value=ast.Call(func=ast.Attribute() as method)):
                 targets = [method]
+            case ast.Call(func=ast.Attribute(attr=name) as method) if name in _CHANGING:
+                targets = [method]
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 targets = [
                     each.func if isinstance(each, ast.Call) else each
@@ -71,14 +92,52 @@ def changed(*nodes: ast.AST) -> set[str]:
     return found
 
 
-def changed_by(function: ast.AST) -> set[str]:
-    """The names outside of a function that it binds or changes when it is called."""
+def changed_by(function: ast.AST, fillers: Collection[str] = ()) -> set[str]:
+    """The names outside of a function that it binds or changes when it is called.
+
+    Args:
+        function: The function.
+        fillers: Functions that change what is given to them.
+    """
     if not isinstance(function, _FUNCTIONS):
         return set()
     inside = list(running(*function.body))
     declared = {name for node in inside if isinstance(node, ast.Global) for name in node.names}
     local = (bound(*function.body) | _parameters(function)) - declared
-    return declared | (changed(*function.body) - local)
+    return declared | ((changed(*function.body) | arguments_of(fillers, *function.body)) - local)
+
+
+def changes_arguments(function: ast.AST) -> bool:
+    """Whether a function changes an object that is given to it, or passes it on."""
+    if not isinstance(function, _FUNCTIONS):
+        return False
+    own = _parameters(function)
+    passed = {
+        name
+        for node in running(*function.body)
+        if isinstance(node, ast.Call)
+        and not (isinstance(node.func, ast.Name) and node.func.id in BUILTINS)
+        for name in _given(node)
+    }
+    return bool((changed(*function.body) | passed) & own)
+
+
+def arguments_of(functions: Collection[str], *nodes: ast.AST) -> set[str]:
+    """The names of the objects that statements give to functions."""
+    return {
+        name
+        for node in running(*nodes)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in functions
+        for name in _given(node)
+    }
+
+
+def _given(call: ast.Call) -> set[str]:
+    given = [*call.args, *(each.value for each in call.keywords)]
+    given = [each.value if isinstance(each, ast.Starred) else each for each in given]
+    return {root for each in given if (root := root_name(each))}
 
 
 def reads(*nodes: ast.AST) -> set[str]:

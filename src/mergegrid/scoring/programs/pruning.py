@@ -4,7 +4,8 @@ A statement at the left margin is *idle* when it neither defines nor changes any
 function asked for reads. Idle statements stay, but for these:
 
 - tests and scripts: an `assert`, a `print`, an `input`, an exit, `unittest` or `doctest`, the name
-  `__name__`, a call of the function itself, and the use of a function that does one of these;
+  `__name__`, a call of the function itself or with it, and the use of a function or class that
+  does one of these;
 - expressions and annotations without effect, which may be prose that is Python by chance;
 - what cannot run: a read of a name that nothing defines, an import of a package that is not there.
 """
@@ -14,9 +15,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from mergegrid.scoring.programs.names import (
     BUILTINS,
+    arguments_of,
     bound,
     changed,
     changed_by,
+    changes_arguments,
     is_import,
     is_installed,
     needs,
@@ -75,10 +78,7 @@ def _dropped(
     functions = {each.name: each for each in body if isinstance(each, _FUNCTIONS)}
     needed = _needed(body, functions, asked)
     idle = [each for each in every if each not in needed]
-    scripts = {
-        name for name, each in functions.items() if any(map(_is_scripting, running(*each.body)))
-    }
-    scripts |= {name for each in body if _imports_tests(each) for name in bound(each)}
+    scripts = _scripts(body, asked)
     dropped = [each for each in idle if _is_test(each, asked, scripts) or _has_no_effect(each)]
     while True:
         left = [each for each in body if each not in dropped]
@@ -97,10 +97,24 @@ def _needed(
     found = _reached(body, effects, asked)
     # What is done by a function that they call themselves is done when they are called.
     others = functions.keys() - asked - needs(*found)
+    fillers = {name for name in functions.keys() - asked if changes_arguments(functions[name])}
     for statement, effect in zip(body, effects, strict=True):
         if not isinstance(statement, _DEFINITIONS):
-            effect.update(*(changed_by(functions[each]) for each in reads(statement) & others))
+            called = _called(statement, functions) & others
+            effect.update(*(changed_by(functions[each], fillers) for each in called))
+            # A function that is given to another one is not changed by it.
+            effect.update(arguments_of(fillers, statement) - functions.keys())
     return _reached(body, effects, asked)
+
+
+def _called(statement: ast.stmt, functions: Mapping[str, ast.stmt]) -> set[str]:
+    """The functions that a statement calls, be it by way of others."""
+    found: set[str] = set()
+    new = reads(statement) & functions.keys()
+    while new:
+        found |= new
+        new = (needs(*(functions[each] for each in new)) & functions.keys()) - found
+    return found
 
 
 def _reached(
@@ -121,6 +135,24 @@ def _reached(
         wanted |= needs(*new)
 
 
+def _scripts(body: Sequence[ast.stmt], asked: set[str]) -> set[str]:
+    """The names of test modules, and of functions and classes that test or may stop a program."""
+    found = {name for each in body if _imports_tests(each) for name in bound(each)}
+    found |= {
+        each.name
+        for each in body
+        if isinstance(each, _FUNCTIONS) and any(map(_is_scripting, running(*each.body)))
+    }
+    read = {
+        each.name: {node.id for node in ast.walk(each) if isinstance(node, ast.Name)}
+        for each in body
+        if isinstance(each, _DEFINITIONS)
+    }
+    while new := {name for name in read if name not in found and read[name] & (found | asked)}:
+        found |= new
+    return found
+
+
 def _is_test(statement: ast.stmt, asked: set[str], scripts: set[str]) -> bool:
     if isinstance(statement, _FUNCTIONS):
         return False
@@ -128,7 +160,9 @@ def _is_test(statement: ast.stmt, asked: set[str], scripts: set[str]) -> bool:
         return _imports_tests(statement)
     for node in running(statement):
         match node:
-            case ast.Call(func=ast.Name(id=name)) if name in asked:
+            case ast.Call(func=function, args=given) if any(
+                isinstance(each, ast.Name) and each.id in asked for each in [function, *given]
+            ):
                 return True
             case ast.Name(id=name) if name in scripts:
                 return True
@@ -152,6 +186,8 @@ def _is_scripting(node: ast.AST) -> bool:
             return True
         case ast.Name(id=name):
             return name in _SCRIPTING
+        case ast.Call(func=ast.Name(id="open"), args=[ast.Constant(value=0), *_]):
+            return True
         case ast.Attribute(attr=name) if name in _OF_A_PROCESS:
             return root_name(node) in ("sys", "os")
     return False

@@ -451,6 +451,62 @@ def test_a_stub_that_raises_is_no_definition(stub):
         assert passes(humaneval_program(PROBLEM, answer))
 
 
+@pytest.mark.parametrize(
+    "setup",
+    [
+        "def put(d, k, v):\n    print(k)\n    d[k] = v\n\n\nput(T, 'z', 0)",
+        "def put(d, k, v):\n    assert k\n    d.update({k: v})\n\n\nput(d=T, k='z', v=0)",
+        "def put(k, *, d):\n    print(k)\n    d[k] = 0\n\n\nput('z', d=T)",
+        "def put(d):\n    print(d)\n    d['z'] = 0\n\n\ndone = put(T)",
+        "def put(d):\n    print(d)\n    d['z'] = 0\n\n\nfor t in [1]:\n    put(T)",
+        "def put(d):\n    d['z'] = 0\n\n\ndef fill(d):\n    print(1)\n    put(d)\n\n\nfill(T)",
+        "def put(d):\n    d['z'] = 0\n\n\ndef fill():\n    print(1)\n    put(T)\n\n\nfill()",
+        "def put():\n    T['z'] = 0\n\n\ndef fill():\n    print(1)\n    put()\n\n\nfill()",
+        "def put(d):\n    print(1)\n    d.box['z'] = 0\n\n\nclass C:\n    box = T\n\n\n"
+        "C.box = T\nT.update(z=0)\nput(C)",
+        "print(T.setdefault('z', 0))",
+        "print(T.update(z=0))",
+        "assert T.setdefault('z', 0) == 0",
+    ],
+)
+def test_what_fills_a_table_stays_though_it_prints_or_asserts(setup):
+    function = "def add(a, b):\n    return a + b + T['z']"
+    for answer in (f"T = {{}}\n\n\n{setup}\n\n\n{function}", f"T = {{}}\n{function}\n\n{setup}"):
+        assert passes(mbpp_program(TASK, answer))
+        assert passes(humaneval_program(PROBLEM, answer))
+        # It stays where it makes the function wrong, too.
+        wrong = answer.replace("0", "1")
+        assert not passes(mbpp_program(TASK, wrong))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "n = open(0).read()\nprint(n)",
+        "n, m = map(int, open(0).read().split())",
+        "with open(0) as file:\n    n = int(file.read())",
+        "def solve():\n    n = int(open(0).readline())\n    add(n, 1)\n\n\nsolve()",
+        "class Test:\n    def run(self):\n        assert add(1, 2) == 4\n\n\nTest().run()",
+        "class Test:\n    def run(self):\n        assert add(1, 2) == 4\n\n\n"
+        "test = Test()\ntest.run()",
+        "class Test:\n    def __init__(self):\n        self.sum = add('x', 2)\n\n\nTest()",
+        "def check():\n    if add(1, 2) != 4:\n        raise ValueError\n\n\ncheck()",
+        "def check(got, want):\n    if got != want:\n        raise ValueError\n\n\n"
+        "check(add(1, 2), 4)",
+        "def check(f):\n    if f(1, 2) != 4:\n        raise ValueError\n\n\ncheck(add)",
+        "def check(f):\n    f('x', 2)\n\n\ndef run(f):\n    check(f)\n\n\nrun(add)",
+        "def check():\n    add('x', 2)\n\n\ndef run():\n    check()\n\n\nrun()",
+        "def check():\n    def inner():\n        return add('x', 2)\n    inner()\n\n\ncheck()",
+        "results = list(map(add, [1], ['x']))",
+    ],
+)
+def test_own_tests_of_all_kinds_decide_nothing(own):
+    for code, right in [(ADD, True), (WRONG, False)]:
+        answer = f"{code}\n\n\n{own}"
+        assert passes(mbpp_program(TASK, answer)) is right
+        assert passes(humaneval_program(PROBLEM, in_fence(answer))) is right
+
+
 def test_a_body_may_be_wrapped():
     wrapper = "import functools\n\nadd = functools.cache(add)"
     assert "cache" in humaneval_completion(PROBLEM, f"    return a + b\n\n\n{wrapper}")
