@@ -150,7 +150,9 @@ def _marked(text: str) -> list[tuple[int, int, Segment]]:
     for cue, match in last.items():
         if not (box and box[0] <= match.start() < box[2]):
             start, end = match.span()
-            found.append((start, end, Segment(text[end:], False, cue is _COMMA)))
+            # "The answer is—5": a long dash at a word is no sign.
+            after = text[end:].lstrip("\u2014\u2015") if match[0][-1].isalpha() else text[end:]
+            found.append((start, end, Segment(after, False, cue is _COMMA)))
     return sorted(found, key=lambda each: each[:2], reverse=True)
 
 

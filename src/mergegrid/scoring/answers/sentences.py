@@ -22,6 +22,7 @@ from fractions import Fraction
 from mergegrid.scoring.answers.number_forms import CURRENCY, NUMBER, plain, value
 from mergegrid.scoring.answers.words import (
     changes_a_number,
+    has_a_variable,
     is_name,
     is_unsure,
     single_letters,
@@ -132,6 +133,8 @@ def _sentence(text: str) -> Read | None:
     if any(re.search(r"\d", aside) and not re.search(r"[^\W\d_]|=", aside) for aside in asides):
         # 2 (3 + 4) may be a product.
         return None
+    if any(changes_a_number(aside) and not re.search(r"\d", aside) for aside in asides):
+        return None
     # Reasons with a result must agree with the answer.
     clauses = _clauses(_ASIDE.sub("", text))
     clauses += [clause for each in (*reasons, *asides) if "=" in each for clause in _clauses(each)]
@@ -232,6 +235,7 @@ def _quantity(text: str) -> Read | None:
         and not _BEFORE.search(before)
         and _AROUND.fullmatch(text, behind.end())
         and unit_may_follow(behind[1])
+        and not has_a_variable(before + " " + text[match.end() :])
         and not single_letters(before + " " + text[behind.end() :], units=False)
         and not changes_a_number(before + " " + text[match.end() :])
         # A sign apart may be a dash, and an amount in parentheses may be a loss.

@@ -40,6 +40,9 @@ _UNIT = (
     rf"(?:[A-Za-z]{{3,}}|{_SHORT_UNIT})\.?(?:\s*/\s*(?:[a-z]{{3,}}|{_SHORT_UNIT}|[smh])(?![a-z]))?"
     r"(?:\s*\^\s*\{?[23]\}?)?"
 )
+_MAGNITUDE = (
+    r"\b(?:hundreds?|thousands?|[mbtr]+illions?|dozens?|mln|bln|grand|repeat(?:ing|ed)|recurring)\b"
+)
 _SPELLINGS = rewrites(
     ("[\u2010-\u2015\u2212]", "-"),
     (r"\\!\s*", ""),
@@ -67,10 +70,13 @@ _SPELLINGS = rewrites(
     ),
     (r"\\?\$|\\?%|[€£¥₹]", ""),
     # Words in the middle or alone are kept, those after a value are its unit.
-    (rf"(?<=[^\s,=])\s*{WORDS}\{{(?!\s*(?:or|and)\b)[^{{}}\d=]*\}}(?:\s*\^\s*\{{?\d\}}?)?\s*$", ""),
+    (
+        rf"(?<=[^\s,=])\s*{WORDS}\{{(?!\s*(?:or|and)\b|.*{_MAGNITUDE})[^{{}}\d=]*\}}(?:\s*\^\s*\{{?\d\}}?)?\s*$",
+        "",
+    ),
     (rf"{WORDS}\{{([^{{}}]*)\}}", r" \1 "),
     (r"^(?:negative|minus)\s+(?=[\d\\.(])", "-"),
-    (rf"(?<=[\d}})])\s+(?!and\b)(?:{_UNIT})(?:\s+(?:{_UNIT}))*\s*$", ""),
+    (rf"(?<=[\d}})])\s+(?!and\b|.*{_MAGNITUDE})(?:{_UNIT})(?:\s+(?:{_UNIT}))*\s*$", ""),
     (r"(?<=\d)\s+m\s*/\s*s(?:\s*\^\s*\{?2\}?)?\s*$", ""),
     (r",?\s+(?:and|or)\s+", ", "),
     (r"^(?:[Aa]n?|[Tt]he)\s+(?=[A-Za-z]{3})", ""),

@@ -19,12 +19,19 @@ _CHANGES = re.compile(
     r"|multiplied|lakhs?|crores?|mil|mille|mill(?:ó|o)n(?:es)?|millionen|mrd|mio|milli?ards?"
     r"|milliarden|tausend|тыс\w*|млн|млрд|миллион\w*|миллиард\w*"
     r"|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
-    r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
+    r"|mln|mlrd|bln|trn|tens|grand(?!\s+total)|recurring|repeating|repeated|periodic)\b"
     r"|[万萬億亿千百兆半만억천백반]",
     re.IGNORECASE,
 )
 # $5M is five million, 5m five meters.
 _MILLIONS = re.compile(r"\sMM?(?!\w)")
+# Greek, and letters of mathematics, but not µm and words of Greek.
+_GREEK = "[\u0370-\u03ff]"
+_VARIABLE = re.compile(
+    rf"(?<!{_GREEK})(?!\u03bc(?:m|g|s|l|L|F|A|V)(?!\w)){_GREEK}{{1,3}}(?!{_GREEK})"
+    r"|[\u2071\u207f\u2090-\u209c\u2100-\u214f\U0001d400-\U0001d7ff]"
+)
 _TIMES = re.compile(r"(?<=[\w)\s%])[xX](?=\s*[\d($€£¥₹.])")
 _CONTRACTION = re.compile(r"(?<=[A-Za-z])['’][A-Za-z]{1,2}\b")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -54,6 +61,11 @@ def is_unsure(text: str) -> bool:
 def changes_a_number(text: str) -> bool:
     """Whether words make another number of one beside them, as in `half of 36` or `3 dozen`."""
     return _CHANGES.search(text) is not None or _MILLIONS.search(text) is not None
+
+
+def has_a_variable(text: str) -> bool:
+    """Whether a text holds a Greek letter or another sign of mathematics, as in `5π`."""
+    return _VARIABLE.search(text) is not None
 
 
 def is_name(text: str) -> bool:
