@@ -32,7 +32,7 @@ from mergegrid.scoring.answers.sentences import read
 from mergegrid.scoring.answers.spelling import BRACES, DOLLARS, WORDS, rewrite, spelled, unnamed
 from mergegrid.scoring.answers.words import is_unsure
 
-__all__ = ["LONGEST", "boxed", "judge"]
+__all__ = ["LONGEST", "boxed", "judge", "number_in_prose"]
 
 _FORMULA = re.compile(r"\$\s*([^$]*?)\s*\$")
 _PERCENT = re.compile(r"%|\bper\s?cent\b")
@@ -42,7 +42,9 @@ _NOON = re.compile(
     r"(?<=\d)(?::00)?\s*(?:\\[a-z]+\s*\{)?\s*([ap])\.?\s?m\b\.?\s*\}?", re.IGNORECASE
 )
 # A letter alone may be a variable, where it is no unit after a space.
-_VARIABLE = re.compile(r"(?<![A-Za-z\\/])(?!(?<=\d\s)[mgshlL](?![A-Za-z]))[A-Za-z](?![A-Za-z])")
+_VARIABLE = re.compile(
+    r"(?<![A-Za-z\\/])(?!(?<=\d\s)[mgshlL](?![A-Za-z]))(?!(?<=\w\s)x\s+[\d$])[A-Za-z](?![A-Za-z])"
+)
 
 
 def _answer(output: str) -> tuple[str, str | None] | None:
@@ -112,6 +114,12 @@ def _is_open(answer: str) -> bool:
     text = spelled(answer)
     prose = PROSE.search(text) is not None
     return prose and (is_unsure(text) or (re.search(r"\d", text) is not None and not read(answer)))
+
+
+def number_in_prose(text: str) -> str | None:
+    """The number that a text gives in words, as `The answer is 5.`; else None."""
+    found = read(text) if PROSE.search(spelled(text)) else None
+    return found[0] if found else None
 
 
 def judge(reference: str, output: str) -> Judgement:

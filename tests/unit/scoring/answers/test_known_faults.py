@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mergegrid.errors import DataError
 from mergegrid.scoring.answers import latex, numbers
+from mergegrid.tasks.benchmarks import math
 
 JUDGES = {"gsm8k": numbers.judge, "math": latex.judge}
 TABLE = [
@@ -257,3 +259,10 @@ def test_long_texts_are_read_in_time(unit):
     for task in JUDGES:
         for phrase in ("{}", "The answer is: {}", "\\boxed{{{}}}", "{} The answer is: 5"):
             verdict(task, "5", phrase.format(unit * 5000))
+
+
+@pytest.mark.parametrize("gold", ["The answer is 5.", "She makes $5.", "So it is 5 eggs"])
+def test_a_gold_that_is_a_sentence_is_refused(gold):
+    with pytest.raises(DataError, match="sentence"):
+        math.read([{"problem": "How many?", "answer": gold}])
+    assert math.read([{"problem": "How many?", "answer": "5 eggs"}])
