@@ -14,19 +14,28 @@ from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.naming import read_config
 from mergegrid.errors import CheckpointError
 
+_ATTENTION = (
+    *("alibi", "alibi_bias_max", "attn_type", "clip_qkv", "kv_n_heads", "prefix_lm", "qk_ln"),
+    *("rope", "rope_theta", "softmax_scale"),
+)
+"""What MPT and DBRX say in `attn_config`; how attention is computed (`attn_impl`) may differ."""
 _MUST_AGREE = (
     "model_type",
     *("hidden_size", "n_embd", "d_model", "embedding_size"),
     *("num_hidden_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers"),
     *("num_decoder_layers", "num_hidden_groups"),
-    *("num_attention_heads", "n_head", "num_heads"),
+    *("num_attention_heads", "n_head", "n_heads", "num_heads"),
     *("encoder_attention_heads", "decoder_attention_heads", "num_attention_groups"),
     *("num_key_value_heads", "head_dim", "num_kv_heads", "d_kv", "multi_query"),
     *("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"),
-    *("hidden_act", "hidden_activation", "activation_function", "feed_forward_proj"),
-    *("dense_act_fn", "is_gated_act"),
+    *("hidden_act", "hidden_activation", "activation_function", "activation"),
+    *("feed_forward_proj", "dense_act_fn", "is_gated_act"),
+    # Which tokens see which.
+    *("is_decoder", "local_attention", "global_attn_every_n_layers", "sliding_window_pattern"),
+    "attention_chunk_size",
     # Where positions enter.
     *("position_embedding_type", "alibi", "relative_attention", "pos_att_type"),
+    *("sinusoidal_pos_embds", "original_max_position_embeddings"),
     *("relative_attention_num_buckets", "relative_attention_max_distance"),
     *("max_relative_positions", "position_buckets", "share_att_key"),
     *("rotary_pct", "rotary_dim", "partial_rotary_factor"),
@@ -36,11 +45,14 @@ _MUST_AGREE = (
     *("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling"),
     *("attention_multiplier", "residual_multiplier", "embedding_multiplier"),
     *("scale_embedding", "scale_emb", "scale_depth", "scale_decoder_outputs"),
+    "clip_qkv",
     # Where norms stand, and how layers follow one another.
     *("do_layer_norm_before", "normalize_before", "norm_first", "norm_type"),
     *("apply_residual_connection_post_layernorm", "use_parallel_residual", "parallel_attn"),
     *("new_decoder_architecture", "layer_types", "attention_layers", "attention_types"),
     *("num_experts", "num_local_experts", "n_routed_experts", "norm_topk_prob"),
+    *("routed_scaling_factor", "n_group", "topk_group", "topk_method", "scoring_func"),
+    *(f"attn_config.{key}" for key in _ATTENTION),
 )
 _MAY_DIFFER = (
     # The first configs of Llama 2 said 1e-6 where 1e-5 was meant, and experts copied them.
@@ -56,6 +68,7 @@ _DEFAULTS = {
     "scale_attn_by_inverse_layer_idx": False,
     "scale_embedding": False,
     "alibi": False,
+    "is_decoder": False,
 }
 """What configs mean that lack a key, where that is the same for all architectures."""
 _SYNONYMS = {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
@@ -219,7 +232,12 @@ def _meaning(written: Config) -> dict[str, Any]:
         # T5 1.1 does not scale; until transformers 5, its untied output was the only sign of it.
         scaled = config.get("tie_word_embeddings") is not False
         config.setdefault("scale_decoder_outputs", scaled)
-    activations = ("hidden_act", "hidden_activation", "activation_function")
+    attention = config.get("attn_config")
+    if isinstance(attention, dict):
+        config |= {f"attn_config.{key}": value for key, value in attention.items()}
+    for key in ("clip_qkv", "attn_config.clip_qkv"):
+        config[key] = config.get(key) or "none"
+    activations = ("hidden_act", "hidden_activation", "activation_function", "activation")
     named = {
         key: _SYNONYMS.get(str(config[key]), config[key]) for key in activations if key in config
     }

@@ -150,11 +150,12 @@ def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
 def with_names_of(
     expert: Checkpoint, base: Collection[str], config: Config, who: str
 ) -> Checkpoint:
-    """An expert under the names of its base, where one prefix makes the difference.
+    """An expert under the names of its base, where one prefix or `gamma` makes the difference.
 
     Raises:
         CheckpointError: names differ by a prefix, but not all.
     """
+    expert = _with_norms_of(expert, base, who)
     missing = [name for name in base if name not in expert and _is_body(name, config)]
     prefixes = _prefixes(missing, expert)
     if not prefixes:
@@ -176,6 +177,26 @@ def with_names_of(
             f"first {(lost or missing)[0]}; save the whole model under one prefix"
         )
     logger.info("%s: names are those of the base, but for the prefix %r", who, prefix)
+    return Renamed(expert, names)
+
+
+def _with_norms_of(expert: Checkpoint, base: Collection[str], who: str) -> Checkpoint:
+    """An expert whose norms have a `weight`, as now, or a `gamma`, as in BERT's first files.
+
+    transformers loads `LayerNorm.gamma` and `LayerNorm.beta`, and saves the names of today.
+    """
+    older = any(name.endswith("LayerNorm.gamma") for name in base)
+    ends = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    if not older:
+        ends = {new: old for old, new in ends.items()}
+    names = {}
+    for name in expert:
+        end = next((end for end in ends if name.endswith(end)), None)
+        renamed = name.removesuffix(end) + ends[end] if end else name
+        names[name if renamed in expert else renamed] = name
+    if list(names) == list(expert):
+        return expert
+    logger.info("%s: its norms are named as those of the base", who)
     return Renamed(expert, names)
 
 

@@ -162,6 +162,22 @@ def test_one_prefix_of_all_names_is_found_and_taken_off_or_put_on(names, parts, 
         assert found[name][0] == index
 
 
+@pytest.mark.parametrize("older", ["base", "expert", "both", "none"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_norms_of_the_first_files_of_bert_are_those_of_today(older, prefix):
+    body = ["bert.embeddings.LayerNorm", "bert.encoder.layer.0.output.LayerNorm"]
+
+    def tensors(who, prefix=""):
+        leaves = ("gamma", "beta") if older in (who, "both") else ("weight", "bias")
+        names = [f"{prefix}{module}.{leaf}" for module in body for leaf in leaves]
+        return {name: np.full(2, at) for at, name in enumerate(names)}
+
+    base = tensors("base")
+    found = with_names_of(InMemory(tensors("expert", prefix)), base, {}, "expert math")
+    assert set(found) == set(base)
+    assert all(np.array_equal(found[name], base[name]) for name in base)
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_head_is_left_out_and_the_output_of_a_decoder_is_not(kept):
     config = {"architectures": ["LlamaForCausalLM" if kept else "LlamaModel"]}
@@ -198,6 +214,28 @@ OTHER_MEANING = [
     ({}, {"scale_embedding": True}),
     ({"layer_types": ["full_attention"]}, {"layer_types": ["sliding_attention"]}),
     ({"relative_attention_num_buckets": 32}, {"relative_attention_num_buckets": 64}),
+    ({"n_heads": 12}, {"n_heads": 6}),
+    ({"activation": "gelu"}, {"activation": "relu"}),
+    ({"sinusoidal_pos_embds": False}, {"sinusoidal_pos_embds": True}),
+    ({}, {"is_decoder": True}),
+    ({"is_decoder": True}, {"is_decoder": False}),
+    ({}, {"clip_qkv": 8.0}),
+    ({"clip_qkv": None}, {"clip_qkv": 8}),
+    ({"clip_qkv": 6}, {"clip_qkv": 8}),
+    ({"attn_config": {"alibi": True}}, {"attn_config": {"alibi": False}}),
+    ({"attn_config": {"clip_qkv": None}}, {"attn_config": {"clip_qkv": 6}}),
+    ({"attn_config": {"kv_n_heads": 8}}, {"attn_config": {"kv_n_heads": 4}}),
+    ({"attn_config": {"softmax_scale": 0.1}}, {"attn_config": {"softmax_scale": 0.2}}),
+    ({"routed_scaling_factor": 1.0}, {"routed_scaling_factor": 2.5}),
+    ({"topk_group": 1}, {"topk_group": 4}),
+    ({"n_group": 1}, {"n_group": 8}),
+    ({"topk_method": "greedy"}, {"topk_method": "noaux_tc"}),
+    ({"scoring_func": "softmax"}, {"scoring_func": "sigmoid"}),
+    ({"local_attention": 128}, {"local_attention": 64}),
+    ({"global_attn_every_n_layers": 3}, {"global_attn_every_n_layers": 2}),
+    ({"sliding_window_pattern": 6}, {"sliding_window_pattern": 2}),
+    ({"attention_chunk_size": 8192}, {"attention_chunk_size": 4096}),
+    ({"original_max_position_embeddings": 4096}, {"original_max_position_embeddings": 8192}),
     ({"tie_word_embeddings": True}, {"tie_word_embeddings": False}),
     ({"model_type": "t5"}, {"model_type": "t5", "tie_word_embeddings": False}),
     (
@@ -207,6 +245,10 @@ OTHER_MEANING = [
 ]
 SAME_MEANING = [
     ({"hidden_act": "swish"}, {}),
+    ({"activation": "swish"}, {"activation": "silu"}),
+    ({"is_decoder": False, "clip_qkv": None}, {}),
+    ({"attn_config": {"attn_impl": "triton", "clip_qkv": None}}, {"attn_config": {}}),
+    ({"attn_config": {"attn_impl": "torch", "attn_pdrop": 0}}, {"attn_config": {"alibi": True}}),
     ({"activation_function": "gelu_new"}, {"activation_function": "gelu_pytorch_tanh"}),
     ({"rope_theta": 1e4}, {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
     ({}, {"position_embedding_type": "absolute", "scale_attn_weights": True}),
