@@ -492,6 +492,8 @@ WRONG = {
         ({"test_list": [""]}, "asserts nothing"),
         ({"test_list": "[]"}, "asserts nothing"),
         ({"test_list": ["double(1)"]}, "asserts nothing"),
+        ({"test_list": ["assert (double(1) == 3, 'wrong')"]}, "always true: it asserts a tuple"),
+        ({"test_list": [TESTS[0], "assert (double(1), 3)"]}, "always true: it asserts a tuple"),
         ({"test_list": [1, 2]}, "not a list of texts"),
         ({"test_list": [TESTS]}, "not a list of texts"),
         ({"test_list": 7}, "not a list of texts"),
@@ -516,6 +518,32 @@ WRONG = {
         ({"test": "def chek(candidate):\n    pass"}, r"without a function check\(candidate\)"),
         ({"test": "class check:\n    pass"}, r"without a function check\(candidate\)"),
         ({"test": "def check(candidate):\n"}, "not valid Python"),
+        *(
+            ({"test": f"{before}def check(candidate):\n    {body}"}, "check asserts nothing")
+            for before, body in (
+                ("", "pass"),
+                ("", "candidate() == 1"),
+                ("", "return candidate() == 1"),
+                ("", "print(candidate())"),
+                ("", "assert True, 'reached'"),
+                ("", "assert 1"),
+                ("assert True\n", "candidate()"),
+                ("def same(a, b):\n    return a == b\n", "same(candidate(), 1)"),
+                ("def same(a, b):\n    assert a == b\n", "same == candidate()"),
+                ("def other():\n    assert False\n", "check(candidate)"),
+            )
+        ),
+        (
+            {"test": "def check(candidate):\n    assert (candidate() == 2, 'wrong')"},
+            "always true: it asserts a tuple",
+        ),
+        (
+            {"test": "async def check(candidate):\n    assert candidate() == 1"},
+            r"without a function check\(candidate\)",
+        ),
+        ({"prompt": "def one():\n    '''Gives 1.\n"}, "not valid Python"),
+        ({"prompt": "def one(:\n    '''Gives 1.'''\n"}, "not valid Python"),
+        ({"prompt": "Write this.\ndef one():\n    '''Gives 1.'''\n"}, "not valid Python"),
         ({"test": ["def check(c): pass"]}, "list and not text"),
         ({"test": ""}, "empty"),
         ({"test": None}, "none of test"),
@@ -581,6 +609,28 @@ def test_a_gold_or_question_that_cannot_be_used_is_refused_with_its_record(
     first = GOOD[kind] | ({"task_id": "first"} if "task_id" in GOOD[kind] else {})
     with pytest.raises(DataError, match=rf"record 2.* of {kind}.*{what}"):
         asked(tmp_path, kind, first, GOOD[kind] | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "def one():\n"},
+        {"prompt": "def one():\n    # Gives 1."},
+        {"prompt": "def one():\n\t'''Gives 1.'''\n"},
+        {"prompt": "class one:\n    '''Gives 1.'''\n"},
+        {"test": "def same(a, b):\n    assert a == b\ndef check(f):\n    same(f(), 1)"},
+        {
+            "test": "def check(f):\n    both(f)\ndef both(f):\n    same(f(), 1)\n"
+            "def same(a, b):\n    if a != b:\n        raise AssertionError"
+        },
+        {"test": "def check(f):\n    def same(a):\n        assert a == 1\n    same(f())"},
+        {"test": "import numpy as np\ndef check(f):\n    np.testing.assert_equal(f(), 1)"},
+        {"test": "def check(f):\n    assert True\n    assert f() == 1, 'wrong'"},
+    ],
+)
+def test_prompts_and_tests_of_humaneval_that_can_be_used(change):
+    (question,) = READERS["humaneval"]([HUMANEVAL | change])
+    assert question.reference["test"] == (HUMANEVAL | change)["test"]
 
 
 @pytest.mark.parametrize("kind", GOOD)

@@ -37,7 +37,7 @@ def _tests(record: Record) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise record.wrong("test_list", value, "not a list of texts")
     tests = [each for each in value if each.strip()]
-    program = record.python("test_list", "\n".join(tests))
+    program = record.tests("test_list", "\n".join(tests))
     if not any(isinstance(each, ast.Assert | ast.Raise) for each in ast.walk(program)):
         raise record.wrong("test_list", value, "no test: it asserts nothing, so all would pass")
     return tests

@@ -93,6 +93,23 @@ class Record:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise self.wrong(name, program, f"not valid Python ({error})") from error
 
+    def tests(self, name: str, program: str) -> ast.Module:
+        """The syntax of tests out of a column.
+
+        Raises:
+            DataError: it is not valid Python, or asserts a tuple, which is always true.
+        """
+        tree = self.python(name, program)
+        for each in ast.walk(tree):
+            if isinstance(each, ast.Assert) and isinstance(each.test, ast.Tuple) and each.test.elts:
+                raise self.wrong(
+                    name,
+                    ast.unparse(each),
+                    "always true: it asserts a tuple",
+                    "write the assertion and its message without parentheses around both",
+                )
+        return tree
+
     def wrong(self, name: str, value: Any, what: str, do: str = "") -> DataError:
         """The error that says what is wrong with a value, where, and what to do."""
         shown = repr(value)
