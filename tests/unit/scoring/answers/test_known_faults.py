@@ -261,7 +261,7 @@ def test_long_texts_are_read_in_time(unit):
             verdict(task, "5", phrase.format(unit * 5000))
 
 
-@pytest.mark.parametrize("gold", ["The answer is 5.", "She makes $5.", "So it is 5 eggs"])
+@pytest.mark.parametrize("gold", ["The answer is 5.", "She makes $5.", "Ann sells 5 eggs"])
 def test_a_gold_that_is_a_sentence_is_refused(gold):
     with pytest.raises(DataError, match="sentence"):
         math.read([{"problem": "How many?", "answer": gold}])
