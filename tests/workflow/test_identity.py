@@ -122,7 +122,8 @@ def test_another_minor_version_of_python_runs_nothing(copied, tmp_path):
     environment = tmp_path / "environment"
     subprocess.run([python, "-m", "venv", environment], check=True)
     command = [environment / "bin" / "python", "-m", "pip", "install", "--quiet"]
-    command += ["--constraint", REPOSITORY / "constraints.txt", "snakemake", "pydantic", "pyyaml"]
+    command += ["--constraint", REPOSITORY / "constraints.txt"]
+    command += ["filelock", "pydantic", "pyyaml", "snakemake"]
     subprocess.run(command, check=True)
     printed = copied.snakemake("--dry-run", python=environment / "bin" / "python")
     assert "Nothing to be done" in printed
