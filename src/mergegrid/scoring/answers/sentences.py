@@ -73,7 +73,7 @@ _OPERATOR = re.compile(
 _BETWEEN = re.compile(
     rf"[+*×÷·^|]|(?<!\w)-|-(?!\w)|/(?=\s*[\d(\\{CURRENCY}])|(?<=[\d)]\s)/(?=\s)"
     r"|\\[A-Za-z]+|(?<=\d)%?\s+(?:of|the|his|her|its|their|my|our)\b|\bper\s?cent\s+of\b"
-    r"|\b(?:plus|minus|multiplied\s+by|divided\s+by)\b|(?<=\d)\s+times\s+(?:the|a|\d)\b"
+    r"|\b(?:plus|minus|multiplied\s+by|divided\s+by)\b|(?<=\d)\s+times\s+(?:(?:the|a)\b|(?=\d))"
 )
 _UNKNOWN = re.compile(
     r"\\(?!(?:sqrt|pi|binom|log|ln|sin|cos|tan|cot|sec|csc|cdot|pm)(?![A-Za-z]))[A-Za-z]"

@@ -174,7 +174,13 @@ HAZARDS = [
 ]
 
 
-@given(number=whole, before=HARMLESS, hazard=st.sampled_from(HAZARDS), after=nouns)
+# With 7, "7 eggs, 7" says one number twice.
+@given(
+    number=whole.filter(lambda number: number != 7),
+    before=HARMLESS,
+    hazard=st.sampled_from(HAZARDS),
+    after=nouns,
+)
 def test_words_that_change_a_number_leave_it_unread(number, before, hazard, after):
     text = f"The answer is: {before}{hazard.format(number)}{after}"
     assert verdict("gsm8k", str(number), text) == "unparsed"
