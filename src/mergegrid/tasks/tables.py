@@ -6,10 +6,13 @@ record lacks, are None.
 """
 
 import bz2
+import csv
 import gzip
+import io
 import json
 import lzma
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +34,7 @@ _SUFFIXES: dict[str, Format] = {
 Columns = dict[str, list[Any]]
 """The cells of a file, column by column."""
 
+_QUOTED = re.compile(r'"(?:[^"]*"")+[^"]*"')
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -117,9 +121,9 @@ def _read(file: Path, table: Table) -> Columns:
         return _read_lines(file, re.compile(table.pattern), table.encoding)
     try:
         if kind == "csv":
-            return _read_fields(file, table.encoding, sep=",", quoting=0)
+            return _read_fields(file, table.encoding, ",")
         if kind == "tsv":
-            return _read_fields(file, table.encoding, sep="\t", quoting=3)
+            return _read_fields(file, table.encoding, "\t")
         if kind == "json":
             return _read_json(file, table.encoding)
         if kind == "jsonl":
@@ -136,14 +140,53 @@ def _read(file: Path, table: Table) -> Columns:
     )
 
 
-def _read_fields(file: Path, encoding: str, sep: str, quoting: Any) -> Columns:
-    # The header is read as a row: with one field too many in every row, pandas would take the
-    # first column for an index.
-    rows = pd.read_csv(
-        file, sep=sep, quoting=quoting, encoding=encoding, header=None, dtype=str, na_filter=False
+def _read_fields(file: Path, encoding: str, separator: str) -> Columns:
+    with _text(file, encoding, newline="") as opened:
+        text = opened.read()
+    if separator == "\t" and not _quoted_by_a_writer(text):
+        # Elsewhere a quotation mark in TSV is a character like any other, as in GLUE.
+        header, *rows = _rows(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        header, *rows = _rows(text, delimiter=separator, strict=True)
+    return _named(
+        [name.strip() for name in header], [[row[at] for row in rows] for at in range(len(header))]
     )
-    names = [str(name).strip() for name in rows.iloc[0]]
-    return _named(names, [rows[at].iloc[1:].tolist() for at in rows])
+
+
+def _rows(text: str, **dialect: Any) -> Iterator[list[str]]:
+    """The rows of a text, all of as many fields as the first has; blank lines are left out."""
+    # One kind of line end for all of the text: another one within a field is a fault.
+    lines = io.StringIO(text, newline="\n" if "\n" in text else "\r")
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(lines, **dialect)
+    width = None
+    while True:
+        start = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            what = str(error)
+            if what.startswith("new-line character"):
+                what = "a carriage return within a field that stands in no quotation marks"
+            raise ValueError(f"line {start}: {what}") from error
+        if row is None:
+            break
+        if not row:
+            continue
+        width = width or len(row)
+        if len(row) != width:
+            raise ValueError(
+                f"line {start} has {len(row)} fields instead of {width}: {', '.join(row)[:80]!r}"
+            )
+        yield row
+    if width is None:
+        raise ValueError("it is empty")
+
+
+def _quoted_by_a_writer(text: str) -> bool:
+    """Whether a TSV quotes each field that holds a quotation mark, and no other, as pandas does."""
+    marked = [field for field in re.split(r"[\t\r\n]", text) if '"' in field]
+    return bool(marked) and all(_QUOTED.fullmatch(field) for field in marked)
 
 
 def _read_json(file: Path, encoding: str) -> Columns:
@@ -217,10 +260,10 @@ def _read_lines(file: Path, pattern: re.Pattern[str], encoding: str) -> Columns:
 
 
 @contextmanager
-def _text(file: Path, encoding: str) -> Iterator[TextIO]:
+def _text(file: Path, encoding: str, newline: str | None = None) -> Iterator[TextIO]:
     """An open text file, without the mark of byte order that some editors write first."""
     own = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    with _COMPRESSED.get(file.suffix, open)(file, "rt", encoding=own) as opened:
+    with _COMPRESSED.get(file.suffix, open)(file, "rt", encoding=own, newline=newline) as opened:
         yield cast(TextIO, opened)
 
 

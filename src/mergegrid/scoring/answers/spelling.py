@@ -43,6 +43,11 @@ _UNIT = (
 _MAGNITUDE = (
     r"\b(?:hundreds?|thousands?|[mbtr]+illions?|dozens?|mln|bln|grand|repeat(?:ing|ed)|recurring)\b"
 )
+# Words that may be a unit, with their power.
+_WORDS_OF_UNIT = (
+    rf"{WORDS}\{{(?!\s*(?:or|and)\b|[^{{}}]*{_MAGNITUDE})[^{{}}\d=]*\}}(?:\s*\^\s*(?:\{{-?\d\}}|\d))?"
+)
+_UNITS_IN_WORDS = rf"{_WORDS_OF_UNIT}(?:\s*(?:/|\\cdot(?![A-Za-z]))?\s*{_WORDS_OF_UNIT})*"
 _SPELLINGS = rewrites(
     ("[\u2010-\u2015\u2212]", "-"),
     (r"\\!\s*", ""),
@@ -70,8 +75,9 @@ _SPELLINGS = rewrites(
     ),
     (r"\\?\$|\\?%|[€£¥₹]", ""),
     # Words in the middle or alone are kept, those after a value are its unit.
+    (rf"(?<=[^\s,=])\s*{_UNITS_IN_WORDS}\s*$", ""),
     (
-        rf"(?<=[^\s,=])\s*{WORDS}\{{(?!\s*(?:or|and)\b|.*{_MAGNITUDE})[^{{}}\d=]*\}}(?:\s*\^\s*\{{?\d\}}?)?\s*$",
+        rf"(?<=[\d}}])\s*\\frac\s*\{{\s*{_UNITS_IN_WORDS}\s*\}}\s*\{{\s*{_UNITS_IN_WORDS}\s*\}}\s*$",
         "",
     ),
     (rf"{WORDS}\{{([^{{}}]*)\}}", r" \1 "),

@@ -67,7 +67,11 @@ def code_of(answer: str, names: tuple[str, ...] = (), setup: str = "") -> str:
 
 
 def names_under_test(problem: Mapping[str, Any]) -> tuple[str, ...]:
-    """The functions and classes that the tests of a problem of MBPP call and do not define."""
+    """The functions and classes that the tests of a problem of MBPP call and do not define.
+
+    Built-in functions are among them only if the tests call nothing else: then they are asked for
+    anew, like `sum` in problem 126.
+    """
     body = _body_of("\n".join([problem.get("test_setup_code", ""), *problem["test_list"]]))
     called = {
         node.func.id
@@ -75,7 +79,8 @@ def names_under_test(problem: Mapping[str, Any]) -> tuple[str, ...]:
         for node in ast.walk(statement)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
-    return tuple(sorted(called - bound(*body) - BUILTINS))
+    asked = called - bound(*body)
+    return tuple(sorted(asked - BUILTINS or asked))
 
 
 def humaneval_completion(problem: Mapping[str, str], answer: str) -> str:

@@ -434,8 +434,12 @@ def log():
             heard.append(address)
             connection.close()
 
-    threading.Thread(target=listen, daemon=True).start()
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     yield server.getsockname()[1], heard
+    # To close it does not wake who waits.
+    server.shutdown(socket.SHUT_RDWR)
+    listener.join()
     server.close()
 
 

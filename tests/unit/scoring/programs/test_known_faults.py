@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -42,12 +43,15 @@ TASK = {"test_list": ["assert add(1, 2) == 3", "assert add(-1, 2) == 1"], "test_
 
 def passes(program):
     """Run a harmless program in this process."""
+    limit = sys.getrecursionlimit()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             exec(compile(program, "program", "exec", dont_inherit=True), {"__name__": "__main__"})
     except BaseException:  # noqa: BLE001  As in the sandbox, SystemExit is a failure.
         return False
+    finally:
+        sys.setrecursionlimit(limit)
     return True
 
 
@@ -609,6 +613,7 @@ def test_own_tests_run_into_nothing_that_the_sandbox_forbids(behind, sandbox):
         (["assert f(root) == 1"], "class Node: pass\nroot = Node()", ("f",)),
         (["assert math.isclose(f(1), 2.0)"], "import math", ("f",)),
         (["assert all(f(x) for x in range(3))"], "", ("f",)),
+        (["assert sum(10, 15) == 6"], "", ("sum",)),
     ],
 )
 def test_the_tests_name_the_functions_asked_for(tests, setup, names):
@@ -733,8 +738,10 @@ def test_a_wrong_function_fails_in_any_surroundings(drawn):
 @given(st.sampled_from(RECORDS), st.sampled_from(["", "```python\n", PROSE[0] + "\n\n"]), st.data())
 def test_a_function_that_is_cut_itself_fails(record, before, data):
     code = record["code"]
-    cut = data.draw(st.integers(0, len(code) - 1))
-    assert not passes(mbpp_program(record, before + code[:cut]))
+    cut = code[: data.draw(st.integers(0, len(code) - 1))]
+    # "return a % 2" of "return a % 21 == 0" may be right for all numbers of the tests.
+    right = passes("\n".join([cut, *record["test_list"]]))
+    assert right or not passes(mbpp_program(record, before + cut))
 
 
 @given(st.sampled_from(RECORDS), st.integers(0, len(LONG)), st.sampled_from(["\n", "\n\n\n"]))
