@@ -2,11 +2,12 @@
 
     python benchmarks/answer_readers.py --data path/to/data --lm-eval-python path/to/python
 
-Reads the table of answers of the tests (`tests/unit/scoring/answers/answers.jsonl`), whose right
-reading is known, and the gold solutions of `gsm8k/test.jsonl` and `math/test.jsonl` below `--data`.
-Prints a Markdown table, and each answer that a reader got wrong. `--answers` adds files of JSON
-lines with `task` (gsm8k or math), `gold` and `text`: answers of models, whose right reading is not
-known; of them, only disagreements are listed.
+Reads answers whose right reading is known: the table of the tests
+(`tests/unit/scoring/answers/answers.jsonl`), and the gold solutions of `gsm8k/test.jsonl` and
+`math/test.jsonl` below `--data`. Then answers whose right reading nobody has checked: the last
+lines of the solutions of GSM8K, and with `--study RESULTS BENCHMARK TASK` what the models of a
+finished study wrote, as `--study results problems gsm8k` of the quickstart. Prints a Markdown table
+of each kind, and the answers on which readers differ.
 
 lm-evaluation-harness runs by its own filters and tasks: gsm8k (`strict-match` and
 `flexible-extract`) and hendrycks_math. Its minerva_math wants another version of ANTLR than
@@ -91,6 +92,36 @@ def gold_solutions(data: Path) -> list[Case]:
     return [case | {"expected": "right"} for case in cases]
 
 
+def last_lines(data: Path) -> list[Case]:
+    """Last lines of the solutions of GSM8K, as what follows the phrase that the paper wants."""
+    cases = []
+    for name in ("train", "test"):
+        path = data / "gsm8k" / f"{name}.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            solution, _, gold = json.loads(line)["answer"].rpartition("####")
+            last = re.sub(r"<<.*?>>", "", solution).strip().rpartition("\n")[2]
+            case = {"gold": gold.strip(), "text": f"The answer is: {last}"}
+            cases.append({"task": "gsm8k", "kind": "last lines", **case})
+    return cases
+
+
+def of_study(results: Path, benchmark: str, task: str) -> list[Case]:
+    """All different answers of all models of a study to one of its benchmarks."""
+    import pandas as pd
+
+    questions = pd.read_parquet(results / "benchmarks" / f"{benchmark}.parquet")
+    golds = {each.id: json.loads(each.reference) for each in questions.itertuples()}
+    found = set()
+    for path in sorted(results.glob("*/answers/**/*.parquet")):
+        frame = pd.read_parquet(path)
+        own = frame[(frame["benchmark"] == benchmark) & frame["id"].isin(golds)]
+        found |= {(golds[each.id], each.output) for each in own.itertuples()}
+    kind = f"models of the study, {benchmark}"
+    return [
+        {"task": task, "kind": kind, "gold": gold, "text": text} for gold, text in sorted(found)
+    ]
+
+
 def fair(verdict: str, expected: str) -> str:
     """How a verdict compares with the truth: right, unparsed, or wrong.
 
@@ -116,11 +147,32 @@ def print_table(cases: list[Case], verdicts: list[dict[str, str]]) -> None:
         print(f"| {task} | {source} | {reader} | {numbers} |")  # noqa: T201
 
 
+def print_agreement(cases: list[Case], verdicts: list[dict[str, str]]) -> None:
+    """Verdicts on answers whose right reading nobody has checked, beside those of mergegrid."""
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    for case, each in zip(cases, verdicts, strict=True):
+        for reader, verdict in each.items():
+            count = counts.setdefault((case["task"], case["kind"], reader), Counter())
+            count.update([verdict, *(["differs"] if verdict != each["mergegrid"] else [])])
+    print("| task | answers | reader | equal to the gold | unparsed | other | not as mergegrid |")  # noqa: T201
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")  # noqa: T201
+    for (task, kind, reader), count in sorted(counts.items()):
+        numbers = " | ".join(str(count[key]) for key in ("right", "unparsed", "wrong", "differs"))
+        print(f"| {task} | {kind} | {reader} | {numbers} |")  # noqa: T201
+
+
 def main() -> None:
     """Run as a script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with gsm8k/ and math/")
-    parser.add_argument("--answers", type=Path, nargs="*", default=[], help="JSON lines of answers")
+    parser.add_argument(
+        "--study",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("RESULTS", "BENCHMARK", "TASK"),
+        help="results of a finished study, one of its benchmarks, and gsm8k or math",
+    )
     parser.add_argument("--lm-eval-python", default=sys.executable, help="Python with lm_eval")
     parser.add_argument("--as-lm-eval", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -130,8 +182,9 @@ def main() -> None:
     logging.disable(logging.WARNING)
     cases = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
     cases += gold_solutions(options.data) if options.data else []
-    for path in options.answers:
-        cases += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    cases += last_lines(options.data) if options.data else []
+    for results, benchmark, task in options.study:
+        cases += of_study(Path(results), benchmark, task)
     ran = subprocess.run(
         [options.lm_eval_python, __file__, "--as-lm-eval"],
         input="\n".join(map(json.dumps, cases)),
@@ -142,9 +195,11 @@ def main() -> None:
     verdicts = json.loads(ran.stdout.splitlines()[-1])
     for case, each in zip(cases, verdicts, strict=True):
         each |= {"math-verify": math_verify(case), "mergegrid": ours(case)}
-    known = [index for index, case in enumerate(cases) if "expected" in case]
-    print_table([cases[index] for index in known], [verdicts[index] for index in known])
-    print("\nDisagreements:")  # noqa: T201
+    for print_some, known in ((print_table, True), (print_agreement, False)):
+        some = [index for index, case in enumerate(cases) if ("expected" in case) == known]
+        print_some([cases[index] for index in some], [verdicts[index] for index in some])
+        print()  # noqa: T201
+    print("Disagreements:")  # noqa: T201
     for case, each in zip(cases, verdicts, strict=True):
         truth = case.get("expected")
         if len({fair(verdict, truth or "right") for verdict in each.values()}) > 1:

@@ -21,7 +21,10 @@ def mixed_libraries(scores: pd.DataFrame) -> list[str]:
                 counts.setdefault(library, Counter())[version] += count
     return [
         f"Scores were computed with several versions of {library}: "
-        + ", ".join(f"{version} ({count} scores)" for version, count in sorted(found.items()))
+        + ", ".join(
+            f"{version} ({count} {'score' if count == 1 else 'scores'})"
+            for version, count in sorted(found.items())
+        )
         + "."
         for library, found in sorted(counts.items())
         if len(found) > 1

@@ -26,7 +26,7 @@ def test_scores_of_one_version_each_need_no_note():
 def test_every_library_with_several_versions_is_named_with_the_count_of_scores():
     old, new = {"torch": ["2.13.0"], "numpy": ["2.3.5"]}, {"torch": ["2.14.0"], "numpy": ["2.3.5"]}
     (note,) = mixed_libraries(scores(old, old, new))
-    assert "several versions of torch: 2.13.0 (2 scores), 2.14.0 (1 scores)" in note
+    assert "several versions of torch: 2.13.0 (2 scores), 2.14.0 (1 score)" in note
 
 
 def test_a_score_whose_inputs_differ_in_versions_is_mixed_by_itself():
