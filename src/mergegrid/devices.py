@@ -1,8 +1,11 @@
 """Leases of GPUs: a job holds those that it computes on, so that no two jobs share one.
 
-A lease is a lock on one file per device, named by the device's UUID; the kernel takes it back from
-a killed process. The files are in `/tmp/mergegrid-devices`, the same for all users and all runs of
-a machine (`$XDG_RUNTIME_DIR` would be one user's), or in the folder that `MERGEGRID_LEASES` names.
+A lease is a lock on one file per device, named by the device's UUID. It lasts as long as its
+process, because the memory of a GPU does: torch and vLLM give it back to the driver only when their
+process ends. So nothing here gives a lease back; the kernel does, at the end of the process and of
+the workers that were forked from it, however they end. The files are in
+`/tmp/mergegrid-devices`, the same for all users and all runs of a machine (`$XDG_RUNTIME_DIR` would
+be one user's), or in the folder that `MERGEGRID_LEASES` names.
 
 Who waits takes devices as they become free, and alone: jobs that came later get none before it has
 all. So a job of four GPUs is not starved by jobs of one, and two of them cannot block each other.
@@ -21,7 +24,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mergegrid.errors import ConfigError, MergegridError
@@ -29,10 +32,56 @@ from mergegrid.watch import PATIENCE
 
 FOLDER = Path("/tmp/mergegrid-devices")
 _SECONDS_BETWEEN_TRIES = 0.2
-_GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
-_PART = re.compile(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+_GPU = re.compile(r"GPU (\d+): (.*?)\s*\(UUID: (GPU-[^)]+)\)")
+# What nvidia-smi writes at its top.
+_VERSIONS = ("Driver", "CUDA")
+# Descriptors of the locks of this process, which are never closed.
+_held: list[int] = []
+_PART = re.compile(r"\s+(MIG \S+) .*\(UUID: (MIG-[^)]+)\)")
 
 logger = logging.getLogger(__name__)
+
+
+def described(device: str) -> str:
+    """What scores say of where they were computed: `cpu`, or the model of the GPU.
+
+    Sums of float32 differ between models of GPUs, so their scores are not mixed.
+
+    Args:
+        device: `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: CUDA_VISIBLE_DEVICES names a device that the machine does not have.
+        MergegridError: nvidia-smi does not answer.
+    """
+    if device == "cpu":
+        return device
+    models = sorted({each.model for each in visible() if each.model})
+    return " + ".join(models) or device
+
+
+def driver_is_too_old(cuda: str | None) -> str | None:
+    """Why the driver of this machine cannot run a build of torch, None where it can.
+
+    Args:
+        cuda: the version of CUDA that torch was built for, such as `13.0`.
+    """
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi"], capture_output=True, text=True, timeout=PATIENCE, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    driver, offered = (re.search(rf"{what} Version: +([\d.]+)", asked) for what in _VERSIONS)
+    if not (driver and offered and cuda) or int(cuda.split(".")[0]) <= int(
+        offered[1].split(".")[0]
+    ):
+        return None
+    return (
+        f"its driver {driver[1]} is for CUDA {offered[1]} and older, and torch was built for CUDA "
+        f"{cuda}; update the driver (CUDA 13 needs 580, CUDA 12 needs 525), or install a torch for "
+        f"CUDA {offered[1].split('.')[0]}"
+    )
 
 
 @dataclass(frozen=True)
@@ -43,6 +92,8 @@ class Device:
     """As CUDA_VISIBLE_DEVICES has it: an index or a UUID."""
     key: str
     """The same for every process of the machine."""
+    model: str = field(default="", compare=False)
+    """What it is, such as `NVIDIA A100-SXM4-40GB`; empty where nvidia-smi does not say."""
 
 
 def rehearsal() -> bool:
@@ -101,16 +152,21 @@ def listed_devices() -> list[Device]:
     gpus: list[list[Device]] = []
     for line in listing.splitlines() if process.returncode == 0 else []:
         if match := _GPU.match(line):
-            gpus.append([Device(match[1], match[2])])
+            model = match[2]
+            gpus.append([Device(match[1], match[3], model)])
         elif match := _PART.match(line):
             whole = [device for device in gpus[-1] if device.key.startswith("MIG-")]
-            gpus[-1] = [*whole, Device(match[1], match[1])]
+            gpus[-1] = [*whole, Device(match[2], match[2], f"{model} {match[1]}")]
     return [device for gpu in gpus for device in gpu]
 
 
-@contextmanager
-def lease(count: int) -> Iterator[list[Device]]:
-    """Hold so many devices, and let this process and its children see no others.
+def lease(count: int, jobs_per_gpu: int = 1) -> list[Device]:
+    """Hold so many devices until this process ends, and let it and its children see no others.
+
+    Args:
+        count: how many.
+        jobs_per_gpu: how many jobs that say the same may hold one device at a time. Those that do
+            not share wait until all of these have ended, and the other way round.
 
     Nothing is leased where the scheduler of a cluster gave the job exactly these devices. CUDA
     reads what it may see once, so a lease comes before torch is imported.
@@ -123,8 +179,7 @@ def lease(count: int) -> Iterator[list[Device]]:
     pool = visible()
     if rehearsal() and "CUDA_VISIBLE_DEVICES" not in os.environ:
         logger.info("a rehearsal without devices: nothing is leased")
-        yield []
-        return
+        return []
     if len(pool) < count:
         raise ConfigError(
             f"the job holds gpu={count}, and this machine shows {len(pool)} GPUs "
@@ -132,22 +187,23 @@ def lease(count: int) -> Iterator[list[Device]]:
         )
     if "SLURM_JOB_ID" in os.environ and len(pool) == count:
         logger.info("GPUs that SLURM gave: %s", _text(pool))
-        yield pool
-        return
-    with ExitStack() as held:
-        # In the order of the machine, whichever was free first.
-        devices = sorted(_wait_for(pool, count, _folder(), held), key=pool.index)
-        # Indices are those of nvidia-smi, not CUDA's own, which put the fastest first.
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(device.name for device in devices)
-        logger.info("leased GPUs: %s", _text(devices))
-        yield devices
+        return pool
+    # In the order of the machine, whichever was free first.
+    devices = sorted(_wait_for(pool, count, _folder(), jobs_per_gpu), key=pool.index)
+    # Indices are those of nvidia-smi, not CUDA's own, which put the fastest first.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(device.name for device in devices)
+    logger.info("leased GPUs: %s", _text(devices))
+    return devices
 
 
 def _named(name: str, listed: Sequence[Device]) -> Device:
     for device in listed:
-        if name == device.name or (not name.isdigit() and device.key.startswith(name)):
-            return Device(name, device.key)
+        if name == device.name:
+            return Device(name, device.key, device.model)
+        if not name.isdigit() and device.key.startswith(name):
+            # CUDA takes the beginning of a UUID, vLLM only the whole.
+            return Device(device.key, device.key, device.model)
     if listed:
         raise ConfigError(
             f"CUDA_VISIBLE_DEVICES names {name}, and nvidia-smi lists {_text(listed)}; "
@@ -178,10 +234,12 @@ def _folder() -> Path:
     return folder
 
 
-def _wait_for(pool: Sequence[Device], count: int, folder: Path, held: ExitStack) -> list[Device]:
+def _wait_for(pool: Sequence[Device], count: int, folder: Path, jobs_per_gpu: int) -> list[Device]:
     """Take devices one by one as they become free, while all others who want them stand behind."""
     # A whole folder is left alone by those who clear up /tmp while somebody holds a lock on it.
-    held.enter_context(_lock(folder, fcntl.LOCK_SH))
+    lock = _open(folder)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    _held.append(lock)
     with ExitStack() as turn:
         # In one order for everybody, so that none waits for one who waits for it.
         for key in sorted(device.key for device in pool):
@@ -193,14 +251,13 @@ def _wait_for(pool: Sequence[Device], count: int, folder: Path, held: ExitStack)
         taken: list[Device] = []
         said = False
         while True:
-            for device in pool:
-                if device not in taken and len(taken) < count:
-                    lock = _open(folder / f"{device.key}.lock")
-                    if _locked(lock):
-                        held.callback(os.close, lock)
-                        taken.append(device)
-                    else:
-                        os.close(lock)
+            # Jobs that share spread over all devices first.
+            for place in range(jobs_per_gpu):
+                for device in pool:
+                    if device not in taken and len(taken) < count:
+                        locks = _take(folder / device.key, place, jobs_per_gpu)
+                        taken += [device] if locks else []
+                        _held.extend(locks)
             if len(taken) == count:
                 return taken
             if not said:
@@ -213,6 +270,21 @@ def _wait_for(pool: Sequence[Device], count: int, folder: Path, held: ExitStack)
             time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
+def _take(path: Path, place: int, jobs_per_gpu: int) -> list[int]:
+    """Locks of a device, or of one place on it; none where somebody else holds it."""
+    wanted = [(f"{path}.lock", fcntl.LOCK_SH if jobs_per_gpu > 1 else fcntl.LOCK_EX)]
+    if jobs_per_gpu > 1:
+        wanted.append((f"{path}.{place}-of-{jobs_per_gpu}.lock", fcntl.LOCK_EX))
+    locks: list[int] = []
+    for name, operation in wanted:
+        locks.append(_open(Path(name)))
+        if not _locked(locks[-1], operation):
+            for lock in locks:
+                os.close(lock)
+            return []
+    return locks
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     descriptor = _open(path)
@@ -220,13 +292,6 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _lock(path: Path, operation: int) -> Iterator[None]:
-    with _opened(path) as descriptor:
-        fcntl.flock(descriptor, operation)
-        yield
 
 
 def _open(path: Path) -> int:
@@ -253,9 +318,9 @@ def _unusable(path: Path, error: OSError) -> ConfigError:
     )
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, operation: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -7,23 +7,29 @@ Python that has it, and what mergegrid imports.
 import importlib.util
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from tempfile import gettempdir
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import small_models
 import smollm2
+import torch
 
 import mergegrid
 from mergegrid.config.decoder_requests import Ask
 from mergegrid.config.generation import Generation, Sampling
 from mergegrid.config.merge_file import Output
-from mergegrid.generation.merged import Models
+from mergegrid.generation.merged import Merger, Models
 from mergegrid.generation.run import answer
+from mergegrid.generation.transformers_backend import empty_model, put
 from mergegrid.generation.variants import answer_variants
 from mergegrid.merging.recipes import merge_recipe
 from mergegrid.recipe.methods import TaskArithmetic, Ties
@@ -109,12 +115,6 @@ def by_transformers(folder, questions):
 @pytest.fixture(scope="module")
 def by_vllm(folder, models, questions):
     """Answers through one engine and by new ones, refusals, and times."""
-    python = os.environ.get("VLLM_PYTHON")
-    if python is None and importlib.util.find_spec("vllm") is None:
-        pytest.skip(
-            "vLLM is not installed here; set VLLM_PYTHON to a Python that has it and what "
-            "mergegrid imports"
-        )
     order = folder / "order.json"
     order.write_text(
         json.dumps(
@@ -127,20 +127,76 @@ def by_vllm(folder, models, questions):
             }
         )
     )
+    found = run_with_vllm("vllm_variants.py", order, {})
+    for what, (wall, used) in found["seconds"].items():
+        logger.info("%s: %.1f s, %.1f s of a processor", what, wall, used)
+    return found
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """Answers of a small family by two processes on the CPU, and by transformers."""
+    folder = tmp_path_factory.mktemp("split")
+    # vLLM's attention on the CPU wants heads of 32.
+    base = small_models.llama(hidden_size=128)
+    small_models.save(base, folder / "base")
+    for seed, name in enumerate(["math", "code"], start=1):
+        small_models.save(small_models.finetuned(base, seed), folder / name)
+    models = Models(
+        base=folder / "base", experts={name: folder / name for name in ("math", "code")}
+    )
+    recipes = [RECIPES[0], RECIPES[1], RECIPES[0]]
+    prompts = [[3, 4, 5], [6, 7, 8, 9]]
+    order = folder / "order.json"
+    order.write_text(
+        json.dumps(
+            {
+                "models": models.model_dump(mode="json"),
+                "recipes": [recipe.model_dump(mode="json") for recipe in recipes],
+                "questions": prompts,
+                "tokens": 6,
+            }
+        )
+    )
+    # Each process of vLLM gets a processor of its own.
+    first, *others = sorted(os.sched_getaffinity(0))
+    places = {"VLLM_CPU_OMP_THREADS_BIND": f"{first}|{(others or [first])[0]}"}
+    found = run_with_vllm("vllm_split.py", order, places)
+    merger, expected = Merger(models), {}
+    for recipe in recipes:
+        shell = folder / recipe.digest
+        shell.mkdir(exist_ok=True)
+        merger.write_shell(shell)
+        model = empty_model(shell, "float32")
+        put(model, merger.weights(recipe))
+        words = small_models.tokenizer()
+        answers = [model.generate(torch.tensor([ids]), max_new_tokens=6)[0] for ids in prompts]
+        expected[recipe.digest] = [
+            words.decode(answer[len(ids) :], skip_special_tokens=True)
+            for ids, answer in zip(prompts, answers, strict=True)
+        ]
+    size = sum(math.prod(info.shape) * info.dtype.size for info in merger.infos.values())
+    return SimpleNamespace(found=found, expected=expected, recipes=recipes, size=size)
+
+
+def run_with_vllm(script, order, environment):
+    """The JSON that a script prints in its last line, run where vLLM is."""
+    python = os.environ.get("VLLM_PYTHON")
+    if python is None and importlib.util.find_spec("vllm") is None:
+        pytest.skip(
+            "vLLM is not installed here; set VLLM_PYTHON to a Python that has it and what "
+            "mergegrid imports"
+        )
     source = str(Path(mergegrid.__file__).parents[1])
-    script = Path(__file__).with_name("vllm_variants.py")
     done = subprocess.run(
-        [python or sys.executable, script, order],
+        [python or sys.executable, Path(__file__).with_name(script), order],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
         timeout=900,
-        env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", **environment},
     )
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    for what, (wall, used) in found["seconds"].items():
-        logger.info("%s: %.1f s, %.1f s of a processor", what, wall, used)
-    return found
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def table(columns):
@@ -182,6 +238,39 @@ def test_vllm_answers_as_transformers_does_in_float32(by_vllm, by_transformers):
 def test_vllm_answers_for_variants_as_for_their_checkpoints(by_vllm):
     assert len(by_vllm["one"]) == len(RECIPES)
     assert by_vllm["one"] == by_vllm["new"]
+
+
+def test_a_model_that_is_split_answers_as_a_whole_one(split):
+    answers = {
+        name: [text.strip() for text in texts] for name, texts in split.found["answers"].items()
+    }
+    assert answers == split.expected
+    assert len({tuple(each) for each in split.expected.values()}) == 2
+
+
+def test_processes_of_a_split_model_share_one_merge(split):
+    # The last one is asked for once more, to be refused.
+    slugs = [recipe.slug for recipe in split.recipes]
+    assert split.found["merged"] == [*slugs, slugs[0]]
+    assert len(split.found["files"]) == len(split.recipes)
+    for place, size in split.found["files"]:
+        # Besides the tensors there is a header.
+        assert 0 <= size - split.size < 10_000
+        assert place == ("/dev/shm" if Path("/dev/shm").is_dir() else gettempdir())
+        assert not list(Path(place).glob("mergegrid-*"))
+
+
+def test_what_one_of_several_processes_refuses_is_said(split):
+    said = "vLLM did not take the merged model: "
+    assert split.found["refused"].startswith(said)
+    assert "did not replace its VocabParallelEmbedding" in split.found["refused"]
+
+
+def test_variants_share_a_compiled_model(by_vllm):
+    (first, second, other), (shared, same, apart) = by_vllm["hashes"]
+    assert len({first, second, other}) == 3
+    assert shared == same
+    assert apart not in (shared, first)
 
 
 def test_a_variant_that_vllm_holds_in_part_is_refused(by_vllm):

@@ -18,7 +18,7 @@ import pandas as pd
 from mergegrid.config.decoder_requests import Ask
 from mergegrid.config.generation import Generation
 from mergegrid.generation import variants, vllm_weights
-from mergegrid.generation.backend import GenerationError, identity
+from mergegrid.generation.backend import GenerationError, identity, import_vllm
 from mergegrid.generation.merged import Merger, Models
 from mergegrid.generation.run import answer
 from mergegrid.generation.vllm_backend import VllmBackend
@@ -68,12 +68,31 @@ def main(order: Path) -> None:
         for number, (recipe, folder) in enumerate(zip(recipes, asked["folders"], strict=True))
     }
     result = {
+        "hashes": hashes(*asked["folders"][:2]),
         "one": {name: table.to_dict("list") for name, table in one.items()},
         "new": {name: table.to_dict("list") for name, table in new.items()},
         "refused": refused(models, recipes),
         "seconds": seconds.found,
     }
     sys.stdout.write(json.dumps(result) + "\n")
+
+
+def hashes(first: str, second: str) -> list[list[str]]:
+    """What vLLM finds compiled models by, of three configurations: of itself, and as mended."""
+    config = import_vllm("vllm.config").ModelConfig
+
+    def found():
+        models = [config(model=first), config(model=second), config(model=first, dtype="float16")]
+        return [model.compute_hash() for model in models]
+
+    mended = config.compute_hash
+    assert mended.__wrapped__, "an engine was opened before"
+    shared = found()
+    try:
+        config.compute_hash = mended.__wrapped__
+        return [found(), shared]
+    finally:
+        config.compute_hash = mended
 
 
 def timed(seconds: Seconds) -> None:
@@ -103,7 +122,9 @@ def refused(models: Models, recipes: list[Recipe]) -> list[str]:
     with TemporaryDirectory() as folder:
         shell = Path(folder)
         Merger(models).write_shell(shell)
-        backend = VllmBackend(identity(SETTINGS, shell, "cpu", 0), SETTINGS, shell, 64, models)
+        backend = VllmBackend(
+            identity(SETTINGS, shell, "cpu", 0), SETTINGS, shell, 64, Merger(models)
+        )
         tie, left_out, check = (
             vllm_weights._tie_again,
             vllm_weights._left_out,

@@ -61,9 +61,9 @@ with job(snakemake):
 HOLD = (
     "import sys, time\n"
     "from mergegrid.devices import lease\n"
-    "with lease(int(sys.argv[1])) as held:\n"
-    "    print(*(each.name for each in held), flush=True)\n"
-    "    time.sleep(float(sys.argv[2]))\n"
+    "held = lease(int(sys.argv[1]), int(sys.argv[3]))\n"
+    "print(*(each.name for each in held), flush=True)\n"
+    "time.sleep(float(sys.argv[2]))\n"
 )
 
 
@@ -75,6 +75,14 @@ def alone(tmp_path, monkeypatch):
     # What a lease sets is undone after the test.
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
     monkeypatch.setenv("MERGEGRID_LEASES", str(tmp_path / "leases"))
+    yield
+    give_back()
+
+
+def give_back():
+    """What happens to leases when a process ends."""
+    while devices._held:
+        os.close(devices._held.pop())
 
 
 @pytest.fixture
@@ -105,8 +113,8 @@ def hold():
     """Start a process that holds devices: its devices are the first line that it prints."""
     running = []
 
-    def start(count, seconds=60.0):
-        command = [sys.executable, "-c", HOLD, str(count), str(seconds)]
+    def start(count, seconds=60.0, jobs_per_gpu=1):
+        command = [sys.executable, "-c", HOLD, str(count), str(seconds), str(jobs_per_gpu)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         running.append(process)
         return process
@@ -168,6 +176,59 @@ def test_a_killed_holder_frees_its_devices(rehearse, hold):
     assert waiting.stdout.readline() == "0\n"
 
 
+LINGER = f"""
+import os, sys, time
+from types import SimpleNamespace
+sys.path.insert(0, {str(SCRIPTS)!r})
+from _job import job
+
+files = {{"log": ["job.log"], "input": [], "output": []}}
+with job(SimpleNamespace(rule="x", **files, params={{}}, resources={{"gpu": 1}})):
+    print("at work", flush=True)
+print("done", flush=True)
+if len(sys.argv) > 1 and os.fork():
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("forks", [(), ("forks",)], ids=["itself", "a worker of it"])
+def test_a_lease_lasts_as_long_as_the_memory_of_the_gpu(tmp_path, rehearse, hold, forks):
+    rehearse(1)
+    command = [sys.executable, "-c", LINGER, *forks]
+    job = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert [job.stdout.readline() for _ in range(2)] == ["at work\n", "done\n"]
+    if forks:
+        job.wait(10)
+    waiting = hold(1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(2)
+    os.killpg(job.pid, signal.SIGKILL)
+    assert waiting.stdout.readline() == "0\n"
+    job.communicate()
+
+
+def test_jobs_that_share_spread_and_others_wait_for_them_to_end(rehearse, hold):
+    rehearse(2)
+    shared = [hold(1, 60, 2) for _ in range(4)]
+    assert sorted(process.stdout.readline() for process in shared) == ["0\n"] * 2 + ["1\n"] * 2
+    fifth = hold(1, 60, 2)
+    with pytest.raises(subprocess.TimeoutExpired):
+        fifth.wait(1)
+    # The one that waits comes first; then a whole device waits for both who share it.
+    shared[0].kill()
+    assert fifth.stdout.readline()
+    whole = hold(1)
+    shared[1].kill()
+    with pytest.raises(subprocess.TimeoutExpired):
+        whole.wait(1)
+    for process in (*shared, fifth):
+        process.kill()
+    assert whole.stdout.readline()
+
+
 def test_a_job_of_all_devices_is_not_starved_by_jobs_of_one(rehearse, hold):
     rehearse(3)
     small = [hold(1, 1.0) for _ in range(3)]
@@ -191,16 +252,15 @@ def test_runs_on_other_devices_do_not_wait_for_each_other(rehearse, hold, monkey
     hold(2)
     time.sleep(0.5)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    with lease(2) as held:
-        assert names(held) == ["2", "3"]
+    assert names(lease(2)) == ["2", "3"]
 
 
 def test_who_waits_says_what_for(rehearse, hold, caplog):
     rehearse(2)
     holder = hold(1, 1.0)
     holder.stdout.readline()
-    with caplog.at_level(logging.INFO), lease(2):
-        pass
+    with caplog.at_level(logging.INFO):
+        lease(2)
     assert "waiting for 1 of 2 GPUs; other jobs hold 0" in caplog.text
     assert "leased GPUs: " in caplog.text
 
@@ -209,8 +269,7 @@ def test_leases_are_for_all_users_of_the_machine(tmp_path, rehearse):
     rehearse(1)
     mask = os.umask(0o077)
     try:
-        with lease(1):
-            pass
+        lease(1)
     finally:
         os.umask(mask)
     folder = tmp_path / "leases"
@@ -232,10 +291,47 @@ def test_devices_are_those_of_nvidia_smi_and_parts_stand_for_their_gpu():
 @pytest.mark.parametrize("name", ["0", "GPU-aaaa-0", "GPU-aa"])
 def test_index_and_uuid_are_one_device(name, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{name},-1,MIG-cccc-0")
-    assert visible() == [Device(name, "GPU-aaaa-0")]
-    with lease(1) as held:
-        assert names(held) == [name]
-        assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    # vLLM takes no beginning of a UUID.
+    whole = name if name == "0" else "GPU-aaaa-0"
+    assert visible() == [Device(whole, "GPU-aaaa-0")]
+    assert names(lease(1)) == [whole]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == whole
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_scores_say_which_gpu_they_come_from(monkeypatch):
+    assert devices.described("cpu") == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert devices.described("cuda") == "NVIDIA A100-SXM4-40GB"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-dd")
+    assert devices.described("cuda") == "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
+    # Where nvidia-smi says nothing, no model is made up.
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert devices.described("cuda") == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("offered", "built", "says"),
+    [
+        ("12.4", "13.0", "its driver 550.54.15 is for CUDA 12.4 and older, and torch was built fo"),
+        ("13.0", "13.0", None),
+        ("13.1", "12.8", None),
+        # Within a generation of CUDA, an older driver will do.
+        ("12.2", "12.8", None),
+        ("12.4", None, None),
+    ],
+)
+def test_a_driver_that_is_too_old_for_torch_is_named(tmp_path, monkeypatch, offered, built, says):
+    program = tmp_path / "nvidia-smi"
+    line = f"| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: {offered}     |"
+    program.write_text(f"#!/bin/sh\necho '{line}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = devices.driver_is_too_old(built)
+    assert (found is None) if says is None else found.startswith(says)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert devices.driver_is_too_old(built) is None
 
 
 @pytest.mark.usefixtures("nvidia_smi")
@@ -297,29 +393,26 @@ print("done")
 def test_gpus_on_a_machine_without_are_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"holds gpu=1, and this machine shows 0 GPUs \(nvidia-"):
-        lease(1).__enter__()
+        lease(1)
 
 
 def test_what_a_scheduler_gave_exactly_is_not_leased(rehearse, hold, monkeypatch):
     rehearse(2)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with lease(2) as first, lease(2) as second:
-        assert names(first) == names(second) == ["0", "1"]
+    assert names(lease(2)) == names(lease(2)) == ["0", "1"]
     # More than asked for is a whole node, where jobs share.
-    with lease(1) as held:
-        assert names(held) == ["0"]
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-        other = hold(1)
-        assert other.stdout.readline() == "1\n"
+    assert names(lease(1)) == ["0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    other = hold(1)
+    assert other.stdout.readline() == "1\n"
 
 
 def test_a_rehearsal_without_named_devices_leases_nothing(monkeypatch):
     monkeypatch.setenv("MERGEGRID_DEVICE", "cpu")
-    with lease(4) as held:
-        assert held == []
+    assert lease(4) == []
     monkeypatch.setenv("MERGEGRID_DEVICE", "tpu")
     with pytest.raises(ConfigError, match="MERGEGRID_DEVICE is 'tpu'; set it to cpu"):
-        lease(1).__enter__()
+        lease(1)
 
 
 def test_a_folder_that_cannot_be_made_is_named(rehearse, tmp_path, monkeypatch):
@@ -327,12 +420,12 @@ def test_a_folder_that_cannot_be_made_is_named(rehearse, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MERGEGRID_LEASES", str(tmp_path / "file" / "leases"))
     with pytest.raises(ConfigError, match=r"file/leases for leases of GPUs cannot be made"):
-        lease(1).__enter__()
+        lease(1)
     monkeypatch.setenv("MERGEGRID_LEASES", str(tmp_path / "leases"))
     (tmp_path / "leases").mkdir()
     (tmp_path / "leases" / "unlisted--0.turn").symlink_to("/etc/passwd")
     with pytest.raises(ConfigError, match=r"unlisted--0.turn cannot be used"):
-        lease(1).__enter__()
+        lease(1)
 
 
 def run_job(tmp_path, rule, **environment):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from processes import gone, wait_until
 
 from mergegrid.checkpoints.publish import publish
@@ -156,6 +157,26 @@ def test_damage_that_the_work_finds_is_put_aside_where_it_is_an_input(module, ex
         "expert.damaged",
         "stranger",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ("decoder", "raise finetune.accumulation, set finetune.gradient_checkpointing or finetu"),
+        ("generate_llama_math_0", "lower generation.batch_size or generation.max_model_len"),
+        ("statistics", "take a GPU with more"),
+    ],
+)
+def test_a_gpu_that_is_too_small_is_one_line_with_the_keys_that_help(module, tmp_path, rule, says):
+    job = snakemake(tmp_path)
+    job.rule = rule
+    with pytest.raises(SystemExit) as raised, module.job(job):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert str(raised.value).startswith(
+        f"{rule}: the memory of the GPU does not suffice (CUDA out of memory. Tried to allocate "
+        f"2.00 GiB): {says}"
+    )
+    assert "Traceback" in (tmp_path / "job.log").read_text()
 
 
 def test_a_job_ends_with_the_snakemake_that_started_it(tmp_path):

@@ -10,6 +10,7 @@ from contextlib import suppress
 import psutil
 
 from mergegrid.config import decoder_requests, oracle_requests, requests
+from mergegrid import hardware
 from mergegrid.config import similarity_requests
 from mergegrid.config.source import PathOrigin
 from mergegrid.config.loading import check_paths, check_study, read_yaml
@@ -133,6 +134,11 @@ def variant_threads():
     return MERGE_THREADS if gpus() else 1
 
 
+def decoder_size(family):
+    """What a decoder weighs, once its base is there; memory is asked for when a job is ready."""
+    return hardware.size_of(Path(STUDY.paths.results, family, "base"))
+
+
 def look_for_jobs_when_one_ends():
     """Take the scheduler's limit on how many jobs are started each second away.
 
@@ -144,14 +150,17 @@ def look_for_jobs_when_one_ends():
 
 
 def bound_merged_models():
-    """Merge no more decoders at a time than GPUs can read, unless --resources says how many.
+    """Merge few decoders ahead of the GPUs that read them, unless --resources says how many.
 
-    Otherwise idle cores would merge far ahead of the GPUs, until the disk is full.
+    One for each engine that answers, and one more, so that no GPU waits for a merge. Otherwise idle
+    cores would merge far ahead of the GPUs, until the disk is full.
     """
     limits = workflow.global_resources
     if gpus() and DECODERS and "merged_models" not in limits:
         each = min(DECODERS.generation_of(name).gpus for name in DECODERS.families)
-        workflow.register_resource("merged_models", max(1, limits["gpu"].value // each))
+        workflow.register_resource(
+            "merged_models", 2 * max(1, limits["gpu"].value // each)
+        )
 
 
 def asked_memory():

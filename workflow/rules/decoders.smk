@@ -85,7 +85,10 @@ rule decoder:
     threads: 1
     resources:
         gpu=gpus(),
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        mem_mb=lambda wildcards, attempt: hardware.finetuning_mb(
+            decoder_size(wildcards.family), on_gpu=bool(gpus())
+        )
+        * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=decoder_request,

@@ -86,7 +86,7 @@ rule generate:
     resources:
         gpu=lambda wildcards: generation_gpus(wildcards.family),
         merged_models=1,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        mem_mb=lambda wildcards, attempt: generation_mb(wildcards.family) * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=lambda wildcards: as_json(
@@ -121,7 +121,8 @@ for family, experts, seed in ONE_ENGINE:
         threads: variant_threads()
         resources:
             gpu=generation_gpus(family),
-            mem_mb=lambda wildcards, attempt: 16000 * attempt,
+            mem_mb=lambda wildcards, attempt, family=family: generation_mb(family)
+            * attempt,
             runtime=lambda wildcards, attempt: 1440 * attempt,
         params:
             request=as_json(

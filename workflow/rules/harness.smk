@@ -22,9 +22,9 @@ rule harness:
         "../envs/lm_eval.yml"
     threads: 1
     resources:
-        gpu=gpus(),
+        gpu=lambda wildcards: generation_gpus(wildcards.family),
         merged_models=1,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        mem_mb=lambda wildcards, attempt: generation_mb(wildcards.family) * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=harness_request,

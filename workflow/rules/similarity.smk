@@ -58,7 +58,10 @@ rule decoder_similarity:
     threads: 1
     resources:
         gpu=gpus(),
-        mem_mb=lambda wildcards, attempt: 32000 * attempt,
+        mem_mb=lambda wildcards, attempt: hardware.similarity_mb(
+            decoder_size(wildcards.family), on_gpu=bool(gpus())
+        )
+        * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_json(

@@ -2,7 +2,7 @@
 The variants of decoders: every recipe of the study, by its place below results. No rule is here.
 """
 
-from mergegrid.config.harness import HarnessRequest, own_tasks
+from mergegrid.config.harness import HarnessRequest, OnGpus, own_tasks
 from mergegrid.recipe.recipe import spec_slug
 
 
@@ -128,6 +128,14 @@ def generation_gpus(family):
     return DECODERS.generation_of(family).gpus if gpus() else 0
 
 
+def generation_mb(family):
+    """The memory of the host that one job of a family takes to answer."""
+    one_engine = DECODERS.generation_of(family).one_engine
+    return hardware.generation_mb(
+        decoder_size(family), generation_gpus(family), one_engine
+    )
+
+
 def sandbox_of(wildcards):
     """The sandbox, for benchmarks whose answers are programs."""
     programs = DECODERS.benchmarks[wildcards.benchmark].kind in ("humaneval", "mbpp")
@@ -144,5 +152,9 @@ def harness_files():
 
 def harness_request(wildcards):
     """What one merged model is asked by lm-eval."""
-    recipe = variant_of(wildcards)
-    return as_json(HarnessRequest(settings=DECODERS.harness, recipe=recipe))
+    request = HarnessRequest(
+        settings=DECODERS.harness,
+        on_gpus=OnGpus.of(DECODERS.generation_of(wildcards.family)),
+        recipe=variant_of(wildcards),
+    )
+    return as_json(request)

@@ -24,10 +24,12 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[2] / "src"))
 
 from mergegrid import watch
-from mergegrid.devices import Device, lease, rehearsal
+from mergegrid.devices import Device, driver_is_too_old, lease, rehearsal
 from mergegrid.durable import settle, settle_names
 from mergegrid.errors import ConfigError, DamagedError, MergegridError
 
+# Read once, when CUDA starts: with it, matrix products add up in one order.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Threads that wait by spinning slow a shared machine down tenfold; the libraries read this once.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -35,6 +37,27 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 atexit.register(gc.freeze)
 # Would otherwise ask the hub for a conversion of every .bin checkpoint, in the background.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
+
+_TRAINING = "lower finetune.batch_size, or take a GPU with more (docs/hardware.md)"
+#: What to do when a rule runs out of the memory of its GPU.
+_LESS_MEMORY = {
+    "expert": _TRAINING,
+    "oracle": "lower oracle.finetune.batch_size, or take a GPU with more",
+    "decoder": "raise finetune.accumulation, set finetune.gradient_checkpointing or finetune.lora, "
+    "or take a GPU with more (docs/hardware.md)",
+    "generate": "lower generation.batch_size or generation.max_model_len, or let vLLM split the "
+    "model with generation.gpus",
+    "similarity": "lower similarity.examples",
+    "decoder_similarity": "lower similarity.examples, or take a GPU with more",
+}
+
+
+def _less_memory(rule: str) -> str:
+    """The keys that help where a rule runs out of the memory of its GPU."""
+    # All variants of a set through one engine have a rule of their own.
+    name = "generate" if rule.startswith("generate_") else rule
+    return _LESS_MEMORY.get(name, "take a GPU with more")
 
 
 @contextmanager
@@ -66,8 +89,14 @@ def job(snakemake: Any) -> Iterator[None]:
     except MergegridError as error:
         logging.error("%s", error)
         sys.exit(f"{snakemake.rule}: {error}")
-    except Exception:
+    except Exception as error:
         logging.exception("unexpected error")
+        if type(error).__name__ == "OutOfMemoryError":
+            (first, *_) = str(error).splitlines() or [""]
+            sys.exit(
+                f"{snakemake.rule}: the memory of the GPU does not suffice ({first}): "
+                f"{_less_memory(snakemake.rule)}"
+            )
         raise
 
 
@@ -126,10 +155,13 @@ def device(snakemake: Any) -> str:
     import torch
 
     if not torch.cuda.is_available():
-        sys.exit(
-            f"{snakemake.rule} was given a GPU, but torch {torch.__version__} sees none; "
+        raise ConfigError(
+            f"the job was given a GPU, but torch {torch.__version__} sees none; "
             "install a CUDA build of torch, or run without --resources gpu"
         )
+    # NVML has answered, not CUDA: that a driver is too old would show at the first tensor.
+    if too_old := driver_is_too_old(torch.version.cuda):
+        raise ConfigError(f"the job was given a GPU, but {too_old}")
     return "cuda"
 
 
@@ -189,7 +221,7 @@ def _gpus(snakemake: Any) -> Iterator[None]:
         )
     # Asking whether there is a GPU must not start CUDA: vLLM's workers are forked later.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    with lease(gpus) as devices, _watched(devices, usage):
+    with _watched(lease(gpus), usage):
         yield
 
 

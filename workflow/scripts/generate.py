@@ -2,25 +2,27 @@ from pathlib import Path
 
 from _job import device, job, quiet_transformers
 
-with job(snakemake):
-    import pandas as pd
+# Processes that vLLM spawns import this file once more.
+if __name__ == "__main__":
+    with job(snakemake):
+        import pandas as pd
 
-    from mergegrid.checkpoints.publish import published_digest
-    from mergegrid.config.decoder_requests import GenerateRequest
-    from mergegrid.generation.run import answer
+        from mergegrid.checkpoints.publish import published_digest
+        from mergegrid.config.decoder_requests import GenerateRequest
+        from mergegrid.generation.run import answer
 
-    quiet_transformers()
-    request = GenerateRequest.model_validate_json(snakemake.params.request)
-    names = [ask.benchmark for ask in request.asks]
-    tables = map(pd.read_parquet, snakemake.input.questions)
-    model, output = Path(snakemake.input.model), Path(snakemake.output.answers)
-    answer(
-        model,
-        published_digest(model),
-        request.asks,
-        dict(zip(names, tables, strict=True)),
-        request.generation,
-        output.with_suffix(".store.jsonl"),
-        device(snakemake),
-        snakemake.resources.get("gpu", 0),
-    ).to_parquet(output)
+        quiet_transformers()
+        request = GenerateRequest.model_validate_json(snakemake.params.request)
+        names = [ask.benchmark for ask in request.asks]
+        tables = map(pd.read_parquet, snakemake.input.questions)
+        model, output = Path(snakemake.input.model), Path(snakemake.output.answers)
+        answer(
+            model,
+            published_digest(model),
+            request.asks,
+            dict(zip(names, tables, strict=True)),
+            request.generation,
+            output.with_suffix(".store.jsonl"),
+            device(snakemake),
+            snakemake.resources.get("gpu", 0),
+        ).to_parquet(output)

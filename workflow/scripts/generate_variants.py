@@ -2,47 +2,48 @@ from pathlib import Path
 
 from _job import device, job, quiet_transformers
 
-with job(snakemake):
-    import pandas as pd
+# Processes that vLLM spawns import this file once more.
+if __name__ == "__main__":
+    with job(snakemake):
+        import pandas as pd
 
-    from mergegrid.checkpoints.publish import published_digest
-    from mergegrid.config.decoder_requests import GenerateRequest
-    from mergegrid.generation.merged import Models
-    from mergegrid.generation.variants import answer_variants
-    from mergegrid.provenance import digest
-    from mergegrid.stages import stage_versions
+        from mergegrid.checkpoints.publish import published_digest
+        from mergegrid.config.decoder_requests import GenerateRequest
+        from mergegrid.generation.merged import Models
+        from mergegrid.generation.variants import answer_variants
+        from mergegrid.provenance import digest
+        from mergegrid.stages import stage_versions
 
-    quiet_transformers()
-    request = GenerateRequest.model_validate_json(snakemake.params.request)
-    recipes = [merge.recipe for merge in request.merges]
-    base = Path(snakemake.input.base)
-    folders = map(Path, snakemake.input.experts)
-    models = Models(
-        base=base,
-        experts=dict(zip(recipes[0].experts, folders, strict=True)),
-        output=request.merges[0].output,
-        homologous=request.merges[0].homologous,
-        # Each GPU that vLLM splits a model over merges in a process of its own.
-        threads=max(1, snakemake.threads // max(1, snakemake.resources.get("gpu", 0))),
-    )
-    made_from = {
-        "base": published_digest(base),
-        "experts": {name: published_digest(path) for name, path in models.experts.items()},
-        "output": models.output.model_dump(mode="json"),
-        "versions": stage_versions("merge"),
-    }
-    names = [ask.benchmark for ask in request.asks]
-    tables = map(pd.read_parquet, snakemake.input.questions)
-    answers = answer_variants(
-        models,
-        recipes,
-        lambda recipe: digest({**made_from, "recipe": recipe.digest}),
-        request.asks,
-        dict(zip(names, tables, strict=True)),
-        request.generation,
-        Path(snakemake.params.store),
-        device(snakemake),
-        snakemake.resources.get("gpu", 0),
-    )
-    for recipe, path in zip(recipes, snakemake.output.answers, strict=True):
-        answers[recipe.digest].to_parquet(path)
+        quiet_transformers()
+        request = GenerateRequest.model_validate_json(snakemake.params.request)
+        recipes = [merge.recipe for merge in request.merges]
+        base = Path(snakemake.input.base)
+        folders = map(Path, snakemake.input.experts)
+        models = Models(
+            base=base,
+            experts=dict(zip(recipes[0].experts, folders, strict=True)),
+            output=request.merges[0].output,
+            homologous=request.merges[0].homologous,
+            threads=snakemake.threads,
+        )
+        made_from = {
+            "base": published_digest(base),
+            "experts": {name: published_digest(path) for name, path in models.experts.items()},
+            "output": models.output.model_dump(mode="json"),
+            "versions": stage_versions("merge"),
+        }
+        names = [ask.benchmark for ask in request.asks]
+        tables = map(pd.read_parquet, snakemake.input.questions)
+        answers = answer_variants(
+            models,
+            recipes,
+            lambda recipe: digest({**made_from, "recipe": recipe.digest}),
+            request.asks,
+            dict(zip(names, tables, strict=True)),
+            request.generation,
+            Path(snakemake.params.store),
+            device(snakemake),
+            snakemake.resources.get("gpu", 0),
+        )
+        for recipe, path in zip(recipes, snakemake.output.answers, strict=True):
+            answers[recipe.digest].to_parquet(path)

@@ -11,7 +11,9 @@ with job(snakemake):
     request = HarnessRequest.model_validate_json(snakemake.params.request)
     model, output = Path(snakemake.input.model), Path(snakemake.output.scores)
     settings = request.settings
-    result = run_harness(model, settings, output.with_suffix(""), device(snakemake))
+    result = run_harness(
+        model, settings, output.with_suffix(""), device(snakemake), request.on_gpus
+    )
     inputs = harness_inputs(result, settings, published_digest(model))
     libraries = recorded_libraries(model)
     scores = score_frame(rows(result, request.recipe, request.owner, libraries, inputs))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mergegrid.recipe.spec import Spec
 
@@ -48,3 +48,12 @@ class Generation(Spec):
     """Whether all variants of a set of experts pass through one engine, merged in memory, with no
     checkpoint on disk but for tasks of `harness`; by default each variant is one merge and one
     generate job."""
+
+    @model_validator(mode="after")
+    def _only_vllm_is_split(self) -> "Generation":
+        if self.backend == "transformers" and self.gpus > 1:
+            raise ValueError(
+                f"gpus: {self.gpus} wants a model split among GPUs, which transformers does not do "
+                "here; set backend to vllm, or gpus to 1"
+            )
+        return self

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from mergegrid.config.generation import Precision
+from mergegrid.config.generation import Generation, Precision
 from mergegrid.config.grids import distinct
 from mergegrid.errors import ConfigError
 from mergegrid.provenance import file_digest
@@ -28,8 +28,9 @@ class Harness(Spec):
     """Solved examples in front of each question; unset: as the task has it."""
     limit: Count | None = None
     """Questions of each task, to try things out; unset: all."""
-    batch_size: Count = 8
-    """Questions that go through the model at a time."""
+    batch_size: Count | Literal["auto"] | None = None
+    """Questions that go through the model at a time; `auto` lets lm-eval find what fits. Unset: 8
+    with `hf`, `auto` with `vllm`, which then schedules its own."""
     include_path: Annotated[str, Field(min_length=1)] | None = None
     """Folder with files of tasks of one's own, relative to where the run starts."""
     model: Literal["hf", "vllm"] = "hf"
@@ -43,11 +44,33 @@ class Harness(Spec):
     """Whether questions are put in the model's chat template."""
 
 
+class OnGpus(Spec):
+    """How a model lies on GPUs, as the family's `generation` has it."""
+
+    gpus: Count = 1
+    """GPUs that it is split among."""
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the memory of each that vLLM takes."""
+    max_model_len: Count | None = None
+    """Longest question and answer in tokens, for vLLM; by default what the model allows."""
+
+    @classmethod
+    def of(cls, generation: Generation) -> "OnGpus":
+        """As the models of a family lie on GPUs when they answer."""
+        return cls(
+            gpus=generation.gpus,
+            memory_fraction=generation.memory_fraction,
+            max_model_len=generation.max_model_len,
+        )
+
+
 class HarnessRequest(Spec):
     """One model, scored on all tasks."""
 
     settings: Harness
     """The tasks, and how they are run."""
+    on_gpus: OnGpus = OnGpus()
+    """What of it matters on GPUs only."""
     recipe: Recipe
     """What the model was merged from."""
     owner: str = ""

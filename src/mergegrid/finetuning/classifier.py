@@ -2,7 +2,8 @@
 
 The defaults are the paper's recipe (arXiv 2311.03099, appendix A): AdamW, linear schedule with
 warm-up, best epoch on validation. The seed governs the new head, the order of the examples and
-dropout. An interrupted run goes on after its last finished epoch and ends with the same weights.
+dropout. An interrupted run goes on after its last finished epoch and ends with the same weights:
+on the CPU, and on one model of GPU as far as torch has deterministic algorithms.
 """
 
 import logging
@@ -31,6 +32,7 @@ from mergegrid.checkpoints.encoders import load_classifier, save_expert
 from mergegrid.checkpoints.publish import published_digest
 from mergegrid.config.families import Finetune
 from mergegrid.config.requests import FinetuneRequest, Target
+from mergegrid.finetuning.cuda import prepare_device
 from mergegrid.finetuning.heads import head_config
 from mergegrid.finetuning.state import Seal, last_checkpoint, state_folder
 from mergegrid.stages import libraries_of, stage_versions
@@ -73,6 +75,7 @@ def finetune(
         name: _Encoded(tokenizer, examples[examples["split"] == name], target.max_length)
         for name in ("train", "validation")
     }
+    prepare_device(device)
     trainer = Trainer(
         model=model,
         args=_arguments(settings, request.seed, state, device),

@@ -4,7 +4,7 @@ Only answers are learnt: the loss is the mean over their tokens, and only the st
 them go through the output layer. Weights and optimizer are float32; the expert is rounded once, to
 the dtypes of its base, when it is published. The seed governs the order of the examples, dropout
 and the adapters. An interrupted run goes on after its last finished epoch and ends with the same
-weights.
+weights: on the CPU, and on one model of GPU as far as torch has deterministic algorithms.
 
 Limits: one device; the model, its gradients and two moments must fit into its memory.
 """
@@ -44,6 +44,7 @@ from mergegrid.checkpoints.publish import publish, published_digest
 from mergegrid.config.decoder_requests import DecoderFinetuneRequest
 from mergegrid.config.decoders import DecoderFinetune, Lora
 from mergegrid.errors import CheckpointError, ConfigError
+from mergegrid.finetuning.cuda import check_memory, prepare_device
 from mergegrid.finetuning.dialogues import IGNORED, Collator, Dialogues, Encoded
 from mergegrid.finetuning.state import Seal, last_checkpoint, state_folder
 from mergegrid.stages import libraries_of, stage_versions
@@ -71,7 +72,8 @@ def finetune_decoder(
     Raises:
         CheckpointError: the base lacks parameters of its class or has no chat template though one
             is asked for, or the training broke down.
-        ConfigError: a step cannot be divided as asked, or no layer has the name of an adapter's.
+        ConfigError: a step cannot be divided as asked, no layer has the name of an adapter's, the
+            GPU lacks the memory, or it cannot compute in bfloat16.
         DataError: no example is short enough.
     """
     settings = request.settings
@@ -94,6 +96,8 @@ def finetune_decoder(
     model.config.use_cache = False
     if settings.lora is not None:
         model = _with_adapters(model, settings.lora)
+    prepare_device(device)
+    check_memory(model, settings.precision == "bfloat16", device)
     trainer = _AnswerTrainer(
         model=model,
         args=arguments,

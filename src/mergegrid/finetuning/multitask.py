@@ -13,7 +13,7 @@ a layer of their own in its place.
 
 The seed governs the heads, the order of the examples and dropout. Every epoch starts its random
 numbers anew, so an interrupted run goes on after its last finished epoch and ends with the same
-weights.
+weights: on the CPU, and on one model of GPU as far as torch has deterministic algorithms.
 """
 
 import json
@@ -37,6 +37,7 @@ from mergegrid.config.families import Finetune
 from mergegrid.config.oracle_requests import OracleRequest
 from mergegrid.config.requests import Target
 from mergegrid.durable import settle
+from mergegrid.finetuning.cuda import prepare_device
 from mergegrid.finetuning.heads import head_config
 from mergegrid.finetuning.state import state_folder
 from mergegrid.progress import progress
@@ -96,6 +97,7 @@ def finetune_together(
             request.experts, models, request.targets, examples, strict=True
         )
     }
+    prepare_device(device)
     together = nn.ModuleList(models).to(device)
     curve = _train(together, tasks, request.settings, request.seed, state)
     together.cpu()

@@ -23,7 +23,14 @@ from mergegrid.config.generation import Generation, Sampling
 from mergegrid.errors import CheckpointError, ConfigError, MergegridError
 
 Engine = Mapping[str, str | int]
-_VLLM_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0"}
+_VLLM_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CONFIGURE_LOGGING": "0",
+    # Else the matrix products of attention in float32 have the precision of TF32.
+    "TRITON_F32_DEFAULT": "ieee",
+    # All processes of an engine are on one machine.
+    "VLLM_HOST_IP": "127.0.0.1",
+}
 
 
 class GenerationError(MergegridError):
@@ -93,14 +100,18 @@ def choose(settings: Generation) -> Literal["transformers", "vllm"]:
 
 
 def identity(settings: Generation, model: Path, device: str, gpus: int) -> Engine:
-    """Identity of the engine that `open_backend` opens, without opening it."""
+    """Identity of the engine that `open_backend` opens, without opening it.
+
+    Raises:
+        ConfigError: the engine is not installed, or cannot be split among so many GPUs.
+    """
     backend = choose(settings)
-    dtype = precision(settings, model)
+    dtype, parts = precision(settings, model), _parts(backend, device, gpus)
     engine: dict[str, str | int] = {
         "backend": backend,
         "dtype": dtype,
         "device": "cpu" if device == "cpu" else _gpu_name(backend),
-        "tensor_parallel": _parts(backend, device, gpus),
+        "tensor_parallel": parts,
     }
     if backend == "transformers" and dtype != "float32":
         engine["batch_size"] = settings.batch_size
@@ -120,7 +131,8 @@ def open_backend(
         longest: tokens of the longest question with its answer; by default what the model allows.
 
     Raises:
-        ConfigError: the engine is not installed.
+        ConfigError: the engine is not installed, cannot be split among so many GPUs, or does not
+            find enough memory.
         CheckpointError: the model's tokenizer does not fit it.
     """
     engine = identity(settings, model, device, gpus)
@@ -169,11 +181,23 @@ def model_config(model: Path) -> dict[str, Any]:
 
 
 def _parts(backend: str, device: str, gpus: int) -> int:
-    return gpus if backend == "vllm" and device != "cpu" else 1
+    if device == "cpu":
+        return 1
+    if backend == "transformers" and gpus > 1:
+        raise ConfigError(
+            f"generation.gpus is {gpus}, and transformers computes on one GPU; install "
+            "mergegrid[gpu] for vLLM, or set generation.gpus to 1"
+        )
+    return gpus
 
 
 def _gpu_name(backend: str) -> str:
     if backend == "vllm":
+        if os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
+            raise ConfigError(
+                "vLLM does not find its way to a part of a GPU (MIG); give the run whole GPUs, or "
+                "set generation.backend to transformers"
+            )
         # Not torch, which would start CUDA in this process: vLLM's workers are forked from it.
         platforms = import_vllm("vllm.platforms")
         return str(platforms.current_platform.get_device_name())

@@ -76,7 +76,7 @@ def answer_variants(
         if wanted:
             folders = [models.base, *models.experts.values()]
             libraries = together(map(recorded_libraries, folders))
-            backend = _open(engine, settings, shell, device, longest(asked), models, merger)
+            backend = _open(engine, settings, shell, device, longest(asked), merger)
             try:
                 for recipe in wanted:
                     start = time.monotonic()
@@ -102,7 +102,6 @@ def _open(
     shell: Path,
     device: str,
     length: int,
-    models: Models,
     merger: Merger,
 ) -> Swappable:
     if engine["backend"] == "transformers":
@@ -111,4 +110,4 @@ def _open(
         return VariantBackend(engine, settings, shell, device, merger.weights)
     from mergegrid.generation.vllm_backend import VllmBackend
 
-    return VllmBackend(engine, settings, shell, length, models)
+    return VllmBackend(engine, settings, shell, length, merger)

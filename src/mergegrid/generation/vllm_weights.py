@@ -10,15 +10,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from mergegrid.checkpoints.vocabulary import INPUTS, OUTPUTS
 from mergegrid.generation.backend import GenerationError
-from mergegrid.generation.merged import Merger, Models
-from mergegrid.recipe.recipe import Recipe
 
 _RELOADING = "vllm.model_executor.model_loader.reload.layerwise"
 
@@ -26,29 +24,19 @@ _RELOADING = "vllm.model_executor.model_loader.reload.layerwise"
 class MergeWorker:
     """Methods that vLLM adds to each of its workers."""
 
-    rank: int
     model_runner: Any
     reload_weights: Any
-    _merger: tuple[str, Merger] | None = None
 
-    def load_variant(self, models: str, recipe: str, shell: str, probe: list[int]) -> list[float]:
-        """Merge, and put the merged model in the place of the one before.
+    def load_variant(self, given: dict[str, torch.Tensor] | str) -> None:
+        """Put a merged model in the place of the one before.
 
         Args:
-            models: the family, as JSON.
-            recipe: what is merged how, as JSON.
-            shell: folder with the config of the merged model.
-            probe: tokens whose log-probabilities are wanted, or none.
-
-        Returns:
-            The log-probability of each token of the probe but the first, by transformers.
+            given: its tensors by name, or the path of a safetensors file that holds them.
 
         Raises:
             GenerationError: a layer was not replaced.
         """
-        if self._merger is None or self._merger[0] != models:
-            self._merger = (models, Merger(Models.model_validate_json(models)))
-        weights = self._merger[1].weights(Recipe.model_validate_json(recipe))
+        weights = load_file(given) if isinstance(given, str) else given
         model = self.model_runner.get_model()
         # Others, as rotary embeddings, hold constants and get no tensors.
         learned = {type(each).__name__ for each in model.modules() if each._parameters}
@@ -62,9 +50,6 @@ class MergeWorker:
                 "generation.one_engine to false"
             )
         _check_heads(model, weights)
-        if not probe or self.rank:
-            return []
-        return _log_probabilities(Path(shell), weights, probe, self.model_runner.dtype)
 
 
 @contextmanager
@@ -109,10 +94,11 @@ def _check_heads(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) ->
         rows = head.shard_indices
         start, stop = rows.org_vocab_start_index, rows.org_vocab_end_index
         assert matrix is not None, "a language model has embeddings"
-        wanted = matrix[start:stop].to(own.device, own.dtype)
+        # Two columns: the whole matrix would not find room on a GPU that vLLM has filled.
+        wanted = matrix[start:stop, :2].to(own.device, own.dtype)
         states = torch.eye(2, own.shape[1], device=own.device, dtype=own.dtype)
         found = head.quant_method.apply(head, states)[:, : stop - start]
-        if not torch.equal(found, wanted[:, :2].T):
+        if not torch.equal(found, wanted.T):
             raise GenerationError(
                 "vLLM's output matrix is not that of the merged model; set generation.one_engine "
                 "to false"
@@ -130,18 +116,3 @@ def _vocabulary(model: torch.nn.Module) -> tuple[list[Any], list[Any]]:
 def _matrix(weights: Mapping[str, torch.Tensor], modules: tuple[str, ...]) -> torch.Tensor | None:
     ends = tuple(f".{module}.weight" for module in modules)
     return next((each for name, each in weights.items() if f".{name}".endswith(ends)), None)
-
-
-@torch.inference_mode()
-def _log_probabilities(
-    shell: Path, weights: Mapping[str, torch.Tensor], probe: list[int], dtype: torch.dtype
-) -> list[float]:
-    from mergegrid.generation.transformers_backend import empty_model, put
-
-    with torch.device("cpu"):
-        model = empty_model(shell, str(dtype).removeprefix("torch."))
-    put(model, weights)
-    ids = torch.tensor([probe], device="cpu")
-    shares = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-    found: list[float] = shares.gather(-1, ids[0, 1:, None])[:, 0].tolist()
-    return found

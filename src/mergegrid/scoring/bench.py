@@ -13,6 +13,7 @@ from mergegrid.checkpoints.publish import published_digest, read_manifest, recor
 from mergegrid.checkpoints.statistics import check_grams, check_information, open_statistics
 from mergegrid.checkpoints.torch_tensors import OnDevice
 from mergegrid.config.requests import Target, statistic_of
+from mergegrid.devices import described
 from mergegrid.merging.engine import Engine, MergedCheckpoint
 from mergegrid.merging.merge import Merge, OfStatistics
 from mergegrid.merging.plan import settings_on
@@ -60,7 +61,7 @@ class Bench:
         self._inputs = {
             "base": published_digest(base),
             "versions": stage_versions(*_STAGES),
-            "device": device,
+            "device": described(device),
         }
         self._inputs_of_members = {
             name: {

@@ -53,7 +53,7 @@ class TaskScorer:
         if split not in self._splits:
             part = self._examples[self._examples["split"] == split]
             encoded = encode(self._tokenizer, part, self._target.max_length)
-            room = _MAX_TOKENS[self._device]
+            room = _MAX_TOKENS[torch.device(self._device).type]
             batched = list(batches(self._tokenizer, encoded, room, self._device))
             self._splits[split] = batched, part["label"].to_numpy()
         return self._splits[split]

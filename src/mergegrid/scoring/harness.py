@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mergegrid.bound import bound
-from mergegrid.config.harness import Harness, own_tasks
+from mergegrid.config.harness import Harness, OnGpus, own_tasks
+from mergegrid.devices import described
 from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
@@ -29,6 +30,8 @@ from mergegrid.stages import Libraries, stage_versions, together
 
 STAGE_VERSIONS = {"harness": 1}
 
+NO_SPLIT = OnGpus()
+"""One GPU."""
 #: Version that is tested.
 LM_EVAL = "0.4.13"
 
@@ -44,6 +47,12 @@ _UNSAFE = re.compile(r"Attempted to run task: (\S+) which is marked as unsafe")
 # The metric that runs programs: it is asked for, or asks for leave.
 _RUNS_CODE = ("Module 'code_eval'", "HF_ALLOW_CODE_EVAL")
 _TAIL = 30
+_ENVIRONMENT = {
+    # Else a file where the run starts could stand in for a library of the same name.
+    "PYTHONSAFEPATH": "1",
+    # vLLM's engine in the process of lm-eval ends with it; one of its own would keep the GPU.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 _ATTEMPT = "run-"
 _MISSING = ("ModuleNotFoundError", "ImportError")
 
@@ -75,7 +84,9 @@ class HarnessResult:
     scores: list[HarnessScore]
 
 
-def run_harness(model: Path, settings: Harness, folder: Path, device: str) -> HarnessResult:
+def run_harness(
+    model: Path, settings: Harness, folder: Path, device: str, on_gpus: OnGpus = NO_SPLIT
+) -> HarnessResult:
     """Score a model on tasks of lm-eval.
 
     Args:
@@ -83,6 +94,7 @@ def run_harness(model: Path, settings: Harness, folder: Path, device: str) -> Ha
         settings: the tasks, and where lm-eval is.
         folder: gets `results.json` as lm-eval wrote it, and its log, `lm_eval.log`.
         device: `cpu` or `cuda`.
+        on_gpus: how the model lies on GPUs, where the device is one.
 
     Raises:
         ConfigError: lm-eval is not installed there, knows no such task, needs another package for
@@ -103,12 +115,11 @@ def run_harness(model: Path, settings: Harness, folder: Path, device: str) -> Ha
         place = Path(name)
         with log.open("wb") as file:
             done = subprocess.run(
-                bound(harness_command(model, settings, place / "results.json", device)),
+                bound(harness_command(model, settings, place / "results.json", device, on_gpus)),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # Else a file where the run starts could stand in for a library of the same name.
-                env={**os.environ, "PYTHONSAFEPATH": "1"},
+                env={**os.environ, **_ENVIRONMENT},
                 check=False,
             )
         written = list(place.glob("results_*.json"))
@@ -118,13 +129,26 @@ def run_harness(model: Path, settings: Harness, folder: Path, device: str) -> Ha
     return read_result(results, settings, device)
 
 
-def harness_command(model: Path, settings: Harness, output: Path, device: str) -> list[str]:
+def harness_command(
+    model: Path, settings: Harness, output: Path, device: str, on_gpus: OnGpus = NO_SPLIT
+) -> list[str]:
     """The words that start lm-eval; it puts the time into the name of the output."""
     # As JSON, for in the plain form a comma in the path would end it.
-    arguments = {"pretrained": str(model.resolve()), "dtype": settings.dtype}
+    arguments: dict[str, Any] = {"pretrained": str(model.resolve()), "dtype": settings.dtype}
+    if device != "cpu" and settings.model == "vllm":
+        arguments |= {
+            "tensor_parallel_size": on_gpus.gpus,
+            "gpu_memory_utilization": on_gpus.memory_fraction,
+        }
+        if on_gpus.max_model_len is not None:
+            arguments["max_model_len"] = on_gpus.max_model_len
+    elif device != "cpu" and on_gpus.gpus > 1:
+        # Layer by layer over the GPUs, one after the other at work.
+        arguments["parallelize"] = True
     command = [settings.python, "-m", "lm_eval", "--model", settings.model]
     command += ["--model_args", json.dumps(arguments), "--tasks", ",".join(settings.tasks)]
-    command += ["--batch_size", str(settings.batch_size)]
+    by_default = "auto" if settings.model == "vllm" else 8
+    command += ["--batch_size", str(settings.batch_size or by_default)]
     # The path of a file: in a folder, lm-eval makes one whose name is the whole path of the model.
     # Only with the samples does it say by a digest what was asked.
     command += ["--output_path", str(output.resolve()), "--log_samples"]
@@ -172,7 +196,7 @@ def read_result(path: Path, settings: Harness, device: str) -> HarnessResult:
         )
     return HarnessResult(
         version=version,
-        engine=f"lm-eval {settings.model} {dtype} {device}",
+        engine=f"lm-eval {settings.model} {dtype} {described(device)}",
         tasks={task: str(each) for task, each in found["versions"].items()},
         questions=found["task_hashes"],
         scores=scores,

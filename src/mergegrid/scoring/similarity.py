@@ -110,7 +110,9 @@ def decoder_similarity(
         shell = Path(temporary)
         merger.write_shell(shell)
         prompts = Prompts(shell)
-        model = empty_model(shell, "float32").to(device)
+        # Made where it is used: on the CPU it would take as much memory as on the GPU.
+        with torch.device(device):
+            model = empty_model(shell, "float32")
     asked = questions.head(request.examples)
     texts = (
         map(prompts.chat, asked["instruction"])

@@ -150,7 +150,9 @@ def _work(
         return
     start = 0
     for stop in sorted({*range(_BLOCK, counts[-1], _BLOCK), *counts}):
-        block = list(batches(tokenizer, encoded[start:stop], _MAX_TOKENS[device], device))
+        block = list(
+            batches(tokenizer, encoded[start:stop], _MAX_TOKENS[torch.device(device).type], device)
+        )
         for number, batch in enumerate(block, start=1):
             rows = [start + row for row in batch.rows]
             finished = [stop] if number == len(block) and stop in counts else []

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from processes import gone, wait_until
 
-from mergegrid.config.harness import Harness, HarnessRequest, own_tasks
+from mergegrid.config.generation import Generation
+from mergegrid.config.harness import Harness, HarnessRequest, OnGpus, own_tasks
 from mergegrid.config.reading import check_content
 from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
 from mergegrid.recipe.methods import Average
@@ -188,6 +189,32 @@ def test_lm_eval_is_asked_all_that_is_set(tmp_path, monkeypatch):
         *("--num_fewshot", "0", "--limit", "10", "--seed", "0"),
         *("--include_path", f"{tmp_path}/own", "--apply_chat_template"),
     ]
+
+
+def test_on_gpus_the_model_lies_as_the_family_has_it():
+    generation = Generation(gpus=2, memory_fraction=0.8, max_model_len=2048)
+
+    def arguments(model, device, on_gpus):
+        settings = Harness(tasks=["arc_easy"], model=model)
+        words = harness_command(Path("/m"), settings, Path("/r.json"), device, on_gpus)
+        batch = words[words.index("--batch_size") + 1]
+        return {**json.loads(words[words.index("--model_args") + 1]), "batch_size": batch}
+
+    plain = {"pretrained": "/m", "dtype": "auto"}
+    split = OnGpus.of(generation)
+    assert arguments("vllm", "cuda", split) == {
+        **plain,
+        "tensor_parallel_size": 2,
+        "gpu_memory_utilization": 0.8,
+        "max_model_len": 2048,
+        # vLLM gets all questions at once and schedules them itself.
+        "batch_size": "auto",
+    }
+    assert arguments("vllm", "cpu", split) == {**plain, "batch_size": "auto"}
+    assert arguments("hf", "cuda", split) == {**plain, "parallelize": True, "batch_size": "8"}
+    assert arguments("hf", "cuda", OnGpus()) == {**plain, "batch_size": "8"}
+    with_batches = Harness(tasks=["arc_easy"], batch_size="auto")
+    assert harness_command(Path("/m"), with_batches, Path("/r"), "cpu").count("auto") == 1
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,10 @@ _MAGNITUDE = (
     r"\b(?:hundreds?|thousands?|[mbtr]+illions?|dozens?|mln|bln|grand|repeat(?:ing|ed)|recurring)\b"
 )
 # Words that may be a unit, with their power.
-_WORDS_OF_UNIT = rf"{WORDS}\{{(?!\s*(?:or|and)\b|[^{{}}]*{_MAGNITUDE})[^{{}}\d=]*\}}(?:\s*\^\s*(?:\{{-?\d\}}|\d))?"
+_WORDS_OF_UNIT = (
+    rf"{WORDS}\{{(?!\s*(?:or|and)\b|[^{{}}]*{_MAGNITUDE})[^{{}}\d=]*\}}"
+    r"(?:\s*\^\s*(?:\{-?\d\}|\d))?"
+)
 _UNITS_IN_WORDS = rf"{_WORDS_OF_UNIT}(?:\s*(?:/|\\cdot(?![A-Za-z]))?\s*{_WORDS_OF_UNIT})*"
 _SPELLINGS = rewrites(
     ("[\u2010-\u2015\u2212]", "-"),

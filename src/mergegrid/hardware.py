@@ -1,0 +1,93 @@
+"""How much memory a decoder takes, by the number of its parameters: on the GPU and beside it.
+
+Estimates, on the side of too much. Jobs state them (`mem_mb`), fine-tuning refuses by them, and
+docs/hardware.md shows them. What activations and caches take depends on batches and lengths, and is
+not among them.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.errors import CheckpointError
+
+_MB = 1_000_000
+_PROCESS = 3000 * _MB
+"""Python with torch, transformers and CUDA, in one process."""
+_FLOAT32 = 4
+_GRADIENT_AND_MOMENTS = 12
+"""Bytes per trained parameter: its gradient and the two moments of AdamW, in float32."""
+_COPY = 2
+"""Bytes per parameter of the copy that computes in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model weighs."""
+
+    parameters: int
+    """Elements of all tensors."""
+    stored: int
+    """Their bytes as stored."""
+
+
+def size_of(folder: Path) -> Size:
+    """The size of a model, by the headers of its files; nothing where there is no model yet."""
+    try:
+        infos = open_checkpoint(folder).infos.values()
+    except (CheckpointError, OSError):
+        return Size(0, 0)
+    return Size(
+        sum(info.count for info in infos), sum(info.count * info.dtype.size for info in infos)
+    )
+
+
+def finetuning_bytes(parameters: int, trained: int, bfloat16: bool) -> int:
+    """Bytes on the device that fine-tuning takes before activations.
+
+    Args:
+        parameters: of the whole model.
+        trained: those that are trained: all, or those of adapters.
+        bfloat16: whether it computes in bfloat16.
+    """
+    each = _FLOAT32 + (_COPY if bfloat16 else 0)
+    return each * parameters + _GRADIENT_AND_MOMENTS * trained
+
+
+def finetuning_mb(size: Size, on_gpu: bool) -> int:
+    """Megabytes that a fine-tuning job takes of its host."""
+    # Loaded in float32, moved to the GPU, and moved back to be written.
+    whole = _FLOAT32 * size.parameters
+    if not on_gpu:
+        whole = 2 * finetuning_bytes(size.parameters, size.parameters, bfloat16=True)
+    return _rounded(_PROCESS + 1.25 * whole)
+
+
+def generation_bytes(parameters: int, dtype_size: int) -> int:
+    """Bytes on the device that a model takes to answer, before its cache of keys and values."""
+    return dtype_size * parameters
+
+
+def generation_mb(size: Size, gpus: int, one_engine: bool) -> int:
+    """Megabytes that a job that answers takes of its host.
+
+    Args:
+        size: of the base.
+        gpus: that its engine is split among; 0 on the CPU.
+        one_engine: whether it merges variants in memory.
+    """
+    processes = 2 + gpus if gpus > 1 else 1
+    # The merged model, and another: as transformers loads it, or as the file that ranks map.
+    models = (2 if gpus else 3) if one_engine else 2
+    return _rounded(processes * _PROCESS + 1.1 * models * size.stored)
+
+
+def similarity_mb(size: Size, on_gpu: bool) -> int:
+    """Megabytes that comparing the embeddings of a decoder takes of its host."""
+    computed = 0 if on_gpu else _FLOAT32 * size.parameters
+    return _rounded(_PROCESS + 1.25 * (2 * size.stored + computed))
+
+
+def _rounded(size: float) -> int:
+    return math.ceil(size / _MB / 500) * 500
