@@ -109,8 +109,14 @@ def of_study(results: Path, benchmark: str, task: str) -> list[Case]:
     """All different answers of all models of a study to one of its benchmarks."""
     import pandas as pd
 
+    from mergegrid.scoring.answers.judgement import boxed
+
     questions = pd.read_parquet(results / "benchmarks" / f"{benchmark}.parquet")
-    golds = {each.id: json.loads(each.reference) for each in questions.itertuples()}
+    golds = {}
+    for each in questions.itertuples():
+        reference = json.loads(each.reference)
+        gold = reference.get("answer") or boxed(reference["solution"])
+        golds[each.id] = gold.rpartition("####")[2].strip()
     found = set()
     for path in sorted(results.glob("*/answers/**/*.parquet")):
         frame = pd.read_parquet(path)

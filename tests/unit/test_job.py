@@ -225,3 +225,23 @@ def test_the_workflow_leaves_word_of_its_snakemake(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "threads.txt").read_text() == "2"
+
+
+@pytest.mark.parametrize("script", ["generate.py", "generate_variants.py"])
+def test_a_job_that_vllm_spawns_processes_from_is_not_run_again_in_them(tmp_path, script):
+    """As `spawn` does it: the file is run once more, under another name."""
+    path = WORKFLOW / "scripts" / script
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(path.parent)!r})\n"
+        f"runpy.run_path({str(path)!r}, {{'snakemake': None}}, sys.argv[1])\n"
+    )
+
+    def run(name):
+        command = [sys.executable, "-c", code, name]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    again = run("__mp_main__")
+    assert (again.returncode, again.stderr) == (0, "")
+    # Under its own name it would do its work.
+    assert "has no attribute 'log'" in run("__main__").stderr

@@ -102,12 +102,12 @@ def test_merged_models_are_removed_and_nothing_is_left_to_do(project):
 @pytest.mark.parametrize(
     ("given", "provided"),
     [
-        (["gpu=5"], {"gpu": "5", "merged_models": "5"}),
+        (["gpu=5"], {"gpu": "5", "merged_models": "10"}),
         (["gpu=5", "merged_models=2"], {"gpu": "5", "merged_models": "2"}),
         (["other=1"], {"other": "1"}),
     ],
 )
-def test_no_more_models_are_merged_at_a_time_than_gpus_can_read(project, tmp_path, given, provided):
+def test_two_models_for_each_engine_are_merged_at_a_time(project, tmp_path, given, provided):
     copy = Project.after(project, tmp_path / "copy")
     target = f"results/small/benchmarks/{FORMATS}.parquet"
     printed = copy.snakemake("--cores", "1", "--force", "--resources", *given, "--", target)

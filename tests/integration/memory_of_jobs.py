@@ -1,0 +1,75 @@
+"""One kind of work on a decoder, and the most memory that this process took for it, in bytes.
+
+python memory_of_jobs.py WORK FOLDER
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from mergegrid.config.decoder_requests import Ask, DecoderFinetuneRequest
+from mergegrid.config.decoders import DecoderFinetune, Instructions
+from mergegrid.config.generation import Generation, Sampling
+from mergegrid.config.similarity_requests import DecoderSimilarityRequest
+from mergegrid.finetuning.decoder import finetune_decoder
+from mergegrid.generation.merged import Models
+from mergegrid.generation.variants import answer_variants
+from mergegrid.recipe.recipe import Recipe
+from mergegrid.recipe.sparsifiers import Dare
+from mergegrid.scoring.similarity import decoder_similarity
+
+SENTENCES = ["the film is good", "a book was bad", "one two three four"] * 4
+RECIPES = [
+    Recipe(family="tiny", experts=("math",)),
+    Recipe(family="tiny", experts=("math",), sparsifier=Dare(rate=0.9, seed=1)),
+]
+
+
+def finetune(folder: Path) -> None:
+    rows = {
+        "split": ["train"] * 8 + ["validation"] * 4,
+        "instruction": SENTENCES,
+        "output": SENTENCES,
+    }
+    request = DecoderFinetuneRequest(
+        data=Instructions(generated={"generator": "instructions", "count": 1, "seed": 0}),
+        settings=DecoderFinetune(epochs=1, batch_size=2, max_length=32),
+        prompt="{instruction}",
+        chat=False,
+        seed=0,
+    )
+    finetune_decoder(folder / "base", request, pd.DataFrame(rows), folder / "expert")
+
+
+def generate(folder: Path) -> None:
+    questions = pd.DataFrame({"id": ["0"], "instruction": ["a film"], "prompt": ["a film"]})
+    answer_variants(
+        Models(base=folder / "base", experts={"math": folder / "math"}),
+        RECIPES,
+        lambda recipe: recipe.digest,
+        [Ask(benchmark="words", chat=False, sampling=Sampling(max_tokens=2))],
+        {"words": questions.astype("string")},
+        Generation(backend="transformers"),
+        folder / "store.jsonl",
+        "cpu",
+        0,
+    )
+
+
+def similarity(folder: Path) -> None:
+    request = DecoderSimilarityRequest(
+        recipes=RECIPES, examples=2, chat=False, output={}, homologous=True
+    )
+    questions = pd.DataFrame({"instruction": SENTENCES[:2], "prompt": SENTENCES[:2]})
+    decoder_similarity(request, folder / "base", folder / "math", questions)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    globals()[sys.argv[1]](Path(sys.argv[2]))
+    # What getrusage says would be that of the parent, where that took more.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    sys.stdout.write(f"{int(peak[1]) * 1024}\n")
