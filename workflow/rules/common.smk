@@ -156,7 +156,8 @@ def bound_merged_models():
     cores would merge far ahead of the GPUs, until the disk is full.
     """
     limits = workflow.global_resources
-    if gpus() and DECODERS and "merged_models" not in limits:
+    # A job of a cluster is not told what the run was given, and merges nothing but its own.
+    if "gpu" in limits and DECODERS and "merged_models" not in limits:
         each = min(DECODERS.generation_of(name).gpus for name in DECODERS.families)
         workflow.register_resource(
             "merged_models", 2 * max(1, limits["gpu"].value // each)
