@@ -1,9 +1,10 @@
-"""A SLURM of one node for tests: private, on loopback, with accounting and fake GPUs.
+"""A SLURM of two nodes for tests: private, on loopback, with accounting and fake GPUs.
 
 Everything lives in one folder: configuration, keys, sockets, spool, logs, database. Nothing in /etc
-is read or changed, and only processes that were started here are ended. Memory is limited by cgroup
-v1, so that a job that takes too much is killed as on a real cluster. The GPUs are device nodes that
-nobody opens; CUDA_VISIBLE_DEVICES names them by their numbers on the node.
+is read or changed, and only processes that were started here are ended. Both nodes are this host,
+each a slurmd with its own port, spool and control groups. Memory is limited by cgroup v1, so that a
+job that takes too much is killed as on a real cluster. The GPUs are device nodes that nobody opens;
+CUDA_VISIBLE_DEVICES names them by their numbers on their node, so that both nodes have a GPU 0.
 """
 
 import os
@@ -19,24 +20,26 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "mariadb-install-db")
 MEMORY = Path("/sys/fs/cgroup/memory")
-NODE = socket.gethostname().partition(".")[0]
+HOST = socket.gethostname().partition(".")[0]
+NODES = ("nodea", "nodeb")
+#: The control group of memory of each node.
+GROUPS = [MEMORY / f"slurm_{node}" for node in NODES]
 
 SLURM = """\
-ClusterName=one
-SlurmctldHost={node}(127.0.0.1)
+ClusterName=two
+SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld}
-SlurmdPort={slurmd}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/run/munge.socket
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation={folder}/spool/ctld
-SlurmdSpoolDir={folder}/spool/d
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/run/slurmctld.pid
-SlurmdPidFile={folder}/run/slurmd.pid
+SlurmdPidFile={folder}/run/slurmd.%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/slurmd.log
+SlurmdLogFile={folder}/log/slurmd.%n.log
 ProctrackType=proctrack/cgroup
 TaskPlugin=task/cgroup
 TaskProlog={folder}/bin/note
@@ -58,8 +61,11 @@ AccountingStoragePass={folder}/run/munge.socket
 AccountingStoreFlags=job_comment
 AccountingStorageTRES=gres/gpu
 GresTypes=gpu
-NodeName={node} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=100000 Gres=gpu:fake:{gpus}
 PartitionName=main Nodes=ALL Default=YES MaxTime=UNLIMITED State=UP
+"""
+SLURM_NODE = """\
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=100000 \
+Gres=gpu:fake:{gpus}
 """
 # The others of cgroup's limits would hide the numbers of the GPUs and the cores of the machine.
 CGROUP = """\
@@ -67,11 +73,11 @@ CgroupPlugin=cgroup/v1
 CgroupAutomount=no
 ConstrainRAMSpace=yes
 """
-GRES = "AutoDetect=off\nNodeName={node} Name=gpu Type=fake File={folder}/dev/nvidia[0-{last}]\n"
+GRES = "AutoDetect=off\nNodeName={nodes} Name=gpu Type=fake File={folder}/dev/nvidia[0-{last}]\n"
 SLURMDBD = """\
 AuthType=auth/munge
 AuthInfo={folder}/run/munge.socket
-DbdHost={node}
+DbdHost={host}
 DbdAddr=127.0.0.1
 DbdPort={dbd}
 CommunicationParameters=NoInAddrAny
@@ -92,10 +98,18 @@ CREATE USER 'slurm'@'localhost' IDENTIFIED BY 'slurm';
 GRANT ALL ON slurm.* TO 'slurm'@'127.0.0.1', 'slurm'@'localhost';
 """
 # The executor hides SLURM_CONF from the srun inside a job; a cluster has its file in /etc instead.
-SRUN = '#!/bin/sh\nSLURM_CONF={folder}/etc/slurm.conf exec {srun} "$@"\n'
-
+# The line of every call is kept: the job it is called in, then its arguments, in log/NAME.calls.
+CALL = """\
+#!/bin/sh
+line=$(printf '%s\\t' "$SLURM_JOB_ID" "$@" | tr '\\n' ' ')
+printf '%s\\n' "$line" >> {folder}/log/{name}.calls
+SLURM_CONF={folder}/etc/slurm.conf exec {program} "$@"
+"""
 # What every step of a job sees before it starts.
-NOTE = '#!/bin/sh\necho "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES" >> {folder}/log/devices\n'
+NOTE = """\
+#!/bin/sh
+echo "$SLURM_JOB_ID $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES" >> {folder}/log/devices
+"""
 
 
 def missing() -> str | None:
@@ -106,19 +120,23 @@ def missing() -> str | None:
         return f"{', '.join(absent)} not found: sh tests/slurm/install.sh installs them"
     if not MEMORY.is_dir():
         return f"no {MEMORY}: limits of memory need cgroup v1 (systemd.unified_cgroup_hierarchy=0)"
-    if (MEMORY / f"slurm_{NODE}").exists():
-        return f"{MEMORY}/slurm_{NODE} exists: another slurmd runs or ran here, end it first"
-    if socket.gethostbyname(NODE) != "127.0.0.1":
-        return f"the name {NODE} is not that of loopback: add '127.0.0.1 {NODE}' to /etc/hosts"
+    if left := [str(group) for group in GROUPS if group.exists()]:
+        return f"{', '.join(left)} exists: another slurmd runs or ran here, end it first"
+    if socket.gethostbyname(HOST) != "127.0.0.1":
+        return f"the name {HOST} is not that of loopback: add '127.0.0.1 {HOST}' to /etc/hosts"
     return None
 
 
 @contextmanager
-def cluster(folder: Path, cpus: int = 8, gpus: int = 8) -> Iterator[dict[str, str]]:
-    """Run a cluster; gives the environment in which sbatch and its like find it."""
-    for name in ("etc", "run", "log", "bin", "dev", "munge", "database", "spool/ctld", "spool/d"):
+def cluster(folder: Path, cpus: int = 32, gpus: int = 4) -> Iterator[dict[str, str]]:
+    """Run a cluster, each node with so many CPUs and GPUs.
+
+    Gives the environment in which sbatch and its like find it.
+    """
+    for name in ("etc", "run", "log", "bin", "dev", "munge", "database", "spool/ctld"):
         (folder / name).mkdir(parents=True)
-    ports = dict(zip(("ctld", "slurmd", "dbd", "database"), _free_ports(4), strict=True))
+    daemons = ("ctld", "dbd", "database", *NODES)
+    ports = dict(zip(daemons, _free_ports(len(daemons)), strict=True))
     _write_files(folder, {**ports, "cpus": cpus, "gpus": gpus})
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
@@ -147,9 +165,12 @@ def cluster(folder: Path, cpus: int = 8, gpus: int = 8) -> Iterator[dict[str, st
         start("slurmctld", "-D", "-i")
         _wait("slurmctld", lambda: "is UP" in asked("scontrol", "ping"), folder)
         stack.callback(_clear_groups)
-        start("slurmd", "-D")
+        for node in NODES:
+            (folder / "spool" / node).mkdir()
+            start("slurmd", "-D", "-N", node)
         stack.callback(_cancel_jobs, asked)
-        _wait("slurmd", lambda: asked("sinfo", "-h", "-o", "%t").strip() == "idle", folder)
+        ready = ["idle"] * len(NODES)
+        _wait("slurmd", lambda: asked("sinfo", "-h", "-N", "-o", "%t").split() == ready, folder)
         yield environment
 
 
@@ -164,10 +185,11 @@ def _free_ports(count: int) -> list[int]:
 
 def _write_files(folder: Path, values: dict[str, int]) -> None:
     """Write the configuration, the key of munge and the fake GPUs."""
-    srun = shutil.which("srun")
-    names = {**values, "folder": folder, "node": NODE, "last": values["gpus"] - 1, "srun": srun}
+    names = {**values, "folder": folder, "host": HOST, "nodes": ",".join(NODES)}
+    names["last"] = values["gpus"] - 1
+    lines = (SLURM_NODE.format(**names, node=node, port=values[node]) for node in NODES)
     files = {
-        "slurm.conf": SLURM,
+        "slurm.conf": SLURM + "".join(lines),
         "cgroup.conf": CGROUP,
         "gres.conf": GRES,
         "slurmdbd.conf": SLURMDBD,
@@ -177,9 +199,10 @@ def _write_files(folder: Path, values: dict[str, int]) -> None:
     (folder / "etc/slurmdbd.conf").chmod(0o600)
     (folder / "munge/key").write_bytes(os.urandom(128))
     (folder / "munge/key").chmod(0o600)
-    for name, text in {"srun": SRUN, "note": NOTE}.items():
-        (folder / "bin" / name).write_text(text.format(**names))
-        (folder / "bin" / name).chmod(0o755)
+    for name, text in {"sbatch": CALL, "srun": CALL, "note": NOTE}.items():
+        path = folder / "bin" / name
+        path.write_text(text.format(folder=folder, name=name, program=shutil.which(name)))
+        path.chmod(0o755)
     for index in range(values["gpus"]):
         os.mknod(folder / f"dev/nvidia{index}", 0o020600, os.makedev(195, index))
 
@@ -220,7 +243,7 @@ def _running(
     command: tuple[str | Path, ...], environment: dict[str, str], logs: Path
 ) -> Iterator[None]:
     """Run a daemon in the foreground; end it, softly at first."""
-    with (logs / f"{command[0]}.out").open("w") as out:
+    with (logs / f"{command[0]}.out").open("a") as out:
         daemon = subprocess.Popen(
             command, env=environment, stdout=out, stderr=out, start_new_session=True
         )
@@ -258,8 +281,8 @@ def _cancel_jobs(asked: Callable[..., str]) -> None:
 
 
 def _clear_groups() -> None:
-    """End what jobs have left behind, and remove the control groups of the node."""
-    groups = [each / f"slurm_{NODE}" for each in MEMORY.parent.iterdir()]
+    """End what jobs have left behind, and remove the control groups of the nodes."""
+    groups = [each / path.name for each in MEMORY.parent.iterdir() for path in GROUPS]
     folders = [Path(top) for group in groups for top, _, _ in os.walk(group)]
     end = time.monotonic() + 10
     while left := {

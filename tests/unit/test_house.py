@@ -28,7 +28,7 @@ FLOORS = [
     },
     {"recipe", "answers"},
     {"config"},
-    {"checkpoints", "tasks"},
+    {"checkpoints", "tasks", "hardware"},
     {"merging", "finetuning", "statistics", "generation"},
     {"scoring"},
     {"reporting"},

@@ -124,6 +124,20 @@ def gpus():
     return 1 if os.environ["MERGEGRID_RUN"] == "gpu" else 0
 
 
+# Cores that a SLURM job gets beside each of its GPUs (sbatch --cpus-per-gpu), to feed it, compile and
+# merge. For nodes that have fewer, `cpus_per_gpu` among the default-resources of a profile replaces it.
+# Without SLURM it has no effect.
+CPUS_PER_GPU = 8
+
+
+def cpus_per_gpu():
+    """Cores beside each GPU: those of the default resources, else CPUS_PER_GPU."""
+    defaults = workflow.resource_settings.default_resources or {}
+    if "cpus_per_gpu" in defaults:
+        return defaults["cpus_per_gpu"].value
+    return CPUS_PER_GPU
+
+
 # What merges or measures whole models uses several threads, whose number changes no byte; Snakemake
 # gives no more than there are cores. More would wait for the disk.
 MERGE_THREADS = 4

@@ -85,6 +85,8 @@ rule decoder:
     threads: 1
     resources:
         gpu=gpus(),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: hardware.finetuning_mb(
             decoder_size(wildcards.family), on_gpu=bool(gpus())
         )

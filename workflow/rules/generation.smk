@@ -85,6 +85,8 @@ rule generate:
     threads: 1
     resources:
         gpu=lambda wildcards: generation_gpus(wildcards.family),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         merged_models=1,
         mem_mb=lambda wildcards, attempt: generation_mb(wildcards.family) * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
@@ -121,6 +123,8 @@ for family, experts, seed in ONE_ENGINE:
         threads: variant_threads()
         resources:
             gpu=generation_gpus(family),
+            nodes=1,
+            cpus_per_gpu=cpus_per_gpu(),
             mem_mb=lambda wildcards, attempt, family=family: generation_mb(family)
             * attempt,
             runtime=lambda wildcards, attempt: 1440 * attempt,

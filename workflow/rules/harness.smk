@@ -23,6 +23,8 @@ rule harness:
     threads: 1
     resources:
         gpu=lambda wildcards: generation_gpus(wildcards.family),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         merged_models=1,
         mem_mb=lambda wildcards, attempt: generation_mb(wildcards.family) * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,

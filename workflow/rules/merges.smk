@@ -38,6 +38,8 @@ rule merges:
     threads: 1
     resources:
         gpu=gpus(),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:

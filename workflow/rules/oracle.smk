@@ -27,6 +27,8 @@ rule oracle:
     threads: 1
     resources:
         gpu=gpus(),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
@@ -56,6 +58,8 @@ rule oracle_scores:
     threads: 1
     resources:
         gpu=gpus(),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:

@@ -26,6 +26,8 @@ rule similarity:
     threads: 1
     resources:
         gpu=gpus(),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
@@ -58,6 +60,8 @@ rule decoder_similarity:
     threads: 1
     resources:
         gpu=gpus(),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: hardware.similarity_mb(
             decoder_size(wildcards.family), on_gpu=bool(gpus())
         )

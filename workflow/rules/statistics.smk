@@ -27,6 +27,8 @@ rule statistics:
     threads: 1
     resources:
         gpu=gpus(),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 12000 * attempt,
         runtime=lambda wildcards, attempt: 360 * attempt,
     params:

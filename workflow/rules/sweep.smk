@@ -31,6 +31,8 @@ rule sweep:
     threads: 1
     resources:
         gpu=gpus(),
+        nodes=1,
+        cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
