@@ -1,6 +1,6 @@
 # make quickstart   the whole default study, from nothing to tables, figures and report
 # make test         all tests, in the same environment
-# make test-slurm   the smoke study on a private SLURM of one node; as root on Debian or Ubuntu
+# make test-slurm   the smoke study on a private SLURM of two nodes; as root on Debian or Ubuntu
 # make test-faults  runs that are killed, cut off and spoiled; FAULT_TRIES=5 FAULT_SEED=... (an hour)
 # make lint         what CI checks besides tests
 # make docs         everything in the docs that is generated: schema, key reference, README figures
