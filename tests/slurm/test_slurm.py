@@ -64,6 +64,9 @@ def runs(tmp_path_factory):
         pytest.fail(reason)
     folder = tmp_path_factory.mktemp("slurm")
     local, project = Project(folder / "local", CONFIG), Project(folder / "project", CONFIG)
+    # Which means nothing on a cluster: jobs there have GPUs of their own.
+    with (project.folder / CONFIG).open("a") as config:
+        config.write("\njobs_per_gpu: 2\n")
     split = Project(folder / "split", SPLIT)
     (split.folder / SPLIT).write_text(yaml.safe_dump(split_study(family(folder / "models"))))
     memory = ("--set-resources", f"merges:mem_mb=attempt * {TIGHT}")

@@ -124,6 +124,29 @@ def gpus():
     return 1 if os.environ["MERGEGRID_RUN"] == "gpu" else 0
 
 
+def jobs_share_gpus():
+    """Whether several jobs on encoders hold one GPU, which they do on one machine alone."""
+    local = workflow.is_main_process and workflow.local_exec
+    return bool(gpus() and local and STUDY.jobs_per_gpu > 1)
+
+
+def encoder_gpus():
+    """The GPUs of a job on encoders; where it shares one, it holds a `gpu_share` instead."""
+    return 0 if jobs_share_gpus() else gpus()
+
+
+def gpu_share():
+    """One of the places on a GPU that jobs share, none where they do not."""
+    return 1 if jobs_share_gpus() else 0
+
+
+def bound_gpu_shares():
+    """Run as many jobs on shared GPUs at a time as the study allows."""
+    if jobs_share_gpus():
+        places = STUDY.jobs_per_gpu * workflow.global_resources["gpu"].value
+        workflow.register_resource("gpu_share", places)
+
+
 # Cores that a SLURM job gets beside each of its GPUs (sbatch --cpus-per-gpu), to feed it, compile and
 # merge. For nodes that have fewer, `cpus_per_gpu` among the default-resources of a profile replaces it.
 # Without SLURM it has no effect.

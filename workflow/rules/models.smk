@@ -51,7 +51,8 @@ rule expert:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=gpus(),
+        gpu=encoder_gpus(),
+        gpu_share=gpu_share(),
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 8000 * attempt,

@@ -26,7 +26,8 @@ rule oracle:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=gpus(),
+        gpu=encoder_gpus(),
+        gpu_share=gpu_share(),
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
@@ -57,7 +58,8 @@ rule oracle_scores:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=gpus(),
+        gpu=encoder_gpus(),
+        gpu_share=gpu_share(),
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 8000 * attempt,

@@ -150,7 +150,7 @@ def quiet_transformers() -> None:
 
 def device(snakemake: Any) -> str:
     """`cuda` when the job holds a GPU and this is no rehearsal, else `cpu`."""
-    if not snakemake.resources.get("gpu", 0) or rehearsal():
+    if not _held(snakemake)[0] or rehearsal():
         return "cpu"
     import torch
 
@@ -208,7 +208,7 @@ def _gpus(snakemake: Any) -> Iterator[None]:
     """Hold the job's GPUs, and write beside its log how much it used them."""
     usage = Path(snakemake.log[0]).with_suffix(".gpu.tsv")
     usage.unlink(missing_ok=True)
-    gpus = snakemake.resources.get("gpu", 0)
+    gpus, sharing = _held(snakemake)
     if not gpus:
         yield
         return
@@ -221,8 +221,15 @@ def _gpus(snakemake: Any) -> Iterator[None]:
         )
     # Asking whether there is a GPU must not start CUDA: vLLM's workers are forked later.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    with _watched(lease(gpus), usage):
+    with _watched(lease(gpus, sharing), usage):
         yield
+
+
+def _held(snakemake: Any) -> tuple[int, int]:
+    """How many GPUs a job holds, and how many jobs may share each."""
+    if snakemake.resources.get("gpu_share", 0):
+        return 1, int(snakemake.config["jobs_per_gpu"])
+    return snakemake.resources.get("gpu", 0), 1
 
 
 def _split_over(request: str | None) -> int:

@@ -90,6 +90,9 @@ class Study(Spec):
     """Models that learn several tasks at once, to measure merges against; unset leaves them out."""
     similarity: Similarity | None = None
     """Study of embeddings: how alike they stay when deltas are dropped; unset leaves it out."""
+    jobs_per_gpu: Annotated[int, Field(ge=1)] = 1
+    """Jobs of encoders that share one GPU of one machine: small models leave most of one idle. On a
+    cluster every job has GPUs of its own."""
     selection: Selection = "validation"
     """Split on which hyper-parameters are chosen; `test` replays the paper and is labelled so."""
 

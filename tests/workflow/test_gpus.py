@@ -1,0 +1,35 @@
+"""Jobs that hold GPUs, rehearsed with devices that are names."""
+
+import re
+from datetime import datetime
+
+import pytest
+import yaml
+from project import Project
+
+CONFIG = "config/smoke.yaml"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The smoke study on a machine with one GPU, which two jobs may share."""
+    project = Project(tmp_path / "project", CONFIG)
+    path = project.folder / CONFIG
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"jobs_per_gpu": 2}))
+    monkeypatch.setenv("MERGEGRID_DEVICE", "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("MERGEGRID_LEASES", str(tmp_path / "leases"))
+    return project
+
+
+def test_jobs_on_encoders_share_a_gpu_as_the_study_says(project):
+    printed = project.snakemake("--cores", "2", "--resources", "gpu=1", "--until", "expert")
+    assert re.search(r'^Provided resources: .*"gpu_share", 2', printed, re.MULTILINE), printed
+    spans = []
+    for log in (project.folder / "logs/smoke/expert").rglob("*.log"):
+        assert "leased GPUs: 0" in log.read_text()
+        times = re.findall(r"^(\S+ \S+),\d+ INFO", log.read_text(), re.MULTILINE)
+        spans.append((datetime.fromisoformat(times[0]), datetime.fromisoformat(times[-1])))
+    (one, other) = sorted(spans)
+    # Both held it at once.
+    assert other[0] < one[1]
