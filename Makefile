@@ -1,6 +1,8 @@
 # make quickstart   the whole default study, from nothing to tables, figures and report
 # make test         all tests, in the same environment
 # make test-slurm   the smoke study on a private SLURM of two nodes; as root on Debian or Ubuntu
+# make test-gpu     what needs a GPU, in 25 minutes, with the Python that has torch for CUDA; on any
+#                   machine a rehearsal of minutes: make test-gpu DEVICE=cpu
 # make test-faults  runs that are killed, cut off and spoiled; FAULT_TRIES=5 FAULT_SEED=... (an hour)
 # make lint         what CI checks besides tests
 # make docs         everything in the docs that is generated: schema, key reference, README figures
@@ -14,13 +16,16 @@ VENV ?= .venv
 # vLLM and lm-evaluation-harness, which tests run, have an environment of their own.
 ENGINES ?= .venv-engines
 CORES ?= all
+# test-gpu: cuda, or cpu to rehearse it; ONLY="A1 G4" for some steps. It makes no environment.
+DEVICE ?= cuda
+GPU_PYTHON ?= $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 # A folder of GLUE records for glue-small.
 DATA ?= $(GLUE_DATA)
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart test test-faults test-slurm lint docs glue-small benchmarks bench-merge clean
+.PHONY: help quickstart test test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -59,6 +64,9 @@ test: $(VENV)/.ready $(ENGINES)/.ready
 test-slurm: $(VENV)/.ready
 	@sh tests/slurm/install.sh
 	$(RUN) pytest tests/slurm
+
+test-gpu:
+	@PYTHONPATH=src $(GPU_PYTHON) tests/gpu/first_run.py --device $(DEVICE) $(if $(ONLY),--only $(ONLY))
 
 test-faults: $(VENV)/.ready
 	FAULT_TRIES=$(or $(FAULT_TRIES),5) $(RUN) pytest tests/faults @tests/faults/elsewhere.txt

@@ -1,0 +1,29 @@
+"""Hold the GPU for a second, and live on as long: what a job found when it got its lease.
+
+{"process": 4711, "others": [4709], "memory_mb": 612.0}
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from _job import device, job
+from snakemake.script import snakemake
+
+with job(snakemake):
+    from mergegrid import devices, watch
+
+    (used,) = devices.visible()
+    others = [int(path.stem) for path in Path("../processes").glob("*.txt")]
+    alive = [each for each in others if Path(f"/proc/{each}").exists()]
+    memory = sum(memory for memory, _ in watch.sample([used.key]))
+    Path(f"../processes/{os.getpid()}.txt").touch()
+    import torch
+
+    block = torch.zeros(1 << (31 if device(snakemake) == "cuda" else 10), device=device(snakemake))
+    time.sleep(1)
+    record = {"process": os.getpid(), "others": alive, "memory_mb": memory}
+    Path(snakemake.output[0]).write_text(json.dumps(record))
+# A job lives on for a while: what it wrote is put on the disk, and modules are torn down.
+time.sleep(2)
