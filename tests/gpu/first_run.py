@@ -215,7 +215,9 @@ def in_child(step: Step, machine: Machine, log: Path, pipe: Connection) -> None:
     folder = machine.work / step.name
     folder.mkdir()
     os.chdir(folder)
-    sys.stdout.write(f"\n== {step.name}: {step.claim}\n")
+    own = [logging.StreamHandler(sys.stdout)]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=own, force=True)
+    logger.info("\n== %s: %s", step.name, step.claim)
     try:
         row = step.function(machine, folder)
         pipe.send(("ok" if row.ok else "DIFFERS", row))

@@ -1,6 +1,7 @@
-"""Hold the GPU for a second, and live on as long: what a job found when it got its lease.
+"""Hold the GPU for a second, and live on for two: what a job found when it got its lease.
 
-{"process": 4711, "others": [4709], "memory_mb": 612.0}
+The record lists the earlier jobs that were still alive, and the memory of the GPU in use, such as
+{"others": [4709], "memory_mb": 612.0}.
 """
 
 import json
@@ -9,21 +10,20 @@ import time
 from pathlib import Path
 
 from _job import device, job
-from snakemake.script import snakemake
+from processes import gone
 
 with job(snakemake):
     from mergegrid import devices, watch
 
     (used,) = devices.visible()
     others = [int(path.stem) for path in Path("../processes").glob("*.txt")]
-    alive = [each for each in others if Path(f"/proc/{each}").exists()]
+    alive = [each for each in others if not gone(each)]
     memory = sum(memory for memory, _ in watch.sample([used.key]))
     Path(f"../processes/{os.getpid()}.txt").touch()
     import torch
 
     block = torch.zeros(1 << (31 if device(snakemake) == "cuda" else 10), device=device(snakemake))
     time.sleep(1)
-    record = {"process": os.getpid(), "others": alive, "memory_mb": memory}
-    Path(snakemake.output[0]).write_text(json.dumps(record))
+    Path(snakemake.output[0]).write_text(json.dumps({"others": alive, "memory_mb": memory}))
 # A job lives on for a while: what it wrote is put on the disk, and modules are torn down.
 time.sleep(2)
