@@ -1,7 +1,7 @@
 """How much memory a decoder takes, by the number of its parameters: on the GPU and beside it.
 
 Estimates, on the side of too much. Jobs state them (`mem_mb`), fine-tuning refuses by them, and
-docs/hardware.md shows them. What activations and caches take depends on batches and lengths, and is
+docs/gpus.md shows them. What activations and caches take depends on batches and lengths, and is
 not among them.
 """
 

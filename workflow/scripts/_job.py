@@ -39,13 +39,13 @@ atexit.register(gc.freeze)
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
-_TRAINING = "lower finetune.batch_size, or take a GPU with more (docs/hardware.md)"
+_TRAINING = "lower finetune.batch_size, or take a GPU with more (docs/gpus.md)"
 #: What to do when a rule runs out of the memory of its GPU.
 _LESS_MEMORY = {
     "expert": _TRAINING,
     "oracle": "lower oracle.finetune.batch_size, or take a GPU with more",
     "decoder": "raise finetune.accumulation, set finetune.gradient_checkpointing or finetune.lora, "
-    "or take a GPU with more (docs/hardware.md)",
+    "or take a GPU with more (docs/gpus.md)",
     "generate": "lower generation.batch_size or generation.max_model_len, or let vLLM split the "
     "model with generation.gpus",
     "similarity": "lower similarity.examples",

@@ -44,5 +44,5 @@ def check_memory(model: torch.nn.Module, bfloat16: bool, device: str) -> None:
         raise ConfigError(
             f"to fine-tune {trained / 1e9:.2f} of {parameters / 1e9:.2f} billion parameters takes "
             f"{needed / 1e9:.0f} GB of the GPU before activations, and {free / 1e9:.0f} GB are "
-            "free; set finetune.lora, or take a GPU with more (docs/hardware.md)"
+            "free; set finetune.lora, or take a GPU with more (docs/gpus.md)"
         )
