@@ -147,8 +147,7 @@ def harness_command(
         arguments["parallelize"] = True
     command = [settings.python, "-m", "lm_eval", "--model", settings.model]
     command += ["--model_args", json.dumps(arguments), "--tasks", ",".join(settings.tasks)]
-    by_default = "auto" if settings.model == "vllm" else 8
-    command += ["--batch_size", str(settings.batch_size or by_default)]
+    command += ["--batch_size", str(_batch_size(settings))]
     # The path of a file: in a folder, lm-eval makes one whose name is the whole path of the model.
     # Only with the samples does it say by a digest what was asked.
     command += ["--output_path", str(output.resolve()), "--log_samples"]
@@ -244,6 +243,7 @@ def harness_inputs(result: HarnessResult, settings: Harness, model: str) -> str:
         model: digest of the model.
     """
     asked = settings.model_dump(mode="json", exclude={"python", "include_path"})
+    asked["batch_size"] = _batch_size(settings)
     return digest(
         {
             "model": model,
@@ -255,6 +255,10 @@ def harness_inputs(result: HarnessResult, settings: Harness, model: str) -> str:
             "versions": stage_versions("harness"),
         }
     )
+
+
+def _batch_size(settings: Harness) -> int | str:
+    return settings.batch_size or ("auto" if settings.model == "vllm" else 8)
 
 
 def _version(python: str) -> str:
