@@ -99,7 +99,7 @@ def parse() -> argparse.Namespace:
 
 
 def no_gpu() -> str | None:
-    """Why nothing can run on a GPU here, in one sentence; none where there is one.
+    """Why nothing can run on a GPU here, in one sentence; none where something can.
 
     CUDA is not started: steps are forked from this process.
     """
@@ -114,9 +114,11 @@ def no_gpu() -> str | None:
         found = torch.cuda.is_available()
         seen = f"torch {torch.__version__} sees {'some' if found else 'none'}"
         del os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
-    if listed and found:
-        return None
-    return f"no GPU was found ({smi}; {seen}); to rehearse on the CPU: make test-gpu DEVICE=cpu"
+    rehearse = "to rehearse on the CPU: make test-gpu DEVICE=cpu"
+    if not (listed and found):
+        return f"no GPU was found ({smi}; {seen}); {rehearse}"
+    too_old = devices.driver_is_too_old(torch.version.cuda)
+    return f"the GPU cannot be used: {too_old}; {rehearse}" if too_old else None
 
 
 def prepare_environment(machine: Machine) -> None:

@@ -112,9 +112,8 @@ def same_as_on_the_cpu(machine: Machine, folder: Path) -> Row:
     snakemake(other, "--", SCORES)
     answers = [_answers(each) for each in (project, other)]
     equal = sum(answers[0].get(key) == text for key, text in answers[1].items())
-    key = ["experts", "recipe", "scored", "task", "metric", "split"]
     tables = [pd.read_parquet(each / SCORES) for each in (project, other)]
-    key = [name for name in key if name in tables[0]]
+    key = ["experts", "recipe", "head", "task", "metric", "split"]
     both = tables[0].merge(tables[1], on=key, suffixes=("", "_cpu"), validate="1:1")
     apart = ((both["value"] - both["value_cpu"]).abs() * both["n"]).max()
     return Row(
