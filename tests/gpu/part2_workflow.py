@@ -217,7 +217,7 @@ def sweeps_at_once(machine: Machine, folder: Path) -> Row:
     return Row(
         f"{'equal' if equal else 'other'} scores; {count} one after another {alone:.1f} s, "
         f"at once {together:.1f} s: {alone / together:.1f} times as fast",
-        "equal scores; 2 times as fast or more (estimate) speaks for a key jobs_per_gpu",
+        "equal scores; 2 times as fast or more (estimate) speaks for jobs_per_gpu",
         equal and bool(scores[0]),
     )
 
