@@ -85,9 +85,10 @@ def runs(tmp_path_factory):
         for name, value in {**environment, "MERGEGRID_DEVICE": "cpu"}.items():
             patch.setenv(name, value)
         printed = project.snakemake(*PROFILE, *QUICK, *memory)
-        again = project.snakemake(*PROFILE, *QUICK, *memory)
+        again = pool.submit(project.snakemake, *PROFILE, *QUICK, *memory)
         made.result()
         generate = run_between_others(split, pool)
+        again.result()
         jobs, steps = [job for job in sacct("-X") if "rule_" in job["Comment"]], sacct()
     logs = folder / "cluster" / "log"
     return SimpleNamespace(
@@ -95,7 +96,7 @@ def runs(tmp_path_factory):
         slurm=project.folder / RESULTS,
         split=split.folder,
         printed=printed,
-        again=again,
+        again=again.result(),
         generate=generate,
         jobs=[job for job in jobs if rule_of(job["Comment"]) != "generate"],
         generating=[job for job in jobs if rule_of(job["Comment"]) == "generate"],
