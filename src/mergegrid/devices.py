@@ -28,10 +28,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mergegrid.errors import ConfigError, MergegridError
-from mergegrid.watch import PATIENCE
+from mergegrid.watch import PATIENCE, sample
 
 FOLDER = Path("/tmp/mergegrid-devices")
 _SECONDS_BETWEEN_TRIES = 0.2
+_SECONDS_FOR_MEMORY = 10.0
 _GPU = re.compile(r"GPU (\d+): (.*?)\s*\(UUID: (GPU-[^)]+)\)")
 # What nvidia-smi writes at its top.
 _VERSIONS = ("Driver", "CUDA")
@@ -259,6 +260,8 @@ def _wait_for(pool: Sequence[Device], count: int, folder: Path, jobs_per_gpu: in
                         taken += [device] if locks else []
                         _held.extend(locks)
             if len(taken) == count:
+                if said and jobs_per_gpu == 1:
+                    _wait_for_memory(taken)
                 return taken
             if not said:
                 others = [device for device in pool if device not in taken]
@@ -268,6 +271,18 @@ def _wait_for(pool: Sequence[Device], count: int, folder: Path, jobs_per_gpu: in
                 )
                 said = True
             time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _wait_for_memory(devices: Sequence[Device]) -> None:
+    """Wait until the driver has back what others held; the kernel unlocks a little before that."""
+    keys = [device.key for device in devices]
+    end, before = time.monotonic() + _SECONDS_FOR_MEMORY, None
+    while time.monotonic() < end:
+        used = [memory for memory, _ in sample(keys)]
+        if not used or used == before:
+            return
+        before = used
+        time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def _take(path: Path, place: int, jobs_per_gpu: int) -> list[int]:
