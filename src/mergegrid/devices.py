@@ -36,53 +36,12 @@ _SECONDS_FOR_MEMORY = 10.0
 _GPU = re.compile(r"GPU (\d+): (.*?)\s*\(UUID: (GPU-[^)]+)\)")
 # What nvidia-smi writes at its top.
 _VERSIONS = ("Driver", "CUDA")
-# Descriptors of the locks of this process, which are never closed.
-_held: list[int] = []
 _PART = re.compile(r"\s+(MIG \S+) .*\(UUID: (MIG-[^)]+)\)")
 
+# Descriptors of the locks of this process, which are never closed.
+_held: list[int] = []
+
 logger = logging.getLogger(__name__)
-
-
-def described(device: str) -> str:
-    """What scores say of where they were computed: `cpu`, or the model of the GPU.
-
-    Sums of float32 differ between models of GPUs, so their scores are not mixed.
-
-    Args:
-        device: `cpu` or `cuda`.
-
-    Raises:
-        ConfigError: CUDA_VISIBLE_DEVICES names a device that the machine does not have.
-        MergegridError: nvidia-smi does not answer.
-    """
-    if device == "cpu":
-        return device
-    models = sorted({each.model for each in visible() if each.model})
-    return " + ".join(models) or device
-
-
-def driver_is_too_old(cuda: str | None) -> str | None:
-    """Why the driver of this machine cannot run a build of torch, None where it can.
-
-    Args:
-        cuda: the version of CUDA that torch was built for, such as `13.0`.
-    """
-    try:
-        asked = subprocess.run(
-            ["nvidia-smi"], capture_output=True, text=True, timeout=PATIENCE, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    driver, offered = (re.search(rf"{what} Version: +([\d.]+)", asked) for what in _VERSIONS)
-    if not (driver and offered and cuda) or int(cuda.split(".")[0]) <= int(
-        offered[1].split(".")[0]
-    ):
-        return None
-    return (
-        f"its driver {driver[1]} is for CUDA {offered[1]} and older, and torch was built for CUDA "
-        f"{cuda}; update the driver (CUDA 13 needs 580, CUDA 12 needs 525), or install a torch for "
-        f"CUDA {offered[1].split('.')[0]}"
-    )
 
 
 @dataclass(frozen=True)
@@ -159,6 +118,49 @@ def listed_devices() -> list[Device]:
             whole = [device for device in gpus[-1] if device.key.startswith("MIG-")]
             gpus[-1] = [*whole, Device(match[2], match[2], f"{model} {match[1]}")]
     return [device for gpu in gpus for device in gpu]
+
+
+def described(device: str) -> str:
+    """What scores say of where they were computed: `cpu`, or the model of the GPU.
+
+    Sums of float32 differ between models of GPUs, so their scores are not mixed.
+
+    Args:
+        device: `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: CUDA_VISIBLE_DEVICES names a device that the machine does not have.
+        MergegridError: nvidia-smi does not answer.
+    """
+    if device == "cpu":
+        return device
+    models = sorted({each.model for each in visible() if each.model})
+    return " + ".join(models) or device
+
+
+def driver_is_too_old(cuda: str | None) -> str | None:
+    """Why the driver of this machine cannot run a build of torch, None where it can.
+
+    Args:
+        cuda: the version of CUDA that torch was built for, such as `13.0`.
+    """
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi"], capture_output=True, text=True, timeout=PATIENCE, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    driver, offered = (re.search(rf"{what} Version: +([\d.]+)", asked) for what in _VERSIONS)
+    if not (driver and offered and cuda):
+        return None
+    generation = offered[1].split(".")[0]
+    if int(cuda.split(".")[0]) <= int(generation):
+        return None
+    return (
+        f"its driver {driver[1]} is for CUDA {offered[1]} and older, and torch was built for CUDA "
+        f"{cuda}; update the driver (CUDA 13 needs 580, CUDA 12 needs 525), or install a torch for "
+        f"CUDA {generation}"
+    )
 
 
 def lease(count: int, jobs_per_gpu: int = 1) -> list[Device]:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Models(Spec):
-    """A base and its experts on disk, as plain values that reach other processes as JSON."""
+    """A base and its experts on disk, and how they are merged."""
 
     base: Path
     """Folder of the base."""

@@ -26,7 +26,6 @@ def test_a_merger_starts_no_more_threads_than_it_is_given(tmp_path, monkeypatch,
     monkeypatch.setattr(engine, "Workers", Counted)
     given = {} if threads is None else {"threads": threads}
     models = Models(base=tmp_path / "base", experts={"math": tmp_path / "math"}, **given)
-    # As it reaches the processes of an engine.
-    merger = Merger(Models.model_validate_json(models.model_dump_json()))
+    merger = Merger(models)
     assert merger.weights(Recipe(family="tiny", experts=("math",), method=Ties()))
     assert started == [threads or 1]
