@@ -137,7 +137,8 @@ def _write(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 def _let_go(descriptor: int) -> None:
     """Have what is cached of a file written, and forgotten where that has been done."""
-    with suppress(OSError):  # It is advice, which not every system takes.
+    # It is advice, which not every system knows or takes.
+    with suppress(OSError, AttributeError):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -37,6 +37,7 @@ from mergegrid.generation.merged import Merger
 from mergegrid.generation.tokens import Prompts
 from mergegrid.generation.transformers_backend import empty_model, put
 from mergegrid.generation.vllm_compile_compat import share_compiled_models
+from mergegrid.merging.plan import processors
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 
@@ -192,7 +193,7 @@ class VllmBackend:
     def _expected(self, weights: Mapping[str, torch.Tensor], probe: list[int]) -> list[float]:
         """Log-probability of each token of the probe but the first, by transformers on the CPU."""
         threads = torch.get_num_threads()
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(processors())
         try:
             with torch.inference_mode(), torch.device("cpu"):
                 model = empty_model(self._model, str(self.engine["dtype"]))

@@ -1,16 +1,22 @@
 """Memory as the kernel sees it: what this process holds, and what it can still be given."""
 
 import math
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
+_STATUS, _MEMORY = Path("/proc/self/status"), Path("/proc/meminfo")
 
 
 def resident() -> int:
-    """Bytes that this process holds."""
-    return next(_kilobytes(Path("/proc/self/status"), "VmRSS"), 0) * 1024
+    """Bytes that this process holds; where the system does not say, the most that it has held."""
+    if held := next(_kilobytes(_STATUS, "VmRSS"), 0):
+        return held * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def available() -> float:
@@ -19,7 +25,7 @@ def available() -> float:
     The limits of control groups, which SLURM jobs and containers have, count as if nothing of them
     were taken.
     """
-    free = (kilobytes * 1024 for kilobytes in _kilobytes(Path("/proc/meminfo"), "MemAvailable"))
+    free = (kilobytes * 1024 for kilobytes in _kilobytes(_MEMORY, "MemAvailable"))
     groups = Path("/proc/self/cgroup")
     membership = groups.read_text() if groups.exists() else ""  # Not every kernel has them.
     return min([*free, *limits(membership, _GROUPS)], default=math.inf)
@@ -49,7 +55,9 @@ def limits(membership: str, groups: Path) -> Iterator[int]:
 
 
 def _kilobytes(path: Path, key: str) -> Iterator[int]:
-    """A number of a file that the kernel makes, as in `VmRSS:     1234 kB`."""
+    """A number of a file that the kernel of Linux makes, as in `VmRSS:     1234 kB`."""
+    if not path.exists():
+        return
     for line in path.read_text().splitlines():
         if line.startswith(f"{key}:"):
             yield int(line.split()[1])

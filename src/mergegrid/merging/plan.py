@@ -108,7 +108,9 @@ def plan(
 
 def processors() -> int:
     """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # Not every system lets a process be bound to some of them.
 
 
 def settings_on(device: str, threads: int | None = None) -> Settings:
