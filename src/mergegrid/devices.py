@@ -32,7 +32,9 @@ from mergegrid.watch import PATIENCE, sample
 
 FOLDER = Path("/tmp/mergegrid-devices")
 _SECONDS_BETWEEN_TRIES = 0.2
-_SECONDS_FOR_MEMORY = 10.0
+_SECONDS_FOR_MEMORY = 5.0
+_LITTLE_MEMORY = 1000.0
+"""MB."""
 _GPU = re.compile(r"GPU (\d+): (.*?)\s*\(UUID: (GPU-[^)]+)\)")
 # What nvidia-smi writes at its top.
 _VERSIONS = ("Driver", "CUDA")
@@ -168,8 +170,8 @@ def lease(count: int, jobs_per_gpu: int = 1) -> list[Device]:
 
     Args:
         count: how many.
-        jobs_per_gpu: how many jobs that say the same may hold one device at a time. Those that do
-            not share wait until all of these have ended, and the other way round.
+        jobs_per_gpu: how many jobs may hold one device at a time; the largest number counts. A
+            job that does not share waits until all of these have ended, and the other way round.
 
     Nothing is leased where the scheduler of a cluster gave the job exactly these devices. CUDA
     reads what it may see once, so a lease comes before torch is imported.
@@ -243,16 +245,17 @@ def _wait_for(pool: Sequence[Device], count: int, folder: Path, jobs_per_gpu: in
     lock = _open(folder)
     fcntl.flock(lock, fcntl.LOCK_SH)
     _held.append(lock)
+    waited = said = False
     with ExitStack() as turn:
         # In one order for everybody, so that none waits for one who waits for it.
         for key in sorted(device.key for device in pool):
             path = folder / f"{key}.turn"
             lock = turn.enter_context(_opened(path))
             if not _locked(lock):
+                waited = True
                 logger.info("waiting for a turn: another job waits for GPUs of %s", _text(pool))
                 fcntl.flock(lock, fcntl.LOCK_EX)
         taken: list[Device] = []
-        said = False
         while True:
             # Jobs that share spread over all devices first.
             for place in range(jobs_per_gpu):
@@ -262,7 +265,7 @@ def _wait_for(pool: Sequence[Device], count: int, folder: Path, jobs_per_gpu: in
                         taken += [device] if locks else []
                         _held.extend(locks)
             if len(taken) == count:
-                if said and jobs_per_gpu == 1:
+                if (waited or said) and jobs_per_gpu == 1:
                     _wait_for_memory(taken)
                 return taken
             if not said:
@@ -278,12 +281,11 @@ def _wait_for(pool: Sequence[Device], count: int, folder: Path, jobs_per_gpu: in
 def _wait_for_memory(devices: Sequence[Device]) -> None:
     """Wait until the driver has back what others held; the kernel unlocks a little before that."""
     keys = [device.key for device in devices]
-    end, before = time.monotonic() + _SECONDS_FOR_MEMORY, None
-    while time.monotonic() < end:
-        used = [memory for memory, _ in sample(keys)]
-        if not used or used == before:
+    end = time.monotonic() + _SECONDS_FOR_MEMORY
+    while used := [memory for memory, _ in sample(keys)]:
+        # What a driver, a display or a program that leases nothing keeps is not waited for long.
+        if max(used) < _LITTLE_MEMORY or time.monotonic() > end:
             return
-        before = used
         time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
@@ -291,7 +293,7 @@ def _take(path: Path, place: int, jobs_per_gpu: int) -> list[int]:
     """Locks of a device, or of one place on it; none where somebody else holds it."""
     wanted = [(f"{path}.lock", fcntl.LOCK_SH if jobs_per_gpu > 1 else fcntl.LOCK_EX)]
     if jobs_per_gpu > 1:
-        wanted.append((f"{path}.{place}-of-{jobs_per_gpu}.lock", fcntl.LOCK_EX))
+        wanted.append((f"{path}.{place}.lock", fcntl.LOCK_EX))
     locks: list[int] = []
     for name, operation in wanted:
         locks.append(_open(Path(name)))

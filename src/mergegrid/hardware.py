@@ -55,12 +55,19 @@ def finetuning_bytes(parameters: int, trained: int, bfloat16: bool) -> int:
     return each * parameters + _GRADIENT_AND_MOMENTS * trained
 
 
-def finetuning_mb(size: Size, on_gpu: bool) -> int:
-    """Megabytes that a fine-tuning job takes of its host."""
+def finetuning_mb(size: Size, on_gpu: bool, adapters: bool = False) -> int:
+    """Megabytes that a fine-tuning job takes of its host.
+
+    Args:
+        size: of the base.
+        on_gpu: whether it computes there.
+        adapters: whether it trains adapters alone, which are taken for 5 % of the parameters.
+    """
     # Loaded in float32, moved to the GPU, and moved back to be written.
     whole = _FLOAT32 * size.parameters
     if not on_gpu:
-        whole = 2 * finetuning_bytes(size.parameters, size.parameters, bfloat16=True)
+        trained = size.parameters // 20 if adapters else size.parameters
+        whole = 2 * finetuning_bytes(size.parameters, trained, bfloat16=True)
     return _rounded(_PROCESS + 1.25 * whole)
 
 

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 
 SECONDS_BETWEEN_SAMPLES = 5.0
+SHARED = "MERGEGRID_JOBS_ON_THIS_GPU"
+"""Variable with the number of jobs that share the GPUs, of which each counts as a part."""
 #: How long nvidia-smi may take, which a GPU that is lost can keep for ever.
 PATIENCE = 30.0
 
@@ -24,12 +26,19 @@ def sample(keys: list[str]) -> list[tuple[float, float]]:
     query = ["--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
     command = ["nvidia-smi", f"--id={','.join(keys)}", *query]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=PATIENCE
+        asked = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        rows = [line.split(",") for line in done.stdout.splitlines()]
+    except OSError:
+        return []
+    try:
+        printed, _ = asked.communicate(timeout=PATIENCE)
+        rows = [line.split(",") for line in printed.splitlines()]
         return [(float(memory), float(load)) for memory, load in rows] if rows else []
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        asked.kill()  # And no more: in the hands of a driver it may not even die.
+        return []
+    except ValueError:
         return []
 
 
@@ -44,7 +53,8 @@ def watch(file: Path, keys: list[str], seconds: float = SECONDS_BETWEEN_SAMPLES)
             loads.append(sum(row[1] for row in rows) / len(rows))
         ended = bool(select.select([sys.stdin], [], [], seconds)[0])
     if memory:
-        line = f"{len(keys)}\t{len(memory)}\t{max(memory):.0f}\t{sum(loads) / len(loads):.1f}"
+        gpus = len(keys) / int(os.environ.get(SHARED, "1"))
+        line = f"{gpus:g}\t{len(memory)}\t{max(memory):.0f}\t{sum(loads) / len(loads):.1f}"
         file.write_text(f"gpus\tsamples\tmemory_mb\tload\n{line}\n", encoding="utf-8")
 
 

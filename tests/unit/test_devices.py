@@ -268,19 +268,25 @@ def test_who_waits_says_what_for(rehearse, hold, caplog):
 def test_who_waited_starts_when_the_memory_is_back(rehearse, hold, tmp_path, monkeypatch):
     rehearse(1)
     program = tmp_path / "nvidia-smi"
-    # What is in use falls with every question, to 300 MB.
+    # What is in use stays for a while, and falls to 300 MB.
     program.write_text(
         f"#!/bin/sh\necho x >> {tmp_path}/asked; n=$(wc -l < {tmp_path}/asked)\n"
-        'echo "$(( n < 4 ? 1200 - n * 225 : 300 )), 0"\n'
+        'echo "$(( n < 4 ? 70000 : 300 )), 0"\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     lease(1)
     assert not (tmp_path / "asked").exists()
     give_back()
-    hold(1, 0.5).stdout.readline()
+    hold(1, 3.0).stdout.readline()
     assert names(lease(1)) == ["0"]
-    assert (tmp_path / "asked").read_text().count("x") == 5
+    assert (tmp_path / "asked").read_text().count("x") == 4
+    # A program that leases nothing is not waited for without end.
+    program.write_text("#!/bin/sh\necho 70000, 0\n")
+    monkeypatch.setattr(devices, "_SECONDS_FOR_MEMORY", 0.5)
+    give_back()
+    hold(1, 1.0).stdout.readline()
+    assert names(lease(1)) == ["0"]
 
 
 def test_leases_are_for_all_users_of_the_machine(tmp_path, rehearse):

@@ -179,6 +179,33 @@ def test_a_gpu_that_is_too_small_is_one_line_with_the_keys_that_help(module, tmp
     assert "Traceback" in (tmp_path / "job.log").read_text()
 
 
+def test_where_jobs_share_a_gpu_that_helps_first(module, tmp_path, monkeypatch):
+    job = snakemake(tmp_path)
+    job.rule, job.params, job.config = "sweep", {}, {"jobs_per_gpu": 4}
+    job.resources = {"gpu": 0, "gpu_share": 1}
+    asked = []
+    monkeypatch.setattr(module, "lease", lambda *words: asked.append(words) or [])
+    with (
+        pytest.raises(SystemExit, match=r"lower jobs_per_gpu, or take a GPU with"),
+        module.job(job),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    assert asked == [(1, 4)]
+
+
+def test_what_a_gpu_cannot_repeat_is_said_with_the_way_round(module, tmp_path):
+    job = snakemake(tmp_path)
+    said = r"x does not have a deterministic implementation\. With MERGEGRID_DETERMINISTIC=warn"
+    with pytest.raises(SystemExit, match=said), module.job(job):
+        raise RuntimeError("x does not have a deterministic implementation.\nMore")
+
+
+def test_lm_eval_gets_no_fewer_gpus_than_its_model_needs(module):
+    assert module._split_over('{"on_gpus": {"gpus": 2}, "settings": {}}') == 2
+    assert module._split_over('{"generation": {"gpus": 4}}') == 4
+    assert module._split_over(None) == 1
+
+
 def test_a_job_ends_with_the_snakemake_that_started_it(tmp_path):
     command = [sys.executable, "-c", PARENT, WORK]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as parent:

@@ -24,12 +24,18 @@ def project(tmp_path, monkeypatch):
 
 def test_jobs_on_encoders_share_a_gpu_as_the_study_says(project):
     printed = project.snakemake("--cores", "2", "--resources", "gpu=1", "--until", "expert")
-    assert re.search(r'^Provided resources: .*"gpu_share", 2', printed, re.MULTILINE), printed
+    assert "Jobs on encoders share GPUs: at most 2 at a time." in printed
+    asked = re.findall(r"^(?:local)?rule expert:.*?resources: (.*?)$", printed, re.DOTALL | re.M)
+    assert all({"gpu=0", "gpu_share=1"} <= set(each.split(", ")) for each in asked)
+    assert len(asked) == 2
     spans = []
     for log in (project.folder / "logs/smoke/expert").rglob("*.log"):
         assert "leased GPUs: 0" in log.read_text()
-        times = re.findall(r"^(\S+ \S+),\d+ INFO", log.read_text(), re.MULTILINE)
-        spans.append((datetime.fromisoformat(times[0]), datetime.fromisoformat(times[-1])))
+        times = re.findall(r"^(\S+ \S+,\d+) INFO", log.read_text(), re.MULTILINE)
+        start, end = (
+            datetime.fromisoformat(each.replace(",", ".")) for each in times[:: len(times) - 1]
+        )
+        spans.append((start, end))
     (one, other) = sorted(spans)
     # Both held it at once.
     assert other[0] < one[1]

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 from contextlib import suppress
+from types import SimpleNamespace
 
 import psutil
 
@@ -124,27 +125,37 @@ def gpus():
     return 1 if os.environ["MERGEGRID_RUN"] == "gpu" else 0
 
 
-def jobs_share_gpus():
-    """Whether several jobs on encoders hold one GPU, which they do on one machine alone."""
-    local = workflow.is_main_process and workflow.local_exec
-    return bool(gpus() and local and STUDY.jobs_per_gpu > 1)
+def jobs_per_gpu():
+    """How many jobs on encoders share a GPU of this machine; a cluster gives each its own.
+
+    Known once the run has an executor, so it is asked where jobs are about to start.
+    """
+    here = workflow.is_main_process and workflow.local_exec
+    return STUDY.jobs_per_gpu if gpus() and here else 1
 
 
-def encoder_gpus():
+def encoder_gpus(wildcards):
     """The GPUs of a job on encoders; where it shares one, it holds a `gpu_share` instead."""
-    return 0 if jobs_share_gpus() else gpus()
+    return 0 if jobs_per_gpu() > 1 else gpus()
 
 
-def gpu_share():
-    """One of the places on a GPU that jobs share, none where they do not."""
-    return 1 if jobs_share_gpus() else 0
+def encoder_share(wildcards):
+    """One of the places on a GPU that jobs share."""
+    return 1 if jobs_per_gpu() > 1 else 0
+
+
+def whole_share(count):
+    """All places on so many GPUs, for a job that shares none of them."""
+    return count * jobs_per_gpu() if jobs_per_gpu() > 1 else 0
 
 
 def bound_gpu_shares():
-    """Run as many jobs on shared GPUs at a time as the study allows."""
-    if jobs_share_gpus():
-        places = STUDY.jobs_per_gpu * workflow.global_resources["gpu"].value
+    """Run as many jobs on shared GPUs at a time as there are places on them."""
+    if jobs_per_gpu() > 1:
+        places = jobs_per_gpu() * workflow.global_resources["gpu"].value
         workflow.register_resource("gpu_share", places)
+        places = workflow.scheduler.resources["gpu_share"]
+        logger.info(f"Jobs on encoders share GPUs: at most {places} at a time.")
 
 
 # Cores that a SLURM job gets beside each of its GPUs (sbatch --cpus-per-gpu), to feed it, compile and
@@ -156,9 +167,15 @@ CPUS_PER_GPU = 8
 def cpus_per_gpu():
     """Cores beside each GPU: those of the default resources, else CPUS_PER_GPU."""
     defaults = workflow.resource_settings.default_resources or {}
-    if "cpus_per_gpu" in defaults:
+    if "cpus_per_gpu" not in defaults:
+        return CPUS_PER_GPU
+    try:
         return defaults["cpus_per_gpu"].value
-    return CPUS_PER_GPU
+    except ValueError as error:
+        raise WorkflowError(
+            "cpus_per_gpu among the default resources must be a number; an expression belongs into "
+            "set-resources of a rule"
+        ) from error
 
 
 # What merges or measures whole models uses several threads, whose number changes no byte; Snakemake
@@ -202,17 +219,27 @@ def bound_merged_models():
 
 
 def asked_memory():
-    """The memory in MB that the first attempt of each rule asks for, None where its inputs decide."""
+    """The memory in MB that the first attempt of each rule asks for, None where its inputs decide.
+
+    Of rules whose memory goes by the size of a decoder, that for the largest.
+    """
+    names = list(DECODERS.families if DECODERS else []) or [None]
     found = {}
     for each in workflow.rules:
         if asked := each.resources.get("mem_mb"):
             known = {"rulename": each.name, "attempt": 1, "threads": 1}
             try:
                 # What a user asks for by --set-resources is an expression, with more in its scope.
-                found[each.name] = asked.evaluate(
-                    None, input=None, async_run=workflow.async_run, **known
-                ).value
-            except (AttributeError, TypeError, WorkflowError):
+                found[each.name] = max(
+                    asked.evaluate(
+                        SimpleNamespace(family=name, expert=None),
+                        input=None,
+                        async_run=workflow.async_run,
+                        **known,
+                    ).value
+                    for name in names
+                )
+            except (AttributeError, KeyError, TypeError, WorkflowError):
                 found[each.name] = None
     return found
 

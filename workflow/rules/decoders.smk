@@ -85,12 +85,10 @@ rule decoder:
     threads: 1
     resources:
         gpu=gpus(),
+        gpu_share=lambda wildcards: whole_share(gpus()),
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
-        mem_mb=lambda wildcards, attempt: hardware.finetuning_mb(
-            decoder_size(wildcards.family), on_gpu=bool(gpus())
-        )
-        * attempt,
+        mem_mb=lambda wildcards, attempt: finetuning_mb(wildcards) * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=decoder_request,

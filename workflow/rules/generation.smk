@@ -85,6 +85,7 @@ rule generate:
     threads: 1
     resources:
         gpu=lambda wildcards: generation_gpus(wildcards.family),
+        gpu_share=lambda wildcards: whole_share(generation_gpus(wildcards.family)),
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         merged_models=1,
@@ -123,6 +124,9 @@ for family, experts, seed in ONE_ENGINE:
         threads: variant_threads()
         resources:
             gpu=generation_gpus(family),
+            gpu_share=lambda wildcards, family=family: whole_share(
+                generation_gpus(family)
+            ),
             nodes=1,
             cpus_per_gpu=cpus_per_gpu(),
             mem_mb=lambda wildcards, attempt, family=family: generation_mb(family)

@@ -23,6 +23,7 @@ rule harness:
     threads: 1
     resources:
         gpu=lambda wildcards: generation_gpus(wildcards.family),
+        gpu_share=lambda wildcards: whole_share(generation_gpus(wildcards.family)),
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         merged_models=1,

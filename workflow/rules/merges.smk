@@ -37,8 +37,8 @@ rule merges:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=encoder_gpus(),
-        gpu_share=gpu_share(),
+        gpu=encoder_gpus,
+        gpu_share=encoder_share,
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 16000 * attempt,

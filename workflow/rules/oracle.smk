@@ -26,8 +26,8 @@ rule oracle:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=encoder_gpus(),
-        gpu_share=gpu_share(),
+        gpu=encoder_gpus,
+        gpu_share=encoder_share,
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
@@ -58,8 +58,8 @@ rule oracle_scores:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=encoder_gpus(),
-        gpu_share=gpu_share(),
+        gpu=encoder_gpus,
+        gpu_share=encoder_share,
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 8000 * attempt,

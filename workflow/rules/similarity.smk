@@ -25,8 +25,8 @@ rule similarity:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=encoder_gpus(),
-        gpu_share=gpu_share(),
+        gpu=encoder_gpus,
+        gpu_share=encoder_share,
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
@@ -61,6 +61,7 @@ rule decoder_similarity:
     threads: 1
     resources:
         gpu=gpus(),
+        gpu_share=lambda wildcards: whole_share(gpus()),
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: hardware.similarity_mb(

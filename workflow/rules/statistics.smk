@@ -26,8 +26,8 @@ rule statistics:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=encoder_gpus(),
-        gpu_share=gpu_share(),
+        gpu=encoder_gpus,
+        gpu_share=encoder_share,
         nodes=1,
         cpus_per_gpu=cpus_per_gpu(),
         mem_mb=lambda wildcards, attempt: 12000 * attempt,

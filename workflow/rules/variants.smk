@@ -113,6 +113,15 @@ def record_of(name):
     return {"record": f"<results>/sources/{name}.json"} if name in SOURCES else {}
 
 
+def finetuning_mb(wildcards):
+    """The memory of the host that fine-tuning an expert takes; None stands for any."""
+    family = DECODERS.families[wildcards.family]
+    names = [wildcards.expert] if wildcards.expert else family.experts
+    adapters = all(family.finetune_of(name).lora for name in names)
+    size = decoder_size(wildcards.family)
+    return hardware.finetuning_mb(size, bool(gpus()), adapters)
+
+
 def decoder_request(wildcards):
     """How a decoder is fine-tuned; none for a ready one."""
     family, expert = wildcards.family, wildcards.expert
@@ -152,9 +161,10 @@ def harness_files():
 
 def harness_request(wildcards):
     """What one merged model is asked by lm-eval."""
+    generation = DECODERS.generation_of(wildcards.family)
     request = HarnessRequest(
         settings=DECODERS.harness,
-        on_gpus=OnGpus.of(DECODERS.generation_of(wildcards.family)),
+        on_gpus=OnGpus.of(generation, DECODERS.harness.model) if gpus() else OnGpus(),
         recipe=variant_of(wildcards),
     )
     return as_json(request)

@@ -39,6 +39,8 @@ atexit.register(gc.freeze)
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
+# How torch says that a GPU has no way to add in one order.
+_UNREPEATABLE = "does not have a deterministic implementation"
 _TRAINING = "lower finetune.batch_size, or take a GPU with more (docs/gpus.md)"
 #: What to do when a rule runs out of the memory of its GPU.
 _LESS_MEMORY = {
@@ -53,11 +55,12 @@ _LESS_MEMORY = {
 }
 
 
-def _less_memory(rule: str) -> str:
-    """The keys that help where a rule runs out of the memory of its GPU."""
+def _less_memory(snakemake: Any) -> str:
+    """The keys that help where a job runs out of the memory of its GPU."""
     # All variants of a set through one engine have a rule of their own.
-    name = "generate" if rule.startswith("generate_") else rule
-    return _LESS_MEMORY.get(name, "take a GPU with more")
+    name = "generate" if snakemake.rule.startswith("generate_") else snakemake.rule
+    own = _LESS_MEMORY.get(name, "take a GPU with more")
+    return f"lower jobs_per_gpu, or {own}" if _held(snakemake)[1] > 1 else own
 
 
 @contextmanager
@@ -95,7 +98,13 @@ def job(snakemake: Any) -> Iterator[None]:
             (first, *_) = str(error).splitlines() or [""]
             sys.exit(
                 f"{snakemake.rule}: the memory of the GPU does not suffice ({first}): "
-                f"{_less_memory(snakemake.rule)}"
+                f"{_less_memory(snakemake)}"
+            )
+        if _UNREPEATABLE in str(error):
+            sys.exit(
+                f"{snakemake.rule}: {str(error).splitlines()[0]} With MERGEGRID_DETERMINISTIC=warn "
+                "in the environment it is computed all the same, and the seed gives other weights "
+                "on every run"
             )
         raise
 
@@ -221,7 +230,7 @@ def _gpus(snakemake: Any) -> Iterator[None]:
         )
     # Asking whether there is a GPU must not start CUDA: vLLM's workers are forked later.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    with _watched(lease(gpus, sharing), usage):
+    with _watched(lease(gpus, sharing), usage, sharing):
         yield
 
 
@@ -234,17 +243,18 @@ def _held(snakemake: Any) -> tuple[int, int]:
 
 def _split_over(request: str | None) -> int:
     """Among how many GPUs the request wants its model split."""
-    generation = json.loads(request or "{}").get("generation") or {}
-    return int(generation.get("gpus", 1))
+    asked = json.loads(request or "{}")
+    return int((asked.get("generation") or asked.get("on_gpus") or {}).get("gpus", 1))
 
 
 @contextmanager
-def _watched(devices: Sequence[Device], usage: Path) -> Iterator[None]:
+def _watched(devices: Sequence[Device], usage: Path, sharing: int) -> Iterator[None]:
     if rehearsal() or not devices:
         yield
         return
     command = [sys.executable, watch.__file__, str(usage), *(device.key for device in devices)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as watcher:
+    environment = {**os.environ, watch.SHARED: str(sharing)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as watcher:
         try:
             yield
         finally:

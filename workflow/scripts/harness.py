@@ -14,7 +14,7 @@ with job(snakemake):
     result = run_harness(
         model, settings, output.with_suffix(""), device(snakemake), request.on_gpus
     )
-    inputs = harness_inputs(result, settings, published_digest(model))
+    inputs = harness_inputs(result, settings, published_digest(model), request.on_gpus)
     libraries = recorded_libraries(model)
     scores = score_frame(rows(result, request.recipe, request.owner, libraries, inputs))
     scores.to_parquet(output)

@@ -55,8 +55,10 @@ class OnGpus(Spec):
     """Longest question and answer in tokens, for vLLM; by default what the model allows."""
 
     @classmethod
-    def of(cls, generation: Generation) -> "OnGpus":
-        """As the models of a family lie on GPUs when they answer."""
+    def of(cls, generation: Generation, model: Literal["hf", "vllm"]) -> "OnGpus":
+        """As the models of a family lie on GPUs when they answer, as far as it matters here."""
+        if model == "hf":
+            return cls(gpus=generation.gpus)
         return cls(
             gpus=generation.gpus,
             memory_fraction=generation.memory_fraction,

@@ -3,7 +3,7 @@
 The defaults are the paper's recipe (arXiv 2311.03099, appendix A): AdamW, linear schedule with
 warm-up, best epoch on validation. The seed governs the new head, the order of the examples and
 dropout. An interrupted run goes on after its last finished epoch and ends with the same weights:
-on the CPU, and on one model of GPU as far as torch has deterministic algorithms.
+on the CPU, and on one model of GPU (see `cuda`).
 """
 
 import logging

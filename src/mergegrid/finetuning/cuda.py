@@ -1,11 +1,15 @@
 """What fine-tuning on a GPU needs beside Trainer: sums in one order, and enough memory."""
 
 import logging
+import os
 
 import torch
 
 from mergegrid.errors import ConfigError
 from mergegrid.hardware import finetuning_bytes
+
+LENIENT = "MERGEGRID_DETERMINISTIC"
+"""Variable that, set to `warn`, lets a GPU compute what it cannot repeat."""
 
 logger = logging.getLogger(__name__)
 
@@ -14,11 +18,12 @@ def prepare_device(device: str) -> None:
     """On a GPU, let sums be added in the same order every time, wherever torch can.
 
     Attention and other backward passes on CUDA add in any order unless they are told not to, so the
-    same seed would give other weights on every run. What torch has no such algorithm for is named
-    in the log. Matrix products need `CUBLAS_WORKSPACE_CONFIG` besides, before CUDA starts.
+    same seed would give other weights on every run. What torch has no such algorithm for is an
+    error, unless `MERGEGRID_DETERMINISTIC=warn` is set: then attention is in any order, too. Matrix
+    products need `CUBLAS_WORKSPACE_CONFIG` besides, before CUDA starts.
     """
     if torch.device(device).type == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True, warn_only=os.environ.get(LENIENT) == "warn")
 
 
 def check_memory(model: torch.nn.Module, bfloat16: bool, device: str) -> None:

@@ -4,7 +4,7 @@ Only answers are learnt: the loss is the mean over their tokens, and only the st
 them go through the output layer. Weights and optimizer are float32; the expert is rounded once, to
 the dtypes of its base, when it is published. The seed governs the order of the examples, dropout
 and the adapters. An interrupted run goes on after its last finished epoch and ends with the same
-weights: on the CPU, and on one model of GPU as far as torch has deterministic algorithms.
+weights: on the CPU, and on one model of GPU (see `cuda`).
 
 Limits: one device; the model, its gradients and two moments must fit into its memory.
 """

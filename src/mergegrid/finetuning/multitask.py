@@ -13,7 +13,7 @@ a layer of their own in its place.
 
 The seed governs the heads, the order of the examples and dropout. Every epoch starts its random
 numbers anew, so an interrupted run goes on after its last finished epoch and ends with the same
-weights: on the CPU, and on one model of GPU as far as torch has deterministic algorithms.
+weights: on the CPU, and on one model of GPU (see `cuda`).
 """
 
 import json

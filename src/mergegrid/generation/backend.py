@@ -23,14 +23,14 @@ from mergegrid.config.generation import Generation, Sampling
 from mergegrid.errors import CheckpointError, ConfigError, MergegridError
 
 Engine = Mapping[str, str | int]
-_VLLM_ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CONFIGURE_LOGGING": "0",
+VLLM_ON_GPUS = {
     # Else the matrix products of attention in float32 have the precision of TF32.
     "TRITON_F32_DEFAULT": "ieee",
     # All processes of an engine are on one machine.
     "VLLM_HOST_IP": "127.0.0.1",
 }
+"""Variables under which vLLM computes on GPUs."""
+_VLLM_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0", **VLLM_ON_GPUS}
 
 
 class GenerationError(MergegridError):
@@ -152,6 +152,19 @@ def import_vllm(name: str) -> Any:
     return import_module(name)
 
 
+def refuse_parts_of_gpus() -> None:
+    """Refuse parts of GPUs, of which vLLM asks the number within another GPU.
+
+    Raises:
+        ConfigError: CUDA_VISIBLE_DEVICES names some.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
+        raise ConfigError(
+            "vLLM does not find its way to a part of a GPU (MIG); give the run whole GPUs, or set "
+            "generation.backend to transformers (harness.model to hf)"
+        )
+
+
 def precision(settings: Generation, model: Path) -> str:
     """What an engine computes in: as settings say, or as the checkpoint is stored.
 
@@ -193,11 +206,7 @@ def _parts(backend: str, device: str, gpus: int) -> int:
 
 def _gpu_name(backend: str) -> str:
     if backend == "vllm":
-        if os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
-            raise ConfigError(
-                "vLLM does not find its way to a part of a GPU (MIG); give the run whole GPUs, or "
-                "set generation.backend to transformers"
-            )
+        refuse_parts_of_gpus()
         # Not torch, which would start CUDA in this process: vLLM's workers are forked from it.
         platforms = import_vllm("vllm.platforms")
         return str(platforms.current_platform.get_device_name())

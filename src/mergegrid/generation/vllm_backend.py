@@ -145,7 +145,7 @@ class VllmBackend:
         with self._handed(weights) as given:
             try:
                 self._llm.collective_rpc("load_variant", args=(given,))
-            except GenerationError:
+            except (GenerationError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
                 # What workers in processes of their own say comes as a bare exception.

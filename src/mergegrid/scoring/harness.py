@@ -23,6 +23,7 @@ from mergegrid.bound import bound
 from mergegrid.config.harness import Harness, OnGpus, own_tasks
 from mergegrid.devices import described
 from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
+from mergegrid.generation.backend import VLLM_ON_GPUS, refuse_parts_of_gpus
 from mergegrid.provenance import digest
 from mergegrid.recipe.recipe import Recipe
 from mergegrid.scoring.scores import Measurement, score_row
@@ -52,6 +53,7 @@ _ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
     # vLLM's engine in the process of lm-eval ends with it; one of its own would keep the GPU.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    **VLLM_ON_GPUS,
 }
 _ATTEMPT = "run-"
 _MISSING = ("ModuleNotFoundError", "ImportError")
@@ -98,11 +100,13 @@ def run_harness(
 
     Raises:
         ConfigError: lm-eval is not installed there, knows no such task, needs another package for
-            it, or would run programs of the model.
+            it, or would run programs of the model; or vLLM is given a part of a GPU.
         SourceError: the data of a task is on the hub, which cannot be reached.
         MergegridError: lm-eval failed, or found no scores.
     """
     own_tasks(settings)
+    if settings.model == "vllm" and device != "cpu":
+        refuse_parts_of_gpus()
     version = _version(settings.python)
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{_ATTEMPT}*"):
@@ -234,16 +238,21 @@ def rows(
     ]
 
 
-def harness_inputs(result: HarnessResult, settings: Harness, model: str) -> str:
+def harness_inputs(
+    result: HarnessResult, settings: Harness, model: str, on_gpus: OnGpus = NO_SPLIT
+) -> str:
     """Digest over all that the values depend on but the recipe.
 
     Args:
         result: what lm-eval found, and with which tasks and questions.
         settings: how it was asked; where it is installed does not count.
         model: digest of the model.
+        on_gpus: how the model lay on GPUs; longer questions were cut.
     """
     asked = settings.model_dump(mode="json", exclude={"python", "include_path"})
     asked["batch_size"] = _batch_size(settings)
+    if on_gpus.max_model_len is not None:
+        asked["max_model_len"] = on_gpus.max_model_len
     return digest(
         {
             "model": model,

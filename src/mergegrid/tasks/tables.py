@@ -35,6 +35,10 @@ Columns = dict[str, list[Any]]
 """The cells of a file, column by column."""
 
 _QUOTED = re.compile(r'"(?:[^"]*"")+[^"]*"')
+_HELP = (
+    "where the separator is no comma (csv) or tab (tsv), or a field holds one or a line break, "
+    "write the table as JSON lines or Parquet"
+)
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -130,6 +134,8 @@ def _read(file: Path, table: Table) -> Columns:
             return _read_json_lines(file, table.encoding)
         if kind == "parquet":
             return _read_parquet(file)
+    except DataError as error:
+        raise DataError(f"{file} cannot be read as {kind}: {error}") from error
     except (ValueError, OSError, RecursionError) as error:
         raise DataError(
             f"{file} cannot be read as {kind}: {error}; set `format` or `encoding`"
@@ -168,15 +174,16 @@ def _rows(text: str, **dialect: Any) -> Iterator[list[str]]:
             what = str(error)
             if what.startswith("new-line character"):
                 what = "a carriage return within a field that stands in no quotation marks"
-            raise ValueError(f"line {start}: {what}") from error
+            raise DataError(f"line {start}: {what}; {_HELP}") from error
         if row is None:
             break
         if not row:
             continue
         width = width or len(row)
         if len(row) != width:
-            raise ValueError(
-                f"line {start} has {len(row)} fields instead of {width}: {', '.join(row)[:80]!r}"
+            raise DataError(
+                f"line {start} has {len(row)} fields instead of {width}: {', '.join(row)[:80]!r}; "
+                f"{_HELP}"
             )
         yield row
     if width is None:
@@ -186,7 +193,9 @@ def _rows(text: str, **dialect: Any) -> Iterator[list[str]]:
 def _quoted_by_a_writer(text: str) -> bool:
     """Whether a TSV quotes each field that holds a quotation mark, and no other, as pandas does."""
     marked = [field for field in re.split(r"[\t\r\n]", text) if '"' in field]
-    return bool(marked) and all(_QUOTED.fullmatch(field) for field in marked)
+    # An empty line of a table with one column is written as "" as well.
+    quoted = [field for field in marked if field != '""']
+    return bool(quoted) and all(_QUOTED.fullmatch(field) for field in quoted)
 
 
 def _read_json(file: Path, encoding: str) -> Columns:

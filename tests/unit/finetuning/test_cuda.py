@@ -43,12 +43,16 @@ def test_a_gpu_without_bfloat16_is_named(gpu):
     check_memory(torch.nn.Linear(1, 1), False, "cuda")
 
 
-def test_sums_are_in_one_order_on_a_gpu_alone():
+def test_sums_are_in_one_order_on_a_gpu_alone(monkeypatch):
     try:
         prepare_device("cpu")
         assert not torch.are_deterministic_algorithms_enabled()
         prepare_device("cuda:1")
         assert torch.are_deterministic_algorithms_enabled()
+        # With warnings alone, attention would still add in any order.
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        monkeypatch.setenv("MERGEGRID_DETERMINISTIC", "warn")
+        prepare_device("cuda")
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)

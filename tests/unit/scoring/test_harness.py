@@ -150,6 +150,13 @@ def test_rows_are_scores_of_the_recipe_that_no_table_compares(tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "scores.parquet"), frame)
 
 
+def test_vllm_of_lm_eval_is_not_given_a_part_of_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-cccc-0")
+    settings = Harness(tasks=["arc_easy"], model="vllm")
+    with pytest.raises(ConfigError, match="does not find its way to a part of a GPU"):
+        run_harness(tmp_path, settings, tmp_path / "out", "cuda")
+
+
 def test_one_expert_alone_is_part_of_the_sweep(tmp_path):
     alone = RECIPE.model_copy(update={"experts": ("math",)})
     assert {row["study"] for row in rows(read(tmp_path), alone, "", {}, "digest")} == {"sweep"}
@@ -191,7 +198,7 @@ def test_lm_eval_is_asked_all_that_is_set(tmp_path, monkeypatch):
     ]
 
 
-def test_on_gpus_the_model_lies_as_the_family_has_it():
+def test_on_gpus_the_model_lies_as_the_family_has_it(tmp_path):
     generation = Generation(gpus=2, memory_fraction=0.8, max_model_len=2048)
 
     def arguments(model, device, on_gpus):
@@ -201,7 +208,7 @@ def test_on_gpus_the_model_lies_as_the_family_has_it():
         return {**json.loads(words[words.index("--model_args") + 1]), "batch_size": batch}
 
     plain = {"pretrained": "/m", "dtype": "auto"}
-    split = OnGpus.of(generation)
+    split = OnGpus.of(generation, "vllm")
     assert arguments("vllm", "cuda", split) == {
         **plain,
         "tensor_parallel_size": 2,
@@ -211,8 +218,16 @@ def test_on_gpus_the_model_lies_as_the_family_has_it():
         "batch_size": "auto",
     }
     assert arguments("vllm", "cpu", split) == {**plain, "batch_size": "auto"}
-    assert arguments("hf", "cuda", split) == {**plain, "parallelize": True, "batch_size": "8"}
+    # What vLLM alone reads is no part of a request to transformers.
+    layers = OnGpus.of(generation, "hf")
+    assert layers == OnGpus(gpus=2)
+    assert arguments("hf", "cuda", layers) == {**plain, "parallelize": True, "batch_size": "8"}
     assert arguments("hf", "cuda", OnGpus()) == {**plain, "batch_size": "8"}
+    # Longer questions are cut, so it is part of what scores depend on.
+    settings, result = Harness(tasks=["arc_easy"], model="vllm"), read(tmp_path)
+    plain, cut = (harness_inputs(result, settings, "model", each) for each in (OnGpus(), split))
+    assert plain == harness_inputs(result, settings, "model")
+    assert cut != plain
     with_batches = Harness(tasks=["arc_easy"], batch_size="auto")
     assert harness_command(Path("/m"), with_batches, Path("/r"), "cpu").count("auto") == 1
 

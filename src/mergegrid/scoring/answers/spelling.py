@@ -48,7 +48,7 @@ _WORDS_OF_UNIT = (
     rf"{WORDS}\{{(?!\s*(?:or|and)\b|[^{{}}]*{_MAGNITUDE})[^{{}}\d=]*\}}"
     r"(?:\s*\^\s*(?:\{-?\d\}|\d))?"
 )
-_UNITS_IN_WORDS = rf"{_WORDS_OF_UNIT}(?:\s*(?:/|\\cdot(?![A-Za-z]))?\s*{_WORDS_OF_UNIT})*"
+_UNITS_IN_WORDS = rf"{_WORDS_OF_UNIT}(?:(?:\s*(?:/|\\cdot(?![A-Za-z])))?\s*{_WORDS_OF_UNIT})+"
 _SPELLINGS = rewrites(
     ("[\u2010-\u2015\u2212]", "-"),
     (r"\\!\s*", ""),
@@ -76,9 +76,10 @@ _SPELLINGS = rewrites(
     ),
     (r"\\?\$|\\?%|[€£¥₹]", ""),
     # Words in the middle or alone are kept, those after a value are its unit.
-    (rf"(?<=[^\s,=])\s*{_UNITS_IN_WORDS}\s*$", ""),
+    (rf"(?<=[\d}})])\s*{_UNITS_IN_WORDS}\s*$", ""),
+    (rf"(?<=[^\s,=])\s*{_WORDS_OF_UNIT}\s*$", ""),
     (
-        rf"(?<=[\d}}])\s*\\frac\s*\{{\s*{_UNITS_IN_WORDS}\s*\}}\s*\{{\s*{_UNITS_IN_WORDS}\s*\}}\s*$",
+        rf"(?<=[\d}}])\s*\\frac\s*\{{\s*{_WORDS_OF_UNIT}\s*\}}\s*\{{\s*{_WORDS_OF_UNIT}\s*\}}\s*$",
         "",
     ),
     (rf"{WORDS}\{{([^{{}}]*)\}}", r" \1 "),

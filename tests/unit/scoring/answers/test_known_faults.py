@@ -1,6 +1,7 @@
 """Answers that readers get wrong: a table, and random sentences with a known reading."""
 
 import json
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -265,6 +266,15 @@ def test_long_texts_are_read_in_time(unit):
     for task in JUDGES:
         for phrase in ("{}", "The answer is: {}", "\\boxed{{{}}}", "{} The answer is: 5"):
             verdict(task, "5", phrase.format(unit * 5000))
+
+
+@pytest.mark.parametrize("word", [r"\text{ cm}", r" \text{ cm}", r"/\text{cm}", r"\mathrm{m}^2 "])
+@pytest.mark.parametrize("end", ["", r" \cdot 3", r"\text{", r" \frac{1}{2}"])
+def test_answers_that_repeat_themselves_are_read_in_time(word, end):
+    start = time.process_time()
+    for count in (30, 400):
+        verdict("math", "5", rf"\boxed{{5 {word * count}{end}}}")
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("gold", ["The answer is 5.", "She makes $5.", "Ann sells 5 eggs"])
