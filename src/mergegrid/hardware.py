@@ -5,12 +5,11 @@ docs/gpus.md shows them. What activations and caches take depends on batches and
 not among them.
 """
 
+import json
 import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
-
-from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.errors import CheckpointError
 
 _MB = 1_000_000
 _PROCESS = 3000 * _MB
@@ -33,14 +32,24 @@ class Size:
 
 
 def size_of(folder: Path) -> Size:
-    """The size of a model, by the headers of its files; nothing where there is no model yet."""
+    """The size of a model in safetensors, by the headers of its files; nothing without a model.
+
+    Read with the standard library alone, for a dry run asks, too.
+    """
+    parameters = stored = 0
     try:
-        infos = open_checkpoint(folder).infos.values()
-    except (CheckpointError, OSError):
+        for path in folder.glob("*.safetensors"):
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            parameters += sum(math.prod(tensor["shape"]) for tensor in header.values())
+            for start, stop in (tensor["data_offsets"] for tensor in header.values()):
+                stored += stop - start
+    except (OSError, ValueError, KeyError, struct.error):
+        # Whoever reads the model says what is wrong with it.
         return Size(0, 0)
-    return Size(
-        sum(info.count for info in infos), sum(info.count * info.dtype.size for info in infos)
-    )
+    return Size(parameters, stored)
 
 
 def finetuning_bytes(parameters: int, trained: int, bfloat16: bool) -> int:

@@ -41,6 +41,8 @@ def test_a_size_is_that_of_the_tensors_and_nothing_before_there_is_a_model(tmp_p
     small_models.save(model, tmp_path / "base")
     count = sum(each.numel() for each in model.parameters())
     assert hardware.size_of(tmp_path / "base") == Size(count, 2 * count)
+    (tmp_path / "base" / "more.safetensors").write_bytes(b"cut")
+    assert hardware.size_of(tmp_path / "base") == Size(0, 0)
 
 
 def test_larger_models_ask_for_more():
