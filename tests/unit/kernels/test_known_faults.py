@@ -218,7 +218,9 @@ def everything(ops, arrays, weights, start, threshold, bits):
     found += [histogram.tobytes(), bins.tobytes(), ops.count_equal(one, bits)]
     found += [each.tobytes() for each in ops.list_near(one, bits, 1 << 20, [bits], 5)]
     with np.errstate(invalid="ignore"):
-        found.append(ops.dots(one, two).tobytes())
+        sums = ops.dots(one, two)
+        # The payload of a NaN is the processor's own.
+        found.append(np.where(np.isnan(sums), np.nan, sums).tobytes())
     if ops.count_equal(one, bits):
         found.append(ops.place_of_equal(one, bits, 0))
     return found

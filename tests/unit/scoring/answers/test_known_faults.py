@@ -177,7 +177,8 @@ HAZARDS = [
 
 # With 7, "7 eggs, 7" says one number twice.
 @given(
-    number=whole.filter(lambda number: number != 7),
+    # Powers of ten are read.
+    number=whole.filter(lambda number: number not in (7, 10)),
     before=HARMLESS,
     hazard=st.sampled_from(HAZARDS),
     after=nouns,
