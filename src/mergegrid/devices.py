@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mergegrid.errors import ConfigError, MergegridError
-from mergegrid.watch import PATIENCE, sample
+from mergegrid.watch import nvidia_smi, sample
 
 FOLDER = Path("/tmp/mergegrid-devices")
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -96,23 +96,15 @@ def listed_devices() -> list[Device]:
     Raises:
         MergegridError: nvidia-smi does not answer.
     """
-    command = ["nvidia-smi", "-L"]
     try:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-    except OSError:
-        return []
-    try:
-        listing, _ = process.communicate(timeout=PATIENCE)
+        listing = nvidia_smi("-L")
     except subprocess.TimeoutExpired as error:
-        process.kill()  # And no more: in the hands of a driver it may not even die.
         raise MergegridError(
-            f"`{' '.join(command)}` has not answered within {PATIENCE:g} s; a GPU of this machine "
+            f"`nvidia-smi -L` has not answered within {error.timeout:g} s; a GPU of this machine "
             "may be lost: see the kernel's log (dmesg), and reset it or restart the machine"
         ) from error
     gpus: list[list[Device]] = []
-    for line in listing.splitlines() if process.returncode == 0 else []:
+    for line in listing.splitlines():
         if match := _GPU.match(line):
             model = match[2]
             gpus.append([Device(match[1], match[3], model)])
@@ -147,10 +139,8 @@ def driver_is_too_old(cuda: str | None) -> str | None:
         cuda: the version of CUDA that torch was built for, such as `13.0`.
     """
     try:
-        asked = subprocess.run(
-            ["nvidia-smi"], capture_output=True, text=True, timeout=PATIENCE, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        asked = nvidia_smi()
+    except subprocess.TimeoutExpired:
         return None
     driver, offered = (re.search(rf"{what} Version: +([\d.]+)", asked) for what in _VERSIONS)
     if not (driver and offered and cuda):

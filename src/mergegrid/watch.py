@@ -21,24 +21,35 @@ SHARED = "MERGEGRID_JOBS_ON_THIS_GPU"
 PATIENCE = 30.0
 
 
+def nvidia_smi(*words: str) -> str:
+    """What nvidia-smi prints; nothing where there is none, or no driver.
+
+    Raises:
+        TimeoutExpired: it has not answered within `PATIENCE`.
+    """
+    try:
+        process = subprocess.Popen(
+            ["nvidia-smi", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+    except OSError:
+        return ""
+    try:
+        printed, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()  # And no more: in the hands of a driver it may not even die.
+        raise
+    return printed if process.returncode == 0 else ""
+
+
 def sample(keys: list[str]) -> list[tuple[float, float]]:
     """Memory in MB and load in percent of each GPU; nothing where nvidia-smi does not say."""
     query = ["--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
-    command = ["nvidia-smi", f"--id={','.join(keys)}", *query]
     try:
-        asked = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-    except OSError:
-        return []
-    try:
-        printed, _ = asked.communicate(timeout=PATIENCE)
-        rows = [line.split(",") for line in printed.splitlines()]
-        return [(float(memory), float(load)) for memory, load in rows] if rows else []
-    except subprocess.TimeoutExpired:
-        asked.kill()  # And no more: in the hands of a driver it may not even die.
-        return []
-    except ValueError:
+        rows = [
+            line.split(",") for line in nvidia_smi(f"--id={','.join(keys)}", *query).splitlines()
+        ]
+        return [(float(memory), float(load)) for memory, load in rows]
+    except (ValueError, subprocess.TimeoutExpired):
         return []
 
 

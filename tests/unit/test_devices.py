@@ -381,10 +381,9 @@ def lost(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("lost")
 def test_an_nvidia_smi_that_never_answers_is_not_waited_for(monkeypatch):
     assert visible() == [Device("0", "GPU-aaaa-0")]
-    monkeypatch.setattr(devices, "PATIENCE", 0.2)
+    monkeypatch.setattr(watch, "PATIENCE", 0.2)
     with pytest.raises(MergegridError, match=r"`nvidia-smi -L` has not answered within 0\.2 s; a"):
         visible()
-    monkeypatch.setattr(watch, "PATIENCE", 0.2)
     assert watch.sample(["GPU-aaaa-0"]) == []
 
 
@@ -406,10 +405,9 @@ from types import SimpleNamespace
 sys.path.insert(0, {str(SCRIPTS)!r})
 from _job import job, watch
 
-watch.PATIENCE = -4  # The job waits five seconds longer.
 files = {{"log": ["job.log"], "input": [], "output": []}}
 with job(SimpleNamespace(rule="x", **files, params={{}}, resources={{"gpu": 1}})):
-    pass
+    watch.PATIENCE = -4  # The job waits five seconds longer.
 print("done")
 """
 

@@ -57,6 +57,19 @@ def measured(monkeypatch):
     return splits
 
 
+def test_scores_of_two_kinds_of_gpu_are_not_mixed(
+    base, expert, examples, target, tmp_path, monkeypatch
+):
+    members = {"praise": Member(expert, target, examples)}
+    digests = set()
+    for model in ("NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3", None):
+        device = "cuda" if model else "cpu"
+        monkeypatch.setattr(bench_module, "described", lambda device, model=model: model or device)
+        made = Bench(base, members, ScoreStore(tmp_path / "store.jsonl"), device)
+        digests.add(made.inputs_digest(Recipe(family="tiny", experts=("praise",))))
+    assert len(digests) == 3
+
+
 def recipes(*sparsifiers):
     return [Recipe(family="tiny", experts=("praise",), sparsifier=each) for each in sparsifiers]
 
