@@ -3,7 +3,7 @@
     python benchmarks/answer_readers.py --data path/to/data --lm-eval-python path/to/python
 
 Reads answers whose right reading is known: the table of the tests
-(`tests/unit/scoring/answers/answers.jsonl`), and the gold solutions of `gsm8k/test.jsonl` and
+(`tests/unit/study/grading/answers/answers.jsonl`), and the gold solutions of `gsm8k/test.jsonl` and
 `math/test.jsonl` below `--data`. Then answers whose right reading nobody has checked: the last
 lines of the solutions of GSM8K, and with `--study RESULTS BENCHMARK TASK` what the models of a
 finished study wrote, as `--study results problems gsm8k` of the quickstart. Prints a Markdown table
@@ -24,13 +24,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parents[1] / "tests" / "unit" / "scoring" / "answers" / "answers.jsonl"
+TABLE = (
+    Path(__file__).parents[1] / "tests" / "unit" / "study" / "grading" / "answers" / "answers.jsonl"
+)
 Case = dict[str, Any]
 
 
 def ours(case: Case) -> str:
     """Verdict of mergegrid."""
-    from mergegrid.scoring.answers import latex, numbers
+    from mergegrid.study.grading.answers import latex, numbers
 
     judge = numbers.judge if case["task"] == "gsm8k" else latex.judge
     judgement = judge(case["gold"], case["text"])
@@ -109,7 +111,7 @@ def of_study(results: Path, benchmark: str, task: str) -> list[Case]:
     """All different answers of all models of a study to one of its benchmarks."""
     import pandas as pd
 
-    from mergegrid.scoring.answers.judgement import boxed
+    from mergegrid.study.grading.answers.judgement import boxed
 
     questions = pd.read_parquet(results / "benchmarks" / f"{benchmark}.parquet")
     golds = {}

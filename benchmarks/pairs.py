@@ -31,8 +31,8 @@ import pandas as pd
 import yaml
 from tabulate import tabulate
 
-from mergegrid.config.loading import read_study
-from mergegrid.config.study import Study
+from mergegrid.study.schema.loading import read_study
+from mergegrid.study.schema.study import Study
 
 EXAMPLES = [256, 512, 1024, 2048]
 RATES = [0.1, 0.3, 0.5, 0.7, 0.9]

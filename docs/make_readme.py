@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergegrid.config.loading import read_study
-from mergegrid.reporting.files import markdown_table
-from mergegrid.reporting.summary import stage_times
+from mergegrid.study.reporting.files import markdown_table
+from mergegrid.study.reporting.summary import stage_times
+from mergegrid.study.schema.loading import read_study
 
 ROOT = Path(__file__).parents[1]
 RATES = ["0", "0.1", "0.5", "0.9", "0.99", "1"]

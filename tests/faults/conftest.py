@@ -11,7 +11,7 @@ from faulty import SEED, TRIES, Study
 from package_index import Index
 from small_models import family
 
-from mergegrid.tasks.generators.instructions import generate
+from mergegrid.study.tasks.generators.instructions import generate
 
 #: Tests of single faults that are with the module that they hit.
 ELSEWHERE = Path(__file__).parent / "elsewhere.txt"

@@ -16,7 +16,7 @@ from package_index import Index
 from processes import heed_ctrl_c
 from project import Project, job_counts
 
-from mergegrid.provenance import file_digest
+from mergegrid.hashing import file_digest
 
 SEED = int(os.environ.get("FAULT_SEED", "20231106"))
 TRIES = int(os.environ.get("FAULT_TRIES", "1"))

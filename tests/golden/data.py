@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from golden.recorded import Numbers
-from mergegrid.config.benchmarks import Benchmark
-from mergegrid.config.decoders import Instructions
-from mergegrid.config.tasks import Task
-from mergegrid.finetuning.instructions import prepare_instructions as prepare_outputs
-from mergegrid.tasks.examples import examples_digest, prepare
-from mergegrid.tasks.questions import prepare_questions as prepare_benchmark
+from mergegrid.study.finetuning.instruction_examples import prepare_instructions as prepare_outputs
+from mergegrid.study.schema.benchmarks import Benchmark
+from mergegrid.study.schema.decoders import Instructions
+from mergegrid.study.schema.tasks import Task
+from mergegrid.study.tasks.examples import examples_digest, prepare
+from mergegrid.study.tasks.questions import prepare_questions as prepare_benchmark
 
 GSM8K = [
     {"question": "Two and three?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"},

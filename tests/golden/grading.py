@@ -12,19 +12,19 @@ import pytest
 from golden import data
 from golden.answers import FORMULAS, PROGRAMS, SENTENCES
 from golden.recorded import ARITHMETIC, Numbers
-from mergegrid.config.benchmarks import BenchmarkKind
-from mergegrid.config.decoder_requests import ScoreRequest
-from mergegrid.config.judge import Judge
-from mergegrid.journal import Journal
-from mergegrid.recipe.methods import Average
-from mergegrid.recipe.recipe import Recipe
-from mergegrid.recipe.sparsifiers import Dare
-from mergegrid.scoring.benchmark import score_benchmark
-from mergegrid.scoring.graders import GRADERS
-from mergegrid.scoring.graders.grader import Context, Question, Verdicts
-from mergegrid.scoring.programs.sandbox import SandboxError, open_sandbox
-from mergegrid.tasks.benchmarks import READERS
-from mergegrid.tasks.questions import prepare_questions
+from mergegrid.recipes.methods import Average
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.study.grading.benchmark import score_benchmark
+from mergegrid.study.grading.graders import GRADERS
+from mergegrid.study.grading.graders.grader import Context, Question, Verdicts
+from mergegrid.study.grading.programs.sandbox import SandboxError, open_sandbox
+from mergegrid.study.runtime.journal import Journal
+from mergegrid.study.schema.benchmarks import BenchmarkKind
+from mergegrid.study.schema.decoder_jobs import ScoreRequest
+from mergegrid.study.schema.judge import Judge
+from mergegrid.study.tasks.benchmarks import READERS
+from mergegrid.study.tasks.questions import prepare_questions
 
 _RECIPE = Recipe(
     family="llama", experts=("math", "code"), sparsifier=Dare(rate=0.9, seed=1), method=Average()
@@ -162,7 +162,7 @@ def _need_sandbox() -> None:
 
 
 def _stub() -> Any:
-    path = Path(__file__).parents[1] / "unit" / "scoring" / "judges" / "stub.py"
+    path = Path(__file__).parents[1] / "unit" / "study" / "grading" / "judges" / "stub.py"
     spec = importlib.util.spec_from_file_location("stub_judge", path)
     assert spec
     assert spec.loader

@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
-from mergegrid.checkpoints.encoders import import_base, import_expert
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.config.requests import FinetuneRequest, Target
+from mergegrid.study.encoders.importing import import_base, import_expert
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
 
 WORDS = ["good", "great", "fine", "nice", "bad", "poor", "awful", "sad", "film", "book", "the", "a"]
 PRAISE = Target(task="praise", metric="accuracy", classes=[0, 1], max_length=16)

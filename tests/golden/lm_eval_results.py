@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from golden.recorded import ARITHMETIC, Numbers
-from mergegrid.config.harness import Harness
-from mergegrid.recipe.methods import Average
-from mergegrid.recipe.recipe import Recipe
-from mergegrid.recipe.sparsifiers import Dare
-from mergegrid.scoring.harness import harness_command, harness_inputs, read_result, rows
-from mergegrid.scoring.scores import score_frame
+from mergegrid.recipes.methods import Average
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.study.grading.lm_eval import harness_command, harness_inputs, read_result, rows
+from mergegrid.study.schema.lm_eval import Harness
+from mergegrid.study.scoring.scores import score_frame
 
 _RECIPE = Recipe(
     family="llama", experts=("math", "code"), sparsifier=Dare(rate=0.9, seed=1), method=Average()

@@ -13,12 +13,11 @@ from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory, TensorInfo
 from mergegrid.checkpoints.digests import digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.config.merge_file import Output
-from mergegrid.merging.engine import Engine
-from mergegrid.merging.methods import METHODS
-from mergegrid.merging.recipes import merge_recipe
-from mergegrid.merging.sparsifiers import SPARSIFIERS
-from mergegrid.recipe.methods import (
+from mergegrid.engine.engine import Engine
+from mergegrid.methods import METHODS
+from mergegrid.recipe_merging import merge_recipe
+from mergegrid.recipes.merge_file import Output
+from mergegrid.recipes.methods import (
     Average,
     Fisher,
     Method,
@@ -29,9 +28,9 @@ from mergegrid.recipe.methods import (
     TaskArithmetic,
     Ties,
 )
-from mergegrid.recipe.rates import Rule
-from mergegrid.recipe.recipe import Recipe, spec_slug
-from mergegrid.recipe.sparsifiers import (
+from mergegrid.recipes.rates import Rule
+from mergegrid.recipes.recipe import Recipe, spec_slug
+from mergegrid.recipes.sparsifiers import (
     Breadcrumbs,
     Dare,
     Della,
@@ -41,6 +40,7 @@ from mergegrid.recipe.sparsifiers import (
     NoSparsifier,
     Sparsifier,
 )
+from mergegrid.sparsifiers import SPARSIFIERS
 
 LAYER = "layers.0.weight"
 Shapes = dict[str, tuple[int, ...]]

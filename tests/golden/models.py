@@ -13,13 +13,13 @@ from golden import inputs
 from golden.recorded import ARITHMETIC, Numbers
 from mergegrid.checkpoints.decoders import import_decoder as publish_decoder
 from mergegrid.checkpoints.digests import digest_tensors
-from mergegrid.checkpoints.encoders import import_base, import_expert
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.sources.fetch import fetch as fetch_source
-from mergegrid.config.requests import FinetuneRequest
-from mergegrid.config.source import SourceConfig
-from mergegrid.merging.delta_report import expert_ranges, measure
+from mergegrid.checkpoints.sources.source import SourceConfig
+from mergegrid.deltas.report import expert_ranges, measure
+from mergegrid.study.encoders.importing import import_base, import_expert
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest
 
 _CONFIG = ("architectures", "dtype", "id2label", "max_position_embeddings", "tie_word_embeddings")
 

@@ -15,18 +15,24 @@ from golden import inputs
 from golden.recorded import ARITHMETIC, TORCH, Numbers
 from golden.result_files import GAINS, results_of
 from golden.results import rows, sweep_of_answers
-from mergegrid.config.requests import MergesRequest
-from mergegrid.recipe.methods import Average, TaskArithmetic
-from mergegrid.recipe.sparsifiers import Dare, NoSparsifier
-from mergegrid.reporting.catalogue import FIGURES, TABLES, draw_figure, make_table, table_notes
-from mergegrid.reporting.costs import STAGES, cost_table, costs_figure, job_costs
-from mergegrid.reporting.files import write_table
-from mergegrid.scoring.bench import Bench, Member
-from mergegrid.scoring.comparisons import compare
-from mergegrid.scoring.merges import merges
-from mergegrid.scoring.scores import score_frame
-from mergegrid.scoring.selection import choose
-from mergegrid.scoring.store import ScoreStore
+from mergegrid.recipes.methods import Average, TaskArithmetic
+from mergegrid.recipes.sparsifiers import Dare, NoSparsifier
+from mergegrid.study.encoders.evaluator import Bench, Member
+from mergegrid.study.encoders.merges import merges
+from mergegrid.study.encoders.store import ScoreStore
+from mergegrid.study.reporting.catalogue import (
+    FIGURES,
+    TABLES,
+    draw_figure,
+    make_table,
+    table_notes,
+)
+from mergegrid.study.reporting.costs import STAGES, cost_table, costs_figure, job_costs
+from mergegrid.study.reporting.files import write_table
+from mergegrid.study.schema.encoder_jobs import MergesRequest
+from mergegrid.study.scoring.choice import choose
+from mergegrid.study.scoring.comparisons import compare
+from mergegrid.study.scoring.scores import score_frame
 
 _HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 

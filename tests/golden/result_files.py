@@ -9,10 +9,10 @@ import pandas as pd
 
 from golden.results import rows, sweep_of_answers
 from mergegrid.checkpoints.checkpoint import InMemory
-from mergegrid.merging.ranges import delta_ranges
-from mergegrid.reporting.catalogue import Results
-from mergegrid.scoring.comparisons import compare
-from mergegrid.scoring.scores import score_frame
+from mergegrid.deltas.sizes import delta_ranges
+from mergegrid.study.reporting.catalogue import Results
+from mergegrid.study.scoring.comparisons import compare
+from mergegrid.study.scoring.scores import score_frame
 
 
 def results_of(folder: Path) -> Results:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mergegrid.scoring.scores import score_frame
-from mergegrid.tasks.metrics import score
+from mergegrid.study.scoring.scores import score_frame
+from mergegrid.study.tasks.metrics import score
 
 _TASKS = {"trec": "accuracy", "spam": "matthews"}
 _ENGINE = "vllm bfloat16 H100"

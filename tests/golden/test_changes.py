@@ -14,9 +14,13 @@ ROOT = Path(__file__).parents[2]
 TEST = "test_numbers_change_only_when_the_version_of_their_stage_is_raised"
 #: By stage: a module, and what is replaced there.
 CHANGES = {
-    "merge": ("merging/sparsifiers/dare.py", "inverse(expert.rate)", "inverse(expert.rate / 2)"),
-    "grade_gsm8k": ("scoring/answers/numbers.py", "found[1] == expected", "found[1] >= expected"),
-    "costs": ("reporting/costs.py", "/ 3600", "/ 3601"),
+    "merge": ("sparsifiers/dare.py", "inverse(expert.rate)", "inverse(expert.rate / 2)"),
+    "grade_gsm8k": (
+        "study/grading/answers/numbers.py",
+        "found[1] == expected",
+        "found[1] >= expected",
+    ),
+    "costs": ("study/reporting/costs.py", "/ 3600", "/ 3601"),
 }
 
 

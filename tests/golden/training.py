@@ -11,21 +11,29 @@ from golden.recorded import TORCH, Numbers
 from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.location import read_json
-from mergegrid.checkpoints.statistics import open_statistics
-from mergegrid.config.decoder_requests import Ask, DecoderFinetuneRequest
-from mergegrid.config.generation import Generation, Sampling
-from mergegrid.config.merge_file import Output
-from mergegrid.config.oracle_requests import OracleRequest
-from mergegrid.config.requests import FinetuneRequest, Statistic, StatisticsRequest, Target
-from mergegrid.config.similarity import Similarity
-from mergegrid.config.similarity_requests import DecoderSimilarityRequest, EncoderSimilarityRequest
-from mergegrid.config.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS
-from mergegrid.finetuning import classifier, decoder, multitask
-from mergegrid.generation.run import answer
-from mergegrid.scoring.classifier import TaskScorer
-from mergegrid.scoring.similarity import decoder_similarity, encoder_similarity
-from mergegrid.statistics.gather import gather
-from mergegrid.tasks.metrics import METRICS, score, standard_error
+from mergegrid.checkpoints.model_statistics import open_statistics
+from mergegrid.recipes.merge_file import Output
+from mergegrid.study.encoders.scoring import TaskScorer
+from mergegrid.study.finetuning import classifier, decoder, multitask
+from mergegrid.study.generation.answering import answer
+from mergegrid.study.model_statistics.gather import gather
+from mergegrid.study.schema.decoder_jobs import Ask, DecoderFinetuneRequest
+from mergegrid.study.schema.encoder_jobs import (
+    FinetuneRequest,
+    Statistic,
+    StatisticsRequest,
+    Target,
+)
+from mergegrid.study.schema.generation import Generation, Sampling
+from mergegrid.study.schema.oracle_jobs import OracleRequest
+from mergegrid.study.schema.similarity import Similarity
+from mergegrid.study.schema.similarity_jobs import (
+    DecoderSimilarityRequest,
+    EncoderSimilarityRequest,
+)
+from mergegrid.study.schema.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from mergegrid.study.scoring.similarity import decoder_similarity, encoder_similarity
+from mergegrid.study.tasks.metrics import METRICS, score, standard_error
 
 _SETTINGS = {"learning_rate": 1e-3, "epochs": 3, "batch_size": 8, "warmup_ratio": 0.2}
 _QUESTIONS = pd.DataFrame(

@@ -45,7 +45,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from steps import STEPS, Machine, Row, SkippedError, Step
 
-from mergegrid import devices
+from mergegrid.study.runtime import gpu_lease as devices
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,8 +19,8 @@ from transformers import (
     RobertaModel,
 )
 
-from mergegrid.checkpoints.encoders import import_base, import_expert
-from mergegrid.config.requests import FinetuneRequest, Target
+from mergegrid.study.encoders.importing import import_base, import_expert
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
 
 TARGET = Target(task="praise", metric="accuracy", classes=[0, 1], max_length=128)
 

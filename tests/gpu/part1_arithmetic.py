@@ -15,17 +15,19 @@ import numpy as np
 import torch
 from steps import Machine, Row, step
 
-from mergegrid import api, devices, watch
+from mergegrid import api
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.torch_tensors import OnDevice
-from mergegrid.merging.arrays.cpu import CpuOperations
-from mergegrid.merging.arrays.torch_operations import TorchOperations
-from mergegrid.merging.engine import Engine
-from mergegrid.merging.masks import mask_key
-from mergegrid.merging.plan import settings_on
-from mergegrid.recipe.recipe import Recipe
+from mergegrid.engine.budget import settings_on
+from mergegrid.engine.engine import Engine
+from mergegrid.engine.masks import mask_key
+from mergegrid.engine.ops.cpu import CpuOperations
+from mergegrid.engine.ops.torch_operations import TorchOperations
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.study.runtime import gpu_lease as devices
+from mergegrid.study.runtime import gpu_monitor as watch
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What the tests of leases set for themselves.
@@ -63,8 +65,8 @@ def seen_by_torch(machine: Machine, folder: Path) -> Row:
 @step("G1", limit=400)
 def bits_of_operations(machine: Machine, folder: Path) -> Row:
     """Operations and merges give the bits of the CPU, by the tests that skip where CUDA is not."""
-    tests = ["tests/unit/merging/test_torch_operations.py"]
-    tests += machine.size(["tests/unit/test_devices.py"], ["-k", "not cuda"])
+    tests = ["tests/unit/engine/ops/test_torch_operations.py"]
+    tests += machine.size(["tests/unit/study/runtime/test_gpu_lease.py"], ["-k", "not cuda"])
     # Not the fixtures of the other tests, which need more packages.
     options = ["-q", "-rs", "-p", "no:cacheprovider", "--noconftest"]
     done = subprocess.run(

@@ -19,11 +19,11 @@ from project import Project
 from small_models import family
 from steps import Machine, Row, step
 
-from mergegrid.config.requests import SweepRequest
-from mergegrid.recipe.recipe import Recipe
-from mergegrid.scoring.bench import Bench, Member
-from mergegrid.scoring.store import ScoreStore
-from mergegrid.scoring.sweep import sweep
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.study.encoders.evaluator import Bench, Member
+from mergegrid.study.encoders.store import ScoreStore
+from mergegrid.study.encoders.sweep import sweep
+from mergegrid.study.schema.encoder_jobs import SweepRequest
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("first", "second")

@@ -17,22 +17,23 @@ import pandas as pd
 import torch
 from steps import Machine, Row, SkippedError, step
 
-from mergegrid import devices, watch
 from mergegrid.checkpoints.decoders import import_decoder
-from mergegrid.checkpoints.statistics import open_statistics
-from mergegrid.config.decoder_requests import DecoderFinetuneRequest
-from mergegrid.config.generation import Generation, Sampling
-from mergegrid.config.merge_file import Output
-from mergegrid.config.requests import FinetuneRequest, Statistic, StatisticsRequest
-from mergegrid.config.similarity import Similarity
-from mergegrid.config.similarity_requests import DecoderSimilarityRequest
-from mergegrid.finetuning.classifier import finetune
-from mergegrid.finetuning.decoder import finetune_decoder
-from mergegrid.finetuning.state import Seal
-from mergegrid.generation.backend import Request, identity
-from mergegrid.generation.transformers_backend import TransformersBackend
-from mergegrid.scoring.similarity import decoder_similarity
-from mergegrid.statistics.gather import gather
+from mergegrid.checkpoints.model_statistics import open_statistics
+from mergegrid.recipes.merge_file import Output
+from mergegrid.study.finetuning.classifier import finetune
+from mergegrid.study.finetuning.decoder import finetune_decoder
+from mergegrid.study.finetuning.state import Seal
+from mergegrid.study.generation.backend import Request, identity
+from mergegrid.study.generation.transformers_backend import TransformersBackend
+from mergegrid.study.model_statistics.gather import gather
+from mergegrid.study.runtime import gpu_lease as devices
+from mergegrid.study.runtime import gpu_monitor as watch
+from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Statistic, StatisticsRequest
+from mergegrid.study.schema.generation import Generation, Sampling
+from mergegrid.study.schema.similarity import Similarity
+from mergegrid.study.schema.similarity_jobs import DecoderSimilarityRequest
+from mergegrid.study.scoring.similarity import decoder_similarity
 
 HERE = Path(__file__).resolve().parent
 #: Exit status of a fine-tuning that is interrupted.

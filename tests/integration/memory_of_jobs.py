@@ -10,16 +10,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from mergegrid.config.decoder_requests import Ask, DecoderFinetuneRequest
-from mergegrid.config.decoders import DecoderFinetune, Instructions
-from mergegrid.config.generation import Generation, Sampling
-from mergegrid.config.similarity_requests import DecoderSimilarityRequest
-from mergegrid.finetuning.decoder import finetune_decoder
-from mergegrid.generation.merged import Models
-from mergegrid.generation.variants import answer_variants
-from mergegrid.recipe.recipe import Recipe
-from mergegrid.recipe.sparsifiers import Dare
-from mergegrid.scoring.similarity import decoder_similarity
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.study.finetuning.decoder import finetune_decoder
+from mergegrid.study.generation.merged import Models
+from mergegrid.study.generation.variants import answer_variants
+from mergegrid.study.schema.decoder_jobs import Ask, DecoderFinetuneRequest
+from mergegrid.study.schema.decoders import DecoderFinetune, Instructions
+from mergegrid.study.schema.generation import Generation, Sampling
+from mergegrid.study.schema.similarity_jobs import DecoderSimilarityRequest
+from mergegrid.study.scoring.similarity import decoder_similarity
 
 SENTENCES = ["the film is good", "a book was bad", "one two three four"] * 4
 RECIPES = [

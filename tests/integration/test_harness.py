@@ -11,9 +11,9 @@ import small_models
 import torch
 import yaml
 
-from mergegrid.config.harness import Harness
 from mergegrid.errors import ConfigError, SourceError
-from mergegrid.scoring.harness import LM_EVAL, run_harness
+from mergegrid.study.grading.lm_eval import LM_EVAL, run_harness
+from mergegrid.study.schema.lm_eval import Harness
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import small_models
 
-from mergegrid import hardware
 from mergegrid.checkpoints.decoders import import_decoder
+from mergegrid.study.runtime import memory_estimates as hardware
 
 pytestmark = pytest.mark.integration
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from small_models import VOCABULARY, family, finetuned, llama, manifest, recipe, save, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergegrid.config.merge_file import read_merge_file, recipes_of
-from mergegrid.merging.masks import threshold
+from mergegrid.engine.masks import threshold
+from mergegrid.recipes.merge_file import read_merge_file, recipes_of
 
 TOKENIZER = {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
 OTHERS = {"README.md", "config.json", "generation_config.json", "manifest.json", "recipe.yaml"}
@@ -52,7 +52,7 @@ def tensors(folder):
 
 def kept(seed, expert, name, count, rate):
     """Which elements DARE keeps, from the definition of its masks: Philox4x32-10 in Python."""
-    from mergegrid.merging.masks import mask_key
+    from mergegrid.engine.masks import mask_key
 
     k0, k1, c2, c3 = mask_key(seed, expert, name)
     words = []
@@ -272,7 +272,7 @@ def test_a_quarter_of_the_available_memory_may_be_taken_as_page_cache(
     models, run, monkeypatch, tmp_path, lacking, cached
 ):
     size = sum(tensor.nbytes for tensor in tensors(models / "base").values())
-    monkeypatch.setattr("mergegrid.merging.plan.available", lambda: 4 * size - lacking)
+    monkeypatch.setattr("mergegrid.engine.budget.available", lambda: 4 * size - lacking)
     asked = []
     monkeypatch.setattr("os.posix_fadvise", lambda *advice: asked.append(advice[1:]))
     outcome = run("merge", asks(tmp_path, models), tmp_path / "out")

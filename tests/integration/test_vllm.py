@@ -24,17 +24,17 @@ import smollm2
 import torch
 
 import mergegrid
-from mergegrid.config.decoder_requests import Ask
-from mergegrid.config.generation import Generation, Sampling
-from mergegrid.config.merge_file import Output
-from mergegrid.generation.merged import Merger, Models
-from mergegrid.generation.run import answer
-from mergegrid.generation.transformers_backend import empty_model, put
-from mergegrid.generation.variants import answer_variants
-from mergegrid.merging.recipes import merge_recipe
-from mergegrid.recipe.methods import TaskArithmetic, Ties
-from mergegrid.recipe.recipe import Recipe, base_only
-from mergegrid.recipe.sparsifiers import Dare
+from mergegrid.recipe_merging import merge_recipe
+from mergegrid.recipes.merge_file import Output
+from mergegrid.recipes.methods import TaskArithmetic, Ties
+from mergegrid.recipes.recipe import Recipe, base_only
+from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.study.generation.answering import answer
+from mergegrid.study.generation.merged import Merger, Models
+from mergegrid.study.generation.transformers_backend import empty_model, put
+from mergegrid.study.generation.variants import answer_variants
+from mergegrid.study.schema.decoder_jobs import Ask
+from mergegrid.study.schema.generation import Generation, Sampling
 
 pytestmark = pytest.mark.integration
 logger = logging.getLogger(__name__)

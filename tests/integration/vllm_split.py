@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 
 import numba  # noqa: F401
 
-from mergegrid.config.generation import Generation, Sampling
-from mergegrid.generation import vllm_backend
-from mergegrid.generation.backend import GenerationError, Request
-from mergegrid.generation.merged import Merger, Models
-from mergegrid.recipe.recipe import Recipe
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.study.generation import vllm_backend
+from mergegrid.study.generation.backend import GenerationError, Request
+from mergegrid.study.generation.merged import Merger, Models
+from mergegrid.study.schema.generation import Generation, Sampling
 
 ENGINE = {"backend": "vllm", "dtype": "float32", "device": "cpu", "tensor_parallel": 2}
 SETTINGS = Generation(backend="vllm", dtype="float32")

@@ -15,14 +15,14 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from mergegrid.config.decoder_requests import Ask
-from mergegrid.config.generation import Generation
-from mergegrid.generation import variants, vllm_weights
-from mergegrid.generation.backend import GenerationError, identity, import_vllm
-from mergegrid.generation.merged import Merger, Models
-from mergegrid.generation.run import answer
-from mergegrid.generation.vllm_backend import VllmBackend
-from mergegrid.recipe.recipe import Recipe
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.study.generation import variants, vllm_weights
+from mergegrid.study.generation.answering import answer
+from mergegrid.study.generation.backend import GenerationError, identity, import_vllm
+from mergegrid.study.generation.merged import Merger, Models
+from mergegrid.study.generation.vllm_backend import VllmBackend
+from mergegrid.study.schema.decoder_jobs import Ask
+from mergegrid.study.schema.generation import Generation
 
 SETTINGS = Generation(backend="vllm", dtype="float32")
 

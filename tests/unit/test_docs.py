@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from mergegrid.config.documentation import SCHEMAS
-from mergegrid.config.published import read_published
-from mergegrid.reporting import documentation
-from mergegrid.reporting.catalogue import Results, make_table
-from mergegrid.reporting.specs import FIGURES, TABLES
-from mergegrid.scoring.scores import COLUMNS, score_frame
+from mergegrid.study.reporting import documentation
+from mergegrid.study.reporting.catalogue import Results, make_table
+from mergegrid.study.reporting.specs import FIGURES, TABLES
+from mergegrid.study.schema.documentation import SCHEMAS
+from mergegrid.study.schema.published import read_published
+from mergegrid.study.scoring.scores import COLUMNS, score_frame
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mergegrid.config.benchmarks import BenchmarkKind
 from mergegrid.stages import STAGES, libraries_of, stage_versions, together
+from mergegrid.study.schema.benchmarks import BenchmarkKind
 
 ROOT = Path(__file__).parents[2]
 

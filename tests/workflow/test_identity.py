@@ -46,15 +46,15 @@ def test_the_copied_library_is_the_one_that_runs(own):
 
 def test_a_reworded_message_docstring_log_line_or_card_runs_nothing(own):
     edit(own, "checkpoints/sources/hub.py", '"""', '"""Reworded. ')
-    edit(own, "finetuning/classifier.py", "epoch %d of %d", "finished epoch %d of %d")
+    edit(own, "study/finetuning/classifier.py", "epoch %d of %d", "finished epoch %d of %d")
     edit(own, "checkpoints/companions.py", "Merged with mergegrid", "Made with mergegrid")
     edit(own, "errors.py", '"""', '"""Reworded. ')
-    edit(own, "scoring/sweep.py", "recipes, %d to score", "recipes, of which %d to score")
+    edit(own, "study/encoders/sweep.py", "recipes, %d to score", "recipes, of which %d to score")
     assert own.planned() == Counter()
 
 
 def test_code_that_moves_runs_nothing(own):
-    for module in ("merging/masks.py", "finetuning/classifier.py", "kernels/loops.py"):
+    for module in ("engine/masks.py", "study/finetuning/classifier.py", "kernels/loops.py"):
         path = own.library / "mergegrid" / module
         path.write_text(path.read_text() + "\n\nMOVED = 1\n")
     assert own.planned() == Counter()
@@ -73,20 +73,20 @@ def test_upgraded_libraries_run_nothing(own):
 @pytest.mark.parametrize(
     ("module", "stage", "runs"),
     [
-        ("reporting/figures.py", "figures", {"figure": 5, "all": 1}),
-        ("reporting/catalogue.py", "tables", {"table": len(TABLES), "all": 1}),
-        ("reporting/costs.py", "costs", {"costs": 1, "all": 1}),
-        ("scoring/comparisons.py", "comparisons", {"comparisons": 1, "table": 2, "all": 1}),
-        ("scoring/selection.py", "select", {"merges": 1, **REPORT}),
-        ("scoring/classifier.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **REPORT}),
-        ("merging/engine.py", "merge", {"sweep": 2, "merges": 1, **REPORT}),
+        ("study/reporting/figures.py", "figures", {"figure": 5, "all": 1}),
+        ("study/reporting/catalogue.py", "tables", {"table": len(TABLES), "all": 1}),
+        ("study/reporting/costs.py", "costs", {"costs": 1, "all": 1}),
+        ("study/scoring/comparisons.py", "comparisons", {"comparisons": 1, "table": 2, "all": 1}),
+        ("study/scoring/choice.py", "select", {"merges": 1, **REPORT}),
+        ("study/encoders/scoring.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **REPORT}),
+        ("engine/engine.py", "merge", {"sweep": 2, "merges": 1, **REPORT}),
         (
-            "merging/delta_report.py",
+            "deltas/report.py",
             "deltas",
             {"deltas": 2, "table": DELTA_TABLES, "figure": DELTA_FIGURES, "costs": 1, "all": 1},
         ),
         (
-            "finetuning/classifier.py",
+            "study/finetuning/classifier.py",
             "finetune_encoder",
             {
                 "expert": 2,
@@ -98,9 +98,9 @@ def test_upgraded_libraries_run_nothing(own):
                 "figure": 5,
             },
         ),
-        ("finetuning/decoder.py", "finetune_decoder", {}),
-        ("statistics/gather.py", "statistics", {}),
-        ("scoring/graders/__init__.py", "grade_math", {}),
+        ("study/finetuning/decoder.py", "finetune_decoder", {}),
+        ("study/model_statistics/gather.py", "statistics", {}),
+        ("study/grading/graders/__init__.py", "grade_math", {}),
     ],
 )
 def test_a_raised_stage_version_runs_that_stage_and_what_depends_on_it(own, module, stage, runs):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from project import Project
 
-from mergegrid.scoring.scores import COLUMNS
+from mergegrid.study.scoring.scores import COLUMNS
 
 pytestmark = pytest.mark.workflow
 

@@ -8,7 +8,7 @@ import yaml
 from project import Project
 
 from mergegrid.checkpoints.publish import read_manifest
-from mergegrid.scoring.scores import COLUMNS
+from mergegrid.study.scoring.scores import COLUMNS
 
 pytestmark = pytest.mark.workflow
 

@@ -55,7 +55,7 @@ with job(snakemake):
     from scipy.linalg import lapack
     from threadpoolctl import threadpool_info
 
-    from mergegrid.merging.plan import settings_on
+    from mergegrid.engine.budget import settings_on
 
     blas = {{each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}}
     found = {{"torch": torch.get_num_threads(), "blas": max(blas)}}

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 
 import psutil
 
-from mergegrid.config import decoder_requests, oracle_requests, requests
-from mergegrid import hardware
-from mergegrid.config import similarity_requests
-from mergegrid.config.source import PathOrigin
-from mergegrid.config.loading import check_paths, check_study, read_yaml
+from mergegrid.study.schema import decoder_jobs as decoder_requests, oracle_jobs as oracle_requests, encoder_jobs as requests
+from mergegrid.study.runtime import memory_estimates as hardware
+from mergegrid.study.schema import similarity_jobs as similarity_requests
+from mergegrid.checkpoints.sources.source import PathOrigin
+from mergegrid.study.schema.loading import check_paths, check_study, read_yaml
 from mergegrid.errors import MergegridError
 from mergegrid.checkpoints.sources.cache import root as cache_root
 from mergegrid.checkpoints.prose import deciding_files
 from mergegrid.checkpoints.sources.path import find as find_path
-from mergegrid.config.published_cells import published_cells, published_gains
-from mergegrid.provenance import canonical_json, digest
-from mergegrid.reporting.specs import FIGURES, TABLES
+from mergegrid.study.schema.published_cells import published_cells, published_gains
+from mergegrid.hashing import canonical_json, digest
+from mergegrid.study.reporting.specs import FIGURES, TABLES
 from mergegrid.stages import stage_versions
 from snakemake.exceptions import WorkflowError
 

@@ -2,8 +2,8 @@
 The variants of decoders: every recipe of the study, by its place below results. No rule is here.
 """
 
-from mergegrid.config.harness import HarnessRequest, OnGpus, own_tasks
-from mergegrid.recipe.recipe import spec_slug
+from mergegrid.study.schema.lm_eval import HarnessRequest, OnGpus, own_tasks
+from mergegrid.recipes.recipe import spec_slug
 
 
 def variant_name(recipe):

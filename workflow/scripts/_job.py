@@ -23,10 +23,10 @@ from typing import Any
 # The environment that Snakemake makes with conda does not hold the project itself.
 sys.path.append(str(Path(__file__).parents[2] / "src"))
 
-from mergegrid import watch
-from mergegrid.devices import Device, driver_is_too_old, lease, rehearsal
-from mergegrid.durable import settle, settle_names
 from mergegrid.errors import ConfigError, DamagedError, MergegridError
+from mergegrid.fsync import settle, settle_names
+from mergegrid.study.runtime import gpu_monitor
+from mergegrid.study.runtime.gpu_lease import Device, driver_is_too_old, lease, rehearsal
 
 # Read once, when CUDA starts: with it, matrix products add up in one order.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -252,8 +252,13 @@ def _watched(devices: Sequence[Device], usage: Path, sharing: int) -> Iterator[N
     if rehearsal() or not devices:
         yield
         return
-    command = [sys.executable, watch.__file__, str(usage), *(device.key for device in devices)]
-    environment = {**os.environ, watch.SHARED: str(sharing)}
+    command = [
+        sys.executable,
+        gpu_monitor.__file__,
+        str(usage),
+        *(device.key for device in devices),
+    ]
+    environment = {**os.environ, gpu_monitor.SHARED: str(sharing)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as watcher:
         try:
             yield
@@ -261,7 +266,7 @@ def _watched(devices: Sequence[Device], usage: Path, sharing: int) -> Iterator[N
             # Workers that were forked may hold its input open: a line ends it as well.
             try:
                 with suppress(BrokenPipeError):
-                    watcher.communicate(b"\n", timeout=watch.PATIENCE + 5)
+                    watcher.communicate(b"\n", timeout=gpu_monitor.PATIENCE + 5)
             except subprocess.TimeoutExpired:
                 logging.warning("nvidia-smi does not answer: how the GPUs were used stays unknown")
                 watcher.kill()

@@ -3,8 +3,8 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake):
-    from mergegrid.scoring.comparisons import compare, read_answers, read_labels
-    from mergegrid.scoring.scores import read_scores
+    from mergegrid.study.scoring.comparisons import compare, read_answers, read_labels
+    from mergegrid.study.scoring.scores import read_scores
 
     predictions, records = (
         [Path(path) for path in snakemake.input.get(kind, [])]

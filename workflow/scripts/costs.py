@@ -4,8 +4,8 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake):
-    from mergegrid.reporting.costs import cost_table, costs_figure, job_costs
-    from mergegrid.reporting.files import write_figure, write_table
+    from mergegrid.study.reporting.costs import cost_table, costs_figure, job_costs
+    from mergegrid.study.reporting.files import write_figure, write_table
 
     jobs = job_costs(Path(snakemake.params.logs))
     jobs.to_parquet(snakemake.output.jobs)

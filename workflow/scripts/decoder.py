@@ -7,8 +7,8 @@ with job(snakemake):
 
     from mergegrid.checkpoints.decoders import import_decoder
     from mergegrid.checkpoints.sources.fetch import Record, locate
-    from mergegrid.config.decoder_requests import DecoderFinetuneRequest
-    from mergegrid.config.source import SourceConfig
+    from mergegrid.checkpoints.sources.source import SourceConfig
+    from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
 
     quiet_transformers()
     base, folder = Path(snakemake.input.base), Path(snakemake.output.folder)
@@ -18,7 +18,7 @@ with job(snakemake):
         made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
         import_decoder(locate(record, source, anew=True), folder, made_from)
     else:
-        from mergegrid.finetuning.decoder import finetune_decoder
+        from mergegrid.study.finetuning.decoder import finetune_decoder
 
         request = DecoderFinetuneRequest.model_validate_json(snakemake.params.request)
         data = pd.read_parquet(snakemake.input.data)

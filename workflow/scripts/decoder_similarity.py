@@ -5,8 +5,8 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.config.similarity_requests import DecoderSimilarityRequest
-    from mergegrid.scoring.similarity import decoder_similarity
+    from mergegrid.study.schema.similarity_jobs import DecoderSimilarityRequest
+    from mergegrid.study.scoring.similarity import decoder_similarity
 
     quiet_transformers()
     decoder_similarity(

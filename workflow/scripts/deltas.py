@@ -5,7 +5,7 @@ from _job import job
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.merging.delta_report import expert_ranges
+    from mergegrid.deltas.report import expert_ranges
 
     name = snakemake.wildcards.expert
     folders = Path(snakemake.input.base), Path(snakemake.input.expert)

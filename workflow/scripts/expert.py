@@ -5,12 +5,12 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.checkpoints.encoders import import_expert
     from mergegrid.checkpoints.publish import published_digest
     from mergegrid.checkpoints.sources.fetch import Record, locate
-    from mergegrid.config.requests import FinetuneRequest
-    from mergegrid.config.source import SourceConfig
-    from mergegrid.finetuning.classifier import finetune
+    from mergegrid.checkpoints.sources.source import SourceConfig
+    from mergegrid.study.encoders.importing import import_expert
+    from mergegrid.study.finetuning.classifier import finetune
+    from mergegrid.study.schema.encoder_jobs import FinetuneRequest
 
     quiet_transformers()
     request = FinetuneRequest.model_validate_json(snakemake.params.request)

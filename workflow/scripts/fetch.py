@@ -4,7 +4,7 @@ from _job import job
 
 with job(snakemake):
     from mergegrid.checkpoints.sources.fetch import fetch
-    from mergegrid.config.source import SourceConfig
+    from mergegrid.checkpoints.sources.source import SourceConfig
 
     source = SourceConfig.model_validate_json(snakemake.params.source)
     record = fetch(source, snakemake.params.kind)

@@ -3,8 +3,8 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake):
-    from mergegrid.reporting.catalogue import Results, draw_figure
-    from mergegrid.reporting.files import write_figure
+    from mergegrid.study.reporting.catalogue import Results, draw_figure
+    from mergegrid.study.reporting.files import write_figure
 
     results = Results.from_files(dict(snakemake.input.items()))
     figure = draw_figure(snakemake.wildcards.figure, snakemake.wildcards.family, results)

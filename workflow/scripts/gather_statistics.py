@@ -5,8 +5,8 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.config.requests import StatisticsRequest
-    from mergegrid.statistics.gather import gather
+    from mergegrid.study.model_statistics.gather import gather
+    from mergegrid.study.schema.encoder_jobs import StatisticsRequest
 
     quiet_transformers()
     gather(

@@ -8,8 +8,8 @@ if __name__ == "__main__":
         import pandas as pd
 
         from mergegrid.checkpoints.publish import published_digest
-        from mergegrid.config.decoder_requests import GenerateRequest
-        from mergegrid.generation.run import answer
+        from mergegrid.study.generation.answering import answer
+        from mergegrid.study.schema.decoder_jobs import GenerateRequest
 
         quiet_transformers()
         request = GenerateRequest.model_validate_json(snakemake.params.request)

@@ -8,11 +8,11 @@ if __name__ == "__main__":
         import pandas as pd
 
         from mergegrid.checkpoints.publish import published_digest
-        from mergegrid.config.decoder_requests import GenerateRequest
-        from mergegrid.generation.merged import Models
-        from mergegrid.generation.variants import answer_variants
-        from mergegrid.provenance import digest
+        from mergegrid.hashing import digest
         from mergegrid.stages import stage_versions
+        from mergegrid.study.generation.merged import Models
+        from mergegrid.study.generation.variants import answer_variants
+        from mergegrid.study.schema.decoder_jobs import GenerateRequest
 
         quiet_transformers()
         request = GenerateRequest.model_validate_json(snakemake.params.request)

@@ -4,9 +4,9 @@ from _job import device, job
 
 with job(snakemake):
     from mergegrid.checkpoints.publish import published_digest, recorded_libraries
-    from mergegrid.config.harness import HarnessRequest
-    from mergegrid.scoring.harness import harness_inputs, rows, run_harness
-    from mergegrid.scoring.scores import score_frame
+    from mergegrid.study.grading.lm_eval import harness_inputs, rows, run_harness
+    from mergegrid.study.schema.lm_eval import HarnessRequest
+    from mergegrid.study.scoring.scores import score_frame
 
     request = HarnessRequest.model_validate_json(snakemake.params.request)
     model, output = Path(snakemake.input.model), Path(snakemake.output.scores)

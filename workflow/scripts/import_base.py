@@ -3,9 +3,9 @@ from pathlib import Path
 from _job import job, quiet_transformers
 
 with job(snakemake):
-    from mergegrid.checkpoints.encoders import import_base
     from mergegrid.checkpoints.sources.fetch import Record, locate
-    from mergegrid.config.source import SourceConfig
+    from mergegrid.checkpoints.sources.source import SourceConfig
+    from mergegrid.study.encoders.importing import import_base
 
     quiet_transformers()
     record = Record.from_json(Path(snakemake.input.source).read_text())

@@ -5,7 +5,7 @@ from _job import job, quiet_transformers
 with job(snakemake):
     from mergegrid.checkpoints.decoders import import_decoder
     from mergegrid.checkpoints.sources.fetch import Record, locate
-    from mergegrid.config.source import SourceConfig
+    from mergegrid.checkpoints.sources.source import SourceConfig
 
     quiet_transformers()
     record = Record.from_json(Path(snakemake.input.source).read_text())

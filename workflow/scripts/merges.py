@@ -5,10 +5,10 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.config.requests import MergesRequest
-    from mergegrid.scoring.bench import Bench, Member
-    from mergegrid.scoring.merges import merges
-    from mergegrid.scoring.store import ScoreStore
+    from mergegrid.study.encoders.evaluator import Bench, Member
+    from mergegrid.study.encoders.merges import merges
+    from mergegrid.study.encoders.store import ScoreStore
+    from mergegrid.study.schema.encoder_jobs import MergesRequest
 
     quiet_transformers()
     request = MergesRequest.model_validate_json(snakemake.params.request)

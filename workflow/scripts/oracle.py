@@ -5,8 +5,8 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.config.oracle_requests import OracleRequest
-    from mergegrid.finetuning.multitask import finetune_together
+    from mergegrid.study.finetuning.multitask import finetune_together
+    from mergegrid.study.schema.oracle_jobs import OracleRequest
 
     quiet_transformers()
     request = OracleRequest.model_validate_json(snakemake.params.request)

@@ -5,8 +5,8 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.config.oracle_requests import OracleRequest
-    from mergegrid.scoring.oracle import score_oracle
+    from mergegrid.study.encoders.oracle import score_oracle
+    from mergegrid.study.schema.oracle_jobs import OracleRequest
 
     quiet_transformers()
     request = OracleRequest.model_validate_json(snakemake.params.request)

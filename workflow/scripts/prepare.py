@@ -4,8 +4,8 @@ from _job import job
 
 with job(snakemake):
     from mergegrid.checkpoints.sources.fetch import Record, locate
-    from mergegrid.config.tasks import Task
-    from mergegrid.tasks.examples import prepare
+    from mergegrid.study.schema.tasks import Task
+    from mergegrid.study.tasks.examples import prepare
 
     task = Task.model_validate_json(snakemake.params.task)
     records = {

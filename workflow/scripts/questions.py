@@ -4,8 +4,8 @@ from _job import job
 
 with job(snakemake):
     from mergegrid.checkpoints.sources.fetch import Record, locate
-    from mergegrid.config.decoder_requests import QuestionsRequest
-    from mergegrid.tasks.questions import prepare_questions
+    from mergegrid.study.schema.decoder_jobs import QuestionsRequest
+    from mergegrid.study.tasks.questions import prepare_questions
 
     benchmark = QuestionsRequest.model_validate_json(snakemake.params.request).benchmark
     path = None

@@ -5,8 +5,8 @@ from _job import job
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.config.decoder_requests import ScoreRequest
-    from mergegrid.scoring.benchmark import score_benchmark
+    from mergegrid.study.grading.benchmark import score_benchmark
+    from mergegrid.study.schema.decoder_jobs import ScoreRequest
 
     scores, records = score_benchmark(
         ScoreRequest.model_validate_json(snakemake.params.request),

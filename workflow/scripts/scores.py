@@ -3,7 +3,7 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake):
-    from mergegrid.scoring.scores import read_scores
+    from mergegrid.study.scoring.scores import read_scores
 
     scores = read_scores([Path(path) for path in snakemake.input])
     scores.to_parquet(snakemake.output.scores)

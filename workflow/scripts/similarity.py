@@ -5,8 +5,8 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.config.similarity_requests import EncoderSimilarityRequest
-    from mergegrid.scoring.similarity import encoder_similarity
+    from mergegrid.study.schema.similarity_jobs import EncoderSimilarityRequest
+    from mergegrid.study.scoring.similarity import encoder_similarity
 
     quiet_transformers()
     encoder_similarity(

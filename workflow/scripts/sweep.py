@@ -5,10 +5,10 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.config.requests import SweepRequest
-    from mergegrid.scoring.bench import Bench, Member
-    from mergegrid.scoring.store import ScoreStore
-    from mergegrid.scoring.sweep import sweep
+    from mergegrid.study.encoders.evaluator import Bench, Member
+    from mergegrid.study.encoders.store import ScoreStore
+    from mergegrid.study.encoders.sweep import sweep
+    from mergegrid.study.schema.encoder_jobs import SweepRequest
 
     quiet_transformers()
     request = SweepRequest.model_validate_json(snakemake.params.request)

@@ -3,8 +3,8 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake):
-    from mergegrid.reporting.catalogue import Results, make_table, table_notes
-    from mergegrid.reporting.files import write_table
+    from mergegrid.study.reporting.catalogue import Results, make_table, table_notes
+    from mergegrid.study.reporting.files import write_table
 
     results = Results.from_files(dict(snakemake.input.items()), snakemake.params.request)
     table = make_table(snakemake.wildcards.table, results)

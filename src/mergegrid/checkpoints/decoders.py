@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mergegrid import durable
-from mergegrid.checkpoints import companions, pytorch_files, safetensors_files
+from mergegrid import fsync as durable
+from mergegrid.checkpoints import model_files as companions
+from mergegrid.checkpoints import pytorch_files, safetensors_files
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.digests import LEAF, TensorDigests
 from mergegrid.checkpoints.dtypes import Stored, is_finite

@@ -16,7 +16,7 @@ from xxhash import xxh3_128_digest
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import Stored
-from mergegrid.provenance import canonical_json, digest
+from mergegrid.hashing import canonical_json, digest
 
 #: Elements of a leaf.
 LEAF = 1 << 16

@@ -9,7 +9,7 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.homology import check_configs, check_homologous, left_out
 from mergegrid.checkpoints.naming import canonical, read_config, with_names_of, with_tied
 from mergegrid.checkpoints.vocabulary import Aligned, align
-from mergegrid.recipe.vocabulary import VocabularyPolicy
+from mergegrid.recipes.vocabulary import VocabularyPolicy
 
 
 @dataclass(frozen=True)

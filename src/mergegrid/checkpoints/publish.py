@@ -34,7 +34,7 @@ from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.prose import is_prose, without_prose
 from mergegrid.checkpoints.safetensors_files import header_digest
 from mergegrid.errors import CheckpointError, DamagedError
-from mergegrid.provenance import digest, file_digest
+from mergegrid.hashing import digest, file_digest
 from mergegrid.stages import Libraries, together
 
 MANIFEST = "manifest.json"

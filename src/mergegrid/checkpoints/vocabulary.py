@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import Dtype, Stored, decode, encode
 from mergegrid.errors import CheckpointError
-from mergegrid.recipe.vocabulary import VocabularyPolicy
+from mergegrid.recipes.vocabulary import VocabularyPolicy
 
 INPUTS = ("shared", "embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
 """Modules with a row per token of the input, as transformers names them."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mergegrid import durable
+from mergegrid import fsync as durable
 from mergegrid.checkpoints import safetensors_files
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import TensorDigests

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.kernels import instructions as do
+from mergegrid.kernels import opcodes as do
 from mergegrid.kernels.expression import Expression
 
 _BINS = (1 << 15) + 1

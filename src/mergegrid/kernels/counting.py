@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.kernels.instructions import LIST_OTHERS
 from mergegrid.kernels.loops import Bits, kernel
+from mergegrid.kernels.opcodes import LIST_OTHERS
 
 Counts = NDArray[np.int64]
 Guesses = NDArray[np.uint64]

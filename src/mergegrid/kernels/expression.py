@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mergegrid.kernels.instructions import (
+from mergegrid.kernels.opcodes import (
     LOAD_BFLOAT16,
     LOAD_FLOAT16,
     LOAD_FLOAT32,

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mergegrid.kernels.instructions import LANES
+from mergegrid.kernels.opcodes import LANES
 
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint32]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mergegrid.kernels.checks import Memory, check_program
 from mergegrid.kernels.compiled import program_loop
 from mergegrid.kernels.expression import Expression
-from mergegrid.kernels.instructions import BLOCK, LANES, SIZES, STORE_FLOAT32
+from mergegrid.kernels.opcodes import BLOCK, LANES, SIZES, STORE_FLOAT32
 
 
 class Rows:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import carray
 
 from mergegrid.kernels import counting, loops
-from mergegrid.kernels.instructions import (
+from mergegrid.kernels.opcodes import (
     AGREEING_MEAN,
     BLOCK,
     COUNT_EQUAL,

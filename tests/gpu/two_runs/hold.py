@@ -13,7 +13,8 @@ from _job import device, job
 from processes import gone
 
 with job(snakemake):
-    from mergegrid import devices, watch
+    from mergegrid.study.runtime import gpu_lease as devices
+    from mergegrid.study.runtime import gpu_monitor as watch
 
     (used,) = devices.visible()
     others = [int(path.stem) for path in Path("../processes").glob("*.txt")]

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mergegrid import durable
+from mergegrid import fsync as durable
 from mergegrid.checkpoints import publish as publishing
 from mergegrid.checkpoints.checkpoint import TensorInfo
-from mergegrid.checkpoints.companions import adapt_config
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.model_files import adapt_config
 from mergegrid.checkpoints.publish import publish
 from mergegrid.checkpoints.sources.fetch import fetch
 from mergegrid.checkpoints.sources.hub_files import patterns
+from mergegrid.checkpoints.sources.source import SourceConfig
 from mergegrid.checkpoints.writer import ShardWriter
-from mergegrid.config.source import SourceConfig
 from mergegrid.errors import CheckpointError
 
 OLD, NEW = 1.0, 2.0

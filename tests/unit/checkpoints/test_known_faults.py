@@ -19,12 +19,12 @@ from transformers import (
 
 from mergegrid.checkpoints.architectures import EMBEDDING, T5, UNTIED, is_task_head
 from mergegrid.checkpoints.checkpoint import InMemory
-from mergegrid.checkpoints.encoders import import_base, import_expert, load_classifier
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.homology import FIRST_THETA, WITH_FIRST_THETA, check_configs
 from mergegrid.checkpoints.naming import canonical, with_names_of
 from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.errors import CheckpointError
+from mergegrid.study.encoders.importing import import_base, import_expert, load_classifier
 
 MATRIX = np.arange(6.0).reshape(3, 2)
 #: Model types whose body has a prefix that files may lack.

@@ -107,7 +107,7 @@ def copied(tmp_path):
 
 SUBTRACT = """
 import numpy as np
-from mergegrid.merging.arrays.cpu import CpuOperations
+from mergegrid.engine.ops.cpu import CpuOperations
 ops = CpuOperations()
 def array(number):
     room = ops.stored(1, DTYPES["float32"])
@@ -119,7 +119,7 @@ print(ops.values(ops.subtract(array(5), array(2)))[0])
 
 def test_code_is_not_made_from_a_source_that_changed_after_the_program_started(copied):
     folder, program = copied
-    imports = "from mergegrid.checkpoints.dtypes import DTYPES; import mergegrid.merging.arrays.cpu"
+    imports = "from mergegrid.checkpoints.dtypes import DTYPES; import mergegrid.engine.ops.cpu"
     change = (
         f"path = __import__('pathlib').Path({str(folder / 'instructions.py')!r});"
         "path.write_text(path.read_text().replace('SUBTRACT, PRODUCT', 'PRODUCT, SUBTRACT'))"

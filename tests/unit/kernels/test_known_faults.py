@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergegrid.checkpoints.dtypes import DTYPES, decode, encode
+from mergegrid.engine.ops.cpu import CpuOperations
+from mergegrid.engine.ops.operations import GRAIN, HIGH_BINS, NO_BITS
 from mergegrid.kernels import counting, loops, program_loop
-from mergegrid.kernels import instructions as do
+from mergegrid.kernels import opcodes as do
 from mergegrid.kernels.expression import Expression, load, store
 from mergegrid.kernels.program import Machine, Rows
-from mergegrid.merging.arrays.cpu import CpuOperations
-from mergegrid.merging.arrays.operations import GRAIN, HIGH_BINS, NO_BITS
 
 FLOAT32 = DTYPES["float32"]
 COUNT = 8

@@ -24,9 +24,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from mergegrid.durable import settle, settle_names
 from mergegrid.errors import SourceError
-from mergegrid.provenance import canonical_json, digest, file_digest
+from mergegrid.fsync import settle, settle_names
+from mergegrid.hashing import canonical_json, digest, file_digest
 
 _log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"

@@ -16,9 +16,9 @@ from mergegrid.checkpoints.prose import deciding_files
 from mergegrid.checkpoints.sources import cache as store
 from mergegrid.checkpoints.sources import hub, path, pypi
 from mergegrid.checkpoints.sources.cache import Found
-from mergegrid.config.source import HubOrigin, PypiOrigin, SourceConfig
+from mergegrid.checkpoints.sources.source import HubOrigin, PypiOrigin, SourceConfig
 from mergegrid.errors import SourceError
-from mergegrid.provenance import canonical_json, digest
+from mergegrid.hashing import canonical_json, digest
 
 STAGE_VERSIONS = {"fetch": 1}
 

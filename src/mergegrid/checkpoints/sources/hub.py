@@ -32,7 +32,7 @@ from huggingface_hub.hf_api import RepoFile
 from mergegrid.checkpoints.sources import cache
 from mergegrid.checkpoints.sources.cache import Found
 from mergegrid.checkpoints.sources.hub_files import nothing, patterns
-from mergegrid.config.source import HubOrigin
+from mergegrid.checkpoints.sources.source import HubOrigin
 from mergegrid.errors import SourceError
 
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Literal
 
-from mergegrid.config.source import HubOrigin
+from mergegrid.checkpoints.sources.source import HubOrigin
 
 # In the order in which transformers looks for them, so that adapter_model.safetensors does not
 # stand for a .bin-only model, nor shards or consolidated.safetensors come along as a second copy.

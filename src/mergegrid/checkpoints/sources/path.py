@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mergegrid.checkpoints.sources import cache
 from mergegrid.checkpoints.sources.cache import Found
-from mergegrid.config.source import PathOrigin
+from mergegrid.checkpoints.sources.source import PathOrigin
 from mergegrid.errors import SourceError
 
 

@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 
 from mergegrid.checkpoints.sources import cache, index
 from mergegrid.checkpoints.sources.cache import Found
+from mergegrid.checkpoints.sources.source import PypiOrigin
 from mergegrid.checkpoints.sources.unpack import unpack
-from mergegrid.config.source import PypiOrigin
 from mergegrid.errors import SourceError
-from mergegrid.provenance import file_digest
+from mergegrid.hashing import file_digest
 
 _log = logging.getLogger(__name__)
 _SDIST = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -1,0 +1,1 @@
+"""Reports on deltas: their sizes, histograms and what rounding loses."""

@@ -1,0 +1,238 @@
+"""How large deltas are: the condition under which DARE works (arXiv 2311.03099, section 4.6)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.dtypes import DTYPES, Dtype
+from mergegrid.deltas.histograms import SIGNED_BINS, count_signed, deciles, histogram
+from mergegrid.engine.chunk_ranges import Span, tasks
+from mergegrid.engine.chunks import BASE, Run
+from mergegrid.engine.engine import CHUNK
+from mergegrid.engine.ops.cpu import CpuOperations
+from mergegrid.engine.ops.operations import HIGH_BINS, LOW_BITS
+from mergegrid.engine.workers import Desk, Workers
+from mergegrid.errors import CheckpointError
+
+#: The paper's range: deltas of models fine-tuned from their base lie mostly below it.
+SMALL = 0.002
+#: What deltas often exceed where the paper saw DARE fail.
+LARGE = 0.01
+#: Quantiles by name, in thousandths.
+QUANTILES = {f"q{percent:02d}": 10 * percent for percent in range(1, 100)} | {"q999": 999}
+#: What deltas are rounded to by most programs that merge.
+SHORT = ("bfloat16", "float16")
+_EXPERT = "expert"
+_FLOAT32 = DTYPES["float32"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The size of |delta|, of one tensor or of the whole model."""
+
+    tensor: str
+    """Name of the tensor; `all` is the whole model."""
+    n: int
+    l1: float
+    l2: float
+    max: float
+    small: int
+    """How many are below SMALL."""
+    large: int
+    """How many are above LARGE."""
+    zero: int
+    """How many are 0."""
+    unchanged: int
+    """How many parameters stay the base's when base + delta is rounded to the output's dtype."""
+    quantiles: Mapping[str, float]
+    """`q01` to `q99` and `q999`: off by less than 0.8 %."""
+    lost: Mapping[str, int]
+    """By dtype, how many deltas other than 0 vanish when base + delta is rounded to it."""
+    lowest: float
+    """The delta itself, not its size: the smallest, negative if any is."""
+    highest: float
+    """The largest delta with its sign."""
+    deciles: Mapping[str, float]
+    """`d10` to `d90` of the deltas with their signs: off by less than 0.8 %."""
+    histogram: tuple[int, ...]
+    """Counts of the deltas with their signs, in the bins of `merging.signed`."""
+
+    @property
+    def mean(self) -> float:
+        """Mean of |delta|."""
+        return self.l1 / self.n
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square."""
+        return self.l2 / float(self.n**0.5)
+
+    def row(self) -> dict[str, str | int | float]:
+        """The columns of the workflow's tables."""
+        return {
+            "tensor": self.tensor,
+            "n": self.n,
+            "mean": self.mean,
+            "rms": self.rms,
+            "max": self.max,
+            f"share_below_{SMALL}": self.small / self.n,
+            **self.quantiles,
+            "share_zero": self.zero / self.n,
+            **{f"lost_in_{dtype}": count / self.n for dtype, count in self.lost.items()},
+            "lowest": self.lowest,
+            **self.deciles,
+            "highest": self.highest,
+        }
+
+
+def delta_ranges(
+    base: Checkpoint,
+    expert: Checkpoint,
+    output: Dtype | None = None,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Range]:
+    """Size of |delta| of the whole model, as tensor `all`, and of each tensor.
+
+    Both models are read once, run by run; what is kept of a tensor is a histogram.
+
+    Args:
+        base: the base; its tensors are the ones that are measured.
+        expert: a checkpoint with the same tensors.
+        output: what parameters are rounded to; by default the base's own dtype of each tensor.
+        threads: threads to use; they do not change a number.
+        progress: told how many bytes of the models have been gone through.
+
+    Raises:
+        CheckpointError: a model cannot be read, or a delta is not finite.
+    """
+    models = {BASE: base, _EXPERT: expert}
+
+    def work(desk: Desk, task: list[Span]) -> tuple[int, list[tuple[str, "_Sizes"]]]:
+        sizes, count = [], 0
+        for name, start, stop in task:
+            desk.ops.restart()
+            run = Run(models, name, start, stop, desk.ops)
+            sizes.append((name, _measure(run, output or base.infos[name].dtype)))
+            count += sum(run.count * model.infos[name].dtype.size for model in models.values())
+        return count, sizes
+
+    def measured(workers: Workers) -> Iterator[tuple[str, "_Sizes"]]:
+        for count, sizes in workers.map(work, tasks(base.infos, base, CHUNK, rowwise=False)):
+            progress(count)
+            yield from sizes
+
+    whole, ranges = _Sizes(), []
+    with Workers(threads, CpuOperations) as workers:
+        current, tensor = "", _Sizes()
+        for name, sizes in measured(workers):
+            if name != current and tensor.n:
+                ranges.append(tensor.range(current))
+                tensor = _Sizes()
+            current = name
+            tensor.add(sizes)
+            whole.add(sizes)
+        ranges.append(tensor.range(current))
+    return [whole.range("all"), *ranges]
+
+
+@dataclass
+class _Sizes:
+    """Running sums, and a histogram over the leading bits of magnitudes, which sort like them."""
+
+    n: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    largest: float = 0.0
+    small: int = 0
+    large: int = 0
+    unchanged: int = 0
+    histogram: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(HIGH_BINS + 1, dtype=np.int64)
+    )
+    same: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SHORT), dtype=np.int64))
+    lowest: float = np.inf
+    highest: float = -np.inf
+    signed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(SIGNED_BINS, dtype=np.int64))
+
+    def add(self, other: "_Sizes") -> None:
+        self.n += other.n
+        self.total += other.total
+        self.squares += other.squares
+        self.largest = max(self.largest, other.largest)
+        self.small += other.small
+        self.large += other.large
+        self.unchanged += other.unchanged
+        self.histogram += other.histogram
+        self.same += other.same
+        self.lowest = min(self.lowest, other.lowest)
+        self.highest = max(self.highest, other.highest)
+        self.signed += other.signed
+
+    def range(self, tensor: str) -> Range:
+        zero = int(self.histogram[HIGH_BINS])
+        return Range(
+            tensor=tensor,
+            n=self.n,
+            l1=self.total,
+            l2=self.squares**0.5,
+            max=self.largest,
+            small=self.small,
+            large=self.large,
+            zero=zero,
+            unchanged=self.unchanged,
+            quantiles=self._quantiles(),
+            # Without a delta a parameter stays the base's whatever it is rounded to.
+            lost={name: int(same) - zero for name, same in zip(SHORT, self.same, strict=True)},
+            lowest=self.lowest,
+            highest=self.highest,
+            deciles=deciles(self.signed, self.lowest, self.highest),
+            histogram=histogram(self.signed),
+        )
+
+    def _quantiles(self) -> dict[str, float]:
+        below = self.histogram[:HIGH_BINS].cumsum()
+        # Rounded up in integers: 0.07 * 100 is more than 7.
+        ranks = -(-np.array(list(QUANTILES.values())) * self.n // 1000)
+        bins = np.searchsorted(below, ranks)
+        # Bins of a 128th of an octave; what lies in one counts as its middle.
+        middle = (bins.astype(np.int32) << LOW_BITS) + (1 << (LOW_BITS - 1))
+        values = np.where(bins == 0, 0.0, middle.astype(np.int32).view(np.float32))
+        return {
+            name: min(float(value), self.largest)
+            for name, value in zip(QUANTILES, values, strict=True)
+        }
+
+
+def _measure(run: Run, output: Dtype) -> _Sizes:
+    ops, delta = run.ops, run.delta(_EXPERT)
+    sizes = _Sizes(n=run.count, squares=float(ops.dots(delta, delta).sum()))
+    ops.count_high(delta, sizes.histogram)
+    moved = ops.plus(run.base, delta, 1.0)
+    dtypes = [output, *(DTYPES[name] for name in SHORT)]
+    (deltas, finite), *stored = ops.store(
+        [delta, *([run.base, moved] * len(dtypes))],
+        [_FLOAT32, *(dtype for dtype in dtypes for _ in range(2))],
+    )
+    if not finite:
+        raise CheckpointError(
+            f"{run.name} has deltas that are not finite, first at element "
+            f"{run.start + int(np.flatnonzero(~np.isfinite(deltas))[0])}; base or expert is "
+            "damaged: fetch or train it again"
+        )
+    magnitudes = np.abs(deltas)
+    sizes.total = float(magnitudes.sum(dtype=np.float64))
+    sizes.largest = float(magnitudes.max())
+    sizes.small = int(np.count_nonzero(magnitudes < np.float32(SMALL)))
+    sizes.large = int(np.count_nonzero(magnitudes > np.float32(LARGE)))
+    unchanged, *same = (
+        int(np.count_nonzero(before == after))
+        for (before, _), (after, _) in zip(stored[::2], stored[1::2], strict=True)
+    )
+    sizes.unchanged, sizes.same[:] = unchanged, same
+    sizes.lowest, sizes.highest = float(deltas.min()), float(deltas.max())
+    sizes.signed += count_signed(deltas)
+    return sizes

@@ -1,0 +1,1 @@
+"""The merge engine: checkpoints in, merged chunks out, in bounded memory."""

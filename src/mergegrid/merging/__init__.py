@@ -1,1 +1,0 @@
-"""Merging: recipe and checkpoints in, a merged checkpoint out."""

@@ -1,9 +1,0 @@
-"""DropOnly: DARE without the rescaling (arXiv 2311.03099, section 4.4)."""
-
-from mergegrid.merging.sparsifiers.sparsifier import ExpertRun, Sparsified, kept
-from mergegrid.recipe.sparsifiers import DropOnly
-
-
-def drop_only(spec: DropOnly, expert: ExpertRun) -> Sparsified:
-    """Keep each delta with probability 1-p as it is; the others become 0."""
-    return kept(expert, expert.thinned(expert.delta, spec.seed, 1.0))

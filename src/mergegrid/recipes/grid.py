@@ -1,0 +1,63 @@
+"""Grids: a spec whose fields may be lists, and its expansion into points."""
+
+from collections.abc import Iterator
+from functools import reduce
+from itertools import product
+from operator import or_
+from typing import Annotated, Any
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+
+from mergegrid.settings import Spec
+
+
+class Grid(Spec):
+    """A spec with lists for some of its values; every combination is one point."""
+
+    def points(self, **defaults: list[Any]) -> Iterator[dict[str, Any]]:
+        """All combinations as plain values, in the order written; `defaults` fill unset fields."""
+        axes: dict[str, list[Any]] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is None:
+                value = defaults.get(name)
+            if value is not None:
+                axes[name] = value if isinstance(value, list) else [value]
+        for values in product(*axes.values()):
+            yield dict(zip(axes, values, strict=True))
+
+
+def grid_of(specs: tuple[type[Spec], ...]) -> Any:
+    """The type of a grid over any of the specs, told apart by their `kind`."""
+    grids = tuple(_grid(spec) for spec in specs)
+    return Annotated[reduce(or_, grids), Field(discriminator="kind")]
+
+
+def _grid(spec: type[Spec]) -> Any:
+    fields: dict[str, Any] = {}
+    for name, field in spec.model_fields.items():
+        if name == "kind":
+            fields[name] = (field.annotation, Field())
+            continue
+        one: Any = field.annotation
+        if field.metadata:
+            one = Annotated[(one, *field.metadata)]
+        several = Annotated[list[one], Field(min_length=1)]
+        fields[name] = (
+            one | several | None,
+            Field(default=None, description=_meaning(name, field)),
+        )
+    return create_model(
+        f"{spec.__name__}Grid",
+        __base__=Grid,
+        __doc__=spec.__doc__,
+        # Nothing is documented in place here, and looking for it takes long.
+        __cls_kwargs__={"use_attribute_docstrings": False},
+        **fields,
+    )
+
+
+def _meaning(name: str, field: FieldInfo) -> str:
+    unset = "the study's" if name in ("rate", "seed") else f"`{field.default}`"
+    return f"{field.description} Unset: {unset}."

@@ -1,0 +1,1 @@
+"""What only studies need: everything between fine-tuning and the report."""

@@ -1,0 +1,1 @@
+"""Encoders in studies: import, evaluate, sweep, merge and compare with oracles."""

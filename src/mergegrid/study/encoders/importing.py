@@ -1,0 +1,181 @@
+"""Encoders as the merges want them: one folder layout and one set of names per architecture.
+
+Published encoders differ in tensor names (with or without a `bert.` in front, `gamma` for
+`weight`), in files (safetensors, `pytorch_model.bin`) and in what else they hold (language-model
+heads, poolers). Loading them as sequence classifiers and saving them again settles all of it: a
+base keeps exactly the tensors that its file gave to the classifier, an expert its task head too.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from mergegrid.checkpoints.architectures import is_task_head
+from mergegrid.checkpoints.checkpoint import InMemory
+from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.homology import check_configs, check_homologous, left_out
+from mergegrid.checkpoints.naming import read_config
+from mergegrid.checkpoints.publish import publish
+from mergegrid.errors import CheckpointError
+from mergegrid.study.encoders.class_order import class_names, outputs_of, reorder
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
+
+STAGE_VERSIONS = {"import_encoder": 1}
+
+logger = logging.getLogger(__name__)
+
+TRAINING = "training.json"
+
+
+def import_base(source: Path, folder: Path, made_from: dict[str, Any]) -> None:
+    """Publish a pre-trained encoder without any head.
+
+    Raises:
+        CheckpointError: the source is no encoder that can classify sequences, or is not whole.
+    """
+    model, fresh = _load(source, num_labels=2)
+    body = f"{model.base_model_prefix}."
+    lost = sorted(name for name in fresh if name.startswith(body) and not is_task_head(name, {}))
+    if lost:
+        raise CheckpointError(
+            f"{source} lacks {len(lost)} tensors of {type(model).__name__}, first {lost[0]}; "
+            "download the whole model, or correct its config.json"
+        )
+    tensors = {
+        name: tensor
+        for name, tensor in _tensors(model).items()
+        if name not in fresh and name.startswith(body)
+    }
+    if not tensors:
+        raise CheckpointError(f"{source} holds no tensor of {type(model).__name__}")
+    logger.info("%s: %d tensors, without %s", type(model).__name__, len(tensors), sorted(fresh))
+    config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    with publish(folder, made_from) as draft:
+        save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(draft.path)
+        tokenizer.save_pretrained(draft.path)
+
+
+def import_expert(
+    source: Path, base: Path, request: FinetuneRequest, folder: Path, made_from: dict[str, Any]
+) -> None:
+    """Publish a ready expert with its task head.
+
+    Raises:
+        CheckpointError: the source has no head, or one that does not fit the task or names other
+            classes, or its tensors are not those of the base.
+    """
+    target = request.target
+    outputs = max(len(target.classes), 1)
+    names = class_names(source)
+    found = len(names) if names else AutoConfig.from_pretrained(source).num_labels
+    if found != outputs:
+        raise CheckpointError(
+            f"{source} answers with {found} labels and the task has {outputs}; "
+            "name the checkpoint that was fine-tuned for this task"
+        )
+    model, fresh = _load(source, num_labels=outputs)
+    if fresh:
+        raise CheckpointError(
+            f"{source} lacks {sorted(fresh)[0]} of {type(model).__name__}; "
+            "it is no fine-tuned classifier: name another, or let the expert be fine-tuned here"
+        )
+    for difference in check_configs(base, source, str(source)):
+        logger.warning("%s", difference)
+    known, own = open_checkpoint(base), InMemory(_tensors(model))
+    check_homologous(known, own, str(source))
+    left_out(known, own, str(source), read_config(base), read_config(source))
+    notes = [] if target.is_regression else _in_order_of_task(model, names, target, source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    save_expert(model, tokenizer, folder, request, made_from, notes=notes)
+
+
+def _in_order_of_task(
+    model: PreTrainedModel, names: Sequence[str] | None, target: Target, source: Path
+) -> list[str]:
+    """Put the classes of a ready expert in the order of its task; gives what to note of that."""
+    labels = target.label_names or target.classes
+    order = None if names is None else outputs_of(names, labels, str(source))
+    if order is None:
+        note = (
+            "the checkpoint does not name its classes; they are taken to be in the order of the "
+            f"task: {', '.join(map(str, labels))}"
+        )
+        logger.warning("%s: %s", source, note)
+        return [note]
+    if order == sorted(order):
+        return []
+    reorder(model, order)
+    note = f"classes {', '.join(names or [])} reordered to {', '.join(map(str, labels))}"
+    logger.info("%s: %s", source, note)
+    return [note]
+
+
+def save_expert(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    request: FinetuneRequest,
+    made_from: dict[str, Any],
+    curve: Sequence[Mapping[str, float]] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Publish a fine-tuned classifier, and beside it how it was trained: `training.json`."""
+    if classes := request.target.classes:
+        model.config.id2label = {index: str(label) for index, label in enumerate(classes)}
+        model.config.label2id = {str(label): index for index, label in enumerate(classes)}
+    with publish(folder, made_from) as draft:
+        save_file(_tensors(model), draft / "model.safetensors", metadata={"format": "pt"})
+        model.config.save_pretrained(draft.path)
+        tokenizer.save_pretrained(draft.path)
+        training = {**request.model_dump(mode="json"), "curve": list(curve)}
+        if notes:
+            training["notes"] = list(notes)
+        (draft / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")
+
+
+def load_classifier(folder: Path, **config: Any) -> PreTrainedModel:
+    """Load a published encoder as a classifier in float32; what it lacks starts at random."""
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, **config
+    )
+    return model
+
+
+def _load(source: Path, num_labels: int) -> tuple[PreTrainedModel, set[str]]:
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=num_labels, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{source} cannot be loaded as an encoder for classification: {error}"
+        ) from error
+    return model, set(info["missing_keys"])
+
+
+def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a model holds, each matrix under the first of its names."""
+    state = model.state_dict()
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
+        name for name, _ in model.named_parameters()
+    }
+    tensors = {name: state[name].contiguous() for name in sorted(state) if name not in tied}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{name} holds values that are not finite; the checkpoint is damaged or the "
+                "training broke down: fetch it again, or lower the learning rate"
+            )
+    return tensors

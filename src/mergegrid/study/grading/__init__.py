@@ -1,0 +1,1 @@
+"""Grading answers: numbers, LaTeX, programs, judges and lm-eval."""

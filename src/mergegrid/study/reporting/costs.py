@@ -1,0 +1,146 @@
+"""What a study costs: time, memory and GPUs of its jobs, as Snakemake and the jobs noted them.
+
+A job counts once, by its last run; runs that failed or were killed are not in it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mergegrid.study.reporting import style
+
+STAGE_VERSIONS = {"costs": 1}
+
+#: Stages in the order in which data flows, each with the words a reader knows it by.
+STAGES = {
+    "fetch": "fetch models and data",
+    "prepare": "prepare examples",
+    "import_base": "import bases",
+    "expert": "fine-tune experts",
+    "deltas": "measure deltas",
+    "similarity": "compare embeddings",
+    "statistics": "gather statistics",
+    "sweep": "sweep drop rates",
+    "merges": "merge and score",
+    "oracle": "learn tasks together",
+    "oracle_scores": "score multi-task models",
+    "import_decoder": "import decoders",
+    "instructions": "prepare instructions",
+    "questions": "prepare questions",
+    "decoder": "fine-tune decoders",
+    "merge": "merge decoders",
+    "generate": "generate answers",
+    "score": "score answers",
+    "decoder_similarity": "compare decoders' embeddings",
+    "harness": "run lm-evaluation-harness",
+}
+
+#: Columns of Snakemake's benchmark files that are kept, with their names here.
+_MEASURED = {
+    "s": "seconds",
+    "cpu_time": "cpu_seconds",
+    "max_rss": "memory_mb",
+}
+_USED = {"gpus": "gpus", "memory_mb": "gpu_memory_mb", "load": "gpu_load"}
+COLUMNS = ["rule", "job", *_MEASURED.values(), *_USED.values()]
+
+
+def job_costs(logs: Path) -> pd.DataFrame:
+    """Every job that was measured, rules in the order in which data flows.
+
+    Returns:
+        Columns `rule`, `job` (its place below the logs of its rule), `seconds`, `cpu_seconds`,
+        `memory_mb` (the most that it held) and, of a job that held GPUs, `gpus`, `gpu_memory_mb`
+        (the most, over all its GPUs) and `gpu_load` (percent, the mean over time and GPUs).
+    """
+    rows = []
+    for rule in STAGES:
+        folder = logs / "benchmarks" / rule
+        for file in sorted(folder.rglob("*.tsv")):
+            job = file.relative_to(folder).with_suffix("").as_posix()
+            # Where the logs of a study are called `benchmarks`, its jobs' own notes are among them.
+            if not job.endswith(".gpu"):
+                used = logs / rule / f"{job}.gpu.tsv"
+                numbers = _numbers(file, _MEASURED) | _numbers(used, _USED)
+                rows.append({"rule": rule, "job": job, **numbers})
+    texts = {"rule": "string", "job": "string"}
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS, "float64") | texts)
+
+
+def cost_table(jobs: pd.DataFrame, asked: Mapping[str, int | None]) -> pd.DataFrame:
+    """Cost of each rule.
+
+    Args:
+        jobs: from `job_costs`.
+        asked: the memory in MB that a first attempt of each rule asks for.
+
+    Returns:
+        Columns `rule`, `jobs`, `hours` and `cpu_hours` (sums over jobs), `cores` (how many a job
+        keeps busy), `max_memory_mb` (of the largest job), `asked_memory_mb`, `memory_used` (the
+        share of it), and of GPUs `gpu_hours`, `max_gpu_memory_mb`, `gpu_load` (mean over GPU
+        hours).
+    """
+    jobs = jobs.assign(
+        gpu_seconds=jobs["seconds"] * jobs["gpus"],
+        busy=jobs["seconds"] * jobs["gpus"] * jobs["gpu_load"],
+    )
+    table = jobs.groupby("rule", as_index=False, sort=False).agg(
+        jobs=("job", "size"),
+        hours=("seconds", _hours),
+        cpu_hours=("cpu_seconds", _hours),
+        max_memory_mb=("memory_mb", "max"),
+        gpu_hours=("gpu_seconds", _hours),
+        max_gpu_memory_mb=("gpu_memory_mb", "max"),
+        busy=("busy", _hours),
+    )
+    table["cores"] = table["cpu_hours"] / table["hours"]
+    table["asked_memory_mb"] = table["rule"].map(asked).astype("Int64")
+    table["memory_used"] = (table["max_memory_mb"] / table["asked_memory_mb"]).astype("float64")
+    table["gpu_load"] = table["busy"] / table["gpu_hours"]
+    columns = ["rule", "jobs", "hours", "cpu_hours", "cores", "max_memory_mb", "asked_memory_mb"]
+    return table[[*columns, "memory_used", "gpu_hours", "max_gpu_memory_mb", "gpu_load"]]
+
+
+def costs_figure(table: pd.DataFrame) -> Figure:
+    """Where the time of a study goes: a bar per rule, CPU hours inside the hours of its jobs."""
+    with style.styled():
+        figure = Figure(figsize=(style.WIDTH, 1.2 + 0.3 * max(len(table), 1)), layout="constrained")
+        axis = figure.subplots()
+        scale, unit = _unit(float(table["hours"].max()) if len(table) else 0.0)
+        places = range(len(table))
+        wall, cpu = table["hours"] * scale, table["cpu_hours"] * scale
+        axis.barh(places, wall, color=style.lighter(style.GREY), label="jobs, side by side")
+        axis.barh(places, cpu, height=0.4, color=style.GREY, label="processors")
+        for place, jobs, end in zip(places, table["jobs"], wall, strict=True):
+            text = f"  {jobs} job{'s' if jobs > 1 else ''}"
+            axis.text(end, place, text, va="center", size=style.SMALL)
+        axis.set_yticks(places, [STAGES[rule] for rule in table["rule"]])
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel(f"{unit}, added up over jobs")
+        if len(table):
+            axis.legend(loc="best")
+        figure.suptitle("Where the time goes")
+    return figure
+
+
+def _numbers(file: Path, columns: Mapping[str, str]) -> dict[str, float]:
+    """The last line of a file of measurements; what a very short job lacks is missing."""
+    if not file.is_file():
+        return {}
+    read = pd.read_csv(file, sep="\t")
+    last = read[list(columns)].apply(pd.to_numeric, errors="coerce").iloc[-1]
+    return {name: float(last[column]) for column, name in columns.items()}
+
+
+def _hours(seconds: pd.Series) -> float:
+    return float(seconds.sum(min_count=1)) / 3600
+
+
+def _unit(hours: float) -> tuple[float, str]:
+    if hours >= 2:
+        return 1, "hours"
+    return (60, "minutes") if hours * 60 >= 2 else (3600, "seconds")

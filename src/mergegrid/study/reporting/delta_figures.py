@@ -1,0 +1,72 @@
+"""The figure of the deltas of one family with their signs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from mergegrid.deltas.histograms import EDGES
+from mergegrid.study.reporting import style
+from mergegrid.study.reporting.drawing import in_style, legend_below, note
+
+# Bins with a smaller share of the deltas are not worth a place on the axis.
+_LEAST = 2e-4
+
+
+@in_style
+def delta_histograms_figure(deltas: pd.DataFrame, family: str) -> Figure:
+    """Share of the deltas of each expert around a value, per half octave: a line per expert.
+
+    Shares are means over training seeds; those of deltas closest to zero, and of no delta, are in
+    one bin.
+    """
+    whole = deltas[(deltas["tensor"] == "all") & (deltas["max"] > 0)]
+    if whole.empty:
+        return note(f"{family}: there are no deltas to show.")
+    groups: list[Any] = list(whole.groupby("expert", sort=False)["histogram"])
+    shares = {
+        str(expert): np.mean([np.array(row) / sum(row) for row in rows], axis=0)
+        for expert, rows in groups
+    }
+    first, last = _shown(shares.values())
+    figure = Figure(figsize=(style.WIDTH, 5.5), layout="constrained")
+    axis = figure.add_subplot()
+    sizes = EDGES[first : last + 1]
+    edges = [*(-size for size in reversed(sizes)), *sizes]
+    legend: dict[str, Artist] = {}
+    for index, (expert, share) in enumerate(shares.items()):
+        colour, dashes = style.expert_look(index)
+        middle = len(EDGES)
+        values = [
+            *share[middle - last : middle - first],
+            share[middle - first : middle + first + 1].sum(),
+            *share[middle + first + 1 : middle + last + 1],
+        ]
+        legend[expert] = axis.stairs(
+            values, edges, baseline=None, color=colour, linestyle=dashes, linewidth=1.6
+        )
+    axis.set_xscale("symlog", linthresh=sizes[0], linscale=0.5)
+    tens = [10.0**power for power in range(-9, 2) if sizes[0] < 10.0**power <= sizes[-1]]
+    axis.xaxis.set_major_locator(FixedLocator([*(-ten for ten in reversed(tens)), 0, *tens]))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.set_xlabel("delta, fine-tuned - pre-trained parameter (log scale on either side of zero)")
+    axis.set_ylabel("share of the parameters, per half octave")
+    figure.suptitle(f"{family}: deltas with their signs")
+    legend_below(figure, legend, columns=6)
+    return figure
+
+
+def _shown(shares: Iterable[NDArray[np.float64]]) -> tuple[int, int]:
+    """The first and last edge on either side between which some expert has deltas to show."""
+    middle = len(EDGES)
+    sizes = np.max([share[middle + 1 :] + share[:middle][::-1] for share in shares], axis=0)
+    seen = np.flatnonzero(sizes >= _LEAST)
+    last = min(int(seen[-1]) + 1, middle - 1) if len(seen) else middle - 1
+    return min(int(seen[0]) if len(seen) else 0, last - 1), last

@@ -1,0 +1,276 @@
+"""Figures of one family: score against drop rate, merges against experts, sizes of deltas."""
+
+import textwrap
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import PercentFormatter
+
+from mergegrid.study.reporting import style
+from mergegrid.study.reporting.drawing import columns_of, in_style, legend_below, note, panels
+from mergegrid.study.reporting.tables import BASE, ORACLE, SINGLE, drop_rates, merge_summary
+
+STAGE_VERSIONS = {"figures": 1}
+
+PANELS = 8
+"""Up to so many sets of experts get a panel each; more are shown as a distribution."""
+SMALL_DELTA = 0.002
+_REFERENCES = {
+    SINGLE: ("black", (0, (5, 2))),
+    ORACLE: ("black", (0, (6, 1.5, 1, 1.5))),
+    BASE: (style.GREY, (0, (1, 1.5))),
+}
+_LEGEND = {
+    SINGLE: "single experts, each on its task",
+    ORACLE: "oracle: one model that learnt the tasks together",
+    BASE: "base",
+}
+
+
+@in_style
+def drop_rate_figure(scores: pd.DataFrame, family: str) -> Figure:
+    """Score of each expert against the drop rate: a line per sparsifier, a panel per expert.
+
+    Bands reach from the smallest to the largest value over seeds.
+    """
+    points = drop_rates(scores)
+    lines = points[points["sparsifier"] != BASE]
+    if lines.empty:
+        return note(f"{family}: the study has no sweep of single experts.")
+    groups: list[Any] = list(points.groupby(["task", "expert"], sort=False))
+    rates = sorted(lines["rate"].unique())
+    figure, axes = panels(len(groups), 2.5, "drop rate p")
+    legend: dict[str, Artist] = {}
+    for axis, ((task, expert), panel) in zip(axes, groups, strict=True):
+        legend |= _draw_drop_rates(axis, panel, rates)
+        title = task if task == expert else f"{expert} on {task}"
+        axis.set_title(f"{title} ({panel['metric'].iloc[0]})")
+        axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        crowded = len(rates) * columns_of(len(groups)) > 24
+        axis.tick_params(axis="x", rotation=90 if crowded else 0)
+        axis.grid(axis="x", visible=False)
+    if (lines["runs"] > 1).any():
+        legend["smallest to largest over seeds"] = Patch(color=style.GREY, alpha=0.25, linewidth=0)
+    figure.suptitle(f"{family}: score against drop rate")
+    figure.supylabel("score on the test split")
+    legend_below(figure, legend, columns=3)
+    return figure
+
+
+@in_style
+def merges_figure(scores: pd.DataFrame, family: str) -> Figure:
+    """Merges, without and with a sparsifier, against the single experts and the base."""
+    summary = merge_summary(scores)
+    summary = summary[summary["task"] == "mean"]
+    if summary.empty:
+        return note(f"{family}: the study merges no experts of this family.")
+    sets = list(summary["experts"].unique())
+    draw = _merge_panels if len(sets) <= PANELS else _merge_boxes
+    figure = draw(summary, sets)
+    # What was chosen on the test split flatters, so the figure says it.
+    replay = " (chosen on the test split)" if "test" in set(summary["selection"]) else ""
+    figure.suptitle(f"{family}: merges against single experts{replay}")
+    return figure
+
+
+@in_style
+def deltas_figure(deltas: pd.DataFrame, family: str) -> Figure:
+    """Share of the deltas of each expert below a size; the mean over training seeds."""
+    whole = deltas[(deltas["tensor"] == "all") & (deltas["max"] > 0)]
+    if whole.empty:
+        return note(f"{family}: there are no deltas to show.")
+    quantiles = [name for name in whole.columns if name[0] == "q" and name[1:].isdigit()]
+    shares = [*(int(name[1:]) / 10 ** len(name[1:]) for name in quantiles), 1.0]
+    figure = Figure(figsize=(style.WIDTH, 5.5), layout="constrained")
+    axis = figure.add_subplot()
+    legend: dict[str, Artist] = {}
+    by_expert = whole.groupby("expert", sort=False)[[*quantiles, "max"]].mean()
+    for index, (expert, sizes) in enumerate(by_expert.iterrows()):
+        colour, dashes = style.expert_look(index)
+        # Deltas of exactly zero have no place on a log scale: the line starts at their share.
+        seen = [(size, share) for size, share in zip(sizes, shares, strict=True) if size > 0]
+        legend[str(expert)] = axis.plot(*zip(*seen, strict=True), color=colour, linestyle=dashes)[0]
+    axis.set_xscale("log")
+    axis.set_ylim(0, 1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.set_xlabel("size of a delta, |fine-tuned - pre-trained parameter| (log scale)")
+    axis.set_ylabel("share of parameters with a smaller delta")
+    _mark_paper_range(axis)
+    figure.suptitle(f"{family}: how far fine-tuning moves parameters")
+    legend_below(figure, legend, columns=6)
+    return figure
+
+
+def _draw_drop_rates(axis: Axes, panel: pd.DataFrame, rates: list[float]) -> dict[str, Artist]:
+    legend: dict[str, Artist] = {}
+    place = {rate: index for index, rate in enumerate(rates)}
+    whole = panel[panel["sparsifier"] == "none"]
+    lines = panel[~panel["sparsifier"].isin(["none", BASE])]
+    variants = dict.fromkeys(lines["sparsifier"], 0)
+    groups: list[Any] = list(lines.groupby(["sparsifier", "variant"], sort=False))
+    for (kind, variant), line in groups:
+        look = style.sparsifier_look(kind)
+        line = pd.concat([whole, line])
+        x = [place[rate] for rate in line["rate"]]
+        axis.fill_between(x, line["min"], line["max"], color=look.colour, alpha=0.18, linewidth=0)
+        drawn = axis.plot(
+            x,
+            line["mean"],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=style.dashes(variants[kind]),
+        )
+        variants[kind] += 1
+        legend[f"{look.label} ({variant})" if variant else look.label] = drawn[0]
+    if lines.empty:
+        axis.plot([place[rate] for rate in whole["rate"]], whole["mean"], color="black", marker="o")
+    for level in panel.loc[panel["sparsifier"] == BASE, "mean"]:
+        base = axis.axhline(level, color=style.GREY, linestyle="--", linewidth=1.2, zorder=1)
+        legend["base"] = base
+    return legend
+
+
+def _merge_panels(summary: pd.DataFrame, sets: list[str]) -> Figure:
+    """One panel per set of experts, a bar per method and sparsifier."""
+    merged = summary[~summary["method"].isin(_REFERENCES)]
+    methods, kinds = list(merged["method"].unique()), _sparsifiers(merged)
+    row_height = max(1.9, 0.5 + 0.2 * len(methods) * len(kinds))
+    figure, axes = panels(len(sets), row_height, "mean test score over the tasks", shared=True)
+    everyone = {name for each in sets for name in each.split("+")}
+    height = 0.84 / len(kinds)
+    for axis, experts in zip(axes, sets, strict=True):
+        here: list[Any] = list(summary[summary["experts"] == experts].itertuples())
+        for row in here:
+            if row.method in _REFERENCES:
+                colour, dashes = _REFERENCES[row.method]
+                axis.axvline(row.mean, color=colour, linestyle=dashes, linewidth=1.3, zorder=3)
+                continue
+            y = methods.index(row.method) + height * (kinds.index(row.sparsifier) + 0.5) - 0.42
+            errors = [[row.mean - row.min], [row.max - row.mean]] if row.runs > 1 else None
+            axis.barh(
+                y,
+                row.mean,
+                height * 0.94,
+                **_fill(row.method, row.sparsifier),
+                xerr=errors,
+                error_kw={"elinewidth": 1, "capsize": 2},
+            )
+            if row.sparsifier != "none":
+                _inside(axis, y, f"p = {row.rate}")
+        axis.set_title(_set_title(experts, everyone), fontsize=9)
+        axis.set_yticks(range(len(methods)), [style.words(method) for method in methods])
+        axis.grid(axis="y", visible=False)
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    axes[0].set_xlim(min(0.0, 1.05 * summary["min"].min()), 1.05 * summary["max"].max())
+    legend = _merge_legend(kinds, set(summary["method"]))
+    if (summary["runs"] > 1).any():
+        legend["smallest to largest over seeds"] = Line2D(
+            [], [], color="black", linewidth=1, marker="|", markersize=6
+        )
+    legend_below(figure, legend, columns=3)
+    return figure
+
+
+def _merge_boxes(summary: pd.DataFrame, sets: list[str]) -> Figure:
+    """One box per method and sparsifier, over the sets of experts."""
+    groups: list[Any] = list(summary.groupby(["method", "sparsifier"], sort=False))
+    kinds = _sparsifiers(summary[~summary["method"].isin(_REFERENCES)])
+    figure = Figure(figsize=(style.WIDTH, 1.8 + 0.36 * len(groups)), layout="constrained")
+    axis = figure.add_subplot()
+    labels = []
+    for y, ((method, kind), group) in enumerate(groups):
+        plain = {"facecolor": "white", "edgecolor": style.GREY}
+        axis.boxplot(
+            group["mean"],
+            positions=[y],
+            orientation="horizontal",
+            widths=0.65,
+            whis=(0, 100),
+            patch_artist=True,
+            boxprops=plain if method in _REFERENCES else _fill(method, kind),
+            # A white rim, since some boxes are dark.
+            medianprops={
+                "color": "black",
+                "linewidth": 1.8,
+                "path_effects": [withStroke(linewidth=4, foreground="white")],
+            },
+        )
+        with_kind = f" + {style.words(kind)}" if kind not in ("", "none") else ""
+        labels.append(f"{style.words(method)}{with_kind}")
+    axis.set_yticks(range(len(groups)), labels)
+    axis.set_ylim(len(groups) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel("mean score over the tasks of the merged experts, on the test split")
+    axis.set_title(
+        f"{len(sets)} sets of experts: box = middle half, line = median, whiskers = all",
+        fontsize=9,
+    )
+    entries = _merge_legend(kinds, ())
+    legend = {name: art for name, art in entries.items() if isinstance(art, Patch)}
+    legend_below(figure, legend, columns=3)
+    return figure
+
+
+def _merge_legend(kinds: list[str], methods: Collection[str]) -> dict[str, Artist]:
+    legend: dict[str, Artist] = {}
+    for kind in kinds:
+        look = style.sparsifier_look(kind)
+        label = look.label if kind == "none" else f"{look.label} first, at its chosen rate p"
+        colour = style.lighter(style.GREY) if kind == "none" else style.GREY
+        legend[label] = Patch(facecolor=colour, edgecolor="white", hatch=look.hatch)
+    for name, (colour, dashes) in _REFERENCES.items():
+        if name != ORACLE or name in methods:
+            legend[_LEGEND[name]] = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.3)
+    return legend
+
+
+def _fill(method: str, sparsifier: str) -> dict[str, Any]:
+    """Pale without a sparsifier; full and hatched with one."""
+    colour = style.method_look(method).colour
+    face = style.lighter(colour) if sparsifier == "none" else colour
+    hatch = style.sparsifier_look(sparsifier).hatch
+    return {"facecolor": face, "edgecolor": "white", "hatch": hatch}
+
+
+def _sparsifiers(merged: pd.DataFrame) -> list[str]:
+    found = set(merged["sparsifier"])
+    return [kind for kind in style.SPARSIFIER_ORDER if kind in found]
+
+
+def _inside(axis: Axes, y: float, text: str) -> None:
+    """Small text at the foot of a bar, on a plate so that the hatch does not cross it."""
+    plate = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "boxstyle": "round,pad=0.15"}
+    axis.annotate(
+        text, (0, y), (4, 0), textcoords="offset points", va="center_baseline", fontsize=6.5,
+        bbox=plate,
+    )  # fmt: skip
+
+
+def _set_title(experts: str, everyone: set[str]) -> str:
+    names = experts.split("+")
+    if len(names) > 2 and set(names) == everyone:
+        return f"all {len(names)} experts"
+    return textwrap.fill(" + ".join(names), 30)
+
+
+def _mark_paper_range(axis: Axes) -> None:
+    axis.axvline(SMALL_DELTA, color="black", linestyle=":", linewidth=1.3)
+    low, high = np.log(axis.get_xlim())
+    place = (np.log(SMALL_DELTA) - low) / (high - low)
+    axis.text(
+        SMALL_DELTA,
+        1.01,
+        f"{SMALL_DELTA}: most deltas in the paper are smaller (arXiv 2311.03099, section 4.6)",
+        transform=axis.get_xaxis_transform(),
+        ha="right" if place > 0.6 else "left" if place < 0.4 else "center",
+        va="bottom",
+        fontsize=style.SMALL,
+    )

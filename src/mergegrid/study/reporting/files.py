@@ -1,0 +1,102 @@
+"""Tables and figures as files: the same input gives the same bytes."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mergegrid.study.reporting.latex import latex_table
+from mergegrid.study.reporting.style import styled
+
+_PAGE = """<!DOCTYPE html>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif; font-size: 13px; margin: 16px; }}
+table {{ border-collapse: collapse; }}
+th, td {{ border-bottom: 1px solid #ddd; padding: 4px 10px; text-align: left; }}
+td {{ white-space: nowrap; }}
+th {{ background: #eee; position: sticky; top: 0; }}
+</style>
+{table}
+"""
+
+
+def write_table(
+    table: pd.DataFrame,
+    csv: Path,
+    markdown: Path,
+    html: Path,
+    latex: Path,
+    caption: str = "",
+    notes: Sequence[str] = (),
+) -> None:
+    """Write a table for programs (CSV, six significant digits) and people.
+
+    People read Markdown, HTML and, in their papers, LaTeX; notes stand below the table, in LaTeX in
+    the caption.
+    """
+    for path in (csv, markdown, html, latex):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    csv.write_text(table.to_csv(index=False, float_format="%.6g", lineterminator="\n"), "utf-8")
+    below = "".join(f"\n{note}\n" for note in notes)
+    markdown.write_text(markdown_table(table) + below, "utf-8")
+    text = _as_text(table)
+    drawn = text.to_html(index=False, border=0)
+    below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
+    html.write_text(_PAGE.format(title=html.stem, table=drawn + below), "utf-8")
+    right = [_is_number(table[name]) for name in table.columns]
+    rows = text.to_numpy().tolist()
+    caption = " ".join([caption or latex.stem, *notes])
+    latex.write_text(latex_table(list(table.columns), rows, right, latex.stem, caption), "utf-8")
+
+
+def write_figure(figure: Figure, svg: Path, png: Path) -> None:
+    """Write a figure as drawing and as picture, without dates and versions in them."""
+    for path in (svg, png):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with styled():
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", metadata={"Software": None})
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table in Markdown: three decimals, three significant digits below 0.1, gaps left empty.
+
+    Columns whose values are all short (rates, counts) are written as they are. An empty table
+    says so below its head.
+    """
+    columns = list(table.columns)
+    if table.empty:
+        head = f"| {' | '.join(columns)} |\n|{'|'.join(' --- ' for _ in columns)}|\n"
+        return f"{head}\nNo rows: this study has nothing for this table.\n"
+    text = _as_text(table)
+    align = ["right" if _is_number(table[name]) else "left" for name in columns]
+    drawn = text.to_markdown(index=False, disable_numparse=True, colalign=align)
+    return f"{drawn}\n"
+
+
+def _as_text(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({name: _texts(table[name]) for name in table.columns}, dtype="object")
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _texts(column: pd.Series) -> list[str]:
+    if not pd.api.types.is_float_dtype(column):
+        return ["" if pd.isna(value) else str(value) for value in column]
+    known = column.dropna()
+    short = bool((known.round(2) == known).all())
+    return ["" if pd.isna(value) else _number(float(value), short) for value in column]
+
+
+def _number(value: float, short: bool) -> str:
+    if short:
+        return f"{value:.12g}"
+    if abs(value) < 1e-12:  # What rounding leaves of zero.
+        return "0.000"
+    return f"{value:#.3g}" if abs(value) < 0.1 else f"{value:.3f}"

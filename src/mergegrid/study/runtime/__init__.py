@@ -1,0 +1,1 @@
+"""Running jobs: leases of GPUs, journals, child processes, memory estimates."""

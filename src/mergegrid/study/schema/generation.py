@@ -1,0 +1,59 @@
+"""Generation: which engine writes answers, and how its next token is chosen."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mergegrid.settings import Spec
+
+BackendName = Literal["auto", "transformers", "vllm"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Sampling(Spec):
+    """How an answer is written; the defaults are greedy."""
+
+    max_tokens: Count = 512
+    """Tokens after which an answer is cut."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 takes the likeliest token; higher values vary answers."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the probability among which a token is drawn."""
+    samples: Count = 1
+    """Answers for each question; more than one needs a temperature."""
+    stop: list[str] = []
+    """Texts that end an answer, and are not part of it."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the draws."""
+
+
+class Generation(Spec):
+    """The engine that writes answers."""
+
+    backend: BackendName = "auto"
+    """`vllm`, `transformers`, or `auto`: vLLM where it is installed, else transformers."""
+    dtype: Precision = "auto"
+    """Precision of the engine; `auto` is the checkpoint's own. Only float32 is independent of how
+    questions are batched."""
+    batch_size: Count = 32
+    """Questions that transformers answers at a time; vLLM schedules its own."""
+    max_model_len: Count | None = None
+    """Longest question and answer in tokens; by default what the model allows."""
+    gpus: Count = 1
+    """GPUs of one job: vLLM splits every tensor among them."""
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory that vLLM takes."""
+    one_engine: bool = False
+    """Whether all variants of a set of experts pass through one engine, merged in memory, with no
+    checkpoint on disk but for tasks of `harness`; by default each variant is one merge and one
+    generate job."""
+
+    @model_validator(mode="after")
+    def _only_vllm_is_split(self) -> "Generation":
+        if self.backend == "transformers" and self.gpus > 1:
+            raise ValueError(
+                f"gpus: {self.gpus} wants a model split among GPUs, which transformers does not do "
+                "here; set backend to vllm, or gpus to 1"
+            )
+        return self

@@ -1,0 +1,102 @@
+"""lm-evaluation-harness: which of its tasks decoders are scored on, and where it is installed."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from mergegrid.errors import ConfigError
+from mergegrid.hashing import file_digest
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.settings import Spec
+from mergegrid.study.schema.generation import Generation, Precision
+from mergegrid.study.schema.grids import distinct
+
+# Tasks are handed over joined by commas, and a word with a dash in front is an option.
+TaskName = Annotated[str, Field(pattern=r"^[^\s,-][^\s,]*$")]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Harness(Spec):
+    """Tasks of lm-evaluation-harness, which runs in an environment of its own."""
+
+    tasks: Annotated[list[TaskName], Field(min_length=1), AfterValidator(distinct)]
+    """Its names of tasks and of groups of tasks, such as `arc_easy` or `mmlu`."""
+    python: Annotated[str, Field(min_length=1)] = "python"
+    """The Python of the environment that has lm-eval: a path, or a name to be found on PATH."""
+    few_shot: Annotated[int, Field(ge=0)] | None = None
+    """Solved examples in front of each question; unset: as the task has it."""
+    limit: Count | None = None
+    """Questions of each task, to try things out; unset: all."""
+    batch_size: Count | Literal["auto"] | None = None
+    """Questions that go through the model at a time; `auto` lets lm-eval find what fits. Unset: 8
+    with `hf`, `auto` with `vllm`, which then schedules its own."""
+    include_path: Annotated[str, Field(min_length=1)] | None = None
+    """Folder with files of tasks of one's own, relative to where the run starts."""
+    model: Literal["hf", "vllm"] = "hf"
+    """What runs the model: transformers or vLLM, in that environment."""
+    dtype: Precision = "auto"
+    """Precision of the model; `auto` is the checkpoint's own."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of draws and of the choice of solved examples; unset: that of lm-eval, with which
+    published scores were made."""
+    chat: bool = False
+    """Whether questions are put in the model's chat template."""
+
+
+class OnGpus(Spec):
+    """How a model lies on GPUs, as the family's `generation` has it."""
+
+    gpus: Count = 1
+    """GPUs that it is split among."""
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the memory of each that vLLM takes."""
+    max_model_len: Count | None = None
+    """Longest question and answer in tokens, for vLLM; by default what the model allows."""
+
+    @classmethod
+    def of(cls, generation: Generation, model: Literal["hf", "vllm"]) -> "OnGpus":
+        """As the models of a family lie on GPUs when they answer, as far as it matters here."""
+        if model == "hf":
+            return cls(gpus=generation.gpus)
+        return cls(
+            gpus=generation.gpus,
+            memory_fraction=generation.memory_fraction,
+            max_model_len=generation.max_model_len,
+        )
+
+
+class HarnessRequest(Spec):
+    """One model, scored on all tasks."""
+
+    settings: Harness
+    """The tasks, and how they are run."""
+    on_gpus: OnGpus = OnGpus()
+    """What of it matters on GPUs only."""
+    recipe: Recipe
+    """What the model was merged from."""
+    owner: str = ""
+    """The expert whose ability the tasks measure; empty where they are no one's."""
+
+
+def own_tasks(settings: Harness) -> dict[str, str]:
+    """SHA-256 of the files of one's own tasks, by name: what their scores depend on.
+
+    Raises:
+        ConfigError: `include_path` is no folder.
+    """
+    if settings.include_path is None:
+        return {}
+    folder = Path(settings.include_path)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"harness.include_path = {settings.include_path!r}: there is no folder "
+            f"{folder.resolve()}; correct the path (it is relative to where the run starts)"
+        )
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name.as_posix(): file_digest(path)
+        for name, path in found.items()
+        # Python leaves compiled files there when lm-eval loads functions of a task.
+        if not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+    }

@@ -1,0 +1,95 @@
+"""What the paper calls the models of a family, so that its numbers stand beside ours."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergegrid.errors import ConfigError
+from mergegrid.settings import Spec
+from mergegrid.study.schema.names import Name
+
+#: Kinds of numbers that stand in no table as a fact.
+_NOT_SURE = "memory"
+
+
+class Published(Spec):
+    """Whose numbers of arXiv 2311.03099 stand beside those of a family.
+
+    Names are those of the column `models` in `resources/published.csv`.
+    """
+
+    experts: dict[Name, list[str]] = {}
+    """The paper's names of experts, e.g. `{math: [Math, WizardMath-13B]}`."""
+    pairs: str | None = None
+    """The paper's name of the models whose average change over all pairs it gives."""
+
+    def check(self, experts: list[str]) -> None:
+        """Raise if an expert does not exist.
+
+        Raises:
+            ValueError: one is not among the family's.
+        """
+        if wrong := sorted(set(self.experts) - set(experts)):
+            raise ValueError(
+                f"published.experts has {wrong[0]!r}, which is not among the experts "
+                f"({', '.join(experts)}); name one of these"
+            )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One published number."""
+
+    table: str
+    models: str
+    """Names of models, several joined by `+`."""
+    method: str
+    sparsifier: str
+    rate: float | None
+    scale: float | None
+    rescale: bool | None
+    dataset: str
+    metric: str
+    unit: str
+    value: float
+    source: str
+    trust: str
+
+
+def read_published(path: Path) -> list[Cell]:
+    """All published numbers that are known for sure.
+
+    Raises:
+        ConfigError: the file is not there.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"a family names published numbers, and there is no {path}; copy the folder "
+            "`resources` of the project there, or leave `published` out"
+        ) from error
+    return [
+        Cell(
+            table=row["table"],
+            models=row["models"],
+            method=row["method"],
+            sparsifier=row["sparsifier"],
+            rate=_number(row["rate"]),
+            scale=_number(row["scale"]),
+            rescale={"": None, "yes": True, "no": False}[row["rescale"]],
+            dataset=row["dataset"],
+            metric=row["metric"],
+            unit=row["unit"],
+            value=float(row["value"]),
+            source=row["source"],
+            trust=row["trust"],
+        )
+        for row in rows
+        if row["trust"] != _NOT_SURE
+    ]
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,144 @@
+"""Scores as rows: one per recipe, task head and split, in columns of one fixed meaning."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from mergegrid.hashing import canonical_json
+from mergegrid.recipes.recipe import Recipe
+from mergegrid.stages import Libraries
+from mergegrid.study.schema.study import Aim, Selection
+
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Value of a metric on n examples."""
+
+    value: float
+    stderr: float
+    n: int
+    predictions: tuple[float, ...] | None = field(default=None, repr=False)
+    """What a classifier answered to each example of the test split, in their order."""
+    libraries: Libraries = field(default_factory=dict)
+    """Versions of the libraries behind the value, those of its inputs included."""
+
+
+#: Column, type, meaning: the whole of `results/scores.parquet`.
+COLUMNS = {
+    "study": ("string", "`sweep` (one expert alone), `merges` or `oracle` (tasks learnt together)"),
+    "family": ("string", "base and experts, as named in the configuration"),
+    "experts": ("string", "experts of the recipe, joined by `+`"),
+    "training_seed": ("int64", "seed with which the experts were fine-tuned"),
+    "sparsifier": ("string", "kind of the sparsifier; `none` keeps every delta"),
+    "rate": ("float64", "drop rate; 0 without a sparsifier, 1 leaves the base"),
+    "mask_seed": ("Int64", "seed of the random mask; missing where there is none"),
+    "method": ("string", "kind of the merging method; `multitask` for an oracle"),
+    "settings": ("string", "all other parameters of sparsifier and of method, as JSON"),
+    "head": ("string", "expert whose task head is scored, or whose ability a benchmark measures"),
+    "task": ("string", "task or benchmark the model is scored on"),
+    "split": ("string", "`validation` or `test`"),
+    "metric": ("string", "metric of the task"),
+    "primary": ("bool", "whether the metric is the one that tables and figures compare"),
+    "value": ("float64", "value of the metric"),
+    "stderr": ("float64", "standard error of the value over the examples"),
+    "n": ("int64", "number of examples"),
+    "selected": ("bool", "whether the recipe was chosen for this task, not only a candidate"),
+    "selection": ("string", "split on which candidates were compared; `none` in a sweep"),
+    "aim": (
+        "string",
+        "whether one setting was chosen by the `mean` over the tasks of a set, or one for `each` "
+        "of them; `none` in a sweep",
+    ),
+    "recipe": ("string", "readable name of the recipe"),
+    "recipe_digest": ("string", "SHA-256 of the recipe's canonical JSON"),
+    "engine": ("string", "what wrote the answers of a decoder; empty for encoders"),
+    "libraries": (
+        "string",
+        "versions of Python and the libraries behind the value, training included, as JSON",
+    ),
+    "inputs_digest": ("string", "SHA-256 over all that the value depends on but the recipe"),
+}
+
+
+def score_row(
+    study: Literal["sweep", "merges", "oracle"],
+    recipe: Recipe,
+    head: str,
+    task: str,
+    metric: str,
+    split: Split,
+    measurement: Measurement,
+    selected: bool,
+    selection: Selection | Literal["none"],
+    inputs_digest: str,
+    primary: bool = True,
+    engine: str = "",
+    aim: Aim | Literal["none"] = "none",
+) -> dict[str, Any]:
+    """One row of scores."""
+    sparsifier = recipe.sparsifier.model_dump(mode="json")
+    method = recipe.method.model_dump(mode="json")
+    kinds = sparsifier.pop("kind"), method.pop("kind")
+    return {
+        "study": study,
+        "family": recipe.family,
+        "experts": "+".join(recipe.experts),
+        "training_seed": recipe.training_seed,
+        "sparsifier": kinds[0],
+        "rate": sparsifier.pop("rate", 0.0),
+        "mask_seed": sparsifier.pop("seed", None),
+        "method": kinds[1],
+        "settings": canonical_json({"sparsifier": sparsifier, "method": method}),
+        "head": head,
+        "task": task,
+        "split": split,
+        "metric": metric,
+        "primary": primary,
+        "value": measurement.value,
+        "stderr": measurement.stderr,
+        "n": measurement.n,
+        "selected": selected,
+        "selection": selection,
+        "aim": aim,
+        "recipe": recipe.slug,
+        "recipe_digest": recipe.digest,
+        "engine": engine,
+        "libraries": canonical_json(measurement.libraries),
+        "inputs_digest": inputs_digest,
+    }
+
+
+def prediction_row(
+    recipe: Recipe, head: str, task: str, measurement: Measurement
+) -> dict[str, Any]:
+    """What one recipe answered to the test examples of a task, as one row."""
+    assert measurement.predictions is not None, "a score on test comes with its predictions"
+    return {
+        "recipe_digest": recipe.digest,
+        "head": head,
+        "task": task,
+        "predictions": np.array(measurement.predictions, dtype=np.float64),
+    }
+
+
+def prediction_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of predictions as a table; classes by their index, whole numbers."""
+    texts = {"recipe_digest": "string", "head": "string", "task": "string"}
+    return pd.DataFrame(rows, columns=[*texts, "predictions"]).astype(texts)
+
+
+def score_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with the documented columns and types."""
+    types = {name: kind for name, (kind, _) in COLUMNS.items()}
+    return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+
+def read_scores(paths: list[Path]) -> pd.DataFrame:
+    """All scores of some files, in one table."""
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)

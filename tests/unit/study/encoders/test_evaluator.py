@@ -1,0 +1,259 @@
+from dataclasses import replace
+
+import pytest
+
+from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.engine.engine import Engine
+from mergegrid.recipes.methods import Average, TaskArithmetic, Ties
+from mergegrid.recipes.recipe import Recipe, base_only
+from mergegrid.recipes.sparsifiers import (
+    Dare,
+    DropOnly,
+    Magnitude,
+    MaskedFinetuned,
+    NoSparsifier,
+)
+from mergegrid.stages import libraries_of
+from mergegrid.study.encoders import evaluator as bench_module
+from mergegrid.study.encoders import scoring as classifier
+from mergegrid.study.encoders.evaluator import Bench, Member
+from mergegrid.study.encoders.importing import load_classifier
+from mergegrid.study.encoders.merges import merges
+from mergegrid.study.encoders.scoring import TaskScorer
+from mergegrid.study.encoders.store import ScoreStore
+from mergegrid.study.encoders.sweep import sweep
+from mergegrid.study.schema.encoder_jobs import MergesRequest, SweepRequest
+from mergegrid.study.scoring.scores import COLUMNS
+from mergegrid.study.tasks.encoding import encode
+
+
+@pytest.fixture
+def target(request_for_praise):
+    return request_for_praise.target
+
+
+@pytest.fixture
+def bench(base, expert, examples, target, tmp_path):
+    """A bench with one store, made anew as each job makes it."""
+
+    def make(names=("praise",)):
+        members = {name: Member(expert, target, examples) for name in names}
+        return Bench(base, members, ScoreStore(tmp_path / "store.jsonl"))
+
+    return make
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Which splits are really measured, in order."""
+    splits = []
+    measure = TaskScorer.measure
+
+    def counted(self, checkpoint, split):
+        splits.append(split)
+        return measure(self, checkpoint, split)
+
+    monkeypatch.setattr(TaskScorer, "measure", counted)
+    return splits
+
+
+def test_scores_of_two_kinds_of_gpu_are_not_mixed(
+    base, expert, examples, target, tmp_path, monkeypatch
+):
+    members = {"praise": Member(expert, target, examples)}
+    digests = set()
+    for model in ("NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3", None):
+        device = "cuda" if model else "cpu"
+        monkeypatch.setattr(bench_module, "described", lambda device, model=model: model or device)
+        made = Bench(base, members, ScoreStore(tmp_path / "store.jsonl"), device)
+        digests.add(made.inputs_digest(Recipe(family="tiny", experts=("praise",))))
+    assert len(digests) == 3
+
+
+def recipes(*sparsifiers):
+    return [Recipe(family="tiny", experts=("praise",), sparsifier=each) for each in sparsifiers]
+
+
+def test_the_expert_as_it_is_scores_as_its_own_checkpoint_does(bench, expert, target, examples):
+    (recipe,) = recipes(NoSparsifier())
+    score = bench().scores(recipe, "test")["praise"]
+    state = dict(load_classifier(expert).state_dict())
+    alone = TaskScorer(expert, target, examples, "cpu").measure(state, "test")
+    assert replace(score, libraries={}) == alone
+    assert score.libraries == libraries_of("finetune_encoder", "merge", "evaluate_encoder")
+    assert score.value == 1.0
+    assert score.n == 24
+
+
+def test_the_base_under_the_experts_head_knows_nothing(bench):
+    (recipe,) = recipes(base_only())
+    assert bench().scores(recipe, "test")["praise"].value < 0.8
+
+
+def test_what_was_scored_with_the_same_inputs_is_not_scored_again(bench, measured):
+    for _ in range(2):
+        one, two = recipes(Dare(rate=0.5), Dare(rate=0.9))
+        bench().scores(one, "test")
+    assert measured == ["test"]
+    assert bench().missing([one, two], "test") == 1
+    bench().scores(two, "test")
+    assert measured == ["test", "test"]
+
+
+def test_only_examples_of_splits_that_are_scored_are_encoded(expert, target, examples, monkeypatch):
+    encoded = []
+
+    def noted(tokenizer, part, max_length):
+        encoded.append(set(part["split"]))
+        return encode(tokenizer, part, max_length)
+
+    monkeypatch.setattr(classifier, "encode", noted)
+    scorer = TaskScorer(expert, target, examples, "cpu")
+    for _ in range(2):
+        scorer.measure(open_checkpoint(expert), "test")
+    assert encoded == [{"test"}]
+
+
+@pytest.mark.parametrize("stage", ["merge", "evaluate_encoder"])
+def test_another_stage_version_or_split_is_scored_again(bench, measured, raise_version, stage):
+    (recipe,) = recipes(Dare(rate=0.5))
+    bench().scores(recipe, "test")
+    bench().scores(recipe, "validation")
+    raise_version(stage)
+    bench().scores(recipe, "test")
+    assert measured == ["test", "validation", "test"]
+
+
+def test_another_library_version_is_recorded_and_scores_nothing_again(bench, measured, monkeypatch):
+    one, two = recipes(Dare(rate=0.5), Dare(rate=0.9))
+    before = bench().scores(one, "test")["praise"]
+    monkeypatch.setattr(bench_module, "libraries_of", lambda *_: {"torch": ("99.0",)})
+    assert bench().scores(one, "test")["praise"].value == before.value
+    found = bench().scores(two, "test")["praise"].libraries["torch"]
+    assert "99.0" in found
+    assert before.libraries["torch"][0] in found
+    assert measured == ["test", "test"]
+
+
+def test_the_bench_merges_to_the_bit_as_the_engine_does(bench, base, expert):
+    names = ("praise", "blame")
+    made = bench(names=names)
+    experts_on_disk = dict.fromkeys(names, open_checkpoint(expert))
+    magnitude = Magnitude(rate=0.5, scope="global")
+    sparsifiers = [NoSparsifier(), Dare(rate=0.5), magnitude, NoSparsifier(), Dare(rate=0.5)]
+    for sparsifier in sparsifiers:
+        for method in (Average(), TaskArithmetic(coefficient=0.5), Ties(trim=0.5)):
+            for experts in (names, names[:1]):
+                recipe = Recipe(
+                    family="tiny", experts=experts, sparsifier=sparsifier, method=method
+                )
+                # An engine of its own for each recipe: nothing is known from another one.
+                expected = Engine(open_checkpoint(base), experts_on_disk).checkpoint(recipe)
+                got = made._merge(recipe)
+                assert all((got[name] == expected[name]).all() for name in expected)
+
+
+def test_what_was_surveyed_behind_another_sparsifier_is_forgotten(bench):
+    made = bench(names=("praise", "blame"))
+
+    def known(sparsifier, trim):
+        recipe = Recipe(
+            family="tiny",
+            experts=("praise", "blame"),
+            sparsifier=sparsifier,
+            method=Ties(trim=trim),
+        )
+        made.scores(recipe, "test")
+        return len(made._engine.answers)
+
+    first = known(Magnitude(rate=0.5), 0.8)
+    assert known(Magnitude(rate=0.5), 0.7) > first > 0
+    assert known(Magnitude(rate=0.6), 0.8) == first
+
+
+def test_a_model_that_breaks_down_scores_as_if_it_answered_0(bench, expert, target, examples):
+    broken = {
+        name: tensor * float("nan") for name, tensor in load_classifier(expert).state_dict().items()
+    }
+    scorer = TaskScorer(expert, target, examples, "cpu")
+    assert scorer.measure(broken, "test").value == 0.5
+
+
+def test_a_sweep_scores_every_recipe_once_in_the_documented_columns(bench, target, measured):
+    asked = recipes(NoSparsifier(), base_only(), Dare(rate=0.5), DropOnly(rate=0.5, seed=1))
+    frame, _ = sweep(SweepRequest(target=target, recipes=asked), bench())
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["recipe_digest"].tolist() == [recipe.digest for recipe in asked]
+    assert frame["split"].eq("test").all()
+    assert frame["selected"].all()
+    assert frame["rate"].tolist() == [0, 1, 0.5, 0.5]
+    assert frame["mask_seed"].isna().tolist() == [True, False, False, False]
+    assert len(measured) == 4
+
+
+@pytest.fixture
+def request_for_merges(target):
+    return MergesRequest(
+        family="tiny",
+        experts=["praise", "blame"],
+        training_seed=0,
+        targets=[target, target.model_copy(update={"task": "blame"})],
+        methods=[[Average()], [TaskArithmetic(coefficient=c) for c in (-1.0, 0.5, 0.25)]],
+        sparsifiers=[[NoSparsifier()], [Dare(rate=0.5, seed=seed) for seed in (0, 1)]],
+        selection="validation",
+    )
+
+
+def test_candidates_are_compared_on_validation_and_only_the_chosen_is_tested(
+    bench, request_for_merges, measured
+):
+    frame, _ = merges(request_for_merges, bench(names=("praise", "blame")))
+    arithmetic = frame[frame["method"] == "task_arithmetic"]
+    compared = arithmetic[arithmetic["split"] == "validation"]
+    tested = arithmetic[arithmetic["split"] == "test"]
+    assert compared["recipe_digest"].nunique() == 3
+    means = compared.groupby("settings")["value"].mean()
+    assert set(tested["settings"]) == {means.idxmax()}
+    assert set(tested["sparsifier"]) == {"none", "dare"}
+    assert tested["selected"].all()
+    assert set(compared[compared["selected"]]["settings"]) == {means.idxmax()}
+    # A method with one candidate has nothing to compare.
+    assert set(frame[frame["method"] == "average"]["split"]) == {"test"}
+    # Three candidates on validation, two methods with three recipes on test, two tasks each.
+    assert measured.count("validation") == 3 * 2
+    assert measured.count("test") == 2 * 3 * 2
+
+
+def test_the_paper_is_replayed_by_comparing_on_the_test_split(bench, request_for_merges, measured):
+    replay = request_for_merges.model_copy(update={"selection": "test"})
+    frame, _ = merges(replay, bench(names=("praise", "blame")))
+    assert set(frame["split"]) == {"test"}
+    assert set(frame["selection"]) == {"test"}
+    assert "validation" not in measured
+    assert (~frame["selected"]).sum() == 2 * 2
+
+
+def test_mask_seeds_are_averaged_and_not_chosen_among(bench, request_for_merges):
+    masked = [
+        MaskedFinetuned(rate=0.1, seed=seed, rescale=rescale)
+        for seed in (0, 1)
+        for rescale in (True, False)
+    ]
+    request = request_for_merges.model_copy(
+        update={"methods": [[Average()]], "sparsifiers": [masked]}
+    )
+    frame, _ = merges(request, bench(names=("praise", "blame")))
+    chosen = frame[frame["split"] == "test"]
+    assert chosen["settings"].nunique() == 1
+    assert sorted(chosen["mask_seed"].unique()) == [0, 1]
+
+
+def test_the_first_of_equal_candidates_is_chosen(bench, request_for_merges):
+    equal = request_for_merges.model_copy(
+        update={"methods": [[TaskArithmetic(coefficient=c) for c in (0.5, 0.50001, 0.49999)]]}
+    )
+    frame, _ = merges(equal, bench(names=("praise", "blame")))
+    chosen = frame[frame["selected"] & (frame["split"] == "test")]
+    assert chosen["settings"].unique().tolist() == [
+        '{"method":{"coefficient":0.5},"sparsifier":{}}'
+    ]

@@ -1,0 +1,93 @@
+"""Instructions: read or made up, deduplicated and split."""
+
+import json
+
+import pytest
+
+from mergegrid.errors import DataError
+from mergegrid.study.finetuning.instruction_examples import prepare_instructions
+from mergegrid.study.schema.decoders import Instructions
+
+
+def records(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"source": f"path:{path}"}
+
+
+def asked(**changes):
+    return Instructions.model_validate(changes)
+
+
+@pytest.fixture
+def many(tmp_path):
+    rows = [{"instruction": f"question {n}", "output": f"answer {n}"} for n in range(40)]
+    return tmp_path / "many.jsonl", records(tmp_path / "many.jsonl", rows)
+
+
+def test_a_split_is_a_partition_of_the_records(many):
+    path, table = many
+    found = prepare_instructions(asked(records=table), path)
+    assert list(found) == ["split", "instruction", "output"]
+    assert found["split"].value_counts().to_dict() == {"train": 36, "validation": 4}
+    assert set(found["instruction"]) == {f"question {number}" for number in range(40)}
+    assert (found["output"] == found["instruction"].str.replace("question", "answer")).all()
+
+
+def test_a_split_depends_on_its_seed_alone(many):
+    path, table = many
+    one, again = (prepare_instructions(asked(records=table), path) for _ in range(2))
+    other = prepare_instructions(asked(records=table, split_seed=1), path)
+    assert one.equals(again)
+    assert set(one["instruction"][-4:]) != set(other["instruction"][-4:])
+
+
+def test_of_many_records_as_many_as_asked_are_taken(many):
+    path, table = many
+    found = prepare_instructions(asked(records=table, count=10, validation_fraction=0.25), path)
+    assert found["split"].tolist() == ["train"] * 7 + ["validation"] * 3
+
+
+def test_a_repeated_question_is_kept_once_and_an_empty_one_not_at_all(tmp_path):
+    rows = [
+        {"instruction": "again", "output": "first"},
+        {"instruction": " again ", "output": "second"},
+        {"instruction": "", "output": "nothing asked"},
+        {"instruction": "nothing answered", "output": None},
+        {"instruction": "other", "output": "third"},
+    ]
+    table = records(tmp_path / "table.jsonl", rows)
+    found = prepare_instructions(asked(records=table), tmp_path / "table.jsonl")
+    assert sorted(found["output"]) == ["first", "third"]
+    assert sorted(found["split"]) == ["train", "validation"]
+
+
+def test_more_of_a_question_stands_below_it(tmp_path):
+    rows = [
+        {"ask": "Add these:", "more": "1 2", "say": "3"},
+        {"ask": "Say hello.", "more": "", "say": "hello"},
+    ]
+    table = records(tmp_path / "table.jsonl", rows)
+    found = prepare_instructions(
+        asked(records=table, instruction="ask", input="more", output="say"),
+        tmp_path / "table.jsonl",
+    )
+    assert sorted(found["instruction"]) == ["Add these:\n1 2", "Say hello."]
+
+
+def test_a_missing_column_is_named(many):
+    path, table = many
+    with pytest.raises(DataError, match="no column 'response'; they have instruction, output"):
+        prepare_instructions(asked(records=table, output="response"), path)
+
+
+def test_one_record_is_too_few(tmp_path):
+    table = records(tmp_path / "table.jsonl", [{"instruction": "a", "output": "b"}])
+    with pytest.raises(DataError, match="1 instructions are left, too few"):
+        prepare_instructions(asked(records=table), tmp_path / "table.jsonl")
+
+
+@pytest.mark.parametrize("generator", ["instructions", "word_problems", "functions"])
+def test_instructions_can_be_made_up(generator):
+    made = {"generator": generator, "count": 20, "seed": 3}
+    found = prepare_instructions(asked(generated=made), None)
+    assert found["split"].value_counts().to_dict() == {"train": 18, "validation": 2}

@@ -1,0 +1,100 @@
+import json
+from importlib.metadata import version
+
+import pytest
+from transformers import AutoTokenizer
+
+from mergegrid.errors import DataError
+from mergegrid.hashing import digest
+from mergegrid.study.generation.transformers_backend import TransformersBackend
+
+COLUMNS = ["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]
+COLUMNS += ["engine", "libraries"]
+
+
+@pytest.fixture
+def newly(tmp_path):
+    """`newly(call)`: how many requests a call had answered anew."""
+
+    def count():
+        path = tmp_path / "store.jsonl"
+        return len(path.read_bytes().splitlines()) if path.is_file() else 0
+
+    def call(function, *words, **settings):
+        before = count()
+        function(*words, **settings)
+        return count() - before
+
+    return call
+
+
+def test_answers_come_as_asked_with_all_that_identifies_them(answers, ask, model, questions):
+    table = answers(ask(max_tokens=8))
+    assert list(table) == COLUMNS
+    assert list(table["id"]) == list(questions["id"])
+    ids = AutoTokenizer.from_pretrained(model)(questions["prompt"][3]).input_ids
+    assert table["prompt_digest"][3] == digest(ids)
+    engine = json.loads(table["engine"][0])
+    assert (engine["backend"], engine["dtype"], engine["device"]) == (
+        "transformers",
+        "float32",
+        "cpu",
+    )
+    assert json.loads(table["libraries"][0])["transformers"] == [version("transformers")]
+    assert set(table["tokens"]) <= set(range(1, 9))
+
+
+def test_samples_of_a_question_follow_each_other(answers, ask):
+    table = answers(ask(max_tokens=8, temperature=1.0, samples=3))
+    assert list(table["sample"]) == [0, 1, 2] * 9
+    assert table["output"].nunique() > 9
+
+
+def test_only_what_a_killed_run_lacks_is_answered_and_the_end_is_the_same(answers, ask, tmp_path):
+    whole = answers(ask(max_tokens=8))
+    path = tmp_path / "store.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5])[:-3])
+    assert answers(ask(max_tokens=8)).equals(whole)
+    assert len(path.read_bytes().splitlines()) == 4 + 5
+
+
+def test_what_was_answered_before_a_failure_is_kept(answers, ask, tmp_path, monkeypatch):
+    completion, calls = TransformersBackend._write, []
+
+    def fails_at_last(self, rows, sampling):
+        calls.append(rows)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return completion(self, rows, sampling)
+
+    monkeypatch.setattr(TransformersBackend, "_write", fails_at_last)
+    with pytest.raises(KeyboardInterrupt):
+        answers(ask(max_tokens=8), batch_size=2)
+    assert len((tmp_path / "store.jsonl").read_text().splitlines()) == 4
+
+
+def test_no_engine_is_opened_where_all_is_answered(answers, ask, monkeypatch):
+    first = answers(ask(max_tokens=8))
+    monkeypatch.delattr(TransformersBackend, "generate")
+    assert answers(ask(max_tokens=8)).equals(first)
+
+
+def test_an_engine_reuses_its_own_answers_alone(answers, ask, newly):
+    assert newly(answers, ask()) == 9
+    assert newly(answers, ask(), batch_size=2) == 0
+    assert newly(answers, ask(), dtype="bfloat16") == 9
+    assert newly(answers, ask(), dtype="bfloat16", batch_size=2) == 9
+    assert newly(answers, ask(), digest="another") == 9
+
+
+def test_a_question_that_leaves_no_room_is_named(answers, ask):
+    with pytest.raises(DataError, match="question q7 of words has 8 tokens, and 8 are"):
+        answers(ask(), max_model_len=8)
+
+
+def test_answers_end_where_the_longest_text_does(answers, ask):
+    table = answers(ask(max_tokens=50), max_model_len=12)
+    cut = table[table["finish"] == "length"]
+    assert len(cut)
+    lengths = table.index + 1
+    assert (cut["tokens"] == 12 - lengths[cut.index]).all()

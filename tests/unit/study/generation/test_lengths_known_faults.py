@@ -1,0 +1,124 @@
+"""How long a question with its answer may be, and what is said where it is longer."""
+
+import json
+
+import pandas as pd
+import pytest
+import small_models
+
+from mergegrid.errors import ConfigError, DataError
+from mergegrid.study.generation.answering import prepare
+from mergegrid.study.generation.backend import model_config
+from mergegrid.study.generation.tokens import Prompts
+from mergegrid.study.schema.decoder_jobs import Ask
+from mergegrid.study.schema.generation import Generation, Sampling
+
+
+@pytest.fixture
+def prompts(tmp_path, monkeypatch):
+    """`prompts(config, model_max_length=64)`: a tokenizer with such a limit and such a config.
+
+    Configs hold what lengths depend on, with which alone transformers would load no tokenizer.
+    """
+    apart = tmp_path / "config"
+    apart.mkdir()
+    monkeypatch.setattr(
+        "mergegrid.study.generation.tokens.model_config", lambda _: model_config(apart)
+    )
+
+    def make(config, **special):
+        tokenizer = small_models.tokenizer()
+        for name, value in special.items():
+            setattr(tokenizer, name, value)
+        tokenizer.save_pretrained(tmp_path)
+        (apart / "config.json").write_text(json.dumps(config))
+        return Prompts(tmp_path)
+
+    return make
+
+
+def scaled(kind, factor, positions=64, **more):
+    return {"max_position_embeddings": positions} | {
+        "rope_scaling": {"rope_type": kind, "factor": factor} | more
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"max_position_embeddings": 64}, 64),
+        ({"n_positions": 64}, 64),
+        ({"max_position_embeddings": 64, "rope_scaling": None}, 64),
+        ({"max_position_embeddings": 64, "rope_parameters": {"rope_type": "default"}}, 64),
+        (scaled("linear", 2.0), 128),
+        (scaled("dynamic", 4.0), 256),
+        # Qwen 2.5 with YaRN: the positions of training, and what scaling is from.
+        (scaled("yarn", 4.0, original_max_position_embeddings=64), 256),
+        (scaled("yarn", 4.0), 256),
+        # DeepSeek and gpt-oss: the positions that scaling gives.
+        (scaled("yarn", 40, 2560, original_max_position_embeddings=64), 2560),
+        (scaled("yarn", 32.0, 2048, original_max_position_embeddings=64), 2048),
+        # Llama 3.1 and Phi 3.
+        (scaled("llama3", 8.0, 1024, original_max_position_embeddings=64), 1024),
+        (scaled("longrope", None, 2048, original_max_position_embeddings=64), 2048),
+        (scaled("su", None, 2048), 2048),
+        (scaled("mrope", None), 64),
+        # Before transformers 4.43 the key was `type`.
+        ({"max_position_embeddings": 64, "rope_scaling": {"type": "yarn", "factor": 2.0}}, 128),
+        ({"max_position_embeddings": 64, "rope_scaling": {"type": "linear", "factor": 3}}, 192),
+        # Gemma 3, before transformers 5 and since.
+        (scaled("linear", 8.0) | {"model_type": "gemma3_text"}, 64),
+        (
+            {
+                "max_position_embeddings": 64,
+                "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}},
+            },
+            64,
+        ),
+        ({"text_config": scaled("yarn", 2.0, original_max_position_embeddings=64)}, 128),
+    ],
+)
+def test_scaling_of_rotary_embeddings_counts(prompts, config, longest):
+    found = prompts(config)
+    assert found.longest(None) == longest
+    assert found.longest(longest) == longest
+    with pytest.raises(ConfigError, match=f"allows {longest} tokens"):
+        found.longest(longest + 1)
+
+
+def refused(prompts, max_model_len):
+    """What is said of a question of 40 tokens."""
+    text = " ".join(["film"] * 40)
+    questions = pd.DataFrame({"id": ["7"], "instruction": [text], "prompt": [text]})
+    ask = Ask(benchmark="words", chat=False, sampling=Sampling())
+    with pytest.raises((DataError, ConfigError)) as error:
+        prepare(prompts, [ask], {"words": questions}, Generation(max_model_len=max_model_len))
+    return str(error.value)
+
+
+def test_advice_does_not_lead_in_a_circle(prompts):
+    """Where the tokenizer's limit is too low, raising another one was the advice, and refused."""
+    found = prompts({"max_position_embeddings": 64}, model_max_length=32)
+    first = refused(found, None)
+    assert "question 7 of words has 40 tokens, and 32 are the most for it and its answer" in first
+    assert "raise model_max_length, 32, in the tokenizer_config.json" in first
+    assert "generation.max_model_len" not in first
+    second = refused(found, 48)
+    assert "generation.max_model_len is 48, and" in second
+    assert "raise model_max_length, 32, in the tokenizer_config.json" in second
+    assert "its config.json allows 64" in second
+    raised = prompts({"max_position_embeddings": 64}, model_max_length=64)
+    assert raised.longest(48) == 48
+
+
+def test_advice_is_to_raise_what_was_asked_for_where_the_model_allows_it(prompts):
+    found = prompts({"max_position_embeddings": 64})
+    said = refused(found, 24)
+    assert "raise generation.max_model_len; " in said
+    assert " allows 64, or leave the question out" in said
+
+
+def test_a_model_that_is_too_short_says_so(prompts):
+    said = refused(prompts({"max_position_embeddings": 32}), None)
+    assert "take a model with room for more than the 32 of its config.json" in said
+    assert "generation.max_model_len" not in said

@@ -1,0 +1,141 @@
+import json
+
+import numpy as np
+import pytest
+import small_models
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mergegrid.errors import ConfigError
+from mergegrid.study.generation.backend import Request, choose, identity, precision
+from mergegrid.study.generation.transformers_backend import Row, TransformersBackend, _Draw
+from mergegrid.study.schema.generation import Generation, Sampling
+
+
+def test_padding_and_batches_change_no_answer_in_float32(model, answers, ask, tmp_path):
+    tables = [
+        answers(ask(max_tokens=12), store=tmp_path / f"{size}.jsonl", batch_size=size)
+        for size in (1, 4, 9)
+    ]
+    assert tables[0]["output"].nunique() > 3
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+
+
+def test_greedy_answers_take_the_likeliest_word_each_time(model, answers, ask, questions):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    for prompt, found in zip(
+        questions["prompt"], answers(ask(max_tokens=6))["output"], strict=True
+    ):
+        ids = tokenizer(prompt).input_ids
+        for _ in range(6):
+            with torch.no_grad():
+                ids.append(int(network(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == tokenizer.eos_token_id:
+                break
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        assert text == prompt + found
+
+
+def test_what_the_models_files_say_of_sampling_is_not_taken(model, answers, ask, tmp_path):
+    plain = answers(ask(max_tokens=8))
+    path = model / "generation_config.json"
+    before = path.read_text()
+    wild = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 9.0, "max_length": 3}
+    path.write_text(json.dumps(json.loads(before) | wild))
+    try:
+        found = answers(ask(max_tokens=8), store=tmp_path / "wild.jsonl")
+    finally:
+        path.write_text(before)
+    assert found.equals(plain)
+
+
+def test_a_stop_text_ends_its_own_row_and_no_other(answers, ask):
+    plain = answers(ask(max_tokens=12))
+    stop = plain["output"][4].split()[3]
+    found = answers(ask(max_tokens=12, stop=[f" {stop}"]))
+    assert 0 < sum(f" {stop}" in text for text in plain["output"]) < 9
+    for before, after in zip(plain.itertuples(), found.itertuples(), strict=True):
+        if f" {stop}" not in before.output:
+            assert (after.output, after.tokens) == (before.output, before.tokens)
+        else:
+            assert after.output == before.output.split(f" {stop}")[0]
+            assert after.finish == "stop"
+            assert after.tokens == len(after.output.split()) + 1
+
+
+def test_a_batch_is_left_as_soon_as_all_rows_have_stopped(model, monkeypatch):
+    backend = opened(model)
+    words = AutoTokenizer.from_pretrained(model)
+    request = Request(tuple(words("the film").input_ids), Sampling(max_tokens=40))
+    (_, (plain,)) = next(backend.generate([request]))
+    stop = plain.text.split()[2]
+    sampling = Sampling(max_tokens=40, stop=[stop])
+    steps = []
+    step = type(backend.model).forward
+
+    def counted(*args, **named):
+        steps.append(1)
+        return step(*args, **named)
+
+    monkeypatch.setattr(type(backend.model), "forward", counted)
+    (_, (found,)) = next(backend.generate([Request(request.ids, sampling)]))
+    assert len(steps) == found.tokens <= 3
+
+
+def test_draws_depend_on_seed_prompt_and_sample_and_not_on_the_batch(answers, ask, tmp_path):
+    asked = ask(max_tokens=8, temperature=1.0, top_p=0.9, samples=2, seed=3)
+    one, all_ = (
+        answers(asked, store=tmp_path / f"{size}.jsonl", batch_size=size) for size in (1, 18)
+    )
+    assert one.equals(all_)
+    other = answers(ask(max_tokens=8, temperature=1.0, top_p=0.9, samples=2, seed=4))
+    assert (one["output"] != other["output"]).mean() > 0.8
+    first, second = (one[one["sample"] == sample]["output"].tolist() for sample in (0, 1))
+    assert first != second
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_words_are_drawn_as_often_as_they_are_likely(top_p):
+    shares = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
+    sampling = Sampling(temperature=2.0, top_p=top_p)
+    rows = [Row(index, 0, Request((index,), sampling)) for index in range(4000)]
+    scores = torch.tensor(np.log(shares) * 2.0, dtype=torch.float32).repeat(len(rows), 1)
+    drawn = _Draw(rows, sampling)(torch.zeros(len(rows), 1, dtype=torch.long), scores).argmax(-1)
+    found = np.bincount(drawn.numpy(), minlength=5) / len(rows)
+    # 0.4 and 0.25 are the fewest that reach 0.6.
+    wanted = shares if top_p == 1 else np.where(shares >= 0.25, shares, 0) / 0.65
+    assert found[wanted == 0].sum() == 0
+    assert np.abs(found - wanted).max() < 4 * np.sqrt(0.25 / len(rows))
+
+
+def test_auto_precision_is_that_of_the_checkpoint(model, tmp_path):
+    assert precision(Generation(), model) == "float32"
+    half = small_models.save(small_models.llama(), tmp_path / "half")
+    assert precision(Generation(), half) == "bfloat16"
+    assert precision(Generation(dtype="float32"), half) == "float32"
+    config = json.loads((half / "config.json").read_text())
+    del config["dtype"]
+    (half / "config.json").write_text(json.dumps(config))
+    assert precision(Generation(), half) == "bfloat16"
+    assert opened(half, dtype="auto").model.dtype == torch.bfloat16
+
+
+def test_vllm_that_is_not_installed_is_said_with_the_way_to_get_it(monkeypatch):
+    monkeypatch.setattr("mergegrid.study.generation.backend.find_spec", lambda name: None)
+    assert choose(Generation()) == "transformers"
+    assert choose(Generation(backend="transformers")) == "transformers"
+    with pytest.raises(ConfigError, match=r"not installed; install mergegrid\[gpu\]"):
+        choose(Generation(backend="vllm"))
+
+
+def opened(model, **settings):
+    settings = Generation(**({"backend": "transformers", "dtype": "float32"} | settings))
+    return TransformersBackend(identity(settings, model, "cpu", 0), settings, model, "cpu")
+
+
+def test_vllm_is_taken_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr("mergegrid.study.generation.backend.find_spec", lambda name: name)
+    assert choose(Generation()) == "vllm"
+    assert choose(Generation(backend="transformers")) == "transformers"

@@ -1,0 +1,121 @@
+"""Files of statistics of a real, tiny expert."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.model_statistics import (
+    check_gathered,
+    check_information,
+    open_statistics,
+)
+from mergegrid.checkpoints.publish import published_digest, read_manifest
+from mergegrid.errors import CheckpointError, DataError
+from mergegrid.recipes.methods import Fisher, RegMean
+from mergegrid.study.model_statistics.gather import gather
+from mergegrid.study.schema.encoder_jobs import Statistic, StatisticsRequest
+from mergegrid.study.tasks.encoding import encode
+
+KINDS = [(kind, how) for kind in ("fisher", "regmean") for how in ("exact", "reference")]
+
+
+@pytest.fixture(scope="module")
+def gathered(base, expert, examples, request_for_praise, tmp_path_factory):
+    """A folder of statistics, by numbers of examples."""
+
+    def run(*counts, kinds=KINDS):
+        folder = tmp_path_factory.mktemp("statistics") / "seed~0"
+        wanted = [
+            Statistic(kind=kind, arithmetic=how, examples=count)
+            for count in counts
+            for kind, how in kinds
+        ]
+        request = StatisticsRequest(target=request_for_praise.target, statistics=wanted)
+        gather(base, expert, request, examples, folder)
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(gathered):
+    return gathered(64, 128, 192)
+
+
+def test_the_folder_holds_exactly_these_files(folder):
+    files = {f"{kind}~{how}~{n}.safetensors" for kind, how in KINDS for n in (64, 128, 192)}
+    assert set(read_manifest(folder)["files"]) == files
+    assert {path.name for path in folder.iterdir()} == {*files, "manifest.json"}
+
+
+@pytest.mark.parametrize("count", [64, 128, 192])
+def test_files_do_not_depend_on_which_others_are_gathered(folder, gathered, count):
+    alone = gathered(count)
+    for kind, how in KINDS:
+        name = f"{kind}~{how}~{count}.safetensors"
+        assert (alone / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_more_examples_are_other_statistics(gathered):
+    folder = gathered(8, 16, kinds=[("fisher", "exact"), ("regmean", "exact")])
+    for kind in ("fisher", "regmean"):
+        few, many = (load_file(folder / f"{kind}~exact~{n}.safetensors") for n in (8, 16))
+        assert any(not torch.allclose(few[name], many[name], rtol=1e-3) for name in few)
+
+
+def test_files_say_what_they_hold(folder, expert):
+    statistics = open_statistics(folder / "regmean~reference~128.safetensors")
+    assert statistics.says == {
+        "kind": "regmean",
+        "arithmetic": "reference",
+        "examples": 128,
+        "expert": published_digest(expert),
+    }
+
+
+def test_information_is_about_every_tensor_of_the_base(folder, base):
+    for how in ("exact", "reference"):
+        statistics = open_statistics(folder / f"fisher~{how}~64.safetensors")
+        check_information(open_checkpoint(base), {"praise": statistics})
+        assert set(statistics) == set(open_checkpoint(base))
+
+
+def test_reference_examples_are_counted_in_full_batches(gathered):
+    folder = gathered(20, 32, kinds=[("fisher", "reference"), ("regmean", "reference")])
+    for kind in ("fisher", "regmean"):
+        part, whole = (load_file(folder / f"{kind}~reference~{n}.safetensors") for n in (20, 32))
+        assert all(torch.equal(part[name], whole[name]) for name in whole)
+
+
+def test_no_more_examples_are_encoded_than_are_looked_at(gathered, monkeypatch):
+    counts = []
+
+    def noted(tokenizer, part, max_length):
+        counts.append(len(part))
+        return encode(tokenizer, part, max_length)
+
+    monkeypatch.setattr("mergegrid.study.model_statistics.gather.encode", noted)
+    gathered(8, 20, kinds=[("regmean", "exact")])
+    assert counts == [32]
+
+
+def test_too_few_examples_are_an_error_that_says_how_many_there_are(gathered):
+    with pytest.raises(DataError, match=r"from 193 training examples and task praise has 192; low"):
+        gathered(193)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Fisher(examples=128), "with examples 64, and fisher asks for 128; name another file"),
+        (Fisher(arithmetic="reference"), "with arithmetic exact, and fisher asks for reference"),
+        (RegMean(), "with kind fisher, and regmean asks for regmean"),
+    ],
+)
+def test_a_file_that_is_something_else_is_refused(folder, method, message):
+    statistics = open_statistics(folder / "fisher~exact~64.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        check_gathered("praise", statistics, method)
+    check_gathered("praise", statistics, Fisher(examples=64))
+    check_gathered("praise", statistics, Fisher())

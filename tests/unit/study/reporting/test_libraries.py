@@ -1,0 +1,66 @@
+"""Tables that mix versions of libraries say so."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from mergegrid.study.reporting.catalogue import Results, table_notes
+from mergegrid.study.reporting.files import write_table
+from mergegrid.study.reporting.libraries import mixed_libraries
+from mergegrid.study.reporting.summary import library_warnings
+from mergegrid.study.schema.loading import read_study
+
+ROOT = Path(__file__).parents[4]
+
+
+def scores(*libraries):
+    return pd.DataFrame({"libraries": [json.dumps(each) for each in libraries]})
+
+
+def test_scores_of_one_version_each_need_no_note():
+    same = {"python": ["3.11.2"], "torch": ["2.13.0"]}
+    assert mixed_libraries(scores(same, same, {"math-verify": ["0.9.0"]})) == []
+
+
+def test_every_library_with_several_versions_is_named_with_the_count_of_scores():
+    old, new = {"torch": ["2.13.0"], "numpy": ["2.3.5"]}, {"torch": ["2.14.0"], "numpy": ["2.3.5"]}
+    (note,) = mixed_libraries(scores(old, old, new))
+    assert "several versions of torch: 2.13.0 (2 scores), 2.14.0 (1 score)" in note
+
+
+def test_a_score_whose_inputs_differ_in_versions_is_mixed_by_itself():
+    assert len(mixed_libraries(scores({"torch": ["2.13.0", "2.14.0"]}))) == 1
+
+
+def test_minor_versions_of_python_matter_and_patches_do_not():
+    assert mixed_libraries(scores({"python": ["3.11.2"]}, {"python": ["3.11.7"]})) == []
+    assert mixed_libraries(scores({"python": ["3.11.2"]}, {"python": ["3.12.2"]})) != []
+
+
+def test_the_note_stands_below_the_table_and_in_the_caption_of_latex(tmp_path):
+    scores({"torch": ["2.13.0"]}, {"torch": ["2.14.0"]}).to_parquet(tmp_path / "scores.parquet")
+    notes = table_notes(Results(scores=[tmp_path / "scores.parquet"]))
+    paths = [tmp_path / f"table.{kind}" for kind in ("csv", "md", "html", "tex")]
+    write_table(pd.DataFrame({"value": [1.0]}), *paths, "A caption.", notes)
+    for path in paths[1:]:
+        assert "several versions of torch" in path.read_text()
+    assert paths[0].read_text() == "value\n1\n"
+
+
+def test_tables_of_anything_but_scores_have_no_note():
+    assert table_notes(Results()) == []
+
+
+def test_the_check_of_a_study_warns_of_mixed_and_of_older_results(tmp_path, monkeypatch):
+    study = read_study(ROOT / "config" / "smoke.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert library_warnings(study) == []
+    path = tmp_path / study.paths.results / "scores.parquet"
+    path.parent.mkdir(parents=True)
+    scores({"torch": ["2.13.0"]}, {"torch": ["2.14.0"]}).to_parquet(path)
+    (line,) = library_warnings(study)
+    assert "scores.parquet: Scores were computed with several versions of torch" in line
+    pd.DataFrame({"value": [1.0]}).to_parquet(path)
+    (line,) = library_warnings(study)
+    assert "earlier version" in line

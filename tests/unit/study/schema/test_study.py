@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import pytest
+
+from mergegrid.recipes.sparsifiers import Dare, Magnitude, NoSparsifier
+from mergegrid.study.schema.documentation import SCHEMAS, schema_text, with_references
+from mergegrid.study.schema.encoder_jobs import merges_request, sweep_request
+from mergegrid.study.schema.loading import check_study, read_study
+
+CONFIG = Path(__file__).parents[4] / "config"
+
+
+SHIPPED = sorted(path.stem for path in CONFIG.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_configuration_is_valid(name):
+    read_study(CONFIG / f"{name}.yaml")
+
+
+def test_the_readme_of_the_folder_names_every_shipped_configuration():
+    readme = (CONFIG / "README.md").read_text()
+    assert [name for name in SHIPPED if f"| `{name}.yaml` |" not in readme] == []
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_schema_is_current(name):
+    assert (CONFIG / name).read_text() == schema_text(SCHEMAS[name]), "run `make docs`"
+
+
+def test_the_references_in_the_readme_are_current():
+    readme = (CONFIG / "README.md").read_text()
+    assert readme == with_references(readme), "run `make docs`"
+
+
+def test_an_experts_own_values_replace_the_familys(content):
+    family = check_study(content, "").families["bert"]
+    assert family.finetune_of("stsb").learning_rate == 5e-5
+    assert family.finetune_of("rte").learning_rate == 1e-5
+    assert family.finetune_of("stsb").epochs == family.finetune_of("rte").epochs == 10
+
+
+def test_the_sweep_is_every_sparsifier_rate_and_seed_once(content):
+    content |= {"rates": [0, 0.5, 1], "seeds": {"mask": [0, 1]}}
+    recipes = check_study(content, "").sweep_recipes("bert", "rte", 0)
+    kinds = [
+        (recipe.sparsifier.kind, getattr(recipe.sparsifier, "rate", None)) for recipe in recipes
+    ]
+    assert sorted(set(kinds), key=str) == sorted(
+        [
+            ("none", None),
+            ("drop_only", 1.0),
+            ("dare", 0.5),
+            ("drop_only", 0.5),
+            ("magnitude", 0.5),
+            ("masked_finetuned", 0.5),
+            ("masked_finetuned", 1.0),
+        ],
+        key=str,
+    )
+    assert kinds.count(("dare", 0.5)) == 2
+    assert kinds.count(("magnitude", 0.5)) == 1
+    assert kinds.count(("none", None)) == 1
+    assert len(set(recipes)) == len(recipes)
+
+
+def test_unset_rates_and_seeds_of_a_grid_are_the_studys(content):
+    study = check_study(content | {"rates": [0.5, 0.9], "seeds": {"mask": [4]}}, "")
+    grids = {grid.kind: grid for grid in study.sweep.sparsifiers}
+    assert study.sparsifier_candidates(grids["dare"]) == [
+        Dare(rate=0.5, seed=4),
+        Dare(rate=0.9, seed=4),
+    ]
+    assert study.sparsifier_candidates(grids["magnitude"]) == [
+        Magnitude(rate=0.5),
+        Magnitude(rate=0.9),
+    ]
+
+
+def test_sets_are_pairs_all_or_named(content):
+    content["families"]["bert"]["experts"]["rte2"] = {"task": "rte"}
+    # The last one is a pair already.
+    content["merges"]["sets"] = ["pairs", "all", ["rte2", "rte"]]
+    sets = check_study(content, "").expert_sets("bert")
+    assert sets == [
+        ("rte", "stsb"),
+        ("rte", "rte2"),
+        ("stsb", "rte2"),
+        ("rte", "stsb", "rte2"),
+    ]
+
+
+def test_a_study_without_merges_or_without_sweep_is_possible(content):
+    assert check_study(content | {"merges": None}, "").expert_sets("bert") == []
+    assert check_study(content | {"sweep": None}, "").expert_sets("bert") == [("rte", "stsb")]
+
+
+def test_a_request_does_not_change_when_another_family_or_task_is_added(content):
+    before = check_study(content, "")
+    content["families"]["other"] = content["families"]["bert"]
+    content["tasks"]["extra"] = content["tasks"]["rte"]
+    after = check_study(content, "")
+    assert sweep_request(before, "bert", "rte", 0) == sweep_request(after, "bert", "rte", 0)
+    pair = ["rte", "stsb"]
+    assert merges_request(before, "bert", pair, 0) == merges_request(after, "bert", pair, 0)
+
+
+def test_merge_candidates_are_the_product_of_the_listed_values(content):
+    request = merges_request(check_study(content, ""), "bert", ["rte", "stsb"], 0)
+    assert [[each.kind for each in group] for group in request.methods] == [
+        ["average"],
+        ["ties", "ties"],
+    ]
+    assert request.sparsifiers[0] == [NoSparsifier()]
+    assert request.sparsifiers[1] == [Dare(rate=0.9, seed=seed) for seed in (0, 1, 2)]
+
+
+def test_ready_experts_are_no_runs_of_several_training_seeds(content):
+    content["seeds"] = {"training": [3, 4]}
+    family = content["families"]["bert"]
+    fine_tuned = check_study(content, "")
+    assert fine_tuned.seeds.training_of("bert", fine_tuned.families) == [3, 4]
+    for name in family["experts"]:
+        family["experts"][name] = {"source": {"source": f"hub:org/{name}"}}
+    ready = check_study(content, "")
+    assert ready.seeds.training_of("bert", ready.families) == [3]
+    borrowed = {name: {"family": "bert"} for name in family["experts"]}
+    content["families"]["other"] = {"base": family["base"], "experts": borrowed}
+    both = check_study(content, "")
+    assert both.seeds.training_of("other", both.families) == [3]

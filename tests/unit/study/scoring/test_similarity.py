@@ -1,0 +1,133 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_models
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from mergegrid.recipes.merge_file import Output
+from mergegrid.study.schema.similarity import Similarity
+from mergegrid.study.schema.similarity_jobs import (
+    DecoderSimilarityRequest,
+    EncoderSimilarityRequest,
+)
+from mergegrid.study.scoring.similarity import (
+    COLUMNS,
+    decoder_similarity,
+    encoder_similarity,
+    similarities,
+)
+
+MASKS = [0, 1]
+
+
+def recipes(rates, expert="praise"):
+    return Similarity().recipes(rates, MASKS, "tiny", expert, 0)
+
+
+class TwoLayers:
+    """Token i is the i-th direction of a plane; the second layer turns what the first gives."""
+
+    def __init__(self):
+        self.angle = 0.0
+        self.base_model = self
+
+    def __call__(self, input_ids, attention_mask, output_hidden_states):
+        assert output_hidden_states
+        angles = input_ids * torch.pi / 4
+        first = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        turned = torch.where(input_ids == 3, 2 * self.angle, self.angle)
+        second = torch.stack([(angles + turned).cos(), (angles + turned).sin()], dim=-1)
+        return SimpleNamespace(hidden_states=(first, 2 * first, 5 * second))
+
+
+def test_each_layer_of_a_hand_made_model_has_its_own_cosine():
+    model = TwoLayers()
+    inputs = [
+        {"input_ids": torch.tensor([[1, 2, 3], [2, 0, 0]]), "attention_mask": torch.tensor(MASK)}
+        for MASK in ([[1, 1, 1], [1, 0, 0]],)
+    ]
+    angles = {"none": 0.0, "drop_only": torch.pi / 3}
+
+    def load(recipe):
+        model.angle = angles[recipe.sparsifier.kind]
+
+    table = similarities(model, inputs, recipes([0])[:2], load)
+    assert list(table["sparsifier"]) == ["none"] * 3 + ["drop_only"] * 3
+    assert list(table["layer"]) == [0, 1, 2] * 2
+    # Three tokens are turned by 60 degrees, one by 120; two places hold no token.
+    assert table["mean"].tolist() == pytest.approx([1, 1, 1, 1, 1, (3 * 0.5 - 0.5) / 4])
+    assert table["q05"].iloc[-1] == pytest.approx(np.quantile([0.5, 0.5, -0.5, 0.5], 0.05))
+    assert set(table["tokens"]) == {4}
+    assert set(table["examples"]) == {2}
+
+
+@pytest.fixture(scope="module")
+def of_encoder(base, expert, examples):
+    request = EncoderSimilarityRequest(recipes=recipes([0, 0.5, 0.9]), examples=10, max_length=16)
+    return encoder_similarity(request, base, expert, examples)
+
+
+def test_the_columns_are_those_documented(of_encoder):
+    assert {name: str(kind) for name, kind in of_encoder.dtypes.items()} == COLUMNS
+    assert set(of_encoder["layer"]) == {0, 1, 2}
+    assert set(of_encoder["examples"]) == {10}
+
+
+def test_the_expert_as_it_is_is_like_itself_in_every_layer(of_encoder):
+    whole = of_encoder[of_encoder["sparsifier"] == "none"]
+    assert len(whole) == 3
+    assert whole[["mean", "q05"]].to_numpy() == pytest.approx(1, abs=1e-12)
+    others = of_encoder[(of_encoder["sparsifier"] != "none") & (of_encoder["layer"] > 0)]
+    assert (others["mean"] < 1 - 1e-6).all()
+
+
+def test_the_base_is_as_far_as_transformers_says_text_by_text(of_encoder, base, expert, examples):
+    found = of_encoder[(of_encoder["sparsifier"] == "drop_only") & (of_encoder["rate"] == 1)]
+    tokenizer = AutoTokenizer.from_pretrained(expert)
+    models = [
+        AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        for folder in (base, expert)
+    ]
+    per_layer = [[], [], []]
+    for text in examples.loc[examples["split"] == "test", "text_a"].head(10):
+        with torch.no_grad():
+            left, right = (
+                model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+                for model in models
+            )
+        for layer, pair in enumerate(zip(left.hidden_states, right.hidden_states, strict=True)):
+            one, other = (states[0].double().numpy() for states in pair)
+            norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+            per_layer[layer].extend((one * other).sum(axis=1) / norms)
+    assert found["mean"].tolist() == pytest.approx([np.mean(each) for each in per_layer], abs=1e-5)
+    assert found["tokens"].tolist() == [len(each) for each in per_layer]
+
+
+def test_every_mask_seed_has_its_own_rows(of_encoder):
+    seeds = of_encoder[(of_encoder["sparsifier"] == "dare") & (of_encoder["rate"] == 0.9)]
+    assert set(seeds["mask_seed"]) == set(MASKS)
+    assert seeds.groupby("layer")["mean"].nunique().eq(2).all()
+
+
+def test_a_decoder_reads_the_first_questions_of_its_benchmark(tmp_path):
+    family = small_models.family(tmp_path)
+    texts = ["the good film", "a bad book was one", "two three four"]
+    questions = pd.DataFrame({"instruction": texts, "prompt": texts})
+    request = DecoderSimilarityRequest(
+        recipes=recipes([0, 0.5], "math"),
+        examples=2,
+        chat=False,
+        output=Output(),
+        homologous=True,
+    )
+    table = decoder_similarity(request, family / "base", family / "math", questions)
+    assert (table["sparsifier"] == "none").sum() == 3
+    whole = table[table["sparsifier"] == "none"]
+    assert whole["mean"].to_numpy() == pytest.approx(1, abs=1e-12)
+    base = table[table["rate"] == 1]
+    assert (base["mean"] < 1 - 1e-6).all()
+    assert set(table["examples"]) == {2}
+    assert set(table["tokens"]) == {3 + 5}
