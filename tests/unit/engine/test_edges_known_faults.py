@@ -37,7 +37,7 @@ from mergegrid.recipes.sparsifiers import (
     MaskedFinetuned,
 )
 
-from .conftest import Memory
+from ..conftest import Memory
 
 #: Largest, smallest, subnormal and negative zero of float16, and what others round.
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 2**-14, 2**-24, -(2**-24), 65504.0, 0.5, 1e-3]
