@@ -45,7 +45,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from steps import STEPS, Machine, Row, SkippedError, Step
 
-from mergegrid.study.runtime import gpu_lease as devices
+from mergegrid.study.runtime import gpu_devices as devices
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,7 +103,7 @@ def no_gpu() -> str | None:
 
     CUDA is not started: steps are forked from this process.
     """
-    listed = devices.listed_devices()
+    listed = devices.installed_devices()
     smi = f"nvidia-smi -L lists {len(listed)}" if shutil.which("nvidia-smi") else "no nvidia-smi"
     try:
         import torch
@@ -135,7 +135,7 @@ def prepare_environment(machine: Machine) -> None:
     }
     if machine.real:
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices.visible()[0].name
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.visible_devices()[0].name
     else:
         os.environ |= {
             "MERGEGRID_DEVICE": "cpu",
@@ -154,7 +154,7 @@ def heading(machine: Machine) -> str:
     gpu = "a rehearsal on the CPU"
     if machine.real:
         query = ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        key = devices.visible()[0].key
+        key = devices.visible_devices()[0].key
         gpu = subprocess.run(
             ["nvidia-smi", f"--id={key}", *query], capture_output=True, text=True, check=False
         ).stdout.strip()

@@ -26,8 +26,8 @@ from mergegrid.engine.masks import mask_key
 from mergegrid.engine.ops.cpu import CpuOperations
 from mergegrid.engine.ops.torch_operations import TorchOperations
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.study.runtime import gpu_lease as devices
-from mergegrid.study.runtime import gpu_monitor as watch
+from mergegrid.study.runtime import gpu_devices as devices
+from mergegrid.study.runtime import gpu_monitor
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What the tests of leases set for themselves.
@@ -38,9 +38,9 @@ OF_LEASES = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "MERGEGRID_DEVICE", "M
 def driver(machine: Machine, folder: Path) -> Row:
     """nvidia-smi lists the GPU and answers what leases and the watch of jobs ask it."""
     start = time.perf_counter()
-    listed = devices.listed_devices()
+    listed = devices.installed_devices()
     seconds = time.perf_counter() - start
-    ((memory, load),) = watch.sample([devices.visible()[0].key])
+    ((memory, load),) = gpu_monitor.sample([devices.visible_devices()[0].key])
     return Row(
         f"{len(listed)} GPUs in {seconds:.1f} s; {memory:.0f} MB used, load {load:.0f} %",
         "1 GPU or more, in less than 2 s; little memory used",
@@ -52,7 +52,8 @@ def driver(machine: Machine, folder: Path) -> Row:
 def seen_by_torch(machine: Machine, folder: Path) -> Row:
     """Torch sees the device that is visible, and looking for it does not start CUDA."""
     program = (
-        "import os; from mergegrid import devices; seen = devices.visible();"
+        "import os; from mergegrid.study.runtime.gpu_devices import visible_devices;"
+        "seen = visible_devices();"
         "os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'; import torch;"
         "print(len(seen), torch.cuda.is_available(), torch.cuda.is_initialized())"
     )

@@ -26,8 +26,8 @@ from mergegrid.study.finetuning.state import Seal
 from mergegrid.study.generation.backend import Request, identity
 from mergegrid.study.generation.transformers_backend import TransformersBackend
 from mergegrid.study.model_statistics.gather import gather
-from mergegrid.study.runtime import gpu_lease as devices
-from mergegrid.study.runtime import gpu_monitor as watch
+from mergegrid.study.runtime import gpu_devices as devices
+from mergegrid.study.runtime import gpu_monitor
 from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
 from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Statistic, StatisticsRequest
 from mergegrid.study.schema.generation import Generation, Sampling
@@ -277,5 +277,5 @@ def _take_and_free(held: Path) -> None:
 
 def memory_used() -> float:
     """MB of the GPU that are in use."""
-    ((memory, _),) = watch.sample([devices.visible()[0].key])
+    ((memory, _),) = gpu_monitor.sample([devices.visible_devices()[0].key])
     return memory

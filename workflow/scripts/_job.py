@@ -26,7 +26,8 @@ sys.path.append(str(Path(__file__).parents[2] / "src"))
 from mergegrid.errors import ConfigError, DamagedError, MergegridError
 from mergegrid.fsync import settle, settle_names
 from mergegrid.study.runtime import gpu_monitor
-from mergegrid.study.runtime.gpu_lease import Device, driver_is_too_old, lease, rehearsal
+from mergegrid.study.runtime.gpu_devices import Device, driver_is_too_old, rehearsal
+from mergegrid.study.runtime.gpu_lease import lease
 
 # Read once, when CUDA starts: with it, matrix products add up in one order.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -258,7 +259,7 @@ def _watched(devices: Sequence[Device], usage: Path, sharing: int) -> Iterator[N
         str(usage),
         *(device.key for device in devices),
     ]
-    environment = {**os.environ, gpu_monitor.SHARED: str(sharing)}
+    environment = {**os.environ, gpu_monitor.JOBS_VARIABLE: str(sharing)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as watcher:
         try:
             yield
@@ -266,7 +267,7 @@ def _watched(devices: Sequence[Device], usage: Path, sharing: int) -> Iterator[N
             # Workers that were forked may hold its input open: a line ends it as well.
             try:
                 with suppress(BrokenPipeError):
-                    watcher.communicate(b"\n", timeout=gpu_monitor.PATIENCE + 5)
+                    watcher.communicate(b"\n", timeout=gpu_monitor.TIMEOUT + 5)
             except subprocess.TimeoutExpired:
                 logging.warning("nvidia-smi does not answer: how the GPUs were used stays unknown")
                 watcher.kill()

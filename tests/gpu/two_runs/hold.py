@@ -13,13 +13,13 @@ from _job import device, job
 from processes import gone
 
 with job(snakemake):
-    from mergegrid.study.runtime import gpu_lease as devices
-    from mergegrid.study.runtime import gpu_monitor as watch
+    from mergegrid.study.runtime import gpu_devices as devices
+    from mergegrid.study.runtime import gpu_monitor
 
-    (used,) = devices.visible()
+    (used,) = devices.visible_devices()
     others = [int(path.stem) for path in Path("../processes").glob("*.txt")]
     alive = [each for each in others if not gone(each)]
-    memory = sum(memory for memory, _ in watch.sample([used.key]))
+    memory = sum(memory for memory, _ in gpu_monitor.sample([used.key]))
     Path(f"../processes/{os.getpid()}.txt").touch()
     import torch
 

@@ -21,7 +21,7 @@ from mergegrid.recipes.sparsifiers import Sparsifier
 from mergegrid.stages import Libraries, libraries_of, stage_versions, together
 from mergegrid.study.encoders.scoring import TaskScorer
 from mergegrid.study.encoders.store import ScoreStore
-from mergegrid.study.runtime.gpu_lease import described
+from mergegrid.study.runtime.gpu_devices import hardware_name
 from mergegrid.study.schema.encoder_jobs import Target, statistic_of
 from mergegrid.study.scoring.scores import Measurement, Split
 from mergegrid.study.tasks.examples import examples_digest
@@ -61,7 +61,7 @@ class Bench:
         self._inputs = {
             "base": published_digest(base),
             "versions": stage_versions(*_STAGES),
-            "device": described(device),
+            "device": hardware_name(device),
         }
         self._inputs_of_members = {
             name: {

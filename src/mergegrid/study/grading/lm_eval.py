@@ -24,8 +24,8 @@ from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import Libraries, stage_versions, together
 from mergegrid.study.generation.backend import VLLM_ON_GPUS, refuse_parts_of_gpus
-from mergegrid.study.runtime.gpu_lease import described
-from mergegrid.study.runtime.parent_death import bound
+from mergegrid.study.runtime.gpu_devices import hardware_name
+from mergegrid.study.runtime.parent_death import dies_with_parent
 from mergegrid.study.schema.lm_eval import Harness, OnGpus, own_tasks
 from mergegrid.study.scoring.scores import Measurement, score_row
 
@@ -119,7 +119,9 @@ def run_harness(
         place = Path(name)
         with log.open("wb") as file:
             done = subprocess.run(
-                bound(harness_command(model, settings, place / "results.json", device, on_gpus)),
+                dies_with_parent(
+                    harness_command(model, settings, place / "results.json", device, on_gpus)
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -199,7 +201,7 @@ def read_result(path: Path, settings: Harness, device: str) -> HarnessResult:
         )
     return HarnessResult(
         version=version,
-        engine=f"lm-eval {settings.model} {dtype} {described(device)}",
+        engine=f"lm-eval {settings.model} {dtype} {hardware_name(device)}",
         tasks={task: str(each) for task, each in found["versions"].items()},
         questions=found["task_hashes"],
         scores=scores,

@@ -1,1 +1,1 @@
-"""Running jobs: leases of GPUs, journals, child processes, memory estimates."""
+"""Support for running jobs: GPU leases, journals, child processes, memory estimates."""

@@ -1,8 +1,8 @@
-"""How much memory a decoder takes, by the number of its parameters: on the GPU and beside it.
+"""Memory that a decoder needs on the GPU and on the host, estimated from its parameter count.
 
-Estimates, on the side of too much. Jobs state them (`mem_mb`), fine-tuning refuses by them, and
-docs/gpus.md shows them. What activations and caches take depends on batches and lengths, and is
-not among them.
+The estimates are upper bounds without activations and caches, which depend on batch size and
+length. Jobs declare them (`mem_mb`), fine-tuning refuses to start above them, and docs/gpus.md
+lists them.
 """
 
 import json
@@ -13,28 +13,28 @@ from pathlib import Path
 
 _MB = 1_000_000
 _PROCESS = 3000 * _MB
-"""Python with torch, transformers and CUDA, in one process."""
+"""One process with Python, torch, transformers and CUDA."""
 _FLOAT32 = 4
 _GRADIENT_AND_MOMENTS = 12
 """Bytes per trained parameter: its gradient and the two moments of AdamW, in float32."""
 _COPY = 2
-"""Bytes per parameter of the copy that computes in bfloat16."""
+"""Bytes per parameter of the bfloat16 copy used for computing."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a model weighs."""
+    """Size of a model."""
 
     parameters: int
     """Elements of all tensors."""
     stored: int
-    """Their bytes as stored."""
+    """Bytes of all tensors as stored."""
 
 
 def size_of(folder: Path) -> Size:
-    """The size of a model in safetensors, by the headers of its files; nothing without a model.
+    """Return the size of a safetensors model from its file headers; zero if there is no model.
 
-    Read with the standard library alone, for a dry run asks, too.
+    Uses the standard library only, because dry runs call it too.
     """
     parameters = stored = 0
     try:
@@ -47,63 +47,64 @@ def size_of(folder: Path) -> Size:
             for start, stop in (tensor["data_offsets"] for tensor in header.values()):
                 stored += stop - start
     except (OSError, ValueError, KeyError, struct.error):
-        # Whoever reads the model says what is wrong with it.
+        # The job that reads the model reports what is wrong with it.
         return Size(0, 0)
     return Size(parameters, stored)
 
 
 def finetuning_bytes(parameters: int, trained: int, bfloat16: bool) -> int:
-    """Bytes on the device that fine-tuning takes before activations.
+    """Return the device memory of fine-tuning without activations, in bytes.
 
     Args:
-        parameters: of the whole model.
-        trained: those that are trained: all, or those of adapters.
-        bfloat16: whether it computes in bfloat16.
+        parameters: number of all parameters.
+        trained: number of trained parameters: all, or those of adapters.
+        bfloat16: whether fine-tuning computes in bfloat16.
     """
-    each = _FLOAT32 + (_COPY if bfloat16 else 0)
-    return each * parameters + _GRADIENT_AND_MOMENTS * trained
+    weights = (_FLOAT32 + (_COPY if bfloat16 else 0)) * parameters
+    return weights + _GRADIENT_AND_MOMENTS * trained
 
 
 def finetuning_mb(size: Size, on_gpu: bool, adapters: bool = False) -> int:
-    """Megabytes that a fine-tuning job takes of its host.
+    """Return the host memory of a fine-tuning job, in megabytes.
 
     Args:
-        size: of the base.
-        on_gpu: whether it computes there.
-        adapters: whether it trains adapters alone, which are taken for 5 % of the parameters.
+        size: size of the base.
+        on_gpu: whether the job computes on a GPU.
+        adapters: whether it trains adapters only, taken as 5 % of the parameters.
     """
-    # Loaded in float32, moved to the GPU, and moved back to be written.
-    whole = _FLOAT32 * size.parameters
+    # Loaded in float32, moved to the GPU, and moved back for saving.
+    model = _FLOAT32 * size.parameters
     if not on_gpu:
         trained = size.parameters // 20 if adapters else size.parameters
-        whole = 2 * finetuning_bytes(size.parameters, trained, bfloat16=True)
-    return _rounded(_PROCESS + 1.25 * whole)
+        model = 2 * finetuning_bytes(size.parameters, trained, bfloat16=True)
+    return _rounded_mb(_PROCESS + 1.25 * model)
 
 
 def generation_bytes(parameters: int, dtype_size: int) -> int:
-    """Bytes on the device that a model takes to answer, before its cache of keys and values."""
+    """Return the device memory of a generating model without its KV cache, in bytes."""
     return dtype_size * parameters
 
 
 def generation_mb(size: Size, gpus: int, one_engine: bool) -> int:
-    """Megabytes that a job that answers takes of its host.
+    """Return the host memory of a generation job, in megabytes.
 
     Args:
-        size: of the base.
-        gpus: that its engine is split among; 0 on the CPU.
-        one_engine: whether it merges variants in memory.
+        size: size of the base.
+        gpus: number of GPUs that the engine is split over; 0 on the CPU.
+        one_engine: whether the job merges variants in memory.
     """
     processes = 2 + gpus if gpus > 1 else 1
-    # The merged model, and another: as transformers loads it, or as the file that ranks map.
+    # The merged model, and a second copy: the model in transformers, or the file that ranks map.
     models = (2 if gpus else 3) if one_engine else 2
-    return _rounded(processes * _PROCESS + 1.1 * models * size.stored)
+    return _rounded_mb(processes * _PROCESS + 1.1 * models * size.stored)
 
 
 def similarity_mb(size: Size, on_gpu: bool) -> int:
-    """Megabytes that comparing the embeddings of a decoder takes of its host."""
+    """Return the host memory for comparing a decoder's embeddings, in megabytes."""
     computed = 0 if on_gpu else _FLOAT32 * size.parameters
-    return _rounded(_PROCESS + 1.25 * (2 * size.stored + computed))
+    return _rounded_mb(_PROCESS + 1.25 * (2 * size.stored + computed))
 
 
-def _rounded(size: float) -> int:
+def _rounded_mb(size: float) -> int:
+
     return math.ceil(size / _MB / 500) * 500

@@ -1,4 +1,4 @@
-"""Leases of GPUs, on a machine that may have none: devices are names, and locks are real."""
+"""Leases of GPUs with real locks, on a machine that may have no GPU: devices are names."""
 
 import logging
 import os
@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 
 from mergegrid.errors import ConfigError, MergegridError
-from mergegrid.study.runtime import gpu_lease as devices
-from mergegrid.study.runtime import gpu_monitor as watch
-from mergegrid.study.runtime.gpu_lease import Device, lease, visible
+from mergegrid.study.runtime import gpu_lease, gpu_monitor
+from mergegrid.study.runtime.gpu_devices import (
+    Device,
+    driver_is_too_old,
+    hardware_name,
+    visible_devices,
+)
+from mergegrid.study.runtime.gpu_lease import lease
 
 SCRIPTS = Path(__file__).parents[4] / "workflow" / "scripts"
 LISTED = """\
@@ -63,17 +68,17 @@ HOLD = (
     "import sys, time\n"
     "from mergegrid.study.runtime.gpu_lease import lease\n"
     "held = lease(int(sys.argv[1]), int(sys.argv[3]))\n"
-    "print(*(each.name for each in held), flush=True)\n"
+    "print(*(device.name for device in held), flush=True)\n"
     "time.sleep(float(sys.argv[2]))\n"
 )
 
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
-    """Leases of this test only, on a machine that shows no GPU."""
+    """Isolate the leases of this test, on a machine that shows no GPU."""
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "MERGEGRID_DEVICE"):
         monkeypatch.delenv(name, raising=False)
-    # What a lease sets is undone after the test.
+    # Undone after the test, with whatever a lease sets.
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
     monkeypatch.setenv("MERGEGRID_LEASES", str(tmp_path / "leases"))
     yield
@@ -81,14 +86,14 @@ def alone(tmp_path, monkeypatch):
 
 
 def give_back():
-    """What happens to leases when a process ends."""
-    while devices._held:
-        os.close(devices._held.pop())
+    """Drop the leases of this process, as the kernel does at its end."""
+    while gpu_lease._held:
+        os.close(gpu_lease._held.pop())
 
 
 @pytest.fixture
 def rehearse(monkeypatch):
-    """Name the devices of a rehearsal."""
+    """Start a rehearsal with so many devices."""
 
     def name(count):
         monkeypatch.setenv("MERGEGRID_DEVICE", "cpu")
@@ -99,7 +104,7 @@ def rehearse(monkeypatch):
 
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
-    """A program of that name: it lists two GPUs, one in two parts, and says how busy they are."""
+    """A fake nvidia-smi: two GPUs, one in two partitions, and their use."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     listing = f"cat <<END\n{LISTED}END\n"
@@ -111,7 +116,7 @@ def nvidia_smi(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hold():
-    """Start a process that holds devices: its devices are the first line that it prints."""
+    """Start a process that holds devices and prints their names in its first line."""
     running = []
 
     def start(count, seconds=60.0, jobs_per_gpu=1):
@@ -126,8 +131,8 @@ def hold():
         process.communicate()
 
 
-def names(found):
-    return [device.name for device in found]
+def names(devices):
+    return [device.name for device in devices]
 
 
 def test_twenty_jobs_of_two_snakemakes_never_share_a_device(tmp_path, rehearse):
@@ -162,7 +167,7 @@ def test_twenty_jobs_of_two_snakemakes_never_share_a_device(tmp_path, rehearse):
         most = max(most, sum(holders.values()))
     assert Counter(what for _, what, _ in events) == {"take": 20, "free": 20}
     assert not any(holders.values())
-    # They did share the machine: more was held at once than one job can hold.
+    # They did run side by side: more was held at once than one job can hold.
     assert 4 < most <= 8
 
 
@@ -193,7 +198,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("forks", [(), ("forks",)], ids=["itself", "a worker of it"])
+@pytest.mark.parametrize("forks", [(), ("forks",)], ids=["itself", "its worker"])
 def test_a_lease_lasts_as_long_as_the_memory_of_the_gpu(tmp_path, rehearse, hold, forks):
     rehearse(1)
     command = [sys.executable, "-c", LINGER, *forks]
@@ -211,14 +216,14 @@ def test_a_lease_lasts_as_long_as_the_memory_of_the_gpu(tmp_path, rehearse, hold
     job.communicate()
 
 
-def test_jobs_that_share_spread_and_others_wait_for_them_to_end(rehearse, hold):
+def test_sharing_jobs_spread_out_and_others_wait_for_all_of_them(rehearse, hold):
     rehearse(2)
     shared = [hold(1, 60, 2) for _ in range(4)]
     assert sorted(process.stdout.readline() for process in shared) == ["0\n"] * 2 + ["1\n"] * 2
     fifth = hold(1, 60, 2)
     with pytest.raises(subprocess.TimeoutExpired):
         fifth.wait(1)
-    # The one that waits comes first; then a whole device waits for both who share it.
+    # The waiting job comes first; then a whole device waits for both jobs that share one.
     shared[0].kill()
     assert fifth.stdout.readline()
     whole = hold(1)
@@ -256,7 +261,7 @@ def test_runs_on_other_devices_do_not_wait_for_each_other(rehearse, hold, monkey
     assert names(lease(2)) == ["2", "3"]
 
 
-def test_who_waits_says_what_for(rehearse, hold, caplog):
+def test_a_waiting_job_logs_what_it_waits_for(rehearse, hold, caplog):
     rehearse(2)
     holder = hold(1, 1.0)
     holder.stdout.readline()
@@ -266,10 +271,10 @@ def test_who_waits_says_what_for(rehearse, hold, caplog):
     assert "leased GPUs: " in caplog.text
 
 
-def test_who_waited_starts_when_the_memory_is_back(rehearse, hold, tmp_path, monkeypatch):
+def test_a_job_that_waited_starts_when_the_memory_is_free(rehearse, hold, tmp_path, monkeypatch):
     rehearse(1)
     program = tmp_path / "nvidia-smi"
-    # What is in use stays for a while, and falls to 300 MB.
+    # The memory in use drops to 300 MB after a while.
     program.write_text(
         f"#!/bin/sh\necho x >> {tmp_path}/asked; n=$(wc -l < {tmp_path}/asked)\n"
         'echo "$(( n < 4 ? 70000 : 300 )), 0"\n'
@@ -282,9 +287,9 @@ def test_who_waited_starts_when_the_memory_is_back(rehearse, hold, tmp_path, mon
     hold(1, 3.0).stdout.readline()
     assert names(lease(1)) == ["0"]
     assert (tmp_path / "asked").read_text().count("x") == 4
-    # A program that leases nothing is not waited for without end.
+    # The wait for a program without a lease ends.
     program.write_text("#!/bin/sh\necho 70000, 0\n")
-    monkeypatch.setattr(devices, "_SECONDS_FOR_MEMORY", 0.5)
+    monkeypatch.setattr(gpu_lease, "_SECONDS_FOR_MEMORY", 0.5)
     give_back()
     hold(1, 1.0).stdout.readline()
     assert names(lease(1)) == ["0"]
@@ -303,72 +308,80 @@ def test_leases_are_for_all_users_of_the_machine(tmp_path, rehearse):
         "unlisted--0.lock": 0o644,
         "unlisted--0.turn": 0o644,
     }
-    assert str(devices.FOLDER) == "/tmp/mergegrid-devices"
+    assert str(gpu_lease.FOLDER) == "/tmp/mergegrid-devices"
 
 
 @pytest.mark.usefixtures("nvidia_smi")
-def test_devices_are_those_of_nvidia_smi_and_parts_stand_for_their_gpu():
+def test_devices_are_those_of_nvidia_smi_and_partitions_replace_their_gpu():
     parts = [Device("MIG-cccc-0", "MIG-cccc-0"), Device("MIG-dddd-1", "MIG-dddd-1")]
-    assert visible() == [Device("0", "GPU-aaaa-0"), *parts]
+    assert visible_devices() == [Device("0", "GPU-aaaa-0"), *parts]
 
 
 @pytest.mark.usefixtures("nvidia_smi")
 @pytest.mark.parametrize("name", ["0", "GPU-aaaa-0", "GPU-aa"])
 def test_index_and_uuid_are_one_device(name, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{name},-1,MIG-cccc-0")
-    # vLLM takes no beginning of a UUID.
+    # vLLM does not accept the start of a UUID.
     whole = name if name == "0" else "GPU-aaaa-0"
-    assert visible() == [Device(whole, "GPU-aaaa-0")]
+    assert visible_devices() == [Device(whole, "GPU-aaaa-0")]
     assert names(lease(1)) == [whole]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == whole
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 @pytest.mark.usefixtures("nvidia_smi")
-def test_scores_say_which_gpu_they_come_from(monkeypatch):
-    assert devices.described("cpu") == "cpu"
+def test_the_hardware_of_a_score_is_the_model_of_its_gpu(monkeypatch):
+    assert hardware_name("cpu") == "cpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert devices.described("cuda") == "NVIDIA A100-SXM4-40GB"
+    assert hardware_name("cuda") == "NVIDIA A100-SXM4-40GB"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-dd")
-    assert devices.described("cuda") == "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
-    # Where nvidia-smi says nothing, no model is made up.
+    assert hardware_name("cuda") == "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
+    # Without nvidia-smi no model is invented.
     monkeypatch.setenv("PATH", "/nowhere")
-    assert devices.described("cuda") == "cuda"
+    assert hardware_name("cuda") == "cuda"
 
 
 @pytest.mark.parametrize(
     ("offered", "built", "says"),
     [
-        ("12.4", "13.0", "its driver 550.54.15 is for CUDA 12.4 and older, and torch was built fo"),
+        (
+            "12.4",
+            "13.0",
+            "its driver 550.54.15 supports CUDA 12.4 and older, but torch",
+        ),
         ("13.0", "13.0", None),
         ("13.1", "12.8", None),
-        # Within a generation of CUDA, an older driver will do.
+        # Within a major version of CUDA, an older driver works.
         ("12.2", "12.8", None),
         ("12.4", None, None),
     ],
 )
-def test_a_driver_that_is_too_old_for_torch_is_named(tmp_path, monkeypatch, offered, built, says):
+def test_a_driver_too_old_for_torch_is_reported(
+    tmp_path, monkeypatch, offered, built, says
+):
     program = tmp_path / "nvidia-smi"
     line = f"| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: {offered}     |"
     program.write_text(f"#!/bin/sh\necho '{line}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = devices.driver_is_too_old(built)
+    found = driver_is_too_old(built)
     assert (found is None) if says is None else found.startswith(says)
     monkeypatch.setenv("PATH", "/nowhere")
-    assert devices.driver_is_too_old(built) is None
+    assert driver_is_too_old(built) is None
 
 
 @pytest.mark.usefixtures("nvidia_smi")
-def test_a_device_that_is_not_there_is_named(monkeypatch):
+def test_a_device_that_does_not_exist_is_an_error(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    with pytest.raises(ConfigError, match="names 5, and nvidia-smi lists 0, MIG-cccc-0, MIG-"):
-        visible()
+    with pytest.raises(
+        ConfigError, match="lists 5, but nvidia-smi reports 0, MIG-cccc-0, MIG-"
+    ):
+        visible_devices()
 
 
 @pytest.fixture
 def lost(tmp_path, monkeypatch):
-    """A nvidia-smi that lists one GPU and then never answers again, nor to anything else."""
+    """A fake nvidia-smi that lists one GPU once and then hangs."""
     program = tmp_path / "lost" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text(
@@ -380,22 +393,22 @@ def lost(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("lost")
-def test_an_nvidia_smi_that_never_answers_is_not_waited_for(monkeypatch):
-    assert visible() == [Device("0", "GPU-aaaa-0")]
-    monkeypatch.setattr(watch, "PATIENCE", 0.2)
-    with pytest.raises(MergegridError, match=r"`nvidia-smi -L` has not answered within 0\.2 s; a"):
-        visible()
-    assert watch.sample(["GPU-aaaa-0"]) == []
+def test_an_nvidia_smi_that_hangs_is_an_error(monkeypatch):
+    assert visible_devices() == [Device("0", "GPU-aaaa-0")]
+    monkeypatch.setattr(gpu_monitor, "TIMEOUT", 0.2)
+    with pytest.raises(MergegridError, match=r"`nvidia-smi -L` has not answered within 0\.2 s"):
+        visible_devices()
+    assert gpu_monitor.sample(["GPU-aaaa-0"]) == []
 
 
 @pytest.mark.usefixtures("lost")
-def test_a_job_that_is_done_frees_its_gpus_though_its_watcher_hangs(tmp_path):
+def test_a_finished_job_frees_its_gpus_even_if_its_monitor_hangs(tmp_path):
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", DONE], cwd=tmp_path, capture_output=True, text=True, timeout=50
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
-    # The watcher itself is more patient.
+    # The monitor itself waits for 30 s.
     assert time.monotonic() - began < 25
     assert "nvidia-smi does not answer" in (tmp_path / "job.log").read_text()
 
@@ -404,22 +417,22 @@ DONE = f"""
 import sys
 from types import SimpleNamespace
 sys.path.insert(0, {str(SCRIPTS)!r})
-from _job import job, watch
+from _job import gpu_monitor, job
 
 files = {{"log": ["job.log"], "input": [], "output": []}}
 with job(SimpleNamespace(rule="x", **files, params={{}}, resources={{"gpu": 1}})):
-    watch.PATIENCE = -4  # The job waits five seconds longer.
+    gpu_monitor.TIMEOUT = -4  # The job waits five seconds longer.
 print("done")
 """
 
 
-def test_gpus_on_a_machine_without_are_an_error(monkeypatch, tmp_path):
+def test_a_gpu_job_on_a_machine_without_gpus_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"holds gpu=1, and this machine shows 0 GPUs \(nvidia-"):
+    with pytest.raises(ConfigError, match=r"needs gpu=1, but this machine shows 0 GPUs \(nvidia-"):
         lease(1)
 
 
-def test_what_a_scheduler_gave_exactly_is_not_leased(rehearse, hold, monkeypatch):
+def test_devices_assigned_by_a_scheduler_are_not_leased(rehearse, hold, monkeypatch):
     rehearse(2)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert names(lease(2)) == names(lease(2)) == ["0", "1"]
@@ -438,16 +451,16 @@ def test_a_rehearsal_without_named_devices_leases_nothing(monkeypatch):
         lease(1)
 
 
-def test_a_folder_that_cannot_be_made_is_named(rehearse, tmp_path, monkeypatch):
+def test_an_unusable_lease_folder_is_an_error(rehearse, tmp_path, monkeypatch):
     rehearse(1)
     (tmp_path / "file").touch()
     monkeypatch.setenv("MERGEGRID_LEASES", str(tmp_path / "file" / "leases"))
-    with pytest.raises(ConfigError, match=r"file/leases for leases of GPUs cannot be made"):
+    with pytest.raises(ConfigError, match=r"file/leases for GPU leases.*set MERGEGRID_LEASES"):
         lease(1)
     monkeypatch.setenv("MERGEGRID_LEASES", str(tmp_path / "leases"))
     (tmp_path / "leases").mkdir()
     (tmp_path / "leases" / "unlisted--0.turn").symlink_to("/etc/passwd")
-    with pytest.raises(ConfigError, match=r"unlisted--0.turn cannot be used"):
+    with pytest.raises(ConfigError, match=r"unlisted--0\.turn.*remove it"):
         lease(1)
 
 
@@ -491,11 +504,11 @@ def test_a_job_that_got_fewer_gpus_than_its_model_needs_stops(tmp_path, rehearse
 
 
 @pytest.mark.usefixtures("nvidia_smi")
-def test_the_use_of_gpus_is_written_down_even_by_a_killed_job(tmp_path):
+def test_gpu_use_is_recorded_even_for_a_killed_job(tmp_path):
     file = tmp_path / "use.tsv"
     environment = {**os.environ, "MERGEGRID_WATCH_SECONDS": "0.1"}
     parent = subprocess.Popen(
-        [sys.executable, "-c", WATCHED, watch.__file__, str(file)], env=environment
+        [sys.executable, "-c", MONITORED, gpu_monitor.__file__, str(file)], env=environment
     )
     time.sleep(1.5)
     parent.kill()
@@ -511,16 +524,16 @@ def test_the_use_of_gpus_is_written_down_even_by_a_killed_job(tmp_path):
     assert int(samples) > 1
 
 
-WATCHED = (
+MONITORED = (
     "import subprocess, sys, time\n"
     "subprocess.Popen([sys.executable, *sys.argv[1:], 'GPU-a', 'GPU-b'], stdin=subprocess.PIPE)\n"
     "time.sleep(60)\n"
 )
 
 
-def test_without_nvidia_smi_nothing_is_written_down(tmp_path):
+def test_without_nvidia_smi_nothing_is_recorded(tmp_path):
     file = tmp_path / "use.tsv"
     environment = {**os.environ, "PATH": str(tmp_path)}
-    command = [sys.executable, watch.__file__, str(file), "GPU-a"]
+    command = [sys.executable, gpu_monitor.__file__, str(file), "GPU-a"]
     subprocess.run(command, input=b"\n", env=environment, check=True)
     assert not file.exists()

@@ -7,12 +7,12 @@ import sys
 
 from processes import gone, wait_until
 
-from mergegrid.study.runtime.parent_death import bound
+from mergegrid.study.runtime.parent_death import dies_with_parent
 
 START = (
     "import subprocess\n"
-    "from mergegrid.study.runtime.parent_death import bound\n"
-    "subprocess.run(bound(['sh', '-c', 'echo $$; exec sleep 60']))\n"
+    "from mergegrid.study.runtime.parent_death import dies_with_parent\n"
+    "subprocess.run(dies_with_parent(['sh', '-c', 'echo $$; exec sleep 60']))\n"
 )
 
 
@@ -25,20 +25,21 @@ def test_a_command_ends_with_the_process_that_was_killed():
         assert wait_until(lambda: gone(command), 5)
 
 
-def test_a_command_whose_process_is_gone_already_does_not_start(tmp_path):
-    # The process that the words name is not the one that starts them, as for an orphan.
-    words = bound(["touch", str(tmp_path / "started")])
+def test_a_command_whose_parent_has_ended_does_not_start(tmp_path):
+    # Its parent is another process than the one on the command line, as for an orphan.
+    command = dies_with_parent(["touch", str(tmp_path / "started")])
     start = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
-    done = subprocess.run([sys.executable, "-c", start, *words], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "the process that started this one is gone\n")
+    done = subprocess.run([sys.executable, "-c", start, *command], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "parent process has already ended" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_keeps_its_words_its_environment_and_its_end(tmp_path):
-    program = "import os, sys; print(sys.argv[1:], os.environ['SAID']); sys.exit(7)"
+def test_a_command_keeps_its_arguments_environment_and_exit_status(tmp_path):
+    program = "import os, sys; print(sys.argv[1:], os.environ['NOTE']); sys.exit(7)"
     done = subprocess.run(
-        bound([sys.executable, "-c", program, "--a b", ""]),
-        env={**os.environ, "SAID": "x", "PYTHONSAFEPATH": "1"},
+        dies_with_parent([sys.executable, "-c", program, "--a b", ""]),
+        env={**os.environ, "NOTE": "x", "PYTHONSAFEPATH": "1"},
         capture_output=True,
         text=True,
     )

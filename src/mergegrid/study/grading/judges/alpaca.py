@@ -27,7 +27,7 @@ from mergegrid.errors import ConfigError, DataError, MergegridError
 from mergegrid.progress import progress
 from mergegrid.study.grading.judges import run_alpaca_eval
 from mergegrid.study.grading.judges.annotators import write_annotator
-from mergegrid.study.runtime.parent_death import bound
+from mergegrid.study.runtime.parent_death import dies_with_parent
 from mergegrid.study.schema.judge import Judge
 
 KEYS = ("instruction", "output", "reference", "dataset")
@@ -199,7 +199,7 @@ def _run(
     with (
         errors.open("w") as file,
         subprocess.Popen(
-            bound([*command, str(asked), str(answered)]),
+            dies_with_parent([*command, str(asked), str(answered)]),
             env=environment,
             stdout=subprocess.PIPE,
             stderr=file,
