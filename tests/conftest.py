@@ -2,18 +2,13 @@
 
 import os
 import subprocess
+import sys
 
-import pandas as pd
 import pytest
-import torch
 from hypothesis import settings
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from mergegrid import stages
-from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
 
-# Models of tests are small: several threads are slower, tenfold where the machine has other work.
-torch.set_num_threads(1)
 # Processors of test machines are shared, so examples have no time limit of their own.
 settings.register_profile("quick", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
@@ -31,14 +26,25 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Let models compute with one thread: they are small, and the processors are shared."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 WORDS = ["good", "great", "fine", "nice", "bad", "poor", "awful", "sad", "film", "book", "the", "a"]
 
 
 @pytest.fixture(scope="session")
 def raw_encoder(tmp_path_factory):
     """An encoder as published: `BertModel` names, without a classification head."""
-    folder = tmp_path_factory.mktemp("raw") / "encoder"
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    torch.set_num_threads(1)
     torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("raw") / "encoder"
     config = BertConfig(
         vocab_size=5 + len(WORDS),
         hidden_size=32,
@@ -67,6 +73,8 @@ def base(raw_encoder, tmp_path_factory):
 @pytest.fixture(scope="session")
 def examples():
     """Praise or blame, by one word among others: 192 to learn from, 16 to choose, 24 to test."""
+    import pandas as pd
+
     rows = []
     for index in range(232):
         word = WORDS[index % 8]
@@ -79,6 +87,8 @@ def examples():
 @pytest.fixture(scope="session")
 def request_for_praise():
     """Three epochs, enough to learn it."""
+    from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
+
     target = Target(task="praise", metric="accuracy", classes=[0, 1], max_length=16)
     settings = {"learning_rate": 1e-2, "epochs": 3, "batch_size": 8}
     return FinetuneRequest(target=target, settings=settings, seed=0)

@@ -23,12 +23,25 @@ class Project:
             copy(REPOSITORY / part, folder / part)
 
     @classmethod
-    def after(cls, finished: "Project", folder: Path) -> "Project":
-        """A copy of a project with its results: a run makes only what a changed study adds."""
-        shutil.copytree(finished.folder, folder, symlinks=True)
-        copy = cls.__new__(cls)
-        copy.folder, copy.config, copy.environment = folder, finished.config, {}
-        return copy
+    def open(cls, folder: Path, config: str) -> "Project":
+        """A project that is there already."""
+        project = cls.__new__(cls)
+        project.folder, project.config, project.environment = folder, config, {}
+        return project
+
+    def copy(self, folder: Path) -> "Project":
+        """A copy with the results and their times: a run makes only what a changed study adds.
+
+        Weights are hard links, which costs neither time nor disk; jobs replace them as wholes.
+        A test that changes one removes it first.
+        """
+
+        def place(source: str, target: str) -> None:
+            copy_file = os.link if source.endswith(".safetensors") else shutil.copy2
+            copy_file(source, target)
+
+        shutil.copytree(self.folder, folder, symlinks=True, copy_function=place)
+        return Project.open(folder, self.config)
 
     def copy_package(self) -> Path:
         """Give the project a copy of the library, which tests may change; its folder."""

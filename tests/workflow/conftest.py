@@ -1,38 +1,41 @@
-"""The real workflow, run in a copy of the project, so that tests may change its files."""
+"""The real workflow, run in copies of the project, so that tests may change its files."""
 
-import os
 from pathlib import Path
 
 import pytest
-from project import PARTS, Project
+from project import Project
+from shared_folders import build_once
+
+SMOKE = "config/smoke.yaml"
+PRINTED = "printed.txt"
 
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The smoke study, run to its end."""
-    project = Project(tmp_path_factory.mktemp("smoke") / "project", "config/smoke.yaml")
-    project.first_run = project.snakemake("--cores", "2")  # type: ignore[attr-defined]
-    return project
+    """The smoke study, run to its end. Only to be read: see `smoke_copy`."""
+
+    def build(folder: Path) -> None:
+        project = Project(folder, SMOKE)
+        (folder / PRINTED).write_text(project.snakemake("--cores", "2"))
+
+    return Project.open(build_once(tmp_path_factory, "smoke", build), SMOKE)
+
+
+@pytest.fixture(scope="session")
+def first_run(smoke: Project) -> str:
+    """What Snakemake printed when it ran the smoke study."""
+    return (smoke.folder / PRINTED).read_text()
 
 
 @pytest.fixture
-def edited(smoke: Project):
-    """The finished smoke study; what a test changes in its files is undone afterwards."""
-    files = {
-        path: (path.read_bytes(), path.stat())
-        for part in PARTS
-        for path in [smoke.folder / part, *(smoke.folder / part).rglob("*")]
-        if path.is_file()
-    }
-    yield smoke
-    for path, (content, stat) in files.items():
-        path.write_bytes(content)
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+def smoke_copy(smoke: Project, tmp_path: Path) -> Project:
+    """The finished smoke study, for a test to change and to run."""
+    return smoke.copy(tmp_path / "smoke")
 
 
 @pytest.fixture
 def project(tmp_path: Path):
-    """A fresh copy, for any configuration."""
+    """A fresh copy of the project, for any configuration."""
 
     def make(config: str) -> Project:
         return Project(tmp_path / "project", config)

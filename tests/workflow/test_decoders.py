@@ -13,7 +13,7 @@ pytestmark = pytest.mark.workflow
 FORMATS, FUNCTIONS = "formats", "functions"
 
 
-def study(models):
+def study():
     def questions(kind, generator):
         return {
             "kind": kind,
@@ -31,12 +31,12 @@ def study(models):
             },
             "families": {
                 "llama": {
-                    "base": {"source": f"path:{models / 'base'}", "licence": "made here"},
+                    "base": {"source": "path:models/base", "licence": "made here"},
                     "finetune": {"epochs": 1, "batch_size": 4},
                     "experts": {
                         "ready": {
                             "benchmarks": [FUNCTIONS],
-                            "source": {"source": f"path:{models / 'code'}", "licence": "made here"},
+                            "source": {"source": "path:models/code", "licence": "made here"},
                         },
                         "trained": {
                             "benchmarks": [FORMATS],
@@ -57,12 +57,17 @@ def study(models):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("decoders")
-    made = Project(folder / "project", "config/small.yaml")
-    content = study(family(folder / "models"))
-    (made.folder / "config" / "small.yaml").write_text(yaml.safe_dump(content))
+    made = Project(tmp_path_factory.mktemp("decoders") / "project", "config/small.yaml")
+    family(made.folder / "models")
+    (made.folder / "config" / "small.yaml").write_text(yaml.safe_dump(study()))
     made.snakemake("--cores", "2")
     return made
+
+
+@pytest.fixture
+def copy(project, tmp_path):
+    """The finished study with its models, for a test to change and to run."""
+    return project.copy(tmp_path / "project")
 
 
 @pytest.fixture
@@ -107,24 +112,19 @@ def test_merged_models_are_removed_and_nothing_is_left_to_do(project):
         (["other=1"], {"other": "1"}),
     ],
 )
-def test_two_models_for_each_engine_are_merged_at_a_time(project, tmp_path, given, provided):
-    copy = Project.after(project, tmp_path / "copy")
+def test_two_models_for_each_engine_are_merged_at_a_time(copy, given, provided):
     target = f"results/small/benchmarks/{FORMATS}.parquet"
     printed = copy.snakemake("--cores", "1", "--force", "--resources", *given, "--", target)
     (line,) = re.findall(r"^Provided resources: (.*)$", printed, re.MULTILINE)
     assert dict(re.findall(r'"(\w+)", (\d+)', line)) == provided
 
 
-def test_one_more_rate_runs_only_its_own_jobs(project):
-    path = project.folder / "config" / "small.yaml"
-    before = path.read_text()
-    content = yaml.safe_load(before)
+def test_one_more_rate_runs_only_its_own_jobs(copy):
+    path = copy.folder / "config" / "small.yaml"
+    content = yaml.safe_load(path.read_text())
     content["decoders"]["rates"] = [0.9, 0.5]
     path.write_text(yaml.safe_dump(content))
-    try:
-        planned = project.planned()
-    finally:
-        path.write_text(before)
+    planned = copy.planned()
     # One variant more of each single expert; merges keep the rate that they name.
     assert {rule: planned[rule] for rule in ("merge", "generate", "score", "choose")} == {
         "merge": 2,
@@ -135,27 +135,21 @@ def test_one_more_rate_runs_only_its_own_jobs(project):
     assert not {"decoder", "import_decoder", "questions", "instructions"} & set(planned)
 
 
-def test_another_card_beside_the_weights_runs_nothing(project):
-    base = project.folder.parent / "models" / "base"
+def test_another_card_beside_the_weights_runs_nothing(copy):
+    base = copy.folder / "models" / "base"
     (base / "README.md").write_text("# Another card\n")
     (base / "LICENSE").write_text("Another licence\n")
-    try:
-        assert project.planned() == {}
-    finally:
-        (base / "README.md").unlink()
-        (base / "LICENSE").unlink()
+    assert copy.planned() == {}
 
 
 @pytest.mark.parametrize("model", ["base", "code"])
-def test_one_bit_of_a_weight_runs_everything_behind_it(project, model):
-    path = project.folder.parent / "models" / model / "model.safetensors"
+def test_one_bit_of_a_weight_runs_everything_behind_it(copy, model):
+    path = copy.folder / "models" / model / "model.safetensors"
     content = path.read_bytes()
-    everything = {"scores": 1, "comparisons": 1, "costs": 1, "all": 1}
+    path.unlink()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    try:
-        planned = project.planned()
-    finally:
-        path.write_bytes(content)
+    planned = copy.planned()
+    everything = {"scores": 1, "comparisons": 1, "costs": 1, "all": 1}
     assert everything.items() <= planned.items()
     experts = 2 if model == "base" else 1
     # Of three sets of experts, two have the ready one.
@@ -167,14 +161,14 @@ def test_one_bit_of_a_weight_runs_everything_behind_it(project, model):
     assert planned["choose"] == sets
 
 
-def test_one_engine_for_all_variants_gives_the_same_answers(project):
-    content = yaml.safe_load((project.folder / "config" / "small.yaml").read_text())
+def test_one_engine_for_all_variants_gives_the_same_answers(copy):
+    content = yaml.safe_load((copy.folder / "config" / "small.yaml").read_text())
     content["decoders"]["generation"]["one_engine"] = True
     content["paths"] = {"results": "results/one", "logs": "logs/one"}
-    (project.folder / "config" / "one.yaml").write_text(yaml.safe_dump(content))
-    results = project.folder / "results"
+    (copy.folder / "config" / "one.yaml").write_text(yaml.safe_dump(content))
+    results = copy.folder / "results"
     wanted = "results/one/llama/benchmarks/ready+trained/seed~0.parquet"
-    project.snakemake("--cores", "2", "--configfile", "config/one.yaml", "--", wanted, named=False)
+    copy.snakemake("--cores", "2", "--configfile", "config/one.yaml", "--", wanted, named=False)
     answers = sorted((results / "one" / "llama" / "answers").rglob("*.parquet"))
     assert len(answers) == 2
     for path in answers:

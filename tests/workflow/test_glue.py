@@ -1,5 +1,7 @@
 """The GLUE study for real: its own tasks and recipe, on local records and a small encoder."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import yaml
@@ -68,16 +70,11 @@ def test_a_second_run_does_nothing(glue):
 
 
 def test_a_changed_local_file_is_noticed(glue, tmp_path):
-    copy = tmp_path / "train.jsonl"
-    copy.write_bytes((FOLDER / "mrpc" / "train.jsonl").read_bytes())
-    config = glue.folder / "config" / "local.yaml"
-    text = config.read_text()
-    original = str(FOLDER / "mrpc" / "train.jsonl")
-    try:
-        config.write_text(text.replace(original, str(copy)))
-        planned = glue.planned()
-    finally:
-        config.write_text(text)
+    records = FOLDER / "mrpc" / "train.jsonl"
+    shutil.copyfile(records, tmp_path / "train.jsonl")
+    study = glue.copy(tmp_path / "project")
+    study.edit("config/local.yaml", str(records), str(tmp_path / "train.jsonl"))
+    planned = study.planned()
     assert planned["fetch"] == 1
     assert planned["prepare"] == 1
     assert planned["expert"] == 1

@@ -6,7 +6,7 @@ import subprocess
 from collections import Counter
 
 import pytest
-from project import REPOSITORY, Project
+from project import REPOSITORY
 from test_smoke import REPORT, TABLES
 
 pytestmark = pytest.mark.workflow
@@ -15,21 +15,11 @@ DELTA_TABLES = 2
 DELTA_FIGURES = 2
 
 
-@pytest.fixture(scope="module")
-def copied(smoke, tmp_path_factory):
-    """The finished smoke study with a library of its own."""
-    project = Project.after(smoke, tmp_path_factory.mktemp("identity") / "project")
-    project.library = project.copy_package()
-    return project
-
-
 @pytest.fixture
-def own(copied):
-    """The same; what a test changes in its library is undone afterwards."""
-    files = {path: path.read_bytes() for path in (copied.library / "mergegrid").rglob("*.py")}
-    yield copied
-    for path, content in files.items():
-        path.write_bytes(content)
+def study(smoke_copy):
+    """The finished smoke study with a copy of the library, for a test to change."""
+    smoke_copy.library = smoke_copy.copy_package()
+    return smoke_copy
 
 
 def edit(project, module, pattern, replacement):
@@ -39,35 +29,35 @@ def edit(project, module, pattern, replacement):
     path.write_text(text)
 
 
-def test_the_copied_library_is_the_one_that_runs(own):
-    edit(own, "stages.py", "^STAGES", 'raise SystemExit("the copy")\n\n\nSTAGES')
-    assert "the copy" in own.snakemake("--dry-run", check=False)
+def test_the_copied_library_is_the_one_that_runs(study):
+    edit(study, "stages.py", "^STAGES", 'raise SystemExit("the copy")\n\n\nSTAGES')
+    assert "the copy" in study.snakemake("--dry-run", check=False)
 
 
-def test_a_reworded_message_docstring_log_line_or_card_runs_nothing(own):
-    edit(own, "checkpoints/sources/hub.py", '"""', '"""Reworded. ')
-    edit(own, "study/finetuning/classifier.py", "epoch %d of %d", "finished epoch %d of %d")
-    edit(own, "checkpoints/companions.py", "Merged with mergegrid", "Made with mergegrid")
-    edit(own, "errors.py", '"""', '"""Reworded. ')
-    edit(own, "study/encoders/sweep.py", "recipes, %d to score", "recipes, of which %d to score")
-    assert own.planned() == Counter()
+def test_a_reworded_message_docstring_log_line_or_card_runs_nothing(study):
+    edit(study, "checkpoints/sources/hub.py", '"""', '"""Reworded. ')
+    edit(study, "study/finetuning/classifier.py", "epoch %d of %d", "finished epoch %d of %d")
+    edit(study, "checkpoints/companions.py", "Merged with mergegrid", "Made with mergegrid")
+    edit(study, "errors.py", '"""', '"""Reworded. ')
+    edit(study, "study/encoders/sweep.py", "recipes, %d to score", "recipes, of which %d to score")
+    assert study.planned() == Counter()
 
 
-def test_code_that_moves_runs_nothing(own):
+def test_code_that_moves_runs_nothing(study):
     for module in ("engine/masks.py", "study/finetuning/classifier.py", "kernels/loops.py"):
-        path = own.library / "mergegrid" / module
+        path = study.library / "mergegrid" / module
         path.write_text(path.read_text() + "\n\nMOVED = 1\n")
-    assert own.planned() == Counter()
+    assert study.planned() == Counter()
 
 
-def test_upgraded_libraries_run_nothing(own):
+def test_upgraded_libraries_run_nothing(study):
     for library in ("torch", "transformers", "numpy", "numba", "snakemake"):
-        folder = own.library / f"{library}-99.0.1.dist-info"
+        folder = study.library / f"{library}-99.0.1.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {library}\nVersion: 99.0.1\n"
         )
-    assert own.planned() == Counter()
+    assert study.planned() == Counter()
 
 
 @pytest.mark.parametrize(
@@ -103,18 +93,18 @@ def test_upgraded_libraries_run_nothing(own):
         ("study/grading/graders/__init__.py", "grade_math", {}),
     ],
 )
-def test_a_raised_stage_version_runs_that_stage_and_what_depends_on_it(own, module, stage, runs):
-    edit(own, module, f'"{stage}": (\\d+)', f'"{stage}": 99')
-    assert own.planned() == runs
+def test_a_raised_stage_version_runs_that_stage_and_what_depends_on_it(study, module, stage, runs):
+    edit(study, module, f'"{stage}": (\\d+)', f'"{stage}": 99')
+    assert study.planned() == runs
 
 
-def test_raising_the_first_stage_runs_everything(own, project):
+def test_raising_the_first_stage_runs_everything(study, project):
     everything = project("config/smoke.yaml").planned()
-    edit(own, "checkpoints/sources/fetch.py", '"fetch": (\\d+)', '"fetch": 99')
-    assert own.planned() == everything
+    edit(study, "checkpoints/sources/fetch.py", '"fetch": (\\d+)', '"fetch": 99')
+    assert study.planned() == everything
 
 
-def test_another_minor_version_of_python_runs_nothing(copied, tmp_path):
+def test_another_minor_version_of_python_runs_nothing(study, tmp_path):
     """In an environment with only what a dry run needs, under another Python of this machine."""
     python = os.environ.get("OTHER_PYTHON")
     if python is None:
@@ -125,5 +115,5 @@ def test_another_minor_version_of_python_runs_nothing(copied, tmp_path):
     command += ["--constraint", REPOSITORY / "constraints.txt"]
     command += ["filelock", "pydantic", "pyyaml", "snakemake"]
     subprocess.run(command, check=True)
-    printed = copied.snakemake("--dry-run", python=environment / "bin" / "python")
+    printed = study.snakemake("--dry-run", python=environment / "bin" / "python")
     assert "Nothing to be done" in printed

@@ -28,9 +28,10 @@ VIEW = """(() => {
 
 
 @pytest.fixture(scope="module")
-def report(smoke):
-    smoke.snakemake("--cores", "1", "--report", "report.html")
-    return smoke.folder / "report.html"
+def report(smoke, tmp_path_factory):
+    copy = smoke.copy(tmp_path_factory.mktemp("report") / "project")
+    copy.snakemake("--cores", "1", "--report", "report.html")
+    return copy.folder / "report.html"
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """The smoke study for real: a real encoder, real data, every stage, twice."""
 
 import re
-import shutil
 
 import pandas as pd
 import pytest
-from project import Project
 
 from mergegrid.study.scoring.scores import COLUMNS
 
@@ -44,8 +42,8 @@ def files(folder):
     }
 
 
-def test_every_stage_runs_once(smoke):
-    jobs = re.findall(r"^(?:local)?rule (\w+):", smoke.first_run, re.MULTILINE)
+def test_every_stage_runs_once(first_run):
+    jobs = re.findall(r"^(?:local)?rule (\w+):", first_run, re.MULTILINE)
     assert {rule: jobs.count(rule) for rule in jobs} == {
         "fetch": 4,
         "prepare": 2,
@@ -63,8 +61,8 @@ def test_every_stage_runs_once(smoke):
     }
 
 
-def test_a_second_run_does_nothing(smoke):
-    assert "Nothing to be done" in smoke.snakemake("--cores", "2")
+def test_a_second_run_does_nothing(smoke_copy):
+    assert "Nothing to be done" in smoke_copy.snakemake("--cores", "2")
 
 
 def test_results_are_exactly_these_files(smoke):
@@ -113,50 +111,50 @@ def test_dare_at_90_percent_stays_near_the_expert_and_drop_only_does_not(smoke, 
     assert value["drop_only", 0.9] < expert - 0.3
 
 
-def test_one_more_rate_runs_only_what_depends_on_it(edited):
-    edited.edit("config/smoke.yaml", "rates: [0, 0.9]", "rates: [0, 0.5, 0.9]")
-    assert edited.planned() == {"sweep": 2, **REPORT}
+def test_one_more_rate_runs_only_what_depends_on_it(smoke_copy):
+    smoke_copy.edit("config/smoke.yaml", "rates: [0, 0.9]", "rates: [0, 0.5, 0.9]")
+    assert smoke_copy.planned() == {"sweep": 2, **REPORT}
 
 
-def test_one_more_mask_seed_runs_only_what_depends_on_it(edited):
-    edited.edit("config/smoke.yaml", "mask: [0]", "mask: [0, 1]")
-    assert edited.planned() == {"sweep": 2, "merges": 1, **REPORT}
+def test_one_more_mask_seed_runs_only_what_depends_on_it(smoke_copy):
+    smoke_copy.edit("config/smoke.yaml", "mask: [0]", "mask: [0, 1]")
+    assert smoke_copy.planned() == {"sweep": 2, "merges": 1, **REPORT}
 
 
-def test_one_more_method_runs_only_what_depends_on_it(edited):
-    edited.edit("config/smoke.yaml", "{kind: ties}", "{kind: ties, trim: [0.8, 0.9]}")
-    assert edited.planned() == {"merges": 1, **REPORT}
+def test_one_more_method_runs_only_what_depends_on_it(smoke_copy):
+    smoke_copy.edit("config/smoke.yaml", "{kind: ties}", "{kind: ties, trim: [0.8, 0.9]}")
+    assert smoke_copy.planned() == {"merges": 1, **REPORT}
 
 
-def test_a_licence_changes_the_table_of_sources_and_no_number(edited):
-    edited.edit("config/smoke.yaml", "model: Apache-2.0", "model: Apache 2.0")
-    assert edited.planned() == {"table": 1, "all": 1}
+def test_a_licence_changes_the_table_of_sources_and_no_number(smoke_copy):
+    smoke_copy.edit("config/smoke.yaml", "model: Apache-2.0", "model: Apache 2.0")
+    assert smoke_copy.planned() == {"table": 1, "all": 1}
 
 
-def test_a_changed_comment_in_a_script_or_rule_runs_nothing(edited):
+def test_a_changed_comment_in_a_script_or_rule_runs_nothing(smoke_copy):
     for name in ("workflow/scripts/sweep.py", "workflow/rules/sweep.smk", "config/smoke.yaml"):
-        path = edited.folder / name
+        path = smoke_copy.folder / name
         path.write_text(path.read_text() + "\n# A comment.\n")
-    assert edited.planned() == {}
+    assert smoke_copy.planned() == {}
 
 
-def test_a_changed_statement_in_a_script_runs_nothing(edited):
-    path = edited.folder / "workflow" / "scripts" / "merges.py"
+def test_a_changed_statement_in_a_script_runs_nothing(smoke_copy):
+    path = smoke_copy.folder / "workflow" / "scripts" / "merges.py"
     path.write_text(path.read_text() + "\nprint(1)\n")
-    assert edited.planned() == {}
+    assert smoke_copy.planned() == {}
 
 
-def test_touched_files_run_nothing(edited):
+def test_touched_files_run_nothing(smoke_copy):
     for part in ("workflow", "config"):
-        for path in (edited.folder / part).rglob("*"):
+        for path in (smoke_copy.folder / part).rglob("*"):
             path.touch()
-    (edited.folder / "results/smoke/tasks/trec.parquet").touch()
-    assert edited.planned() == {}
+    (smoke_copy.folder / "results/smoke/tasks/trec.parquet").touch()
+    assert smoke_copy.planned() == {}
 
 
-def test_the_report_shows_every_table_and_figure_with_its_caption(smoke):
-    smoke.snakemake("--cores", "1", "--report", "report.html")
-    report = (smoke.folder / "report.html").read_text()
+def test_the_report_shows_every_table_and_figure_with_its_caption(smoke_copy):
+    smoke_copy.snakemake("--cores", "1", "--report", "report.html")
+    report = (smoke_copy.folder / "report.html").read_text()
     for table in TABLES:
         assert f"tables/{table}.html" in report
     for figure in FIGURES:
@@ -165,20 +163,20 @@ def test_the_report_shows_every_table_and_figure_with_its_caption(smoke):
     assert "Smoke test: MiniLM on two tasks" in report
 
 
-def test_costs_compare_with_what_was_asked_on_the_command_line(smoke, tmp_path):
-    copy = Project.after(smoke, tmp_path / "copy")
+def test_costs_compare_with_what_was_asked_on_the_command_line(smoke, smoke_copy):
     asked = ("sweep:mem_mb=attempt * 900", "merges:mem_mb=max(800, input.size_mb)")
-    copy.snakemake("--cores", "1", "--set-resources", *asked, "--", COSTS)
-    before, after = (pd.read_csv(each.folder / COSTS, index_col="rule") for each in (smoke, copy))
+    smoke_copy.snakemake("--cores", "1", "--set-resources", *asked, "--", COSTS)
+    before, after = (
+        pd.read_csv(each.folder / COSTS, index_col="rule") for each in (smoke, smoke_copy)
+    )
     assert after.loc["sweep", "asked_memory_mb"] == 900
     # It differs between jobs.
     assert pd.isna(after.loc["merges", "asked_memory_mb"])
     assert before[["jobs", "hours"]].equals(after[["jobs", "hours"]])
 
 
-def test_only_the_end_of_a_job_makes_the_scheduler_look_for_others(smoke, tmp_path):
-    copy = Project.after(smoke, tmp_path / "copy")
-    printed = copy.snakemake("--cores", "1", "--verbose", "--forcerun", "costs", "--", COSTS)
+def test_only_the_end_of_a_job_makes_the_scheduler_look_for_others(smoke_copy):
+    printed = smoke_copy.snakemake("--cores", "1", "--verbose", "--forcerun", "costs", "--", COSTS)
     left = re.findall(r"Resources after job selection: .*'_job_count': (\d+)", printed)
     assert left
     assert min(map(int, left)) > 1e6, (
@@ -186,26 +184,26 @@ def test_only_the_end_of_a_job_makes_the_scheduler_look_for_others(smoke, tmp_pa
     )
 
 
-def test_a_ready_expert_is_taken_as_it_is(edited):
+def test_a_ready_expert_is_taken_as_it_is(smoke_copy):
     ready = "{task: trec, source: {source: path:results/smoke/minilm/experts/trec/seed~0}}"
-    edited.edit("config/smoke.yaml", "      spam: {}", f"      spam: {{}}\n      ready: {ready}")
-    results = edited.folder / "results" / "smoke" / "minilm"
-    edited.snakemake("--cores", "2", "results/smoke/minilm/experts/ready/seed~0")
+    smoke_copy.edit(
+        "config/smoke.yaml", "      spam: {}", f"      spam: {{}}\n      ready: {ready}"
+    )
+    results = smoke_copy.folder / "results" / "smoke" / "minilm"
+    smoke_copy.snakemake("--cores", "2", "results/smoke/minilm/experts/ready/seed~0")
     ours, theirs = (results / "experts" / name / "seed~0" for name in ("ready", "trec"))
     name = "model.safetensors"
     assert (ours / name).read_bytes() == (theirs / name).read_bytes()
-    shutil.rmtree(ours.parent)
 
 
-def test_one_more_mask_seed_scores_only_the_new_candidates(edited):
-    """Last of the module: it changes the results that other tests look at."""
-    before = pd.read_parquet(edited.folder / "results/smoke/scores.parquet")
-    edited.edit("config/smoke.yaml", "mask: [0]", "mask: [0, 1]")
-    edited.snakemake("--cores", "2")
-    log = (edited.folder / "logs/smoke/sweep/minilm/trec/seed~0.log").read_text()
+def test_one_more_mask_seed_scores_only_the_new_candidates(smoke_copy):
+    before = pd.read_parquet(smoke_copy.folder / "results/smoke/scores.parquet")
+    smoke_copy.edit("config/smoke.yaml", "mask: [0]", "mask: [0, 1]")
+    smoke_copy.snakemake("--cores", "2")
+    log = (smoke_copy.folder / "logs/smoke/sweep/minilm/trec/seed~0.log").read_text()
     # New: dare, drop_only and masked_finetuned at 0.9 with seed 1.
     assert "9 recipes, 3 to score" in log
-    after = pd.read_parquet(edited.folder / "results/smoke/scores.parquet")
+    after = pd.read_parquet(smoke_copy.folder / "results/smoke/scores.parquet")
     old = after[after["mask_seed"].isna() | (after["mask_seed"] == 0)].reset_index(drop=True)
     pd.testing.assert_frame_equal(old, before)
     assert len(after) > len(before)

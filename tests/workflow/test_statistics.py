@@ -5,7 +5,6 @@ import re
 import pandas as pd
 import pytest
 import yaml
-from project import Project
 
 from mergegrid.checkpoints.publish import read_manifest
 from mergegrid.study.scoring.scores import COLUMNS
@@ -35,7 +34,7 @@ def with_methods(project, methods):
 
 @pytest.fixture(scope="module")
 def run(smoke, tmp_path_factory):
-    project = Project.after(smoke, tmp_path_factory.mktemp("statistics") / "project")
+    project = smoke.copy(tmp_path_factory.mktemp("statistics") / "project")
     with_methods(project, METHODS)
     project.printed = project.snakemake("--cores", "2", MERGES)
     return project
@@ -63,20 +62,20 @@ def test_all_candidates_are_scored_and_one_of_each_method_is_chosen(run):
     )
 
 
-def test_without_such_methods_nothing_is_gathered(run):
-    with_methods(run, METHODS[:1])
-    try:
-        assert "statistics" not in run.planned()
-    finally:
-        with_methods(run, METHODS)
+@pytest.fixture
+def copy(run, tmp_path):
+    """The same, for a test to change."""
+    return run.copy(tmp_path / "project")
 
 
-def test_another_number_of_examples_gathers_and_merges_again(run):
-    with_methods(run, [METHODS[0], METHODS[1] | {"examples": [16, 32, 64]}, METHODS[2]])
-    try:
-        planned = run.planned()
-    finally:
-        with_methods(run, METHODS)
+def test_without_such_methods_nothing_is_gathered(copy):
+    with_methods(copy, METHODS[:1])
+    assert "statistics" not in copy.planned()
+
+
+def test_another_number_of_examples_gathers_and_merges_again(copy):
+    with_methods(copy, [METHODS[0], METHODS[1] | {"examples": [16, 32, 64]}, METHODS[2]])
+    planned = copy.planned()
     assert planned["statistics"] == 2
     assert planned["merges"] == 1
     assert planned["expert"] == 0
