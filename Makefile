@@ -1,5 +1,7 @@
 # make quickstart   the whole default study, from nothing to tables, figures and report
-# make test         all tests, in the same environment
+# make check        linters, types and the fast tests, in two minutes: before each commit
+# make test         all tests, in the same environment; WORKERS=4 for more processes than two
+# make breakages    breaks the code in fifty places, one at a time: tests must notice each
 # make test-slurm   the smoke study on a private SLURM of two nodes; as root on Debian or Ubuntu
 # make test-gpu     what needs a GPU, in 25 minutes, with the Python that has torch for CUDA; on any
 #                   machine a rehearsal of minutes: make test-gpu DEVICE=cpu
@@ -19,13 +21,16 @@ CORES ?= all
 # test-gpu: cuda, or cpu to rehearse it; ONLY="A1 G4" for some steps. It makes no environment.
 DEVICE ?= cuda
 GPU_PYTHON ?= $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
+# Processes that run tests, each of them whole files: see tests/conftest.py.
+WORKERS ?= 2
+IN_PROCESSES := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # A folder of GLUE records for glue-small.
 DATA ?= $(GLUE_DATA)
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart test test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
+.PHONY: help quickstart check test breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -57,9 +62,18 @@ quickstart: $(VENV)/.ready
 	@echo "== Done"
 	@$(BIN)/mergegrid summary
 
+check: $(VENV)/.ready
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) pytest $(IN_PROCESSES) -m "not slow"
+
 test: $(VENV)/.ready $(ENGINES)/.ready
 	VLLM_PYTHON=$(abspath $(ENGINES))/bin/python LM_EVAL_PYTHON=$(abspath $(ENGINES))/bin/python \
-	  $(RUN) pytest
+	  $(RUN) pytest $(IN_PROCESSES)
+
+breakages: $(VENV)/.ready
+	$(RUN) python tests/breakages.py
 
 test-slurm: $(VENV)/.ready
 	@sh tests/slurm/install.sh

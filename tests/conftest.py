@@ -3,11 +3,24 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from mergegrid import stages
+
+TESTS = Path(__file__).parent
+#: Folders of tests that are slow, all of them. Elsewhere, slow tests are marked one by one.
+SLOW = {"workflow", "integration", "gpu", "faults", "slurm"}
+#: Files that take minutes. Where tests run in several processes, each takes whole files; one that
+#: began a long file last would keep the others waiting.
+FIRST = {
+    name: place
+    for place, name in enumerate(
+        ["test_vllm.py", "test_smoke.py", "test_quick.py", "test_in_the_background.py"]
+    )
+}
 
 # Processors of test machines are shared, so examples have no time limit of their own.
 settings.register_profile("quick", max_examples=100, deadline=None, derandomize=True)
@@ -24,6 +37,21 @@ def pytest_addoption(parser):
         choices=["raised", "force"],
         help="write golden numbers of raised versions; with =force, all that differ",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what runs studies, jobs and engines as slow; start what takes longest first."""
+    for item in items:
+        if folder_of(item.path) in SLOW:
+            item.add_marker("slow")
+    items.sort(
+        key=lambda item: FIRST.get(item.path.name, len(FIRST) + (folder_of(item.path) not in SLOW))
+    )
+
+
+def folder_of(path):
+    return path.relative_to(TESTS).parts[0]
 
 
 @pytest.hookimpl(tryfirst=True)
