@@ -1,6 +1,7 @@
 # make quickstart   the whole default study, from nothing to tables, figures and report
 # make check        linters, types and the fast tests, in two minutes: before each commit
 # make test         all tests, in the same environment; WORKERS=4 for more processes than two
+# make test-core    the fast tests of the merge engine, with any Python that has it and pytest-xdist
 # make breakages    breaks the code in fifty places, one at a time: tests must notice each
 # make test-slurm   the smoke study on a private SLURM of two nodes; as root on Debian or Ubuntu
 # make test-gpu     what needs a GPU, in 25 minutes, with the Python that has torch for CUDA; on any
@@ -30,7 +31,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart engines check test breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
+.PHONY: help quickstart engines check test test-core breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -73,6 +74,9 @@ check: $(VENV)/.ready
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) pytest $(IN_PROCESSES) -m "not slow"
+
+test-core:
+	$(PYTHON) -m pytest $(IN_PROCESSES) -m "not slow" tests/unit --ignore tests/unit/study
 
 test: $(VENV)/.ready $(ENGINES)/.ready
 	VLLM_PYTHON=$(abspath $(ENGINES))/bin/python LM_EVAL_PYTHON=$(abspath $(ENGINES))/bin/python \

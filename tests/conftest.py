@@ -1,8 +1,10 @@
 """Which tests are slow, in what order they start, and fixtures for all of them."""
 
 import os
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,12 @@ FIRST = {
         ["test_vllm.py", "test_smoke.py", "test_quick.py", "test_in_the_background.py"]
     )
 }
+
+#: What the merge engine does without, and is not installed; helpers of tests that need it count
+#: with it.
+MISSING = {name for name in ("pandas", "scipy", "snakemake", "torch") if not find_spec(name)}
+if "torch" in MISSING:
+    MISSING |= {"mergegrid.study", "project", "small_models", "transformers"}
 
 # Processors of test machines are shared, so examples have no time limit of their own.
 settings.register_profile("quick", max_examples=100, deadline=None, derandomize=True)
@@ -52,6 +60,20 @@ def pytest_collection_modifyitems(items):
 
 def folder_of(path):
     return path.relative_to(TESTS).parts[0]
+
+
+def pytest_ignore_collect(collection_path):
+    """Leave out modules that import what the core of mergegrid does not bring along."""
+    if not MISSING or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    names = "|".join(map(re.escape, MISSING))
+    return True if re.search(rf"^(?:import|from) (?:{names})\b", text, re.MULTILINE) else None
+
+
+def pytest_report_header():
+    left_out = f"left out: modules that import {', '.join(sorted(MISSING))}"
+    return left_out if MISSING else None
 
 
 @pytest.hookimpl(tryfirst=True)

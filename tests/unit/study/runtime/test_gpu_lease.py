@@ -356,9 +356,7 @@ def test_the_hardware_of_a_score_is_the_model_of_its_gpu(monkeypatch):
         ("12.4", None, None),
     ],
 )
-def test_a_driver_too_old_for_torch_is_reported(
-    tmp_path, monkeypatch, offered, built, says
-):
+def test_a_driver_too_old_for_torch_is_reported(tmp_path, monkeypatch, offered, built, says):
     program = tmp_path / "nvidia-smi"
     line = f"| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: {offered}     |"
     program.write_text(f"#!/bin/sh\necho '{line}'\n")
@@ -373,9 +371,7 @@ def test_a_driver_too_old_for_torch_is_reported(
 @pytest.mark.usefixtures("nvidia_smi")
 def test_a_device_that_does_not_exist_is_an_error(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    with pytest.raises(
-        ConfigError, match="lists 5, but nvidia-smi reports 0, MIG-cccc-0, MIG-"
-    ):
+    with pytest.raises(ConfigError, match="lists 5, but nvidia-smi reports 0, MIG-cccc-0, MIG-"):
         visible_devices()
 
 
