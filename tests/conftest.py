@@ -5,24 +5,12 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tiers import is_slow, turn
 
 from mergegrid import stages
-
-TESTS = Path(__file__).parent
-#: Folders of tests that are slow, all of them. Elsewhere, slow tests are marked one by one.
-SLOW = {"workflow", "integration", "gpu", "faults", "slurm"}
-#: Files that take minutes. Where tests run in several processes, each takes whole files; one that
-#: began a long file last would keep the others waiting.
-FIRST = {
-    name: place
-    for place, name in enumerate(
-        ["test_vllm.py", "test_smoke.py", "test_quick.py", "test_in_the_background.py"]
-    )
-}
 
 #: What the merge engine does without, and is not installed; helpers of tests that need it count
 #: with it.
@@ -51,15 +39,9 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     """Mark what runs studies, jobs and engines as slow; start what takes longest first."""
     for item in items:
-        if folder_of(item.path) in SLOW:
+        if is_slow(item.path, set(item.fixturenames)):
             item.add_marker("slow")
-    items.sort(
-        key=lambda item: FIRST.get(item.path.name, len(FIRST) + (folder_of(item.path) not in SLOW))
-    )
-
-
-def folder_of(path):
-    return path.relative_to(TESTS).parts[0]
+    items.sort(key=lambda item: turn(item.path))
 
 
 def pytest_ignore_collect(collection_path):

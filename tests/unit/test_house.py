@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import FIRST, SLOW, TESTS
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "src" / "mergegrid"
@@ -174,3 +175,8 @@ def test_the_list_of_faults_names_tests():
     for line in (ROOT / "tests" / "faults" / "elsewhere.txt").read_text().split():
         path, name = line.split("::")
         assert f"def {name}(" in (ROOT / path).read_text(), line
+
+
+def test_every_slow_and_every_long_file_of_tests_is_there():
+    for name in (*SLOW, *FIRST):
+        assert (TESTS / name).exists(), f"tests/helpers/tiers.py names {name}"

@@ -131,6 +131,7 @@ def test_code_is_not_made_from_a_source_that_changed_after_the_program_started(c
     assert program(imports, SUBTRACT).stdout == "3.0\n"
 
 
+@pytest.mark.slow
 def test_the_compilers_own_settings_do_not_reach_what_is_kept(copied):
     folder, program = copied
     imports = "from mergegrid.checkpoints.dtypes import DTYPES"

@@ -281,6 +281,7 @@ def statistics(kind, experts):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [each.model_fields["kind"].default for each in METHODS])
 @pytest.mark.parametrize("sparsifier", [each.model_fields["kind"].default for each in SPARSIFIERS])
 def test_every_merge_gives_the_bits_of_the_default_engine(device, sparsifier, method):

@@ -165,6 +165,7 @@ def sources(study):
             yield expert.source
 
 
+@pytest.mark.slow
 def test_the_jobs_are_as_many_as_the_grids_have_points(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))

@@ -243,6 +243,7 @@ def test_only_a_bare_name_is_struck_off(number, left, name, swapped):
     assert verdict("math", str(number), rf"\boxed{{{named}}}") == "right"
 
 
+@pytest.mark.slow
 @given(a=factors, b=factors, c=small, factor=factors, other=small, moved=st.booleans())
 def test_equations_are_equal_up_to_a_factor(a, b, c, factor, other, moved):
     def line(a, b, c):
@@ -260,6 +261,7 @@ def test_any_text_has_a_verdict(text):
             assert verdict(task, "5", phrase.format(text)) in ("right", "wrong", "unparsed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit", ["a ", "1 ", "= ", "(", "1,", "$", "<think>", "\\boxed{", "# ", "\n"]
 )
