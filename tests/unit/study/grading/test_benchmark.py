@@ -10,11 +10,11 @@ import pytest
 from mergegrid.errors import DataError
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.recipes.sparsifiers import Dare, NoSparsifier
+from mergegrid.study.grading import graders
 from mergegrid.study.grading.benchmark import mean_of, score_benchmark
 from mergegrid.study.grading.graders.grader import Grades
 from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.decoder_jobs import ScoreRequest
-from mergegrid.study.scoring import graders
 from mergegrid.study.scoring.scores import COLUMNS
 
 ENGINE = {"backend": "transformers", "dtype": "float32", "device": "cpu"}
