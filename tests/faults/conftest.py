@@ -4,6 +4,8 @@ import io
 import json
 import random
 import zipfile
+from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from mergegrid.study.tasks.generators.instructions import generate
 
 #: Tests of single faults that are with the module that they hit.
 ELSEWHERE = Path(__file__).parent / "elsewhere.txt"
-OUTCOMES = pytest.StashKey[dict[str, list[str]]]()
+#: Under this name, reports carry a try with its fault: the test may have run in another process.
+TRY = "try of a fault"
 
 
 @pytest.fixture(scope="session")
@@ -87,15 +90,19 @@ def same(request, whole):
 
     def compare(fault: str, study: Study, tried: str) -> None:
         found, wanted = study.digests(), whole.digests()
-        table = request.config.stash.setdefault(OUTCOMES, {}).setdefault(fault, [])
-        table.append(f"{tried}: {'same' if found == wanted else 'OTHER'} results")
+        outcome = f"{tried}: {'same' if found == wanted else 'OTHER'} results"
+        request.node.user_properties.append((TRY, (fault, outcome)))
         assert found == wanted
 
     return compare
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    outcomes = config.stash.get(OUTCOMES, {})
+def pytest_terminal_summary(terminalreporter):
+    outcomes = defaultdict(list)
+    for report in chain(*map(terminalreporter.stats.get, ("passed", "failed"), ([], []))):
+        for name, value in report.user_properties:
+            if name == TRY and report.when == "call":
+                outcomes[value[0]].append(value[1])
     if not outcomes:
         return
     write = terminalreporter.write_line
