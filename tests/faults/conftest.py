@@ -5,7 +5,6 @@ import json
 import random
 import zipfile
 from collections import defaultdict
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -99,8 +98,8 @@ def same(request, whole):
 
 def pytest_terminal_summary(terminalreporter):
     outcomes = defaultdict(list)
-    for report in chain(*map(terminalreporter.stats.get, ("passed", "failed"), ([], []))):
-        for name, value in report.user_properties:
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in getattr(report, "user_properties", []):
             if name == TRY and report.when == "call":
                 outcomes[value[0]].append(value[1])
     if not outcomes:
