@@ -23,7 +23,8 @@ from mergegrid.recipes.merge_file import Output
 from mergegrid.study.finetuning.classifier import finetune
 from mergegrid.study.finetuning.decoder import finetune_decoder
 from mergegrid.study.finetuning.state import Seal
-from mergegrid.study.generation.backend import Request, identity
+from mergegrid.study.generation.backend import GenerationRequest
+from mergegrid.study.generation.engines import engine_identity
 from mergegrid.study.generation.transformers_backend import TransformersBackend
 from mergegrid.study.model_statistics.gather import gather
 from mergegrid.study.runtime import gpu_devices as devices
@@ -160,13 +161,17 @@ def answers(machine: Machine, folder: Path) -> Row:
     written, speeds = {}, []
     for device, batch in [("cpu", 32), (machine.device, 4), (machine.device, 32)]:
         settings = Generation(backend="transformers", dtype="float32", batch_size=batch)
-        engine = TransformersBackend(identity(settings, model, device, 1), settings, model, device)
+        engine = TransformersBackend(
+            engine_identity(settings, model, device, 1), settings, model, device
+        )
         asked = [engine.prompts.encode(text) for text in made.texts(count, 48, vocabulary)]
         for temperature in (0.0, 0.8):
             stops = ["w7", "w42"] if temperature else []
             sampling = Sampling(max_tokens=32, temperature=temperature, stop=stops, seed=5)
             start = time.perf_counter()
-            found = dict(engine.generate([Request(tuple(ids), sampling) for ids in asked]))
+            found = dict(
+                engine.generate([GenerationRequest(tuple(ids), sampling) for ids in asked])
+            )
             seconds = time.perf_counter() - start
             tokens = sum(each.tokens for (each,) in found.values())
             written[device, batch, temperature] = {key: each[0].text for key, each in found.items()}

@@ -31,7 +31,7 @@ from mergegrid.recipes.recipe import Recipe, base_only
 from mergegrid.recipes.sparsifiers import Dare
 from mergegrid.study.generation.answering import answer
 from mergegrid.study.generation.merged import Merger, Models
-from mergegrid.study.generation.transformers_backend import empty_model, put
+from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
 from mergegrid.study.generation.variants import answer_variants
 from mergegrid.study.schema.decoder_jobs import Ask
 from mergegrid.study.schema.generation import Generation, Sampling
@@ -127,7 +127,7 @@ def by_vllm(folder, models, questions):
             }
         )
     )
-    found = run_with_vllm("vllm_variants.py", order, {})
+    found = run_with_vllm("vllm_variants.py", order)
     for what, (wall, used) in found["seconds"].items():
         logger.info("%s: %.1f s, %.1f s of a processor", what, wall, used)
     return found
@@ -161,14 +161,14 @@ def split(tmp_path_factory):
     # Each process of vLLM gets a processor of its own.
     first, *others = sorted(os.sched_getaffinity(0))
     places = {"VLLM_CPU_OMP_THREADS_BIND": f"{first}|{(others or [first])[0]}"}
-    found = run_with_vllm("vllm_split.py", order, places)
+    found = run_with_vllm("vllm_split.py", order, **places)
     merger, expected = Merger(models), {}
     for recipe in recipes:
         shell = folder / recipe.digest
         shell.mkdir(exist_ok=True)
         merger.write_shell(shell)
         model = empty_model(shell, "float32")
-        put(model, merger.weights(recipe))
+        replace_weights(model, merger.weights(recipe))
         words = small_models.tokenizer()
         answers = [model.generate(torch.tensor([ids]), max_new_tokens=6)[0] for ids in prompts]
         expected[recipe.digest] = [
@@ -179,8 +179,8 @@ def split(tmp_path_factory):
     return SimpleNamespace(found=found, expected=expected, recipes=recipes, size=size)
 
 
-def run_with_vllm(script, order, environment):
-    """The JSON that a script prints in its last line, run where vLLM is."""
+def run_with_vllm(script, *arguments, **environment):
+    """Run a script in the environment that has vLLM; return the JSON in its last line."""
     python = os.environ.get("VLLM_PYTHON")
     if python is None and importlib.util.find_spec("vllm") is None:
         pytest.skip(
@@ -189,7 +189,7 @@ def run_with_vllm(script, order, environment):
         )
     source = str(Path(mergegrid.__file__).parents[1])
     done = subprocess.run(
-        [python or sys.executable, Path(__file__).with_name(script), order],
+        [python or sys.executable, Path(__file__).with_name(script), *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -201,6 +201,11 @@ def run_with_vllm(script, order, environment):
 
 def table(columns):
     return pd.DataFrame(columns)[["id", "sample", "prompt_digest", "output", "finish", "tokens"]]
+
+
+def test_vllm_has_what_vllm_compat_relies_on():
+    contract = run_with_vllm("vllm_contract.py")
+    assert [name for name, held in contract.items() if not held] == []
 
 
 def test_variants_differ_so_that_a_mix_up_would_show(by_transformers):
@@ -261,7 +266,7 @@ def test_processes_of_a_split_model_share_one_merge(split):
 
 
 def test_what_one_of_several_processes_refuses_is_said(split):
-    said = "vLLM did not take the merged model: "
+    said = "vLLM did not load the merged model: "
     assert split.found["refused"].startswith(said)
     assert "did not replace its VocabParallelEmbedding" in split.found["refused"]
 
@@ -276,5 +281,5 @@ def test_variants_share_a_compiled_model(by_vllm):
 def test_a_variant_that_vllm_holds_in_part_is_refused(by_vllm):
     left_out, output_matrix, probe = by_vllm["refused"]
     assert "did not replace its ParallelLMHead" in left_out
-    assert "output matrix is not that of the merged model" in output_matrix
-    assert "log-probabilities are" in probe
+    assert "output matrix differs from that of the merged model" in output_matrix
+    assert "log-probabilities are off by" in probe

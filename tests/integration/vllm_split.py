@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 import numba  # noqa: F401
 
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.study.generation import vllm_backend
-from mergegrid.study.generation.backend import GenerationError, Request
+from mergegrid.study.generation import vllm_backend, vllm_compat
+from mergegrid.study.generation.backend import GenerationError, GenerationRequest
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.schema.generation import Generation, Sampling
 
@@ -40,7 +40,8 @@ def main(order: Path) -> None:
     Merger.weights, vllm_backend.save_file = noted_weights, noted_save
     merger = Merger(Models.model_validate(asked["models"]))
     requests = [
-        Request(tuple(ids), Sampling(max_tokens=asked["tokens"])) for ids in asked["questions"]
+        GenerationRequest(tuple(ids), Sampling(max_tokens=asked["tokens"]))
+        for ids in asked["questions"]
     ]
     with TemporaryDirectory() as folder:
         shell = Path(folder)
@@ -67,8 +68,8 @@ def main(order: Path) -> None:
 
 
 if __name__ == "__mp_main__":
-    # In a process that vLLM spawned, which then looks through all modules; see `_UNREADABLE`.
-    sys.modules.pop(vllm_backend._UNREADABLE)
+    # In a process spawned by vLLM, which then searches all modules; see `UNREADABLE`.
+    sys.modules.pop(vllm_compat.UNREADABLE)
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

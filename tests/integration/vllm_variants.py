@@ -10,17 +10,20 @@ import logging
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.study.generation import variants, vllm_weights
+from mergegrid.study.generation import variants, vllm_compat
 from mergegrid.study.generation.answering import answer
-from mergegrid.study.generation.backend import GenerationError, identity, import_vllm
+from mergegrid.study.generation.backend import GenerationError
+from mergegrid.study.generation.engines import engine_identity
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.vllm_backend import VllmBackend
+from mergegrid.study.generation.vllm_environment import import_vllm
 from mergegrid.study.schema.decoder_jobs import Ask
 from mergegrid.study.schema.generation import Generation
 
@@ -98,7 +101,7 @@ def hashes(first: str, second: str) -> list[list[str]]:
 def timed(seconds: Seconds) -> None:
     """Take the time of each part of a sweep."""
     numbers = iter(range(99))
-    load, generate, start = VllmBackend.load, variants.generate, VllmBackend.__init__
+    load, generate, start = VllmBackend.load, variants.generate_answers, VllmBackend.__init__
 
     def timed_load(self, variant):
         return seconds(f"merge and load {next(numbers)}", lambda: load(self, variant))
@@ -109,7 +112,7 @@ def timed(seconds: Seconds) -> None:
     def timed_start(self, *words):
         return seconds(f"start {len(seconds.found)}", lambda: start(self, *words))
 
-    VllmBackend.load, variants.generate, VllmBackend.__init__ = (
+    VllmBackend.load, variants.generate_answers, VllmBackend.__init__ = (
         timed_load,
         timed_generate,
         timed_start,
@@ -117,39 +120,32 @@ def timed(seconds: Seconds) -> None:
 
 
 def refused(models: Models, recipes: list[Recipe]) -> list[str]:
-    """What is said where the output matrix is not tied again, guard by guard."""
+    """Errors when the output matrix is not tied again, from each check on its own."""
     messages = []
+    checks = {
+        "layers_without_tensors": lambda: nullcontext([]),
+        "check_output_matrix": lambda *_: None,
+    }
+    originals = {name: getattr(vllm_compat, name) for name in (*checks, "tie_output_matrix")}
+    vllm_compat.tie_output_matrix = lambda model: set()
     with TemporaryDirectory() as folder:
         shell = Path(folder)
         Merger(models).write_shell(shell)
-        backend = VllmBackend(
-            identity(SETTINGS, shell, "cpu", 0), SETTINGS, shell, 64, Merger(models)
-        )
-        tie, left_out, check = (
-            vllm_weights._tie_again,
-            vllm_weights._left_out,
-            vllm_weights._check_heads,
-        )
-        for guards in (["_left_out"], ["_check_heads"], []):
-            vllm_weights._tie_again = lambda model: set()
-            vllm_weights._left_out = left_out if "_left_out" in guards else nothing_left_out
-            vllm_weights._check_heads = check if "_check_heads" in guards else lambda *_: None
+        engine = engine_identity(SETTINGS, shell, "cpu", 0)
+        backend = VllmBackend(engine, SETTINGS, shell, 64, Merger(models))
+        # The third error is that of the probe.
+        for active in (*checks, None):
+            for name, disabled in checks.items():
+                setattr(vllm_compat, name, originals[name] if name == active else disabled)
             try:
                 backend.load(recipes[0].model_dump_json())
                 messages.append("accepted")
             except GenerationError as error:
                 messages.append(str(error))
-        vllm_weights._tie_again = tie
+        for name, original in originals.items():
+            setattr(vllm_compat, name, original)
         backend.close()
     return messages
-
-
-class nothing_left_out:  # noqa: N801
-    def __enter__(self):
-        return []
-
-    def __exit__(self, *_):
-        return None
 
 
 if __name__ == "__main__":

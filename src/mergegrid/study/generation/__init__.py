@@ -1,1 +1,1 @@
-"""Answers: backends that write them, a store that keeps them, and many variants in one engine."""
+"""Generation: models and prompts in, answers out."""

@@ -1,4 +1,4 @@
-"""Asking a model all its questions, and going on where a killed run stopped."""
+"""Answering the questions of benchmarks with a model, resuming where a killed run stopped."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,37 @@ from mergegrid.errors import DataError
 from mergegrid.hashing import canonical_json, digest
 from mergegrid.progress import progress
 from mergegrid.stages import Libraries, libraries_of, together
-from mergegrid.study.generation.backend import Backend, Engine, Request, identity, open_backend
+from mergegrid.study.generation.backend import Backend, EngineIdentity, GenerationRequest
+from mergegrid.study.generation.engines import engine_identity, open_backend
 from mergegrid.study.generation.store import AnswerStore
-from mergegrid.study.generation.tokens import Prompts
+from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.schema.decoder_jobs import Ask
 from mergegrid.study.schema.generation import Generation
 
 STAGE_VERSIONS = {"generate": 1}
+#: Column and type of a table of answers, a row per sample.
+COLUMNS = {
+    "benchmark": "string",
+    "id": "string",
+    "sample": "int64",
+    "prompt_digest": "string",
+    "output": "string",
+    "finish": "string",
+    "tokens": "int64",
+    "engine": "string",
+    "libraries": "string",
+}
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question of a benchmark, ready to be asked."""
+class TokenizedQuestion:
+    """A question of a benchmark as tokens, with its sampling parameters."""
 
     benchmark: str
     id: str
-    request: Request
+    request: GenerationRequest
 
 
 def answer(
@@ -42,121 +55,128 @@ def answer(
     device: str,
     gpus: int,
 ) -> pd.DataFrame:
-    """The answers of a model; only those that the store lacks are generated.
+    """Answer benchmarks with a model; only answers missing from the store are generated.
 
     Args:
         model: folder of the model.
-        model_digest: stands for its weights and tokenizer in the store.
+        model_digest: digest of its weights and tokenizer; part of the store's key.
         asks: the benchmarks.
         questions: by benchmark, with the columns `id`, `instruction` and `prompt`.
-        settings: which engine, and how it works.
-        store: file of answers already written.
+        settings: the engine and its options.
+        store: file of the answers written so far.
         device: `cpu` or `cuda`.
-        gpus: among how many vLLM splits every tensor.
+        gpus: number of GPUs that vLLM splits every tensor over.
 
     Returns:
-        A row per answer, as asked: `benchmark`, `id`, `sample`, `prompt_digest`, `output`,
-        `finish`, `tokens`, `engine`, `libraries`.
+        A row per answer with the columns in `COLUMNS`, in the order of benchmarks and questions.
 
     Raises:
         CheckpointError: the model's tokenizer does not fit it.
-        ConfigError: the engine is not installed, or more is asked for than the model allows.
+        ConfigError: the engine is not installed, or `max_model_len` exceeds the model's limit.
         DataError: a question leaves no room for an answer.
     """
-    asked = prepare(Prompts(model), asks, questions, settings)
-    engine = identity(settings, model, device, gpus)
+    tokenized = tokenize(PromptTokenizer(model), asks, questions, settings)
+    engine = engine_identity(settings, model, device, gpus)
     answers = AnswerStore(store)
-    missing = unanswered(asked, answers, model_digest, engine)
-    logger.info("%d questions, %d to answer", len(asked), len(missing))
+    missing = unanswered(tokenized, answers, model_digest, engine)
+    logger.info("%d questions, %d to answer", len(tokenized), len(missing))
     if missing:
-        backend = open_backend(settings, model, device, gpus, longest(asked))
+        backend = open_backend(settings, model, device, gpus, longest(tokenized))
         try:
             libraries = recorded_libraries(model)
-            generate(backend, missing, answers, model_digest, libraries, f"answers of {model.name}")
+            label = f"answers of {model.name}"
+            generate_answers(backend, missing, answers, model_digest, libraries, label)
         finally:
             backend.close()
-    return frame(asked, answers, model_digest, engine)
+    return answer_frame(tokenized, answers, model_digest, engine)
 
 
-def prepare(
-    prompts: Prompts,
+def tokenize(
+    prompts: PromptTokenizer,
     asks: Sequence[Ask],
     questions: Mapping[str, pd.DataFrame],
     settings: Generation,
-) -> list[Question]:
-    """All questions as tokens, in the order asked.
+) -> list[TokenizedQuestion]:
+    """Convert all questions to tokens, in the order of the benchmarks.
 
     Raises:
         DataError: a question leaves no room for an answer.
     """
-    room = prompts.longest(settings.max_model_len)
-    found = []
+    limit = prompts.max_length(settings.max_model_len)
+    tokenized = []
     for ask in asks:
         table = questions[ask.benchmark]
         for name, instruction, prompt in zip(
             table["id"], table["instruction"], table["prompt"], strict=True
         ):
             ids = prompts.chat(instruction) if ask.chat else prompts.encode(prompt)
-            if len(ids) >= room:
+            if len(ids) >= limit:
                 raise DataError(
-                    f"question {name} of {ask.benchmark} has {len(ids)} tokens, and {room} are "
-                    f"the most for it and its answer; {prompts.remedy(settings.max_model_len)}, "
-                    "or leave the question out"
+                    f"question {name} of {ask.benchmark} has {len(ids)} tokens, but the limit for "
+                    f"a question with its answer is {limit}; "
+                    f"{prompts.remedy(settings.max_model_len)}, or leave the question out"
                 )
-            # No engine writes beyond the longest text, so none is asked to.
-            limit = min(ask.sampling.max_tokens, room - len(ids))
-            sampling = ask.sampling.model_copy(update={"max_tokens": limit})
-            found.append(Question(ask.benchmark, str(name), Request(ids, sampling)))
-    return found
+            # No engine generates beyond the model's limit.
+            max_tokens = min(ask.sampling.max_tokens, limit - len(ids))
+            sampling = ask.sampling.model_copy(update={"max_tokens": max_tokens})
+            request = GenerationRequest(ids, sampling)
+            tokenized.append(TokenizedQuestion(ask.benchmark, str(name), request))
+    return tokenized
 
 
-def longest(asked: Sequence[Question]) -> int:
-    """Tokens of the longest question with its answer."""
-    requests = (question.request for question in asked)
+def longest(questions: Sequence[TokenizedQuestion]) -> int:
+    """Return the number of tokens of the longest question with its answer."""
+    requests = (question.request for question in questions)
     return max(len(request.ids) + request.sampling.max_tokens for request in requests)
 
 
 def unanswered(
-    asked: Sequence[Question], answers: AnswerStore, model_digest: str, engine: Engine
-) -> list[Request]:
-    """The requests that the store has no answer to; equal ones once."""
-    requests = dict.fromkeys(question.request for question in asked)
-    return [each for each in requests if answers.get(model_digest, each, engine) is None]
+    questions: Sequence[TokenizedQuestion],
+    answers: AnswerStore,
+    model_digest: str,
+    engine: EngineIdentity,
+) -> list[GenerationRequest]:
+    """Return the distinct requests without a stored answer."""
+    requests = dict.fromkeys(question.request for question in questions)
+    return [request for request in requests if answers.get(model_digest, request, engine) is None]
 
 
-def generate(
+def generate_answers(
     backend: Backend,
-    missing: Sequence[Request],
+    missing: Sequence[GenerationRequest],
     answers: AnswerStore,
     model_digest: str,
     libraries: Libraries,
-    what: str,
+    label: str,
 ) -> None:
-    """Have requests answered, and keep every answer as soon as it is there.
+    """Generate the answers to requests, and store each as soon as it is finished.
 
     Args:
-        backend: the engine, with the model in it.
+        backend: the engine, with the model loaded.
         missing: the requests.
-        answers: where the answers are kept.
-        model_digest: stands for the model's weights and tokenizer in the store.
+        answers: the store.
+        model_digest: digest of the model's weights and tokenizer; part of the store's key.
         libraries: versions of the libraries behind the model.
-        what: name of the work, for its progress.
+        label: description for the progress bar.
     """
     libraries = together([libraries, libraries_of("merge", "generate")])
-    for index, found in progress(backend.generate(missing), what, len(missing)):
-        answers.add(model_digest, missing[index], backend.engine, found, libraries)
+    for index, completions in progress(backend.generate(missing), label, len(missing)):
+        answers.add(model_digest, missing[index], backend.engine, completions, libraries)
 
 
-def frame(
-    asked: Sequence[Question], answers: AnswerStore, model_digest: str, engine: Engine
+def answer_frame(
+    questions: Sequence[TokenizedQuestion],
+    answers: AnswerStore,
+    model_digest: str,
+    engine: EngineIdentity,
 ) -> pd.DataFrame:
-    """The answers of a model as a table, a row per sample."""
-    text = canonical_json(dict(engine))
+    """Return the stored answers to questions as a table, a row per sample."""
+    engine_json = canonical_json(dict(engine))
     rows = []
-    for question in asked:
-        found = answers.get(model_digest, question.request, engine)
-        assert found is not None, f"question {question.id} was not answered"
-        for sample, completion in enumerate(found.completions):
+    for question in questions:
+        stored = answers.get(model_digest, question.request, engine)
+        assert stored is not None, f"question {question.id} was not answered"
+        for sample, completion in enumerate(stored.completions):
             rows.append(
                 {
                     "benchmark": question.benchmark,
@@ -166,19 +186,8 @@ def frame(
                     "output": completion.text,
                     "finish": completion.finish,
                     "tokens": completion.tokens,
-                    "engine": text,
-                    "libraries": canonical_json(found.libraries),
+                    "engine": engine_json,
+                    "libraries": canonical_json(stored.libraries),
                 }
             )
-    columns = {
-        "benchmark": "string",
-        "id": "string",
-        "sample": "int64",
-        "prompt_digest": "string",
-        "output": "string",
-        "finish": "string",
-        "tokens": "int64",
-        "engine": "string",
-        "libraries": "string",
-    }
-    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)

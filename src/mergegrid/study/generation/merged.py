@@ -1,6 +1,6 @@
-"""Merged models in memory: what a merge to a folder would hold, bit by bit, and the folder without.
+"""Merged models in memory, bit-identical to a merge to a folder.
 
-Costs the memory of one merged model besides that of the merge.
+Needs the memory of one merged model in addition to that of the merge.
 """
 
 import logging
@@ -28,22 +28,22 @@ logger = logging.getLogger(__name__)
 
 
 class Models(Spec):
-    """A base and its experts on disk, and how they are merged."""
+    """A base and its experts on disk, and the options of the merge."""
 
     base: Path
     """Folder of the base."""
     experts: dict[str, Path]
-    """Folders of the experts by name."""
+    """Folder of each expert by name."""
     output: Output = Output()
     """Dtype, vocabulary and tokenizer of the merged models."""
     homologous: bool = True
-    """Whether configurations of experts and base must agree, and not shapes alone."""
+    """Whether the configs of experts and base must agree, not only the shapes of tensors."""
     threads: Annotated[int, Field(ge=1)] = 1
-    """Threads that merge; they do not change a number."""
+    """Number of merging threads; it does not affect the result."""
 
 
 class Merger:
-    """The models of a family, open and ready to be merged.
+    """The open models of a family, ready to be merged.
 
     Raises:
         CheckpointError: a model is damaged, or is not homologous with the base.
@@ -65,10 +65,10 @@ class Merger:
             name: TensorInfo(info.shape, DTYPES.get(models.output.dtype, info.dtype))
             for name, info in aligned.base.infos.items()
         }
-        """Of the tensors of a merged model."""
+        """Shape and dtype of each tensor of a merged model."""
 
     def weights(self, recipe: Recipe) -> dict[str, torch.Tensor]:
-        """The tensors of a merged model, rounded as a folder would hold them.
+        """Return the tensors of a merged model, rounded as a folder would hold them.
 
         Raises:
             CheckpointError: a model cannot be read, or a merged element is not finite.
@@ -79,7 +79,7 @@ class Merger:
         if self._compared:
             self._engine.stream([(recipe, sink)])
         else:
-            # What is read once for the first recipe is compared once.
+            # The first merge reads every input, so its digests are verified then, once.
             seen = Seen(self._engine.models)
             folders = {BASE: self._models.base, **self._models.experts}
             with seen.damage_first(folders):
@@ -89,7 +89,7 @@ class Merger:
         return sink.tensors()
 
     def write_shell(self, folder: Path) -> None:
-        """Write config and tokenizer of the merged models into a folder, without weights."""
+        """Write the config and tokenizer of the merged models to a folder, without weights."""
         base = self._models.base
         companions.copy_files(base, companions.config_files(base), folder)
         dtypes = {info.dtype.name for info in self.infos.values()}
@@ -100,7 +100,7 @@ class Merger:
 
 
 class _Memory:
-    """A sink that keeps what it is given."""
+    """A sink that keeps the tensors in memory."""
 
     def __init__(self, infos: Mapping[str, TensorInfo]) -> None:
         self.infos = infos

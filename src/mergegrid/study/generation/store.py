@@ -1,4 +1,4 @@
-"""Answers already written, so that no question is asked twice of the same model and engine."""
+"""Stored answers, so that a model and engine never answer a request twice."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -6,48 +6,53 @@ from pathlib import Path
 from typing import Any
 
 from mergegrid.stages import Libraries, stage_versions
-from mergegrid.study.generation.backend import Completion, Engine, Request
+from mergegrid.study.generation.backend import Completion, EngineIdentity, GenerationRequest
 from mergegrid.study.runtime.journal import Journal
 
 
 @dataclass(frozen=True)
-class Answered:
-    """The answers to one request."""
+class StoredAnswer:
+    """The answer to one request."""
 
     completions: list[Completion]
     """One per sample."""
     libraries: Libraries
-    """Versions of the libraries behind them, training included."""
+    """Versions of the libraries behind them, including training."""
 
 
 class AnswerStore:
-    """Answers in a journal, found again by model, prompt, sampling and engine."""
+    """A journal of answers by model, prompt, sampling and engine."""
 
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path)
 
-    def get(self, model_digest: str, request: Request, engine: Engine) -> Answered | None:
-        """The answers of this model to this request by this engine, if they are known."""
-        known = self._journal.get(_inputs(model_digest, request, engine))
-        if known is None:
+    def get(
+        self, model_digest: str, request: GenerationRequest, engine: EngineIdentity
+    ) -> StoredAnswer | None:
+        """Return the stored answer of this model and engine to this request, or None."""
+        value = self._journal.get(_key(model_digest, request, engine))
+        if value is None:
             return None
-        completions = [Completion(**each) for each in known["completions"]]
-        return Answered(completions, known["libraries"])
+        completions = [Completion(**fields) for fields in value["completions"]]
+        return StoredAnswer(completions, value["libraries"])
 
     def add(
         self,
         model_digest: str,
-        request: Request,
-        engine: Engine,
+        request: GenerationRequest,
+        engine: EngineIdentity,
         completions: Sequence[Completion],
         libraries: Libraries,
     ) -> None:
-        """Remember the answers to a request, and the libraries behind them, for good."""
-        value = {"completions": [asdict(each) for each in completions], "libraries": libraries}
-        self._journal.add(_inputs(model_digest, request, engine), value)
+        """Store the answer to a request and the libraries behind it."""
+        value = {
+            "completions": [asdict(completion) for completion in completions],
+            "libraries": libraries,
+        }
+        self._journal.add(_key(model_digest, request, engine), value)
 
 
-def _inputs(model_digest: str, request: Request, engine: Engine) -> dict[str, Any]:
+def _key(model_digest: str, request: GenerationRequest, engine: EngineIdentity) -> dict[str, Any]:
     return {
         "model": model_digest,
         "ids": list(request.ids),

@@ -1,8 +1,8 @@
-"""Many variants of a family through one engine, without a checkpoint on disk.
+"""Answers of many variants of a family through one engine, without checkpoints on disk.
 
-Starting an engine costs more than answering does where models are small or questions few. So one
-engine is started on the config alone, and each variant is merged in memory and put into it, rounded
-as a folder would hold it: answers equal those of a new engine on the written checkpoint.
+With small models or few questions, starting an engine costs more than answering. So one engine is
+started on the config alone, and each variant is merged in memory and loaded into it, rounded as a
+folder would hold it: answers equal those of a new engine on the written checkpoint.
 """
 
 import logging
@@ -16,11 +16,18 @@ import pandas as pd
 from mergegrid.checkpoints.publish import recorded_libraries
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import together
-from mergegrid.study.generation.answering import frame, generate, longest, prepare, unanswered
-from mergegrid.study.generation.backend import Engine, Swappable, identity
+from mergegrid.study.generation.answering import (
+    answer_frame,
+    generate_answers,
+    longest,
+    tokenize,
+    unanswered,
+)
+from mergegrid.study.generation.backend import EngineIdentity, SwappableBackend
+from mergegrid.study.generation.engines import engine_identity
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.store import AnswerStore
-from mergegrid.study.generation.tokens import Prompts
+from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.schema.decoder_jobs import Ask
 from mergegrid.study.schema.generation import Generation
 
@@ -38,72 +45,69 @@ def answer_variants(
     device: str,
     gpus: int,
 ) -> dict[str, pd.DataFrame]:
-    """The answers of every variant; only those that the store lacks are generated.
+    """Answer benchmarks with every variant; only answers missing from the store are generated.
 
     Args:
         models: the family.
         recipes: the variants.
-        digest_of: what stands for the weights and tokenizer of a variant in the store.
+        digest_of: digest of the weights and tokenizer of a variant; part of the store's key.
         asks: the benchmarks.
         questions: by benchmark, with the columns `id`, `instruction` and `prompt`.
-        settings: which engine, and how it works.
-        store: file of answers already written.
+        settings: the engine and its options.
+        store: file of the answers written so far.
         device: `cpu` or `cuda`.
-        gpus: among how many vLLM splits every tensor.
+        gpus: number of GPUs that vLLM splits every tensor over.
 
     Returns:
-        By digest of the recipe, a table as `answer` gives it.
+        By digest of the recipe, a table as `answer` returns it.
 
     Raises:
         CheckpointError: a model is damaged, or is not homologous with the base.
         ConfigError: a recipe does not fit the models, or the engine is not installed.
         DataError: a question leaves no room for an answer.
-        GenerationError: the engine does not hold what was merged.
+        GenerationError: the engine does not hold the merged model.
     """
     with TemporaryDirectory() as temporary:
         shell = Path(temporary)
         merger = Merger(models)
         merger.write_shell(shell)
-        asked = prepare(Prompts(shell), asks, questions, settings)
-        engine = identity(settings, shell, device, gpus)
+        tokenized = tokenize(PromptTokenizer(shell), asks, questions, settings)
+        engine = engine_identity(settings, shell, device, gpus)
         answers = AnswerStore(store)
         missing = {
-            recipe: unanswered(asked, answers, digest_of(recipe), engine)
+            recipe: unanswered(tokenized, answers, digest_of(recipe), engine)
             for recipe in dict.fromkeys(recipes)
         }
-        wanted = [recipe for recipe, requests in missing.items() if requests]
-        logger.info("%d variants, %d to ask", len(missing), len(wanted))
-        if wanted:
+        pending = {recipe: requests for recipe, requests in missing.items() if requests}
+        logger.info("%d variants, %d with questions to answer", len(missing), len(pending))
+        if pending:
             folders = [models.base, *models.experts.values()]
             libraries = together(map(recorded_libraries, folders))
-            backend = _open(engine, settings, shell, device, longest(asked), merger)
+            backend = _open(engine, settings, shell, device, longest(tokenized), merger)
             try:
-                for recipe in wanted:
+                for recipe, requests in pending.items():
                     start = time.monotonic()
                     backend.load(recipe.model_dump_json())
                     seconds = time.monotonic() - start
                     logger.info("%s: merged and loaded in %.1f s", recipe.slug, seconds)
-                    generate(
-                        backend,
-                        missing[recipe],
-                        answers,
-                        digest_of(recipe),
-                        libraries,
-                        recipe.slug,
-                    )
+                    model_digest, label = digest_of(recipe), recipe.slug
+                    generate_answers(backend, requests, answers, model_digest, libraries, label)
             finally:
                 backend.close()
-    return {recipe.digest: frame(asked, answers, digest_of(recipe), engine) for recipe in missing}
+    return {
+        recipe.digest: answer_frame(tokenized, answers, digest_of(recipe), engine)
+        for recipe in missing
+    }
 
 
 def _open(
-    engine: Engine,
+    engine: EngineIdentity,
     settings: Generation,
     shell: Path,
     device: str,
     length: int,
     merger: Merger,
-) -> Swappable:
+) -> SwappableBackend:
     if engine["backend"] == "transformers":
         from mergegrid.study.generation.transformers_backend import VariantBackend
 

@@ -23,7 +23,7 @@ from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
 from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import Libraries, stage_versions, together
-from mergegrid.study.generation.backend import VLLM_ON_GPUS, refuse_parts_of_gpus
+from mergegrid.study.generation.vllm_environment import VLLM_ON_GPUS, refuse_mig
 from mergegrid.study.runtime.gpu_devices import hardware_name
 from mergegrid.study.runtime.parent_death import dies_with_parent
 from mergegrid.study.schema.lm_eval import Harness, OnGpus, own_tasks
@@ -106,7 +106,7 @@ def run_harness(
     """
     own_tasks(settings)
     if settings.model == "vllm" and device != "cpu":
-        refuse_parts_of_gpus()
+        refuse_mig()
     version = _version(settings.python)
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{_ATTEMPT}*"):

@@ -1,13 +1,13 @@
-"""How alike the embeddings of an expert stay under a sparsifier (arXiv 2311.03099, section 4.4).
+"""Similarity of embeddings before and after sparsification (arXiv 2311.03099, section 4.4).
 
-Of every token, the embedding after each layer is compared with that of the expert as it is, by
-their cosine. Layer 0 is what enters the first layer; of most decoders, the last one comes after
-the final norm. A row of the table:
+For every token and layer, the embedding of the sparsified expert is compared with that of the
+unchanged expert by cosine. Layer 0 is the input of the first layer; in most decoders, the last
+layer comes after the final norm. A row of the table:
 
     family  expert  training_seed  sparsifier  rate  settings            mask_seed  layer   mean
     minilm  trec    0              dare        0.9   {"sparsifier":{}}   0              6  0.962
 
-The embeddings of the expert are kept as float32 in memory, of all layers and texts at once.
+The embeddings of the unchanged expert are kept in memory in float32, for all layers and texts.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +32,8 @@ from mergegrid.recipes.recipe import Recipe
 from mergegrid.recipes.sparsifiers import NoSparsifier
 from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.generation.merged import Merger, Models
-from mergegrid.study.generation.tokens import Prompts
-from mergegrid.study.generation.transformers_backend import empty_model, put
+from mergegrid.study.generation.tokens import PromptTokenizer
+from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
 from mergegrid.study.schema.similarity_jobs import (
     DecoderSimilarityRequest,
     EncoderSimilarityRequest,
@@ -42,7 +42,7 @@ from mergegrid.study.tasks.encoding import batches, encode
 
 STAGE_VERSIONS = {"similarity": 1}
 
-#: Column and type of the table, a row per recipe and layer.
+#: Column and type of the table, which has a row per recipe and layer.
 COLUMNS = {
     "family": "string",
     "expert": "string",
@@ -59,7 +59,7 @@ COLUMNS = {
 }
 _MAX_TOKENS = 1024
 Inputs = dict[str, torch.Tensor]
-"""What a model takes: `input_ids`, `attention_mask` and others, int64 tensors [texts, tokens]."""
+"""Inputs of a model: `input_ids`, `attention_mask` and others, int64 tensors [texts, tokens]."""
 
 
 def encoder_similarity(
@@ -69,13 +69,14 @@ def encoder_similarity(
     examples: pd.DataFrame,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Similarities of one encoder, on the first test examples of its task."""
+    """Compare the embeddings of one encoder on the first test examples of its task."""
     (name,) = request.recipes[0].experts
-    models = [open_checkpoint(folder) for folder in (base, expert)]
-    ours, theirs = (
-        InMemory(each) if device == "cpu" else OnDevice(each, device) for each in models
+    checkpoints = [open_checkpoint(folder) for folder in (base, expert)]
+    base_model, expert_model = (
+        InMemory(checkpoint) if device == "cpu" else OnDevice(checkpoint, device)
+        for checkpoint in checkpoints
     )
-    engine = Engine(ours, {name: theirs}, settings=settings_on(device, threads=1))
+    engine = Engine(base_model, {name: expert_model}, settings=settings_on(device, threads=1))
     model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(expert)
     tested = examples[examples["split"] == "test"].head(request.examples)
@@ -93,7 +94,7 @@ def decoder_similarity(
     questions: pd.DataFrame,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Similarities of one decoder, on the first questions of its benchmark.
+    """Compare the embeddings of one decoder on the first questions of its benchmark.
 
     Weights are rounded as a merged folder would hold them; embeddings are computed in float32.
 
@@ -109,52 +110,54 @@ def decoder_similarity(
     with TemporaryDirectory() as temporary:
         shell = Path(temporary)
         merger.write_shell(shell)
-        prompts = Prompts(shell)
-        # Made where it is used: on the CPU it would take as much memory as on the GPU.
+        prompts = PromptTokenizer(shell)
+        # Built on the device, so that the CPU needs no memory for it.
         with torch.device(device):
             model = empty_model(shell, "float32")
-    asked = questions.head(request.examples)
+    first = questions.head(request.examples)
     texts = (
-        map(prompts.chat, asked["instruction"])
+        map(prompts.chat, first["instruction"])
         if request.chat
-        else map(prompts.encode, asked["prompt"])
+        else map(prompts.encode, first["prompt"])
     )
     ids = [torch.tensor([text], device=device) for text in texts]
-    inputs = [{"input_ids": each, "attention_mask": torch.ones_like(each)} for each in ids]
-    return similarities(
-        model, inputs, request.recipes, lambda recipe: put(model, merger.weights(recipe))
-    )
+    inputs = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
+
+    def load(recipe: Recipe) -> None:
+        replace_weights(model, merger.weights(recipe))
+
+    return similarities(model, inputs, request.recipes, load)
 
 
 def similarities(
     model: Any, inputs: Sequence[Inputs], recipes: Sequence[Recipe], load: Callable[[Recipe], None]
 ) -> pd.DataFrame:
-    """Mean and 5 % quantile, over tokens, of the cosine of each layer's embeddings.
+    """Compute the mean and 5 % quantile, over tokens, of each layer's cosine.
 
     Args:
-        model: a model of transformers; its body is asked, without its head.
-        inputs: the texts in batches; padding is left out.
-        recipes: what is compared with the first, which is the expert as it is.
-        load: puts the weights of a recipe into the model.
+        model: a transformers model; its head is not used.
+        inputs: batches of texts; padding is ignored.
+        recipes: the recipes to compare with the first, which is the unchanged expert.
+        load: loads the weights of a recipe into the model.
     """
-    assert isinstance(recipes[0].sparsifier, NoSparsifier), "the first is the expert as it is"
+    assert isinstance(recipes[0].sparsifier, NoSparsifier), "the first is the unchanged expert"
     load(recipes[0])
     expected = [embeddings(model, batch) for batch in inputs]
     examples = sum(len(batch["input_ids"]) for batch in inputs)
     rows = []
     for recipe in progress(recipes, f"similarity of {recipes[0].experts[0]}", len(recipes)):
         load(recipe)
-        found = np.concatenate(
+        cosines_by_layer = np.concatenate(
             [
-                cosines(whole, embeddings(model, batch))
-                for whole, batch in zip(expected, inputs, strict=True)
+                cosines(unchanged, embeddings(model, batch))
+                for unchanged, batch in zip(expected, inputs, strict=True)
             ],
             axis=1,
         )
-        for layer, values in enumerate(found):
+        for layer, values in enumerate(cosines_by_layer):
             rows.append(
                 {
-                    **_place(recipe),
+                    **_recipe_columns(recipe),
                     "layer": layer,
                     "mean": values.mean(),
                     "q05": np.quantile(values, 0.05),
@@ -166,7 +169,7 @@ def similarities(
 
 
 def embeddings(model: Any, inputs: Inputs) -> list[torch.Tensor]:
-    """The embeddings of each layer, layer 0 first, of all tokens but padding: [tokens, width]."""
+    """Return each layer's embeddings of all tokens except padding, [tokens, width]."""
     with torch.inference_mode():
         states = model.base_model(**inputs, output_hidden_states=True).hidden_states
     real = inputs["attention_mask"].bool()
@@ -174,7 +177,7 @@ def embeddings(model: Any, inputs: Inputs) -> list[torch.Tensor]:
 
 
 def cosines(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> NDArray[np.float64]:
-    """Cosine of each token's embeddings in each layer: [layers, tokens]."""
+    """Return the cosine between two models' embeddings, [layers, tokens]."""
     return np.stack(
         [
             torch.cosine_similarity(one.double(), other.double(), dim=-1).cpu().numpy()
@@ -183,7 +186,7 @@ def cosines(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> NDAr
     )
 
 
-def _place(recipe: Recipe) -> dict[str, Any]:
+def _recipe_columns(recipe: Recipe) -> dict[str, Any]:
     sparsifier = recipe.sparsifier.model_dump(mode="json")
     return {
         "family": recipe.family,

@@ -59,7 +59,7 @@ def test_only_what_a_killed_run_lacks_is_answered_and_the_end_is_the_same(answer
 
 
 def test_what_was_answered_before_a_failure_is_kept(answers, ask, tmp_path, monkeypatch):
-    completion, calls = TransformersBackend._write, []
+    completion, calls = TransformersBackend._generate_batch, []
 
     def fails_at_last(self, rows, sampling):
         calls.append(rows)
@@ -67,7 +67,7 @@ def test_what_was_answered_before_a_failure_is_kept(answers, ask, tmp_path, monk
             raise KeyboardInterrupt
         return completion(self, rows, sampling)
 
-    monkeypatch.setattr(TransformersBackend, "_write", fails_at_last)
+    monkeypatch.setattr(TransformersBackend, "_generate_batch", fails_at_last)
     with pytest.raises(KeyboardInterrupt):
         answers(ask(max_tokens=8), batch_size=2)
     assert len((tmp_path / "store.jsonl").read_text().splitlines()) == 4
@@ -88,7 +88,7 @@ def test_an_engine_reuses_its_own_answers_alone(answers, ask, newly):
 
 
 def test_a_question_that_leaves_no_room_is_named(answers, ask):
-    with pytest.raises(DataError, match="question q7 of words has 8 tokens, and 8 are"):
+    with pytest.raises(DataError, match=r"q7 of words has 8 tokens, but the limit .* is 8"):
         answers(ask(), max_model_len=8)
 
 

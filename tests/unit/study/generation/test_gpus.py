@@ -1,13 +1,13 @@
-"""What is said of GPUs before an engine is opened on them."""
+"""Errors about GPUs before an engine is opened on them."""
 
 import pytest
 import small_models
 from pydantic import ValidationError
 
 from mergegrid.errors import ConfigError
-from mergegrid.study.generation import backend
-from mergegrid.study.generation.backend import identity
-from mergegrid.study.generation.vllm_backend import _memory_explained
+from mergegrid.study.generation import engines
+from mergegrid.study.generation.engines import engine_identity
+from mergegrid.study.generation.vllm_compat import explained_memory_errors
 from mergegrid.study.schema.generation import Generation
 
 
@@ -18,30 +18,30 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Say which engines there are."""
+    """Set which engines are installed."""
 
     def say(*names):
-        monkeypatch.setattr(backend, "find_spec", lambda name: name if name in names else None)
+        monkeypatch.setattr(engines, "find_spec", lambda name: name if name in names else None)
 
     return say
 
 
-def test_transformers_is_not_given_two_gpus_to_use_one(model, installed):
+def test_transformers_refuses_a_second_gpu(model, installed):
     with pytest.raises(ValidationError, match="gpus: 2 wants a model split among GPUs"):
         Generation(backend="transformers", gpus=2)
     installed()
     settings = Generation(gpus=2)
-    with pytest.raises(ConfigError, match=r"gpus is 2, and transformers computes on one GPU; inst"):
-        identity(settings, model, "cuda", 2)
-    # A rehearsal holds two and computes on the CPU.
-    assert identity(settings, model, "cpu", 2)["tensor_parallel"] == 1
+    with pytest.raises(ConfigError, match="gpus is 2, but the transformers backend uses one GPU"):
+        engine_identity(settings, model, "cuda", 2)
+    # A rehearsal holds two GPUs and computes on the CPU.
+    assert engine_identity(settings, model, "cpu", 2)["tensor_parallel"] == 1
 
 
-def test_vllm_is_not_given_a_part_of_a_gpu(model, installed, monkeypatch):
+def test_vllm_refuses_mig_partitions(model, installed, monkeypatch):
     installed("vllm")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-cccc-0")
-    with pytest.raises(ConfigError, match="does not find its way to a part of a GPU"):
-        identity(Generation(), model, "cuda", 1)
+    with pytest.raises(ConfigError, match="does not support MIG partitions"):
+        engine_identity(Generation(), model, "cuda", 1)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_vllm_is_not_given_a_part_of_a_gpu(model, installed, monkeypatch):
         ),
     ],
 )
-def test_too_little_memory_for_vllm_names_the_keys_that_help(error, says):
-    with pytest.raises(ConfigError) as raised, _memory_explained():
+def test_an_error_about_gpu_memory_lists_the_settings_that_help(error, says):
+    with pytest.raises(ConfigError) as raised, explained_memory_errors():
         raise error
     assert says in str(raised.value)
 
 
-def test_other_errors_of_vllm_stay_what_they_are():
-    with pytest.raises(ValueError, match="an unknown architecture"), _memory_explained():
+def test_other_errors_of_vllm_are_unchanged():
+    with pytest.raises(ValueError, match="an unknown architecture"), explained_memory_errors():
         raise ValueError("an unknown architecture")

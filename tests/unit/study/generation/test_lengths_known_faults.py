@@ -1,4 +1,4 @@
-"""How long a question with its answer may be, and what is said where it is longer."""
+"""The limit on a question with its answer, and the errors about it."""
 
 import json
 
@@ -7,23 +7,23 @@ import pytest
 import small_models
 
 from mergegrid.errors import ConfigError, DataError
-from mergegrid.study.generation.answering import prepare
-from mergegrid.study.generation.backend import model_config
-from mergegrid.study.generation.tokens import Prompts
+from mergegrid.study.generation.answering import tokenize
+from mergegrid.study.generation.backend import read_model_config
+from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.schema.decoder_jobs import Ask
 from mergegrid.study.schema.generation import Generation, Sampling
 
 
 @pytest.fixture
 def prompts(tmp_path, monkeypatch):
-    """`prompts(config, model_max_length=64)`: a tokenizer with such a limit and such a config.
+    """`prompts(config, model_max_length=64)`: a tokenizer with this limit and this config.
 
-    Configs hold what lengths depend on, with which alone transformers would load no tokenizer.
+    Configs hold only what limits depend on, which is too little for transformers to load.
     """
     apart = tmp_path / "config"
     apart.mkdir()
     monkeypatch.setattr(
-        "mergegrid.study.generation.tokens.model_config", lambda _: model_config(apart)
+        "mergegrid.study.generation.tokens.read_model_config", lambda _: read_model_config(apart)
     )
 
     def make(config, **special):
@@ -32,7 +32,7 @@ def prompts(tmp_path, monkeypatch):
             setattr(tokenizer, name, value)
         tokenizer.save_pretrained(tmp_path)
         (apart / "config.json").write_text(json.dumps(config))
-        return Prompts(tmp_path)
+        return PromptTokenizer(tmp_path)
 
     return make
 
@@ -80,45 +80,48 @@ def scaled(kind, factor, positions=64, **more):
 )
 def test_scaling_of_rotary_embeddings_counts(prompts, config, longest):
     found = prompts(config)
-    assert found.longest(None) == longest
-    assert found.longest(longest) == longest
-    with pytest.raises(ConfigError, match=f"allows {longest} tokens"):
-        found.longest(longest + 1)
+    assert found.max_length(None) == longest
+    assert found.max_length(longest) == longest
+    with pytest.raises(ConfigError, match=f"supports {longest} tokens"):
+        found.max_length(longest + 1)
 
 
 def refused(prompts, max_model_len):
-    """What is said of a question of 40 tokens."""
+    """Return the error about a question of 40 tokens."""
     text = " ".join(["film"] * 40)
     questions = pd.DataFrame({"id": ["7"], "instruction": [text], "prompt": [text]})
     ask = Ask(benchmark="words", chat=False, sampling=Sampling())
     with pytest.raises((DataError, ConfigError)) as error:
-        prepare(prompts, [ask], {"words": questions}, Generation(max_model_len=max_model_len))
+        tokenize(prompts, [ask], {"words": questions}, Generation(max_model_len=max_model_len))
     return str(error.value)
 
 
 def test_advice_does_not_lead_in_a_circle(prompts):
-    """Where the tokenizer's limit is too low, raising another one was the advice, and refused."""
+    """The advice raises the limit that is too low, not another one."""
     found = prompts({"max_position_embeddings": 64}, model_max_length=32)
     first = refused(found, None)
-    assert "question 7 of words has 40 tokens, and 32 are the most for it and its answer" in first
-    assert "raise model_max_length, 32, in the tokenizer_config.json" in first
+    assert (
+        "question 7 of words has 40 tokens, but the limit for a question with its answer is 32"
+        in first
+    )
+    assert "raise model_max_length from 32 in the tokenizer_config.json" in first
     assert "generation.max_model_len" not in first
     second = refused(found, 48)
-    assert "generation.max_model_len is 48, and" in second
-    assert "raise model_max_length, 32, in the tokenizer_config.json" in second
+    assert "generation.max_model_len is 48, but" in second
+    assert "raise model_max_length from 32 in the tokenizer_config.json" in second
     assert "its config.json allows 64" in second
     raised = prompts({"max_position_embeddings": 64}, model_max_length=64)
-    assert raised.longest(48) == 48
+    assert raised.max_length(48) == 48
 
 
-def test_advice_is_to_raise_what_was_asked_for_where_the_model_allows_it(prompts):
+def test_advice_is_to_raise_the_configured_limit_if_the_model_allows_it(prompts):
     found = prompts({"max_position_embeddings": 64})
     said = refused(found, 24)
     assert "raise generation.max_model_len; " in said
-    assert " allows 64, or leave the question out" in said
+    assert " supports 64, or leave the question out" in said
 
 
-def test_a_model_that_is_too_short_says_so(prompts):
+def test_advice_for_a_model_with_a_short_limit_is_another_model(prompts):
     said = refused(prompts({"max_position_embeddings": 32}), None)
-    assert "take a model with room for more than the 32 of its config.json" in said
+    assert "use a model that supports more than the 32 tokens of its config" in said
     assert "generation.max_model_len" not in said

@@ -1,10 +1,10 @@
 import pytest
 
-from mergegrid.study.generation.backend import Completion, Request
-from mergegrid.study.generation.store import Answered, AnswerStore
+from mergegrid.study.generation.backend import Completion, GenerationRequest
+from mergegrid.study.generation.store import AnswerStore, StoredAnswer
 from mergegrid.study.schema.generation import Sampling
 
-REQUEST = Request((1, 2, 3), Sampling())
+REQUEST = GenerationRequest((1, 2, 3), Sampling())
 LIBRARIES = {"torch": ["2.13.0"]}
 ENGINE = {"backend": "transformers", "dtype": "float32"}
 ANSWERS = [Completion("18", "stop", 3), Completion("ein\nWort ☕", "length", 8)]
@@ -13,16 +13,16 @@ ANSWERS = [Completion("18", "stop", 3), Completion("ein\nWort ☕", "length", 8)
 def test_answers_are_found_again(tmp_path):
     AnswerStore(tmp_path / "store.jsonl").add("model", REQUEST, ENGINE, ANSWERS, LIBRARIES)
     found = AnswerStore(tmp_path / "store.jsonl").get("model", REQUEST, ENGINE)
-    assert found == Answered(ANSWERS, LIBRARIES)
+    assert found == StoredAnswer(ANSWERS, LIBRARIES)
 
 
 @pytest.mark.parametrize(
     "other",
     [
         ("another", REQUEST, ENGINE),
-        ("model", Request((1, 2), Sampling()), ENGINE),
-        ("model", Request((1, 2, 3), Sampling(max_tokens=2)), ENGINE),
-        ("model", Request((1, 2, 3), Sampling(seed=1)), ENGINE),
+        ("model", GenerationRequest((1, 2), Sampling()), ENGINE),
+        ("model", GenerationRequest((1, 2, 3), Sampling(max_tokens=2)), ENGINE),
+        ("model", GenerationRequest((1, 2, 3), Sampling(seed=1)), ENGINE),
         ("model", REQUEST, ENGINE | {"dtype": "bfloat16"}),
         ("model", REQUEST, ENGINE | {"backend": "vllm"}),
     ],

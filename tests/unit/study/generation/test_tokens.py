@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.study.generation.backend import Completion
-from mergegrid.study.generation.tokens import Prompts
+from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.schema.generation import Sampling
 
 BOS, EOS = 1, 2
@@ -34,33 +34,33 @@ def folder(tmp_path):
 
 
 def test_a_raw_prompt_starts_with_the_token_that_starts_texts(folder):
-    assert Prompts(folder()).encode("the film")[0] == BOS
-    assert Prompts(folder("$A")).encode("the film")[0] != BOS
+    assert PromptTokenizer(folder()).encode("the film")[0] == BOS
+    assert PromptTokenizer(folder("$A")).encode("the film")[0] != BOS
 
 
 def test_a_tokenizer_that_starts_texts_with_another_token_is_refused(folder):
-    with pytest.raises(CheckpointError, match=r"with </s> \(2\), and its config with <s> \(1\)"):
-        Prompts(folder("</s> $A", bos_token="</s>"))
+    with pytest.raises(CheckpointError, match=r"with </s> \(2\), but its config expects <s> \(1\)"):
+        PromptTokenizer(folder("</s> $A", bos_token="</s>"))
 
 
 def test_generation_config_may_name_the_start_too(folder):
     path = folder("</s> $A", bos_token="</s>", config={"bos_token_id": None})
-    Prompts(path)
+    PromptTokenizer(path)
     (path / "generation_config.json").write_text(json.dumps({"bos_token_id": BOS}))
     with pytest.raises(CheckpointError, match="use the tokenizer of the base"):
-        Prompts(path)
+        PromptTokenizer(path)
 
 
 def test_a_tokenizer_that_ends_prompts_is_refused(folder):
-    with pytest.raises(CheckpointError, match=r"puts </s> \(2\) behind every text"):
-        Prompts(folder("<s> $A </s>"))
+    with pytest.raises(CheckpointError, match=r"adds </s> \(2\) after every text"):
+        PromptTokenizer(folder("<s> $A </s>"))
 
 
 def test_a_chat_has_one_start_though_template_and_tokenizer_both_write_it(folder):
     template = (
         "{{ bos_token }} one {{ messages[0].content }} {% if add_generation_prompt %}two{% endif %}"
     )
-    ids = Prompts(folder(template=template)).chat("the film")
+    ids = PromptTokenizer(folder(template=template)).chat("the film")
     tokenizer = AutoTokenizer.from_pretrained(folder(template=template))
     assert ids[0] == BOS
     assert BOS not in ids[1:]
@@ -68,27 +68,29 @@ def test_a_chat_has_one_start_though_template_and_tokenizer_both_write_it(folder
 
 
 def test_a_template_that_starts_chats_with_another_token_is_refused(folder):
-    prompts = Prompts(folder("$A", "{{ bos_token }} {{ messages[0].content }}", bos_token="</s>"))
+    prompts = PromptTokenizer(
+        folder("$A", "{{ bos_token }} {{ messages[0].content }}", bos_token="</s>")
+    )
     with pytest.raises(CheckpointError, match="use the tokenizer of the base"):
         prompts.chat("the film")
 
 
 def test_chat_without_a_template_is_refused(folder):
     with pytest.raises(CheckpointError, match="no chat template"):
-        Prompts(folder()).chat("the film")
+        PromptTokenizer(folder()).chat("the film")
 
 
 def test_the_longest_text_is_the_models_or_what_was_asked(folder):
-    prompts = Prompts(folder())
-    assert (prompts.longest(None), prompts.longest(32)) == (64, 32)
-    with pytest.raises(ConfigError, match=r"is 65, and .* allows 64"):
-        prompts.longest(65)
+    prompts = PromptTokenizer(folder())
+    assert (prompts.max_length(None), prompts.max_length(32)) == (64, 32)
+    with pytest.raises(ConfigError, match=r"is 65, but .* supports 64"):
+        prompts.max_length(65)
     scaled = {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}
-    assert Prompts(folder(config=scaled)).longest(None) == 128
+    assert PromptTokenizer(folder(config=scaled)).max_length(None) == 128
 
 
 def test_answers_are_cut_at_their_end_and_before_the_first_stop_text(folder):
-    prompts = Prompts(folder())
+    prompts = PromptTokenizer(folder())
     ids = prompts.tokenizer("good film is bad", add_special_tokens=False).input_ids
     plain, stops = Sampling(), Sampling(stop=["bad", "is"])
 
@@ -105,10 +107,10 @@ def test_answers_are_cut_at_their_end_and_before_the_first_stop_text(folder):
 def test_every_end_that_any_file_names_ends_an_answer(folder):
     path = folder(config={"eos_token_id": [7, 8]})
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 9}))
-    assert Prompts(path).ends == {EOS, 7, 8, 9}
+    assert PromptTokenizer(path).end_tokens == {EOS, 7, 8, 9}
 
 
 def test_the_space_in_front_of_an_answer_is_kept(folder):
-    prompts = Prompts(folder("$A"))
+    prompts = PromptTokenizer(folder("$A"))
     ids = prompts.tokenizer("good film").input_ids
     assert prompts.text(prompts.encode("the"), ids) == " good film"

@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergegrid.errors import ConfigError
-from mergegrid.study.generation.backend import Request, choose, identity, precision
-from mergegrid.study.generation.transformers_backend import Row, TransformersBackend, _Draw
+from mergegrid.study.generation.backend import GenerationRequest
+from mergegrid.study.generation.engines import choose_backend, engine_identity, resolve_dtype
+from mergegrid.study.generation.transformers_backend import Row, TransformersBackend, _CountedDraws
 from mergegrid.study.schema.generation import Generation, Sampling
 
 
@@ -68,7 +69,7 @@ def test_a_stop_text_ends_its_own_row_and_no_other(answers, ask):
 def test_a_batch_is_left_as_soon_as_all_rows_have_stopped(model, monkeypatch):
     backend = opened(model)
     words = AutoTokenizer.from_pretrained(model)
-    request = Request(tuple(words("the film").input_ids), Sampling(max_tokens=40))
+    request = GenerationRequest(tuple(words("the film").input_ids), Sampling(max_tokens=40))
     (_, (plain,)) = next(backend.generate([request]))
     stop = plain.text.split()[2]
     sampling = Sampling(max_tokens=40, stop=[stop])
@@ -80,7 +81,7 @@ def test_a_batch_is_left_as_soon_as_all_rows_have_stopped(model, monkeypatch):
         return step(*args, **named)
 
     monkeypatch.setattr(type(backend.model), "forward", counted)
-    (_, (found,)) = next(backend.generate([Request(request.ids, sampling)]))
+    (_, (found,)) = next(backend.generate([GenerationRequest(request.ids, sampling)]))
     assert len(steps) == found.tokens <= 3
 
 
@@ -100,9 +101,11 @@ def test_draws_depend_on_seed_prompt_and_sample_and_not_on_the_batch(answers, as
 def test_words_are_drawn_as_often_as_they_are_likely(top_p):
     shares = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
     sampling = Sampling(temperature=2.0, top_p=top_p)
-    rows = [Row(index, 0, Request((index,), sampling)) for index in range(4000)]
+    rows = [Row(index, 0, GenerationRequest((index,), sampling)) for index in range(4000)]
     scores = torch.tensor(np.log(shares) * 2.0, dtype=torch.float32).repeat(len(rows), 1)
-    drawn = _Draw(rows, sampling)(torch.zeros(len(rows), 1, dtype=torch.long), scores).argmax(-1)
+    drawn = _CountedDraws(rows, sampling)(
+        torch.zeros(len(rows), 1, dtype=torch.long), scores
+    ).argmax(-1)
     found = np.bincount(drawn.numpy(), minlength=5) / len(rows)
     # 0.4 and 0.25 are the fewest that reach 0.6.
     wanted = shares if top_p == 1 else np.where(shares >= 0.25, shares, 0) / 0.65
@@ -111,31 +114,31 @@ def test_words_are_drawn_as_often_as_they_are_likely(top_p):
 
 
 def test_auto_precision_is_that_of_the_checkpoint(model, tmp_path):
-    assert precision(Generation(), model) == "float32"
+    assert resolve_dtype(Generation(), model) == "float32"
     half = small_models.save(small_models.llama(), tmp_path / "half")
-    assert precision(Generation(), half) == "bfloat16"
-    assert precision(Generation(dtype="float32"), half) == "float32"
+    assert resolve_dtype(Generation(), half) == "bfloat16"
+    assert resolve_dtype(Generation(dtype="float32"), half) == "float32"
     config = json.loads((half / "config.json").read_text())
     del config["dtype"]
     (half / "config.json").write_text(json.dumps(config))
-    assert precision(Generation(), half) == "bfloat16"
+    assert resolve_dtype(Generation(), half) == "bfloat16"
     assert opened(half, dtype="auto").model.dtype == torch.bfloat16
 
 
 def test_vllm_that_is_not_installed_is_said_with_the_way_to_get_it(monkeypatch):
-    monkeypatch.setattr("mergegrid.study.generation.backend.find_spec", lambda name: None)
-    assert choose(Generation()) == "transformers"
-    assert choose(Generation(backend="transformers")) == "transformers"
+    monkeypatch.setattr("mergegrid.study.generation.engines.find_spec", lambda name: None)
+    assert choose_backend(Generation()) == "transformers"
+    assert choose_backend(Generation(backend="transformers")) == "transformers"
     with pytest.raises(ConfigError, match=r"not installed; install mergegrid\[gpu\]"):
-        choose(Generation(backend="vllm"))
+        choose_backend(Generation(backend="vllm"))
 
 
 def opened(model, **settings):
     settings = Generation(**({"backend": "transformers", "dtype": "float32"} | settings))
-    return TransformersBackend(identity(settings, model, "cpu", 0), settings, model, "cpu")
+    return TransformersBackend(engine_identity(settings, model, "cpu", 0), settings, model, "cpu")
 
 
 def test_vllm_is_taken_where_it_is_installed(monkeypatch):
-    monkeypatch.setattr("mergegrid.study.generation.backend.find_spec", lambda name: name)
-    assert choose(Generation()) == "vllm"
-    assert choose(Generation(backend="transformers")) == "transformers"
+    monkeypatch.setattr("mergegrid.study.generation.engines.find_spec", lambda name: name)
+    assert choose_backend(Generation()) == "vllm"
+    assert choose_backend(Generation(backend="transformers")) == "transformers"

@@ -12,7 +12,7 @@ from mergegrid.recipes.sparsifiers import Dare
 from mergegrid.study.generation.answering import answer
 from mergegrid.study.generation.backend import GenerationError
 from mergegrid.study.generation.merged import Merger, Models
-from mergegrid.study.generation.transformers_backend import empty_model, put
+from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
 from mergegrid.study.generation.variants import answer_variants
 from mergegrid.study.schema.generation import Generation
 
@@ -157,7 +157,7 @@ def test_padded_vocabularies_fit_the_engine(tmp_path, questions, ask):
 def test_a_merge_that_leaves_parameters_as_they_were_is_refused(family):
     weights = Merger(models(family)).weights(RECIPES[0])
     network = empty_model(family / "base", "bfloat16")
-    put(network, weights)
+    replace_weights(network, weights)
     del weights["model.norm.weight"]
     with pytest.raises(GenerationError, match=r"has no model\.norm\.weight \(1 parameters"):
-        put(network, weights)
+        replace_weights(network, weights)
