@@ -153,7 +153,7 @@ def test_rows_are_scores_of_the_recipe_that_no_table_compares(tmp_path):
 def test_vllm_of_lm_eval_is_not_given_a_part_of_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-cccc-0")
     settings = Harness(tasks=["arc_easy"], model="vllm")
-    with pytest.raises(ConfigError, match="does not find its way to a part of a GPU"):
+    with pytest.raises(ConfigError, match="does not support MIG partitions"):
         run_harness(tmp_path, settings, tmp_path / "out", "cuda")
 
 
