@@ -74,11 +74,11 @@ def raise_version(monkeypatch):
     raised = {}
 
     def versions(module):
-        found = versions_in(module)
+        found = module_versions(module)
         return {stage: version + raised.get(stage, 0) for stage, version in found.items()}
 
-    versions_in = stages.versions_in
-    monkeypatch.setattr(stages, "versions_in", versions)
+    module_versions = stages.module_versions
+    monkeypatch.setattr(stages, "module_versions", versions)
 
     def by_one(stage):
         raised[stage] = raised.get(stage, 0) + 1

@@ -16,7 +16,7 @@ _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS)
 _CLONE = 0x40049409
 
 
-def settle(path: Path) -> None:
+def sync_tree(path: Path) -> None:
     """Wait until a file, or a folder with all that is in it, is on the disk.
 
     Raises:
@@ -27,12 +27,12 @@ def settle(path: Path) -> None:
             for each in (Path(folder) / name for name in names):
                 if not each.is_symlink():
                     _wait(each)
-            settle_names(Path(folder))
+            sync_directory(Path(folder))
     else:
         _wait(path)
 
 
-def settle_names(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
     """Wait until what was made, renamed and removed in a folder is on the disk.
 
     Raises:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergegrid.checkpoints import model_files as companions
+from mergegrid.checkpoints import model_files
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.family import Family, open_family
-from mergegrid.checkpoints.model_statistics import check_grams, check_information, open_statistics
+from mergegrid.checkpoints.model_statistics import check_fisher, check_grams, open_statistics
 from mergegrid.checkpoints.publish import (
     MANIFEST,
     Draft,
-    check_place,
+    check_destination,
     publish,
     recorded_libraries,
 )
@@ -29,7 +29,7 @@ from mergegrid.engine.input_check import Seen
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.recipes.merge_file import MergeFile, parse_size, recipes_of
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.stages import together
+from mergegrid.stages import union_of_versions
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def prepare(
     _check_places(targets, folders)
     for name, folder in folders.items():
         _check_folder(name, folder)
-    config_files = companions.config_files(folders[BASE])
-    tokenizer_files = companions.tokenizer_files(folders[_tokenizer(asked)])
+    config_files = model_files.config_files(folders[BASE])
+    tokenizer_files = model_files.tokenizer_files(folders[_tokenizer(asked)])
     experts = {name: folder for name, folder in folders.items() if name != BASE}
     family = open_family(folders[BASE], experts, asked.output.vocabulary, homologous)
     aligned = family.aligned
@@ -149,7 +149,7 @@ def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) ->
         # Not every method reads every model: an average has no use for the base.
         found = seen.compare(order.folders)
         inputs = {name or "base": checkpoint_digest(each) for name, each in found.items()}
-        libraries = together(map(recorded_libraries, order.folders.values()))
+        libraries = union_of_versions(map(recorded_libraries, order.folders.values()))
         for (draft, writer), recipe in zip(drafts, order.recipes.values(), strict=True):
             writer.close()
             draft.made_from["inputs"] = inputs
@@ -200,14 +200,14 @@ def _check_names(asked: MergeFile, origin: Path) -> None:
 def _check_statistics(engine: Engine, recipes: Iterable[Recipe]) -> None:
     kinds = {recipe.method.kind for recipe in recipes}
     if "fisher" in kinds:
-        check_information(engine.base, engine.statistics)
+        check_fisher(engine.base, engine.statistics)
     if "regmean" in kinds:
         check_grams(engine.base, engine.statistics)
 
 
 def _check_places(targets: Mapping[Path, Recipe], folders: Mapping[str, Path]) -> None:
     for target in targets:
-        check_place(target)
+        check_destination(target)
         for folder in folders.values():
             inside = target.resolve().is_relative_to(folder.resolve())
             around = folder.resolve().is_relative_to(target.resolve())
@@ -256,13 +256,13 @@ def _add_companions(order: Order, recipe: Recipe, draft: Draft) -> None:
     folders, asked = order.folders, order.asked
     dtypes = {info.dtype.name for info in order.infos.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else None
-    companions.copy_files(folders[BASE], order.config_files, draft.path)
-    companions.adapt_config(draft.path, dtype, order.vocabulary)
-    companions.copy_files(folders[_tokenizer(asked)], order.tokenizer_files, draft.path)
-    base = companions.model_name(folders[BASE])
-    experts = {name: companions.model_name(folders[name]) for name in recipe.experts}
+    model_files.copy_files(folders[BASE], order.config_files, draft.path)
+    model_files.adapt_config(draft.path, dtype, order.vocabulary)
+    model_files.copy_files(folders[_tokenizer(asked)], order.tokenizer_files, draft.path)
+    base = model_files.model_name(folders[BASE])
+    experts = {name: model_files.model_name(folders[name]) for name in recipe.experts}
     statistics = {name: Path(path).name for name, path in asked.statistics.items()}
-    text = companions.write_recipe(
+    text = model_files.write_recipe(
         draft.path,
         {
             "base": base,
@@ -273,4 +273,4 @@ def _add_companions(order: Order, recipe: Recipe, draft: Draft) -> None:
             **({"statistics": statistics} if statistics else {}),
         },
     )
-    companions.write_card(draft.path, base, experts, text, order.notes)
+    model_files.write_card(draft.path, base, experts, text, order.notes)

@@ -41,7 +41,7 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "fetch": Stage("checkpoints/sources/fetch.py"),
     "import_encoder": Stage("study/encoders/importing.py", ("torch", "transformers")),
-    "import_decoder": Stage("checkpoints/decoders.py", ("numpy",)),
+    "import_decoder": Stage("study/decoders/importing.py", ("numpy",)),
     "prepare_task": Stage("study/tasks/examples.py", ("pandas",)),
     "prepare_instructions": Stage("study/finetuning/instruction_examples.py", ("pandas",)),
     "prepare_questions": Stage("study/tasks/questions.py", ("pandas",)),
@@ -76,20 +76,20 @@ STAGES: dict[str, Stage] = {
 
 def stage_versions(*stages: str) -> dict[str, int]:
     """Versions of stages by name, sorted."""
-    return {stage: versions_in(STAGES[stage].module)[stage] for stage in sorted(stages)}
+    return {stage: module_versions(STAGES[stage].module)[stage] for stage in sorted(stages)}
 
 
-def libraries_of(*stages: str) -> Libraries:
+def library_versions(*stages: str) -> Libraries:
     """Installed versions of what can change the numbers of stages, and of Python.
 
     Distributions that are not installed are left out.
     """
     names = {name for stage in stages for name in STAGES[stage].libraries}
     found = {name: _installed(name) for name in names} | {"python": platform.python_version()}
-    return together([{name: (each,) for name, each in found.items() if each is not None}])
+    return union_of_versions([{name: (each,) for name, each in found.items() if each is not None}])
 
 
-def together(parts: Iterable[Mapping[str, Iterable[str]]]) -> Libraries:
+def union_of_versions(parts: Iterable[Mapping[str, Iterable[str]]]) -> Libraries:
     """The versions of several records in one: each library with every version that occurs."""
     found: dict[str, set[str]] = {}
     for part in parts:
@@ -108,7 +108,7 @@ def _installed(name: str) -> str | None:
 
 
 @cache
-def versions_in(module: str) -> dict[str, int]:
+def module_versions(module: str) -> dict[str, int]:
     """The stage versions that a module of the package holds."""
     tree = ast.parse((_PACKAGE / module).read_text(encoding="utf-8"))
     for node in tree.body:

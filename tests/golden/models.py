@@ -11,13 +11,13 @@ from transformers import BertModel
 
 from golden import inputs
 from golden.recorded import ARITHMETIC, Numbers
-from mergegrid.checkpoints.decoders import import_decoder as publish_decoder
 from mergegrid.checkpoints.digests import digest_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.sources.fetch import fetch as fetch_source
 from mergegrid.checkpoints.sources.source import SourceConfig
 from mergegrid.deltas.report import expert_ranges, measure
+from mergegrid.study.decoders.importing import import_decoder as publish_decoder
 from mergegrid.study.encoders.importing import import_base, import_expert
 from mergegrid.study.schema.encoder_jobs import FinetuneRequest
 

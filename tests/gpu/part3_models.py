@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from steps import Machine, Row, SkippedError, step
 
-from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.recipes.merge_file import Output
+from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.finetuning.classifier import finetune
 from mergegrid.study.finetuning.decoder import finetune_decoder
 from mergegrid.study.finetuning.state import Seal

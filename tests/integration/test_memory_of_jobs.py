@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import small_models
 
-from mergegrid.checkpoints.decoders import import_decoder
+from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.runtime import memory_estimates as hardware
 
 pytestmark = pytest.mark.integration

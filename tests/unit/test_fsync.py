@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mergegrid.checkpoints.checkpoint import InMemory
-from mergegrid.checkpoints.decoders import write_weights
 from mergegrid.checkpoints.publish import publish
 from mergegrid.checkpoints.sources import cache
-from mergegrid.fsync import settle
+from mergegrid.fsync import sync_tree
+from mergegrid.study.decoders.importing import write_weights
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_file_system_that_cannot_wait_is_no_error(tmp_path, monkeypatch):
         raise OSError(errno.EINVAL, "cannot")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    settle(tmp_path)
+    sync_tree(tmp_path)
 
 
 def test_an_unpacked_archive_is_on_the_disk_before_its_name(tmp_path, events):
@@ -111,5 +111,5 @@ def test_a_checksum_is_remembered_of_what_is_on_the_disk(tmp_path, events):
 
 def test_links_are_left_alone(tmp_path, events):
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    settle(tmp_path)
+    sync_tree(tmp_path)
     assert events == [tmp_path]

@@ -24,7 +24,7 @@ FLOORS = [
     {"api"},
     {"study.runtime", "study.grading.answers"},
     {"study.schema"},
-    {"study.tasks", "study.encoders.importing", "study.encoders.class_order"},
+    {"study.tasks", "study.encoders.importing", "study.encoders.class_order", "study.decoders"},
     {"study.finetuning", "study.model_statistics", "study.generation"},
     {"study.encoders", "study.grading", "study.scoring"},
     {"study.reporting"},

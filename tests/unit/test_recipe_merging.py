@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.recipe_merging import merge_recipe
 from mergegrid.recipes.merge_file import Output
 from mergegrid.recipes.methods import Average, TaskArithmetic
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.recipes.sparsifiers import Dare, DropOnly, NoSparsifier
+from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.generation.merged import Merger, Models
 
 CONFIG = {"model_type": "llama", "hidden_size": 8, "vocab_size": 12, "rope_theta": 10000.0}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mergegrid.stages import STAGES, libraries_of, stage_versions, together
+from mergegrid.stages import STAGES, library_versions, stage_versions, union_of_versions
 from mergegrid.study.schema.benchmarks import BenchmarkKind
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_versions_are_read_without_importing_torch():
 
 
 def test_libraries_are_those_installed_without_the_name_of_a_build():
-    found = libraries_of("evaluate_encoder")
+    found = library_versions("evaluate_encoder")
     assert found["python"] == (platform.python_version(),)
     assert re.fullmatch(r"[0-9.]+", found["torch"][0])
     assert "matplotlib" not in found
@@ -67,4 +67,4 @@ def test_libraries_are_those_installed_without_the_name_of_a_build():
 
 def test_libraries_of_several_records_keep_every_version_once():
     parts = [{"torch": ["2.13.0"]}, {"torch": ["2.14.0", "2.13.0"], "python": ["3.12.1"]}]
-    assert together(parts) == {"python": ("3.12.1",), "torch": ("2.13.0", "2.14.0")}
+    assert union_of_versions(parts) == {"python": ("3.12.1",), "torch": ("2.13.0", "2.14.0")}

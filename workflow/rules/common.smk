@@ -17,7 +17,7 @@ from mergegrid.checkpoints.sources.source import PathOrigin
 from mergegrid.study.schema.loading import check_paths, check_study, read_yaml
 from mergegrid.errors import MergegridError
 from mergegrid.checkpoints.sources.cache import root as cache_root
-from mergegrid.checkpoints.prose import deciding_files
+from mergegrid.checkpoints.identity import identity_files
 from mergegrid.checkpoints.sources.path import find as find_path
 from mergegrid.study.schema.published_cells import published_cells, published_gains
 from mergegrid.hashing import canonical_json, digest
@@ -284,7 +284,7 @@ def local_content(wildcards):
     if not isinstance(spec.origin, PathOrigin):
         return None
     files = find_path(spec.origin, spec.sha256, cache_root()).files
-    return digest(deciding_files(files, kind))
+    return digest(identity_files(files, kind))
 
 
 def source_json(name):

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[2] / "src"))
 
 from mergegrid.errors import ConfigError, DamagedError, MergegridError
-from mergegrid.fsync import settle, settle_names
+from mergegrid.fsync import sync_directory, sync_tree
 from mergegrid.study.runtime import gpu_monitor
 from mergegrid.study.runtime.gpu_devices import Device, driver_is_too_old, rehearsal
 from mergegrid.study.runtime.gpu_lease import lease
@@ -124,9 +124,9 @@ def _settle(outputs: Sequence[Path]) -> None:
     """Wait until the disk has what the job made, before Snakemake notes that it is done."""
     made = [path for path in outputs if path.exists()]
     for path in made:
-        settle(path)
+        sync_tree(path)
     for folder in {path.parent for path in made}:
-        settle_names(folder)
+        sync_directory(folder)
 
 
 def _put_aside(folder: Path, inputs: Sequence[Path]) -> str:

@@ -5,9 +5,9 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.checkpoints.decoders import import_decoder
     from mergegrid.checkpoints.sources.fetch import Record, locate
     from mergegrid.checkpoints.sources.source import SourceConfig
+    from mergegrid.study.decoders.importing import import_decoder
     from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
 
     quiet_transformers()

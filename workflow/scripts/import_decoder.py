@@ -3,9 +3,9 @@ from pathlib import Path
 from _job import job, quiet_transformers
 
 with job(snakemake):
-    from mergegrid.checkpoints.decoders import import_decoder
     from mergegrid.checkpoints.sources.fetch import Record, locate
     from mergegrid.checkpoints.sources.source import SourceConfig
+    from mergegrid.study.decoders.importing import import_decoder
 
     quiet_transformers()
     record = Record.from_json(Path(snakemake.input.source).read_text())

@@ -71,9 +71,9 @@ def encode(values: Floats, dtype: Dtype, out: Stored) -> None:
 def is_finite(stored: Stored, dtype: Dtype) -> bool:
     """Whether no stored number is an infinity or NaN."""
     machine = Machine()
-    machine.rooms = _rows(stored, dtype.name)
+    machine.inputs = _rows(stored, dtype.name)
     machine.run([load(dtype.name, stored.size, 0)])
-    return not machine.spoiled.value
+    return not machine.nonfinite_input.value
 
 
 def _convert(numbers: Stored, dtype: str, out: Stored, out_dtype: str) -> None:
@@ -82,7 +82,7 @@ def _convert(numbers: Stored, dtype: str, out: Stored, out_dtype: str) -> None:
     if not out.flags.writeable:
         raise ValueError("the array to write to is read-only; pass a writable one")
     machine = Machine()
-    machine.rooms, machine.results = _rows(numbers, dtype), _rows(out, out_dtype)
+    machine.inputs, machine.outputs = _rows(numbers, dtype), _rows(out, out_dtype)
     machine.run([store(out_dtype, load(dtype, numbers.size, 0))])
 
 

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, Renamed
+from mergegrid.checkpoints.compatibility import check_configs, check_homologous, left_out
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import check_configs, check_homologous, left_out
-from mergegrid.checkpoints.naming import canonical, read_config, with_names_of, with_tied
+from mergegrid.checkpoints.tensor_names import (
+    canonical,
+    read_config,
+    with_names_of_base,
+    with_tied_embeddings,
+)
 from mergegrid.checkpoints.vocabulary import Aligned, align
 from mergegrid.recipes.vocabulary import VocabularyPolicy
 
@@ -54,8 +59,8 @@ def open_family(
         config_of_expert = read_config(folder) or config
         named = canonical(opened, config_of_expert, who)
         # What the base ties is one matrix in the merge, whatever the expert's config says.
-        named = canonical(with_names_of(named, ours, config, who), config, who)
-        theirs[name] = with_tied(named, folder, ours)
+        named = canonical(with_names_of_base(named, ours, config, who), config, who)
+        theirs[name] = with_tied_embeddings(named, folder, ours)
         lacking, heads = left_out(ours, theirs[name], name, config, config_of_expert)
         away.update(lacking)
         if homologous:

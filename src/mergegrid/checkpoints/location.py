@@ -135,7 +135,7 @@ def inside(folder: Path, name: str) -> Path:
 
     A link is followed wherever it leads, for its owner made it: into the `blobs` of a hub cache,
     or to the disk where large files lie. What was unpacked from an archive holds no such links
-    (`sources.unpack`).
+    (`sources.archives`).
 
     Raises:
         CheckpointError: the file is not there, or the name leads out of the folder.

@@ -41,7 +41,7 @@ def open_statistics(path: Path) -> Statistics:
     return Statistics(path)
 
 
-def check_gathered(expert: str, statistics: Checkpoint, method: Method) -> None:
+def check_settings(expert: str, statistics: Checkpoint, method: Method) -> None:
     """Check what a file says of itself against what a method asks; files may say nothing.
 
     Raises:
@@ -66,7 +66,7 @@ def check_gathered(expert: str, statistics: Checkpoint, method: Method) -> None:
             )
 
 
-def check_information(base: Checkpoint, statistics: Mapping[str, Checkpoint]) -> None:
+def check_fisher(base: Checkpoint, statistics: Mapping[str, Checkpoint]) -> None:
     """Check that there is information about every element: tensors of the base's shapes.
 
     Raises:

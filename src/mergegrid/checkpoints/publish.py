@@ -30,12 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from mergegrid.checkpoints.digests import checkpoint_digest
+from mergegrid.checkpoints.identity import identity_files, is_informational
 from mergegrid.checkpoints.location import read_json
-from mergegrid.checkpoints.prose import is_prose, without_prose
 from mergegrid.checkpoints.safetensors_files import header_digest
 from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.hashing import digest, file_digest
-from mergegrid.stages import Libraries, together
+from mergegrid.stages import Libraries, union_of_versions
 
 MANIFEST = "manifest.json"
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
@@ -90,7 +90,7 @@ def publish(folder: Path, made_from: dict[str, Any]) -> Iterator[Draft]:
             writing it, or the disk fails or has no room.
     """
     folder = folder.resolve() if folder.is_symlink() else folder
-    check_place(folder)
+    check_destination(folder)
     draft = folder.with_name(f".{folder.name}.draft")
     previous = folder.with_name(f".{folder.name}.previous")
     with _alone(folder):
@@ -117,7 +117,7 @@ def publish(folder: Path, made_from: dict[str, Any]) -> Iterator[Draft]:
             raise
 
 
-def check_place(folder: Path) -> None:
+def check_destination(folder: Path) -> None:
     """Check that a folder can be published here, and that nothing would be lost.
 
     Raises:
@@ -167,7 +167,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if named is None:
             wrong = f"{path} was not written by mergegrid, or is damaged; make it again"
             raise DamagedError(folder, wrong)
-        needed = sorted(name for name in named if not is_prose(name))
+        needed = sorted(name for name in named if not is_informational(name))
         missing = next((name for name in needed if not _is_there(folder / name)), None)
         if missing is not None:
             raise DamagedError(folder, f"{folder} has lost {missing}; make it again")
@@ -187,7 +187,7 @@ def check_published(folder: Path) -> None:
     manifest = read_manifest(folder)
     weights = manifest.get("weights", {}).get("files", {})
     with _reading(folder):
-        for name, expected in without_prose(manifest["files"]).items():
+        for name, expected in identity_files(manifest["files"]).items():
             if file_digest(folder / name) != expected:
                 raise _damaged(folder, str(folder / name))
         for name, expected in weights.items():
@@ -247,7 +247,7 @@ def _is_there(path: Path) -> bool:
 def published_digest(folder: Path) -> str:
     """SHA-256 of what a published model computes with: weights, tokenizer and config, no prose."""
     manifest = read_manifest(folder)
-    files = without_prose(manifest["files"])
+    files = identity_files(manifest["files"])
     if "weights" not in manifest:
         return digest(files)
     weights = checkpoint_digest(manifest["weights"]["tensors"])
@@ -261,7 +261,7 @@ def recorded_libraries(folder: Path) -> Libraries:
     """
     if not (folder / MANIFEST).is_file():
         return {}
-    return together([read_manifest(folder)["made_from"].get("libraries", {})])
+    return union_of_versions([read_manifest(folder)["made_from"].get("libraries", {})])
 
 
 def _named(manifest: Mapping[str, Any]) -> set[str] | None:

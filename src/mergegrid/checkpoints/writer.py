@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mergegrid import fsync as durable
+from mergegrid import fsync
 from mergegrid.checkpoints import safetensors_files
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import TensorDigests
@@ -68,7 +68,7 @@ class ShardWriter:
             with _room_for(path, size):
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self._descriptors.append(descriptor)
-                durable.allocate(descriptor, size)
+                fsync.allocate(descriptor, size)
                 _write(descriptor, header, 0)
             offset = len(header)
             for name in names:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergegrid.checkpoints.compatibility import check_homologous
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Stored
-from mergegrid.checkpoints.homology import check_homologous
 from mergegrid.engine.chunk_ranges import Span, spans, tasks, windows
 from mergegrid.engine.chunks import BASE, Run, Witness
 from mergegrid.engine.merge import AnswerKey, Answers, Merge

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
-from mergegrid.checkpoints.model_statistics import check_gathered
+from mergegrid.checkpoints.model_statistics import check_settings
 from mergegrid.engine.chunks import BASE, Run
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Survey
@@ -195,4 +195,4 @@ def check_recipe(
                 f"{lacking[0]}; name its file under statistics"
             )
         for name in recipe.experts:
-            check_gathered(name, statistics[name], recipe.method)
+            check_settings(name, statistics[name], recipe.method)

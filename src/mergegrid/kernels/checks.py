@@ -74,7 +74,7 @@ def check_program(
     for expression in uses:
         shape = _SHAPES.get(expression.op)
         if shape is None:
-            raise ValueError(f"there is no instruction {expression.op}; see kernels.instructions")
+            raise ValueError(f"there is no instruction {expression.op}; see kernels.opcodes")
         _check_shape(expression, shape, count)
         if expression.op >= do.STORE_FLOAT32:
             if expression not in sinks:

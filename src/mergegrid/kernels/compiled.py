@@ -84,7 +84,9 @@ def _compile(name: str) -> bytes:
     Raises:
         MergegridError: it failed, or the source has changed since this process started.
     """
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import mergegrid.kernels.compiler as c;"
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import mergegrid.kernels.numba_compat as c;"
+    )
     command = [sys.executable, "-c", f"{program} c.main()", str(_HERE.parents[1]), name]
     own = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
     made = subprocess.run(command, env=own, stdout=subprocess.PIPE, check=False)

@@ -34,7 +34,7 @@ class Rows:
         # Asking an array takes longer than a short program.
         self.address = array.ctypes.data
 
-    def hold(self, index: int, size: int) -> NDArray[np.uint8]:
+    def reserve(self, index: int, size: int) -> NDArray[np.uint8]:
         """The first `size` bytes of a row; what is in the others is kept."""
         if index < 0 or size < 0:
             raise ValueError(f"row {index} of {size} bytes: neither can be negative")
@@ -55,11 +55,11 @@ class Machine:
     """Carries out programs; its memory is used again and again."""
 
     def __init__(self) -> None:
-        self.rooms = Rows()
+        self.inputs = Rows()
         """Memory for what is read."""
-        self.results = Rows()
+        self.outputs = Rows()
         """Memory for what is stored."""
-        self.spoiled = c_int64()
+        self.nonfinite_input = c_int64()
         """Not 0 from where something that was loaded is not finite."""
         self._registers = Rows()
         self._scratch = (c_double * BLOCK)()
@@ -85,18 +85,18 @@ class Machine:
             ValueError: the program would read or write beyond its arrays, or in another layout.
         """
         uses = _in_order(sinks)
-        memory = Memory(self.rooms.array, self.results.array, counts, sums)
+        memory = Memory(self.inputs.array, self.outputs.array, counts, sums)
         check_program(uses, sinks, memory)
         program, floats, integers, registers = _compile(uses)
-        self._registers.hold(registers - 1, 4 * BLOCK)
+        self._registers.reserve(registers - 1, 4 * BLOCK)
         found = (c_int64 * len(sinks))()
         sizes = (c_int64 * SIZES)(
             sinks[0].count,
             len(program),
             len(floats),
             len(integers),
-            *self.rooms.array.shape,
-            *self.results.array.shape,
+            *self.inputs.array.shape,
+            *self.outputs.array.shape,
             registers,
             counts.size,
             len(sums),
@@ -107,14 +107,14 @@ class Machine:
             (c_int64 * len(program))(*program),
             (c_double * len(floats))(*floats),
             (c_uint64 * len(integers))(*integers),
-            self.rooms.address,
-            self.results.address,
+            self.inputs.address,
+            self.outputs.address,
             self._registers.address,
             self._scratch,
             counts.ctypes.data,
             sums.ctypes.data,
             found,
-            byref(self.spoiled),
+            byref(self.nonfinite_input),
         )
         return list(found)
 

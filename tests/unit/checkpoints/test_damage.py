@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from mergegrid.checkpoints.checkpoint import InMemory
-from mergegrid.checkpoints.decoders import write_weights
 from mergegrid.checkpoints.digests import digest_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import check_published, check_tensors, publish, read_manifest
 from mergegrid.errors import CheckpointError, DamagedError
+from mergegrid.study.decoders.importing import write_weights
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mergegrid import fsync as durable
+from mergegrid import fsync
 from mergegrid.checkpoints import publish as publishing
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.dtypes import DTYPES
@@ -276,7 +276,7 @@ INFOS = {"w": TensorInfo((1 << 20,), DTYPES["float32"])}
 def test_room_is_set_aside_without_writing(tmp_path):
     path = tmp_path / "file"
     with path.open("wb") as file:
-        durable.allocate(file.fileno(), 1 << 22)
+        fsync.allocate(file.fileno(), 1 << 22)
     assert path.stat().st_size == 1 << 22
     assert path.read_bytes() == bytes(1 << 22)
 
@@ -288,7 +288,7 @@ def test_where_no_room_can_be_set_aside_files_are_sparse(tmp_path, monkeypatch, 
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(durable, "_fallocate", refuse)
+    monkeypatch.setattr(fsync, "_fallocate", refuse)
     monkeypatch.setattr(os, "posix_fallocate", None)
     writer = ShardWriter(tmp_path, INFOS, 1 << 40)
     writer.open()
@@ -304,7 +304,7 @@ def test_without_room_set_aside_a_full_disk_is_found_at_once(monkeypatch, small_
     def refuse(*_):
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    monkeypatch.setattr(durable, "_fallocate", refuse)
+    monkeypatch.setattr(fsync, "_fallocate", refuse)
     disk = small_disk(1024)
     writer = ShardWriter(disk, INFOS, 1 << 40)
     with pytest.raises(CheckpointError, match="cannot be written"):
@@ -314,7 +314,7 @@ def test_without_room_set_aside_a_full_disk_is_found_at_once(monkeypatch, small_
 
 def test_a_clone_is_a_file_of_its_own_or_none(tmp_path):
     (tmp_path / "a").write_bytes(b"weights")
-    if durable.clone(tmp_path / "a", tmp_path / "b"):
+    if fsync.clone(tmp_path / "a", tmp_path / "b"):
         assert not (tmp_path / "a").samefile(tmp_path / "b")
         assert (tmp_path / "b").read_bytes() == b"weights"
     else:

@@ -19,9 +19,9 @@ from transformers import (
 
 from mergegrid.checkpoints.architectures import EMBEDDING, T5, UNTIED, is_task_head
 from mergegrid.checkpoints.checkpoint import InMemory
+from mergegrid.checkpoints.compatibility import DEFAULT_THETA, USES_DEFAULT_THETA, check_configs
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import FIRST_THETA, WITH_FIRST_THETA, check_configs
-from mergegrid.checkpoints.naming import canonical, with_names_of
+from mergegrid.checkpoints.tensor_names import canonical, with_names_of_base
 from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.errors import CheckpointError
 from mergegrid.study.encoders.importing import import_base, import_expert, load_classifier
@@ -153,7 +153,7 @@ def test_one_prefix_of_all_names_is_found_and_taken_off_or_put_on(names, parts, 
     assume(not set(prefixed) & set(names))
     base, expert = (names, prefixed) if longer else (prefixed, names)
     tensors = {name: np.full(2, index) for index, name in enumerate(expert)}
-    found = with_names_of(InMemory(tensors), base, {}, "expert math")
+    found = with_names_of_base(InMemory(tensors), base, {}, "expert math")
     if set(found) != set(base):
         # Another prefix explains as many names: x.x.a and x.a, with x.x.x.a.
         assert any(one != two and one.endswith("." + two) for one in names for two in names)
@@ -173,7 +173,7 @@ def test_norms_of_the_first_files_of_bert_are_those_of_today(older, prefix):
         return {name: np.full(2, at) for at, name in enumerate(names)}
 
     base = tensors("base")
-    found = with_names_of(InMemory(tensors("expert", prefix)), base, {}, "expert math")
+    found = with_names_of_base(InMemory(tensors("expert", prefix)), base, {}, "expert math")
     assert set(found) == set(base)
     assert all(np.array_equal(found[name], base[name]) for name in base)
 
@@ -296,11 +296,11 @@ def test_what_changes_no_parameter_is_noted(base, expert, tmp_path):
     assert note.endswith("the merge has the base's")
 
 
-@pytest.mark.parametrize("kind", WITH_FIRST_THETA)
+@pytest.mark.parametrize("kind", USES_DEFAULT_THETA)
 def test_configs_without_theta_mean_what_transformers_takes_them_for(kind):
     from transformers import CONFIG_MAPPING
 
-    assert CONFIG_MAPPING[kind].default_theta == FIRST_THETA
+    assert CONFIG_MAPPING[kind].default_theta == DEFAULT_THETA
 
 
 BART = {

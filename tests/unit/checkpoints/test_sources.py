@@ -22,11 +22,11 @@ from package_index import Index
 from server import serving
 
 from mergegrid.checkpoints.sources import cache as store
+from mergegrid.checkpoints.sources.archives import unpack
 from mergegrid.checkpoints.sources.fetch import Record, fetch, locate
 from mergegrid.checkpoints.sources.hub import check_space
 from mergegrid.checkpoints.sources.hub_files import patterns
 from mergegrid.checkpoints.sources.source import SourceConfig
-from mergegrid.checkpoints.sources.unpack import unpack
 from mergegrid.errors import SourceError
 
 SIX = "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254"

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 
 from mergegrid.checkpoints import vocabulary
 from mergegrid.checkpoints.checkpoint import InMemory
+from mergegrid.checkpoints.compatibility import check_homologous
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import check_homologous
 from mergegrid.checkpoints.vocabulary import align, is_vocabulary
 from mergegrid.errors import CheckpointError
 

@@ -23,12 +23,12 @@ from transformers import (
     T5Config,
 )
 
-from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.merging import carry_out, prepare
 from mergegrid.recipes.merge_file import MergeFile
 from mergegrid.recipes.recipe import Recipe
+from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.transformers_backend import empty_model, put
 

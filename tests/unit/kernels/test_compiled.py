@@ -31,10 +31,10 @@ def start():
     compiled.program_loop.cache_clear()
     machine = Machine()
     numbers = np.array([1.0, 1 + 2**-8, -3.5], np.float32)
-    machine.rooms = Rows(numbers.view(np.uint8).reshape(1, -1))
-    machine.results = Rows(np.zeros((1, 6), np.uint8))
+    machine.inputs = Rows(numbers.view(np.uint8).reshape(1, -1))
+    machine.outputs = Rows(np.zeros((1, 6), np.uint8))
     machine.run([store("bfloat16", load("float32", 3, 0))])
-    assert machine.results.array.view(np.uint16).tolist() == [[0x3F80, 0x3F80, 0xC060]]
+    assert machine.outputs.array.view(np.uint16).tolist() == [[0x3F80, 0x3F80, 0xC060]]
 
 
 def test_the_machine_code_is_made_once(kept):
@@ -121,7 +121,7 @@ def test_code_is_not_made_from_a_source_that_changed_after_the_program_started(c
     folder, program = copied
     imports = "from mergegrid.checkpoints.dtypes import DTYPES; import mergegrid.engine.ops.cpu"
     change = (
-        f"path = __import__('pathlib').Path({str(folder / 'instructions.py')!r});"
+        f"path = __import__('pathlib').Path({str(folder / 'opcodes.py')!r});"
         "path.write_text(path.read_text().replace('SUBTRACT, PRODUCT', 'PRODUCT, SUBTRACT'))"
     )
     late = program(imports, change, SUBTRACT)
@@ -141,7 +141,7 @@ def test_the_compilers_own_settings_do_not_reach_what_is_kept(copied):
 
 
 def test_a_loop_that_could_fail_is_not_compiled(monkeypatch):
-    from mergegrid.kernels import compiler, program_loop
+    from mergegrid.kernels import numba_compat, program_loop
 
     def execute(a, b, c, d, e, f, g, h, i, j, k, m):
         np.empty(3)[0] = 1.0
@@ -149,7 +149,7 @@ def test_a_loop_that_could_fail_is_not_compiled(monkeypatch):
 
     monkeypatch.setattr(program_loop, "execute", execute)
     with pytest.raises(MergegridError, match="neither raise nor allocate"):
-        compiler.machine_code()
+        numba_compat.machine_code()
 
 
 def test_merging_starts_without_the_compiler():

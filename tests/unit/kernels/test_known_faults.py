@@ -23,8 +23,8 @@ COUNT = 8
 def machine(rows=2, length=4 * COUNT):
     """A machine with rooms and results for eight float32 numbers."""
     made = Machine()
-    made.rooms = Rows(np.zeros((rows, length), np.uint8))
-    made.results = Rows(np.zeros((rows, length), np.uint8))
+    made.inputs = Rows(np.zeros((rows, length), np.uint8))
+    made.outputs = Rows(np.zeros((rows, length), np.uint8))
     return made
 
 
@@ -93,7 +93,7 @@ def test_a_wrong_program_is_refused_and_writes_nothing(sinks):
     made = machine()
     with pytest.raises(ValueError, match=r"\w"):
         made.run(sinks)
-    assert not made.results.array.any()
+    assert not made.outputs.array.any()
 
 
 @pytest.mark.parametrize(
@@ -272,9 +272,9 @@ def test_the_compiled_loops_do_what_is_written_for_any_number(in_python, numbers
 def test_what_the_checks_refuse_would_leave_the_arrays(monkeypatch, sinks):
     monkeypatch.setattr("mergegrid.kernels.program.program_loop", lambda: uncompiled)
     made = machine()
-    made.rooms.array.view(np.float32)[:] = 1
+    made.inputs.array.view(np.float32)[:] = 1
     if sinks == WRONG["near without bins"]:
-        made.rooms.array.view(np.uint32)[:] = 6
+        made.inputs.array.view(np.uint32)[:] = 6
     with pytest.raises(ValueError, match=r"\w"):
         made.run(sinks)
     monkeypatch.setattr("mergegrid.kernels.program.check_program", lambda *_: None)

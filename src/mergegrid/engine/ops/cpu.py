@@ -29,12 +29,12 @@ class CpuOperations:
     def restart(self) -> None:
         """Take back the memory of all arrays given out since the last restart."""
         self._read, self._room = 0, None
-        self._machine.spoiled.value = 0
+        self._machine.nonfinite_input.value = 0
 
     def stored(self, count: int, dtype: Dtype) -> Stored:
         """Room for stored numbers: a row of the machine's memory."""
         size = count * dtype.size
-        self._room = self._machine.rooms.hold(self._read, size).view(dtype.numpy)
+        self._room = self._machine.inputs.reserve(self._read, size).view(dtype.numpy)
         return self._room
 
     def load(self, stored: Stored, dtype: Dtype) -> Expression:
@@ -56,12 +56,12 @@ class CpuOperations:
         sinks = [store(dtype.name, array) for array, dtype in zip(arrays, dtypes, strict=True)]
         count = arrays[0].count
         size = count * max(dtype.size for dtype in dtypes)
-        self._machine.results.hold(len(sinks) - 1, size)
+        self._machine.outputs.reserve(len(sinks) - 1, size)
         overflowed = self._machine.run(sinks)
-        results = self._machine.results.array[: len(sinks)]
+        results = self._machine.outputs.array[: len(sinks)]
         rows = [row[: count * dtype.size] for row, dtype in zip(results, dtypes, strict=True)]
         return [
-            (row.view(dtype.numpy), not bad and not self._machine.spoiled.value)
+            (row.view(dtype.numpy), not bad and not self._machine.nonfinite_input.value)
             for row, dtype, bad in zip(rows, dtypes, overflowed, strict=True)
         ]
 

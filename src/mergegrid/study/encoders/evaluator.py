@@ -9,7 +9,7 @@ import pandas as pd
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.model_statistics import check_grams, check_information, open_statistics
+from mergegrid.checkpoints.model_statistics import check_fisher, check_grams, open_statistics
 from mergegrid.checkpoints.publish import published_digest, read_manifest, recorded_libraries
 from mergegrid.checkpoints.torch_tensors import OnDevice
 from mergegrid.engine.budget import settings_on
@@ -18,7 +18,7 @@ from mergegrid.engine.merge import Merge, OfStatistics
 from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.recipes.sparsifiers import Sparsifier
-from mergegrid.stages import Libraries, libraries_of, stage_versions, together
+from mergegrid.stages import Libraries, library_versions, stage_versions, union_of_versions
 from mergegrid.study.encoders.scoring import TaskScorer
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.runtime.gpu_devices import hardware_name
@@ -122,7 +122,9 @@ class Bench:
         if statistic_of(recipe.method):
             of_experts = (self._members[name].statistics for name in recipe.experts)
             folders += [folder for folder in of_experts if folder]
-        return together([libraries_of(*_STAGES), *(self._recorded[each] for each in folders)])
+        return union_of_versions(
+            [library_versions(*_STAGES), *(self._recorded[each] for each in folders)]
+        )
 
     def _inputs_of(self, recipe: Recipe) -> dict[str, Any]:
         members = {name: self._inputs_of_members[name] for name in recipe.experts}
@@ -162,7 +164,7 @@ class Bench:
             if path not in self._statistics:
                 self._statistics[path] = open_statistics(path)
             found[name] = self._statistics[path]
-        check = check_information if wanted.kind == "fisher" else check_grams
+        check = check_fisher if wanted.kind == "fisher" else check_grams
         check(self._load().base, found)
         return found
 

@@ -23,10 +23,10 @@ from transformers import (
 
 from mergegrid.checkpoints.architectures import is_task_head
 from mergegrid.checkpoints.checkpoint import InMemory
+from mergegrid.checkpoints.compatibility import check_configs, check_homologous, left_out
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import check_configs, check_homologous, left_out
-from mergegrid.checkpoints.naming import read_config
 from mergegrid.checkpoints.publish import publish
+from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.errors import CheckpointError
 from mergegrid.study.encoders.class_order import class_names, outputs_of, reorder
 from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target

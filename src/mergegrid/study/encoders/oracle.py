@@ -11,7 +11,7 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import published_digest, recorded_libraries
 from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.stages import libraries_of, stage_versions, together
+from mergegrid.stages import library_versions, stage_versions, union_of_versions
 from mergegrid.study.encoders.scoring import TaskScorer
 from mergegrid.study.schema.oracle_jobs import OracleRequest
 from mergegrid.study.scoring.scores import Split, score_frame, score_row
@@ -42,7 +42,9 @@ def score_oracle(
             "versions": stage_versions("evaluate_encoder"),
         }
     )
-    libraries = together([libraries_of("evaluate_encoder"), recorded_libraries(folder)])
+    libraries = union_of_versions(
+        [library_versions("evaluate_encoder"), recorded_libraries(folder)]
+    )
     rows = []
     for expert, target in zip(request.experts, request.targets, strict=True):
         scorer = TaskScorer(folder / expert, target, examples[expert], device)

@@ -29,7 +29,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from mergegrid.checkpoints.publish import published_digest
-from mergegrid.stages import libraries_of, stage_versions
+from mergegrid.stages import library_versions, stage_versions
 from mergegrid.study.encoders.importing import load_classifier, save_expert
 from mergegrid.study.finetuning.cuda import prepare_device
 from mergegrid.study.finetuning.heads import head_config
@@ -92,7 +92,7 @@ def finetune(
         for entry in trainer.state.log_history
         if "eval_score" in entry
     ]
-    made_from["libraries"] = libraries_of("finetune_encoder")
+    made_from["libraries"] = library_versions("finetune_encoder")
     save_expert(model.cpu(), tokenizer, folder, request, made_from, curve)
     shutil.rmtree(state)
 

@@ -33,15 +33,20 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from mergegrid.checkpoints import model_files as companions
+from mergegrid.checkpoints import model_files
 from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
-from mergegrid.checkpoints.decoders import write_weights
 from mergegrid.checkpoints.dtypes import Stored, encode
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.naming import canonical, read_config, with_names_of, with_tied
 from mergegrid.checkpoints.publish import publish, published_digest
+from mergegrid.checkpoints.tensor_names import (
+    canonical,
+    read_config,
+    with_names_of_base,
+    with_tied_embeddings,
+)
 from mergegrid.errors import CheckpointError, ConfigError
-from mergegrid.stages import libraries_of, stage_versions
+from mergegrid.stages import library_versions, stage_versions
+from mergegrid.study.decoders.importing import write_weights
 from mergegrid.study.encoders.importing import TRAINING
 from mergegrid.study.finetuning.cuda import check_memory, prepare_device
 from mergegrid.study.finetuning.dialogues import IGNORED, Collator, Dialogues, Encoded
@@ -115,7 +120,7 @@ def finetune_decoder(
     ]
     if settings.lora is not None:
         model = model.merge_and_unload()
-    made_from["libraries"] = libraries_of("finetune_decoder")
+    made_from["libraries"] = library_versions("finetune_decoder")
     _publish(base, model, state / "trained", request, made_from, curve, folder)
     shutil.rmtree(state)
 
@@ -246,14 +251,14 @@ def _in_names_of(started: Checkpoint, trained: Checkpoint, folder: Path, base: P
     Raises:
         CheckpointError: the base has no name for some of it.
     """
-    named = with_names_of(trained, started, read_config(base), str(base))
-    strangers = sorted(set(named) - set(with_tied(started, base, named)))
+    named = with_names_of_base(trained, started, read_config(base), str(base))
+    strangers = sorted(set(named) - set(with_tied_embeddings(started, base, named)))
     if strangers:
         raise CheckpointError(
             f"{base} lacks {strangers[0]}, which the class of its config has; download the whole "
             "model"
         )
-    return with_tied(named, folder, started)
+    return with_tied_embeddings(named, folder, started)
 
 
 def _with_adapters(model: PreTrainedModel, lora: Lora) -> Any:
@@ -326,8 +331,8 @@ def _publish(
     started, saved = open_checkpoint(base), open_checkpoint(scratch)
     trained = _in_names_of(started, saved, scratch, base)
     with publish(folder, made_from) as draft:
-        companions.copy_files(base, companions.config_files(base), draft.path)
-        companions.copy_files(base, companions.tokenizer_files(base), draft.path)
+        model_files.copy_files(base, model_files.config_files(base), draft.path)
+        model_files.copy_files(base, model_files.tokenizer_files(base), draft.path)
         write_weights(draft, _Rounded(trained, started), "the fine-tuned model")
         training = {**request.model_dump(mode="json"), "curve": curve}
         (draft / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")

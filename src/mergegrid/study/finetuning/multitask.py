@@ -32,10 +32,10 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, get_linear_schedule_with_warmup, set_seed
 
 from mergegrid.checkpoints.publish import publish, published_digest
-from mergegrid.fsync import settle
+from mergegrid.fsync import sync_tree
 from mergegrid.hashing import digest
 from mergegrid.progress import progress
-from mergegrid.stages import libraries_of, stage_versions
+from mergegrid.stages import library_versions, stage_versions
 from mergegrid.study.encoders.importing import TRAINING, load_classifier, save_expert
 from mergegrid.study.finetuning.cuda import prepare_device
 from mergegrid.study.finetuning.heads import head_config
@@ -101,7 +101,7 @@ def finetune_together(
     together = nn.ModuleList(models).to(device)
     curve = _train(together, tasks, request.settings, request.seed, state)
     together.cpu()
-    made_from["libraries"] = libraries_of("finetune_multitask")
+    made_from["libraries"] = library_versions("finetune_multitask")
     with publish(folder, made_from) as draft:
         for name, model in zip(request.experts, models, strict=True):
             own = [{"epoch": entry["epoch"], "validation": entry["tasks"][name]} for entry in curve]
@@ -240,7 +240,7 @@ def _save(
     parts = {"models": models, "optimizer": optimizer, "schedule": schedule}
     state = {name: each.state_dict() for name, each in parts.items()}
     torch.save({**state, "curve": curve, "best": best}, part)
-    settle(part)
+    sync_tree(part)
     part.replace(path)
 
 

@@ -11,7 +11,7 @@ from mergegrid.checkpoints.publish import recorded_libraries
 from mergegrid.errors import DataError
 from mergegrid.hashing import canonical_json, digest
 from mergegrid.progress import progress
-from mergegrid.stages import Libraries, libraries_of, together
+from mergegrid.stages import Libraries, library_versions, union_of_versions
 from mergegrid.study.generation.backend import Backend, EngineIdentity, GenerationRequest
 from mergegrid.study.generation.engines import engine_identity, open_backend
 from mergegrid.study.generation.store import AnswerStore
@@ -159,7 +159,7 @@ def generate_answers(
         libraries: versions of the libraries behind the model.
         label: description for the progress bar.
     """
-    libraries = together([libraries, libraries_of("merge", "generate")])
+    libraries = union_of_versions([libraries, library_versions("merge", "generate")])
     for index, completions in progress(backend.generate(missing), label, len(missing)):
         answers.add(model_digest, missing[index], backend.engine, completions, libraries)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from mergegrid.checkpoints import model_files as companions
+from mergegrid.checkpoints import model_files
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.family import open_family
@@ -91,12 +91,12 @@ class Merger:
     def write_shell(self, folder: Path) -> None:
         """Write the config and tokenizer of the merged models to a folder, without weights."""
         base = self._models.base
-        companions.copy_files(base, companions.config_files(base), folder)
+        model_files.copy_files(base, model_files.config_files(base), folder)
         dtypes = {info.dtype.name for info in self.infos.values()}
-        companions.adapt_config(folder, dtypes.pop() if len(dtypes) == 1 else None, self._rows)
+        model_files.adapt_config(folder, dtypes.pop() if len(dtypes) == 1 else None, self._rows)
         named = self._models.output.tokenizer
         source = base if named == "base" else self._models.experts[named]
-        companions.copy_files(source, companions.tokenizer_files(source), folder)
+        model_files.copy_files(source, model_files.tokenizer_files(source), folder)
 
 
 class _Memory:

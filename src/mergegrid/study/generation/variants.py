@@ -15,7 +15,7 @@ import pandas as pd
 
 from mergegrid.checkpoints.publish import recorded_libraries
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.stages import together
+from mergegrid.stages import union_of_versions
 from mergegrid.study.generation.answering import (
     answer_frame,
     generate_answers,
@@ -82,7 +82,7 @@ def answer_variants(
         logger.info("%d variants, %d with questions to answer", len(missing), len(pending))
         if pending:
             folders = [models.base, *models.experts.values()]
-            libraries = together(map(recorded_libraries, folders))
+            libraries = union_of_versions(map(recorded_libraries, folders))
             backend = _open(engine, settings, shell, device, longest(tokenized), merger)
             try:
                 for recipe, requests in pending.items():

@@ -19,7 +19,7 @@ from mergegrid.errors import DataError
 from mergegrid.hashing import digest
 from mergegrid.progress import progress
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.stages import Libraries, libraries_of, stage_versions, together
+from mergegrid.stages import Libraries, library_versions, stage_versions, union_of_versions
 from mergegrid.study.grading.graders import GRADERS
 from mergegrid.study.grading.graders.grader import Context, Grades, Question, Verdicts
 from mergegrid.study.runtime.journal import Journal
@@ -52,7 +52,7 @@ def score_benchmark(
         DataError: a question has no answer, or there is none to choose or to report on.
     """
     stage = f"grade_{request.benchmark.kind}"
-    versions, here = stage_versions(stage), libraries_of(stage)
+    versions, here = stage_versions(stage), library_versions(stage)
     journal = Journal(folder / f"verdicts~{versions[stage]}.jsonl")
     columns = (questions[name].tolist() for name in ("id", "instruction", "reference"))
     asked = [
@@ -70,7 +70,7 @@ def score_benchmark(
         context = Context(request, folder, Verdicts(journal, here), workers)
         grades = GRADERS[request.benchmark.kind](context, recipe.digest[:16], asked, texts)
         engine = _engine(own)
-        libraries = together([*_libraries(own), context.verdicts.libraries])
+        libraries = union_of_versions([*_libraries(own), context.verdicts.libraries])
         inputs = _inputs(request, questions, own, versions)
         rows += [
             score_row(

@@ -22,7 +22,7 @@ from typing import Any
 from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
 from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.stages import Libraries, stage_versions, together
+from mergegrid.stages import Libraries, stage_versions, union_of_versions
 from mergegrid.study.generation.vllm_environment import VLLM_ON_GPUS, refuse_mig
 from mergegrid.study.runtime.gpu_devices import hardware_name
 from mergegrid.study.runtime.parent_death import dies_with_parent
@@ -220,7 +220,7 @@ def rows(
         libraries: versions of the libraries behind the model.
         inputs_digest: digest over all that the values depend on but the recipe.
     """
-    libraries = together([libraries, {"lm-eval": [result.version]}])
+    libraries = union_of_versions([libraries, {"lm-eval": [result.version]}])
     return [
         score_row(
             "sweep" if len(recipe.experts) == 1 else "merges",

@@ -24,7 +24,7 @@ from mergegrid.checkpoints.publish import publish, published_digest
 from mergegrid.errors import DataError
 from mergegrid.hashing import canonical_json
 from mergegrid.progress import progress
-from mergegrid.stages import libraries_of, stage_versions
+from mergegrid.stages import library_versions, stage_versions
 from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.model_statistics.fisher import ExactFisher, ReferenceFisher
 from mergegrid.study.model_statistics.gatherer import Gatherer
@@ -81,7 +81,7 @@ def gather(
         "request": request.model_dump(mode="json"),
         "device": device,
         "versions": stage_versions("statistics"),
-        "libraries": libraries_of("statistics"),
+        "libraries": library_versions("statistics"),
     }
     tokenizer = AutoTokenizer.from_pretrained(expert)
     # No more than are looked at: the training examples of a task may be many times as many.

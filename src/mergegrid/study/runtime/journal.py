@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mergegrid.fsync import settle
+from mergegrid.fsync import sync_tree
 from mergegrid.hashing import digest
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Journal:
         if (repaired := b"".join(intact)) != content:
             part = path.with_name(f"{path.name}.part")
             part.write_bytes(repaired)
-            settle(part)
+            sync_tree(part)
             part.replace(path)
 
     def get(self, inputs: Any) -> Any | None:

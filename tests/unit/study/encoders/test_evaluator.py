@@ -13,7 +13,7 @@ from mergegrid.recipes.sparsifiers import (
     MaskedFinetuned,
     NoSparsifier,
 )
-from mergegrid.stages import libraries_of
+from mergegrid.stages import library_versions
 from mergegrid.study.encoders import evaluator as bench_module
 from mergegrid.study.encoders import scoring as classifier
 from mergegrid.study.encoders.evaluator import Bench, Member
@@ -80,7 +80,7 @@ def test_the_expert_as_it_is_scores_as_its_own_checkpoint_does(bench, expert, ta
     state = dict(load_classifier(expert).state_dict())
     alone = TaskScorer(expert, target, examples, "cpu").measure(state, "test")
     assert replace(score, libraries={}) == alone
-    assert score.libraries == libraries_of("finetune_encoder", "merge", "evaluate_encoder")
+    assert score.libraries == library_versions("finetune_encoder", "merge", "evaluate_encoder")
     assert score.value == 1.0
     assert score.n == 24
 
@@ -127,7 +127,7 @@ def test_another_stage_version_or_split_is_scored_again(bench, measured, raise_v
 def test_another_library_version_is_recorded_and_scores_nothing_again(bench, measured, monkeypatch):
     one, two = recipes(Dare(rate=0.5), Dare(rate=0.9))
     before = bench().scores(one, "test")["praise"]
-    monkeypatch.setattr(bench_module, "libraries_of", lambda *_: {"torch": ("99.0",)})
+    monkeypatch.setattr(bench_module, "library_versions", lambda *_: {"torch": ("99.0",)})
     assert bench().scores(one, "test")["praise"].value == before.value
     found = bench().scores(two, "test")["praise"].libraries["torch"]
     assert "99.0" in found

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from mergegrid.checkpoints.compatibility import check_homologous
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import check_homologous
 from mergegrid.checkpoints.publish import read_manifest
 from mergegrid.study.finetuning import classifier
 from mergegrid.study.finetuning.classifier import finetune

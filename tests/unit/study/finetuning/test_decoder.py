@@ -10,10 +10,10 @@ from small_models import llama, save, tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.inspection import inspect
 from mergegrid.errors import CheckpointError, ConfigError, DataError
+from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.finetuning import decoder
 from mergegrid.study.finetuning.decoder import finetune_decoder
 from mergegrid.study.finetuning.dialogues import IGNORED, Dialogues, Encoded

@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from small_models import VOCABULARY, tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPT2Model, Trainer
 
-from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.errors import CheckpointError
 from mergegrid.recipe_merging import merge_recipe
 from mergegrid.recipes.merge_file import Output
 from mergegrid.recipes.recipe import Recipe
+from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.finetuning.decoder import finetune_decoder
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.transformers_backend import empty_model, put

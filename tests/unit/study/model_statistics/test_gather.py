@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.model_statistics import (
-    check_gathered,
-    check_information,
+    check_fisher,
+    check_settings,
     open_statistics,
 )
 from mergegrid.checkpoints.publish import published_digest, read_manifest
@@ -77,7 +77,7 @@ def test_files_say_what_they_hold(folder, expert):
 def test_information_is_about_every_tensor_of_the_base(folder, base):
     for how in ("exact", "reference"):
         statistics = open_statistics(folder / f"fisher~{how}~64.safetensors")
-        check_information(open_checkpoint(base), {"praise": statistics})
+        check_fisher(open_checkpoint(base), {"praise": statistics})
         assert set(statistics) == set(open_checkpoint(base))
 
 
@@ -116,6 +116,6 @@ def test_too_few_examples_are_an_error_that_says_how_many_there_are(gathered):
 def test_a_file_that_is_something_else_is_refused(folder, method, message):
     statistics = open_statistics(folder / "fisher~exact~64.safetensors")
     with pytest.raises(CheckpointError, match=message):
-        check_gathered("praise", statistics, method)
-    check_gathered("praise", statistics, Fisher(examples=64))
-    check_gathered("praise", statistics, Fisher())
+        check_settings("praise", statistics, method)
+    check_settings("praise", statistics, Fisher(examples=64))
+    check_settings("praise", statistics, Fisher())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mergegrid.stages import Libraries, together
+from mergegrid.stages import Libraries, union_of_versions
 from mergegrid.study.runtime.journal import Journal
 from mergegrid.study.schema.decoder_jobs import ScoreRequest
 
@@ -71,7 +71,7 @@ class Verdicts:
     @property
     def libraries(self) -> Libraries:
         """Libraries behind the verdicts given and added; those of this process if there is none."""
-        return together(self._used or [self._here])
+        return union_of_versions(self._used or [self._here])
 
 
 Answers = Sequence[Sequence[str]]

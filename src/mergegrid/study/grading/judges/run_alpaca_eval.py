@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mergegrid.fsync import settle
+from mergegrid.fsync import sync_tree
 from mergegrid.study.grading.judges.annotators import ANSWERS
 
 _LONGEST_WAIT = 60.0
@@ -140,7 +140,7 @@ class _Job:
         # Beside, then renamed: whoever is interrupted here keeps the answers of before.
         part = self._answers.with_suffix(".part")
         annotator.save(part)
-        settle(part)
+        sync_tree(part)
         part.replace(self._answers)
 
     def _one_by_one(self, complete: Complete) -> Complete:

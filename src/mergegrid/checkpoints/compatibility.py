@@ -11,7 +11,7 @@ from typing import Any
 
 from mergegrid.checkpoints.architectures import T5, Config, is_constant, is_task_head, text_config
 from mergegrid.checkpoints.checkpoint import Checkpoint
-from mergegrid.checkpoints.naming import read_config
+from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.errors import CheckpointError
 
 _ATTENTION = (
@@ -72,9 +72,9 @@ _DEFAULTS = {
 }
 """What configs mean that lack a key, where that is the same for all architectures."""
 _SYNONYMS = {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
-FIRST_THETA = 10000.0
+DEFAULT_THETA = 10000.0
 """The `rope_theta` of configs that were written before it was a key."""
-WITH_FIRST_THETA = (
+USES_DEFAULT_THETA = (
     *("falcon", "gemma", "gemma2", "gpt_neox", "granite", "llama", "mistral", "olmo", "olmo2"),
     *("phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "stablelm", "starcoder2"),
 )
@@ -265,7 +265,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     parameters = config.get("rope_parameters") or {}
     if any(isinstance(value, dict) for value in parameters.values()):
         return dict(parameters)
-    first = FIRST_THETA if config.get("model_type") in WITH_FIRST_THETA else None
+    first = DEFAULT_THETA if config.get("model_type") in USES_DEFAULT_THETA else None
     rope = {
         "rope_theta": config.get("rope_theta") or config.get("rotary_emb_base") or first,
         **(config.get("rope_scaling") or {}),

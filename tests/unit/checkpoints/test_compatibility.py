@@ -5,9 +5,9 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from mergegrid.checkpoints.checkpoint import InMemory
+from mergegrid.checkpoints.compatibility import check_configs, check_homologous
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.homology import check_configs, check_homologous
-from mergegrid.checkpoints.naming import canonical, with_tied
+from mergegrid.checkpoints.tensor_names import canonical, with_tied_embeddings
 from mergegrid.errors import CheckpointError
 
 LLAMA = {
@@ -158,27 +158,31 @@ def gpt_2(tmp_path_factory):
 def test_tied_output_embeddings_are_the_input_embeddings(gpt_2):
     saved = open_checkpoint(gpt_2)
     assert "lm_head.weight" not in saved
-    tied = with_tied(saved, gpt_2, ["lm_head.weight", "transformer.wte.weight", "absent"])
+    tied = with_tied_embeddings(
+        saved, gpt_2, ["lm_head.weight", "transformer.wte.weight", "absent"]
+    )
     assert set(tied) == {*saved, "lm_head.weight"}
     np.testing.assert_array_equal(tied["lm_head.weight"], saved["transformer.wte.weight"])
     np.testing.assert_array_equal(tied["transformer.wpe.weight"], saved["transformer.wpe.weight"])
 
 
 def test_the_input_embeddings_are_the_output_embeddings_where_only_those_were_saved(gpt_2):
-    tied = with_tied(InMemory({"lm_head.weight": np.eye(3)}), gpt_2, ["model.embed_tokens.weight"])
+    tied = with_tied_embeddings(
+        InMemory({"lm_head.weight": np.eye(3)}), gpt_2, ["model.embed_tokens.weight"]
+    )
     np.testing.assert_array_equal(tied["model.embed_tokens.weight"], np.eye(3))
 
 
 def test_what_the_config_does_not_tie_stays_missing(tmp_path):
     checkpoint = model(**{"model.embed_tokens.weight": (4, 2)})
-    assert with_tied(checkpoint, tmp_path, ["lm_head.weight"]) is checkpoint
+    assert with_tied_embeddings(checkpoint, tmp_path, ["lm_head.weight"]) is checkpoint
     (tmp_path / "config.json").write_text('{"tie_word_embeddings": false}')
-    assert with_tied(checkpoint, tmp_path, ["lm_head.weight"]) is checkpoint
+    assert with_tied_embeddings(checkpoint, tmp_path, ["lm_head.weight"]) is checkpoint
 
 
 def test_what_is_no_embedding_is_never_tied(gpt_2):
     saved = open_checkpoint(gpt_2)
-    assert with_tied(saved, gpt_2, ["h.0.mlp.weight", "lm_head.bias"]) is saved
+    assert with_tied_embeddings(saved, gpt_2, ["h.0.mlp.weight", "lm_head.bias"]) is saved
 
 
 @pytest.mark.parametrize("says", [True, False])

@@ -147,7 +147,7 @@ def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
     return True
 
 
-def with_names_of(
+def with_names_of_base(
     expert: Checkpoint, base: Collection[str], config: Config, who: str
 ) -> Checkpoint:
     """An expert under the names of its base, where one prefix or `gamma` makes the difference.
@@ -224,7 +224,9 @@ def _without_first_parts(name: str) -> list[str]:
     return [".".join(parts[start:]) for start in range(1, len(parts))]
 
 
-def with_tied(checkpoint: Checkpoint, folder: Path, names: Collection[str]) -> Checkpoint:
+def with_tied_embeddings(
+    checkpoint: Checkpoint, folder: Path, names: Collection[str]
+) -> Checkpoint:
     """A checkpoint that also offers those of `names` which it lacks as tied embeddings.
 
     A model that uses one matrix for input and output is saved with either name or with both; a

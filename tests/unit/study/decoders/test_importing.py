@@ -10,12 +10,12 @@ import torch
 from small_models import llama, save, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergegrid.checkpoints.decoders import import_decoder
 from mergegrid.checkpoints.digests import digest_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.inspection import inspect
 from mergegrid.checkpoints.publish import read_manifest
 from mergegrid.errors import CheckpointError
+from mergegrid.study.decoders.importing import import_decoder
 
 COMPANIONS = {
     "chat_template.jinja",

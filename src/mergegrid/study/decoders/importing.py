@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from mergegrid import fsync as durable
-from mergegrid.checkpoints import model_files as companions
-from mergegrid.checkpoints import pytorch_files, safetensors_files
+from mergegrid import fsync
+from mergegrid.checkpoints import model_files, pytorch_files, safetensors_files
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.digests import LEAF, TensorDigests
 from mergegrid.checkpoints.dtypes import Stored, is_finite
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.location import shards
-from mergegrid.checkpoints.naming import canonical, read_config
 from mergegrid.checkpoints.publish import Draft, publish
+from mergegrid.checkpoints.tensor_names import canonical, read_config
 from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.errors import CheckpointError
 
@@ -59,8 +58,8 @@ def import_decoder(
             _dequantise(quantised, draft.path)
             _describe_weights(draft, source)
         else:
-            companions.copy_files(source, companions.config_files(source), draft.path)
-            companions.copy_files(source, companions.tokenizer_files(source), draft.path)
+            model_files.copy_files(source, model_files.config_files(source), draft.path)
+            model_files.copy_files(source, model_files.tokenizer_files(source), draft.path)
             if safetensors_files.present(source):
                 canonical(open_checkpoint(source), read_config(source), str(source))
                 _link_weights(source, draft.path)
@@ -69,9 +68,9 @@ def import_decoder(
                 checkpoint = canonical(open_checkpoint(source), read_config(source), str(source))
                 write_weights(draft, checkpoint, str(source))
         if tokenizer is not None:
-            for name in companions.tokenizer_files(draft.path):
+            for name in model_files.tokenizer_files(draft.path):
                 (draft / name).unlink()
-            companions.copy_files(tokenizer, companions.tokenizer_files(tokenizer), draft.path)
+            model_files.copy_files(tokenizer, model_files.tokenizer_files(tokenizer), draft.path)
 
 
 def write_weights(draft: Draft, checkpoint: Checkpoint, what: str) -> None:
@@ -132,7 +131,7 @@ def _link_weights(source: Path, folder: Path) -> None:
     for path in paths:
         target = folder / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
-        if not durable.clone(path, target):
+        if not fsync.clone(path, target):
             try:
                 os.link(path.resolve(), target)
             # Another file system, or one without links.
