@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import LEAF
 from mergegrid.checkpoints.dtypes import DTYPES
-from mergegrid.checkpoints.writer import ShardWriter
+from mergegrid.checkpoints.writer import ShardWriter, plan_shards
 
 #: 64 MiB of float32: an odd tensor first, so that the other does not start at a page.
 INFOS = {
@@ -101,3 +101,15 @@ def test_files_are_the_same_whether_they_may_stay_cached_or_not(tmp_path):
         folder.mkdir()
         written.append(write(folder, cached)[0].read_bytes())
     assert written[0] == written[1]
+
+
+def test_shards_hold_as_many_tensors_as_fit_in_order_and_one_at_least():
+    sizes = {"a": 2, "b": 2, "c": 3, "large": 9, "d": 1, "e": 4}
+    infos = {name: TensorInfo((size,), DTYPES["float32"]) for name, size in sizes.items()}
+    assert plan_shards(infos, 20) == {
+        "model-00001-of-00004.safetensors": ["a", "b"],
+        "model-00002-of-00004.safetensors": ["c"],
+        "model-00003-of-00004.safetensors": ["large"],
+        "model-00004-of-00004.safetensors": ["d", "e"],
+    }
+    assert plan_shards(infos, 84) == {"model.safetensors": list(sizes)}
