@@ -12,7 +12,6 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -20,8 +19,7 @@ from mergegrid.recipes.recipe import Recipe
 from mergegrid.study.generation import variants, vllm_compat
 from mergegrid.study.generation.answering import answer
 from mergegrid.study.generation.backend import GenerationError
-from mergegrid.study.generation.engines import engine_identity
-from mergegrid.study.generation.merged import Merger, Models
+from mergegrid.study.generation.merged import Models
 from mergegrid.study.generation.vllm_backend import VllmBackend
 from mergegrid.study.generation.vllm_environment import import_vllm
 from mergegrid.study.schema.decoder_jobs import Ask
@@ -56,6 +54,7 @@ def main(order: Path) -> None:
     seconds = Seconds()
     seconds("import vllm", lambda: __import__("vllm"))
     timed(seconds)
+    refusals = refused_at_first(recipes[0])
     store = order.with_name("one_engine.jsonl")
     one = variants.answer_variants(
         models, recipes, lambda recipe: recipe.digest, *common, store, "cpu", 0
@@ -74,7 +73,7 @@ def main(order: Path) -> None:
         "hashes": hashes(*asked["folders"][:2]),
         "one": {name: table.to_dict("list") for name, table in one.items()},
         "new": {name: table.to_dict("list") for name, table in new.items()},
-        "refused": refused(models, recipes),
+        "refused": refusals,
         "seconds": seconds.found,
     }
     sys.stdout.write(json.dumps(result) + "\n")
@@ -119,7 +118,21 @@ def timed(seconds: Seconds) -> None:
     )
 
 
-def refused(models: Models, recipes: list[Recipe]) -> list[str]:
+def refused_at_first(recipe: Recipe) -> list[str]:
+    """Have the next engine refuse a variant before it loads any; errors appear in the list."""
+    messages: list[str] = []
+    start = VllmBackend.__init__
+
+    def start_and_refuse(self, *words):
+        VllmBackend.__init__ = start
+        start(self, *words)
+        messages.extend(refused(self, recipe))
+
+    VllmBackend.__init__ = start_and_refuse
+    return messages
+
+
+def refused(backend: VllmBackend, recipe: Recipe) -> list[str]:
     """Errors when the output matrix is not tied again, from each check on its own."""
     messages = []
     checks = {
@@ -128,23 +141,17 @@ def refused(models: Models, recipes: list[Recipe]) -> list[str]:
     }
     originals = {name: getattr(vllm_compat, name) for name in (*checks, "tie_output_matrix")}
     vllm_compat.tie_output_matrix = lambda model: set()
-    with TemporaryDirectory() as folder:
-        shell = Path(folder)
-        Merger(models).write_shell(shell)
-        engine = engine_identity(SETTINGS, shell, "cpu", 0)
-        backend = VllmBackend(engine, SETTINGS, shell, 64, Merger(models))
-        # The third error is that of the probe.
-        for active in (*checks, None):
-            for name, disabled in checks.items():
-                setattr(vllm_compat, name, originals[name] if name == active else disabled)
-            try:
-                backend.load(recipes[0].model_dump_json())
-                messages.append("accepted")
-            except GenerationError as error:
-                messages.append(str(error))
-        for name, original in originals.items():
-            setattr(vllm_compat, name, original)
-        backend.close()
+    # The third error is that of the probe.
+    for active in (*checks, None):
+        for name, disabled in checks.items():
+            setattr(vllm_compat, name, originals[name] if name == active else disabled)
+        try:
+            backend.load(recipe.model_dump_json())
+            messages.append("accepted")
+        except GenerationError as error:
+            messages.append(str(error))
+    for name, original in originals.items():
+        setattr(vllm_compat, name, original)
     return messages
 
 
