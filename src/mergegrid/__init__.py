@@ -1,3 +1,115 @@
-"""mergegrid: drop, rescale, merge and score language models, over whole grids."""
+"""mergegrid: drop, rescale and merge language models, alone or over whole grids.
 
-__version__ = "0.1.0"
+    >>> from mergegrid import Dare, TaskArithmetic, merge
+    >>> merge(
+    ...     "models/llama",
+    ...     {"math": "models/llama-math", "code": "models/llama-code"},
+    ...     sparsifier=Dare(rate=0.9, seed=1),
+    ...     method=TaskArithmetic(coefficient=0.5),
+    ...     out="merged",
+    ... )
+    PosixPath('merged')
+
+Names are imported on first use, so that `import mergegrid` takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mergegrid.api import deltas, inspect, load_into, merge, open_model, run_job
+    from mergegrid.engine.method import Method
+    from mergegrid.engine.sparsifier import Sparsifier
+    from mergegrid.errors import CheckpointError, ConfigError, DamagedError, MergegridError
+    from mergegrid.merging import MergeJob
+    from mergegrid.methods.average import Average
+    from mergegrid.methods.fisher import Fisher
+    from mergegrid.methods.model_stock import ModelStock
+    from mergegrid.methods.regmean import RegMean
+    from mergegrid.methods.sce import Sce
+    from mergegrid.methods.slerp import Slerp
+    from mergegrid.methods.task_arithmetic import TaskArithmetic
+    from mergegrid.methods.ties import Ties
+    from mergegrid.recipes.output import Output
+    from mergegrid.recipes.recipe import Recipe
+    from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+    from mergegrid.sparsifiers.dare import Dare
+    from mergegrid.sparsifiers.della import Della
+    from mergegrid.sparsifiers.drop_only import DropOnly
+    from mergegrid.sparsifiers.magnitude import Magnitude
+    from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+    from mergegrid.sparsifiers.none import NoSparsifier
+    from mergegrid.sparsifiers.rates import Rule
+
+_MODULES = {
+    "api": ("deltas", "inspect", "load_into", "merge", "open_model", "run_job"),
+    "engine.method": ("Method",),
+    "engine.sparsifier": ("Sparsifier",),
+    "errors": ("CheckpointError", "ConfigError", "DamagedError", "MergegridError"),
+    "merging": ("MergeJob",),
+    "methods.average": ("Average",),
+    "methods.fisher": ("Fisher",),
+    "methods.model_stock": ("ModelStock",),
+    "methods.regmean": ("RegMean",),
+    "methods.sce": ("Sce",),
+    "methods.slerp": ("Slerp",),
+    "methods.task_arithmetic": ("TaskArithmetic",),
+    "methods.ties": ("Ties",),
+    "recipes.output": ("Output",),
+    "recipes.recipe": ("Recipe",),
+    "sparsifiers.breadcrumbs": ("Breadcrumbs",),
+    "sparsifiers.dare": ("Dare",),
+    "sparsifiers.della": ("Della",),
+    "sparsifiers.drop_only": ("DropOnly",),
+    "sparsifiers.magnitude": ("Magnitude",),
+    "sparsifiers.masked_finetuned": ("MaskedFinetuned",),
+    "sparsifiers.none": ("NoSparsifier",),
+    "sparsifiers.rates": ("Rule",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - in the order of a reader
+    "merge",
+    "deltas",
+    "inspect",
+    "open_model",
+    "load_into",
+    "run_job",
+    "MergeJob",
+    "Output",
+    "Recipe",
+    "Rule",
+    "Sparsifier",
+    "NoSparsifier",
+    "Dare",
+    "DropOnly",
+    "Magnitude",
+    "MaskedFinetuned",
+    "Della",
+    "Breadcrumbs",
+    "Method",
+    "Average",
+    "TaskArithmetic",
+    "Ties",
+    "Slerp",
+    "ModelStock",
+    "Sce",
+    "Fisher",
+    "RegMean",
+    "MergegridError",
+    "CheckpointError",
+    "ConfigError",
+    "DamagedError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("mergegrid")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"mergegrid.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

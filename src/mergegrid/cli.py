@@ -1,4 +1,4 @@
-"""The command line: merge, inspect and measure models; check and summarise studies.
+"""The command line: merge, inspect and measure models; check and summarize studies.
 
 Commands import what they need when they run, so that each starts as fast as it can.
 """
@@ -17,8 +17,8 @@ import typer
 
 from mergegrid.errors import ConfigError, MergegridError
 
-# NumPy and SciPy each bring threads for linear algebra, which wait for work by spinning: let them
-# sleep soon. It must be said before they are imported.
+# NumPy and SciPy each have threads for linear algebra that wait for work by spinning: let them
+# sleep soon. This must be set before they are imported.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 app = typer.Typer(
@@ -40,28 +40,24 @@ def merge(
     recipe: Annotated[Path, typer.Argument(help="merge file (YAML)")],
     out: Annotated[Path, typer.Argument(help="folder of the merged model")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="only check, and say the plan")
+        bool, typer.Option("--dry-run", help="validate and print the plan; write nothing")
     ] = False,
-    max_memory: Annotated[
-        str | None, typer.Option(help="memory that must suffice, e.g. 1GiB")
-    ] = None,
+    max_memory: Annotated[str | None, typer.Option(help="memory limit, e.g. 1GiB")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="threads; by default one per processor")
     ] = None,
     device: Annotated[Device, typer.Option(help="where the arithmetic runs")] = Device.CPU,
 ) -> None:
-    """Merge models on disk, by a recipe, into a folder that transformers and vLLM load."""
-    from mergegrid import api
+    """Merge models on disk by a merge file, into folders that transformers and vLLM load."""
+    from mergegrid.api import job_of, run_job
     from mergegrid.checkpoints.publish import read_manifest
-    from mergegrid.recipes.merge_file import parse_size
+    from mergegrid.recipes.output import parse_size
 
     try:
         memory = None if max_memory is None else parse_size(max_memory)
     except ValueError as error:
         raise ConfigError(f"--max-memory: {error}") from error
-    folders = api.merge(
-        recipe, out, dry_run=dry_run, threads=threads, max_memory=memory, device=device.value
-    )
+    folders = run_job(job_of(recipe, out), threads, memory, device.value, dry_run)
     for folder in folders:
         typer.echo(f"{folder}  {len(read_manifest(folder)['weights']['tensors'])} tensors")
 
@@ -80,13 +76,13 @@ def deltas(
     expert: Annotated[Path, typer.Argument(help="folder of a model fine-tuned from it")],
     dtype: Annotated[
         str | None,
-        typer.Option(help="what a merge would be rounded to; by default the base's own dtype"),
+        typer.Option(help="dtype that a merge is rounded to; by default the base's"),
     ] = None,
     table: Annotated[
         Path | None, typer.Option("--csv", help="file for all quantiles of every tensor")
     ] = None,
 ) -> None:
-    """Measure how far an expert is from its base, and say whether DARE applies to it."""
+    """Measure how far an expert is from its base, and whether DARE applies to it."""
     from mergegrid import api
 
     report = api.deltas(base, expert, dtype=dtype)
@@ -104,20 +100,20 @@ def check(config: Config = Path("config/config.yaml")) -> None:
     study = read_study(config)
     check_paths(study)
     experts = sum(len(family.experts) for family in study.families.values())
-    found = [f"{len(study.tasks)} tasks, {experts} experts"] if study.families else []
+    counts = [f"{len(study.tasks)} tasks, {experts} experts"] if study.families else []
     if study.oracle:
-        found.append(f"{sum(len(study.oracle_sets(name)) for name in study.families)} oracles")
+        counts.append(f"{sum(len(study.oracle_sets(name)) for name in study.families)} oracles")
     if study.decoders:
         experts = sum(len(family.experts) for family in study.decoders.families.values())
-        found.append(f"{len(study.decoders.benchmarks)} benchmarks, {experts} decoders")
-    typer.echo(f"{config} is fine: {', '.join(found)}")
+        counts.append(f"{len(study.decoders.benchmarks)} benchmarks, {experts} decoders")
+    typer.echo(f"{config}: OK, {', '.join(counts)}")
     for line in library_warnings(study):
         typer.echo(line, err=True)
 
 
 @app.command("summary")
 def show_summary(config: Config = Path("config/config.yaml")) -> None:
-    """Say where the results of a study are, and how long each stage took."""
+    """Print where the results of a study are, and how long each stage took."""
     from mergegrid.study.reporting.summary import summary
     from mergegrid.study.schema.loading import read_study
 
@@ -126,7 +122,7 @@ def show_summary(config: Config = Path("config/config.yaml")) -> None:
 
 @app.command()
 def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")) -> None:
-    """Bring the JSON schema, the reference of the configuration and that of results up to date."""
+    """Update the JSON schemas and the references of configuration and results."""
     from mergegrid.study.reporting.documentation import write_results_documentation
     from mergegrid.study.schema.documentation import write_documentation
 
@@ -135,21 +131,21 @@ def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")
 
 
 def main() -> None:
-    """Run the command line; what users can mend is one line per error, and exit code 2."""
+    """Run the command line; errors that the user can fix are one line each, with exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Nearly all objects are of imported modules and live to the end; going through them again and
-    # again for garbage would take a tenth of a second.
+    # Nearly all objects belong to imported modules and live to the end; searching them for garbage
+    # again and again would take a tenth of a second.
     gc.set_threshold(100_000)
-    # At the end it would be a quarter.
+    # At exit it would take a quarter of a second.
     atexit.register(gc.freeze)
-    # Schedulers end jobs this way; what is unfinished is then removed, as after an interrupt.
+    # Schedulers end jobs this way; unfinished outputs are then removed, as after an interrupt.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except MergegridError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error}; check the path, its permissions and the room there")
+        _fail(f"{error}; check the path, its permissions and the free space")
 
 
 def _fail(message: str) -> NoReturn:

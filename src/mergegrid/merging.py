@@ -1,276 +1,284 @@
-"""Merging folders: models on disk in, model folders out, all of one pass together."""
+"""The one description of a merge, for the command line, Python, the workflow and engines.
+
+job = MergeJob(base, experts, {Path("merged"): recipe})
+merge = job.open()          # opens and checks all models; writes nothing
+merge.plan(threads=4)       # chooses threads and chunks; states memory and bytes
+merge.write()               # merges, and publishes one folder per recipe
+merge.tensors(recipe)       # or: the tensors of a merged model in memory
+"""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mergegrid.checkpoints import model_files
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
-from mergegrid.checkpoints.dtypes import DTYPES
+from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.family import Family, open_family
-from mergegrid.checkpoints.model_statistics import check_fisher, check_grams, open_statistics
-from mergegrid.checkpoints.publish import (
-    MANIFEST,
-    Draft,
-    check_destination,
-    publish,
-    recorded_libraries,
-)
+from mergegrid.checkpoints.model_statistics import open_statistics
+from mergegrid.checkpoints.publish import Draft, check_destination, publish, recorded_libraries
 from mergegrid.checkpoints.vocabulary import is_vocabulary
 from mergegrid.checkpoints.writer import ShardWriter
-from mergegrid.engine.budget import Plan, plan
+from mergegrid.engine.budget import Budget, plan_budget
 from mergegrid.engine.chunks import BASE
 from mergegrid.engine.engine import Engine
-from mergegrid.engine.input_check import Seen
+from mergegrid.engine.input_verifier import InputVerifier
 from mergegrid.errors import CheckpointError, ConfigError
-from mergegrid.recipes.merge_file import MergeFile, parse_size, recipes_of
+from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import union_of_versions
 
 
 @dataclass(frozen=True)
-class Order:
-    """A merge file whose models are opened and checked, and where its results go."""
+class MergeJob:
+    """Models on disk, recipes, and the folders for the merged models."""
 
-    asked: MergeFile
-    folders: Mapping[str, Path]
-    """Of the base, named "", and of each expert."""
-    config_files: Sequence[str]
-    """Of the base, in its folder."""
-    tokenizer_files: Sequence[str]
-    """Of the model whose tokenizer is wanted, in its folder."""
-    engine: Engine
-    recipes: Mapping[Path, Recipe]
-    """By the folder that is written."""
-    infos: Mapping[str, TensorInfo]
-    """Of the tensors that are written."""
-    vocabulary: int | None
-    """Embedding rows, where the base was padded."""
-    notes: Sequence[str]
-    """What was cut, padded or added, a line each."""
-    plan: Plan
+    base: Path
+    """Folder of the base."""
+    experts: Mapping[str, Path]
+    """Folders of the experts by name."""
+    recipes: Mapping[Path, Recipe] = field(default_factory=dict)
+    """Recipes by the folder that is written; all are merged in one pass over the models."""
+    output: Output = field(default_factory=Output)
+    """Dtype, shards, tokenizer and vocabulary of the merged models."""
+    statistics: Mapping[str, Path] = field(default_factory=dict)
+    """Files of model statistics by expert, for methods that need them."""
+    homologous: bool = True
+    """Whether configurations of experts and base must agree, and not only shapes."""
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Folders of all models: of the base, named "", and of the experts, sorted by name."""
+        return {BASE: self.base, **dict(sorted(self.experts.items()))}
 
-def prepare(
-    asked: MergeFile,
-    origin: Path,
-    out: Path,
-    threads: int | None = None,
-    max_memory: int | None = None,
-    device: str = "cpu",
-    recipe: Recipe | None = None,
-    homologous: bool = True,
-) -> Order:
-    """Open the models of a merge file and check all that can be known before the work.
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The model folder whose tokenizer goes with the merged models."""
+        name = self.output.tokenizer
+        return self.base if name == "base" else self.experts[name]
 
-    Args:
-        asked: what to merge and how.
-        origin: the file it comes from; relative paths start at its folder.
-        out: folder of the merged model; of several, the folder that holds theirs.
-        threads: threads to use; by default one for each processor.
-        max_memory: bytes that must suffice.
-        device: `cpu` or `cuda`.
-        recipe: the one recipe of the file under the name that a study gives it.
-        homologous: whether configurations of experts and base must agree, and not shapes alone.
+    def open(self) -> "OpenMerge":
+        """Open the models, and check all that can be known before weights are read.
 
-    Raises:
-        CheckpointError: a model is damaged, cannot be merged, or is not homologous with the base.
-        ConfigError: the recipe does not fit the models, or the memory does not suffice.
-    """
-    recipes = recipes_of(asked, origin) if recipe is None else {out.name: recipe}
-    _check_names(asked, origin)
-    targets = _targets(out, recipes)
-    named = {BASE: asked.base, **dict(sorted(asked.experts.items()))}
-    folders = {name: _path(origin, folder) for name, folder in named.items()}
-    _check_places(targets, folders)
-    for name, folder in folders.items():
-        _check_folder(name, folder)
-    config_files = model_files.config_files(folders[BASE])
-    tokenizer_files = model_files.tokenizer_files(folders[_tokenizer(asked)])
-    experts = {name: folder for name, folder in folders.items() if name != BASE}
-    family = open_family(folders[BASE], experts, asked.output.vocabulary, homologous)
-    aligned = family.aligned
-    statistics = {
-        name: open_statistics(_path(origin, path)) for name, path in asked.statistics.items()
-    }
-    engine = Engine(aligned.base, aligned.experts, statistics)
-    merges = [engine.merge(recipe) for recipe in recipes.values()]
-    _check_statistics(engine, recipes.values())
-    infos = {
-        name: TensorInfo(info.shape, DTYPES.get(asked.output.dtype, info.dtype))
-        for name, info in aligned.base.infos.items()
-    }
-    planned = plan(engine, merges, infos, threads, max_memory, device)
-    engine.settings = planned.settings
-    return Order(
-        asked=asked,
-        folders=folders,
-        config_files=config_files,
-        tokenizer_files=tokenizer_files,
-        engine=engine,
-        recipes=targets,
-        infos=infos,
-        vocabulary=aligned.rows,
-        notes=[*family.notes, *_lost_tokens(asked, family)],
-        plan=planned,
-    )
-
-
-def carry_out(order: Order, progress: Callable[[int], None] = lambda _: None) -> list[Path]:
-    """Merge, and publish every folder; gives the folders.
-
-    Raises:
-        CheckpointError: a model cannot be read, a merged element is not finite, or there is no
-            room on the disk. Nothing is left behind then.
-        DamagedError: a published model is not what its manifest says.
-    """
-    size = parse_size(order.asked.output.shard_size)
-    seen = Seen(order.engine.models)
-    statistics = {
-        name: checkpoint_digest(digest_tensors(each))
-        for name, each in order.engine.statistics.items()
-    }
-    with ExitStack() as stack:
-        drafts: list[tuple[Draft, ShardWriter]] = []
-        outputs: list[tuple[Recipe, ShardWriter]] = []
-        for folder, recipe in order.recipes.items():
-            draft = stack.enter_context(publish(folder, _made_from(order, recipe, statistics)))
-            writer = ShardWriter(draft.path, order.infos, size, order.plan.cached)
-            stack.callback(writer.close)
-            writer.open()
-            drafts.append((draft, writer))
-            outputs.append((recipe, writer))
-        with seen.damage_first(order.folders):
-            order.engine.stream(outputs, seen.add, progress)
-        # Not every method reads every model: an average has no use for the base.
-        found = seen.compare(order.folders)
-        inputs = {name or "base": checkpoint_digest(each) for name, each in found.items()}
-        libraries = union_of_versions(map(recorded_libraries, order.folders.values()))
-        for (draft, writer), recipe in zip(drafts, order.recipes.values(), strict=True):
-            writer.close()
-            draft.made_from["inputs"] = inputs
-            draft.made_from["libraries"] = libraries
-            draft.weight_files, draft.tensors = writer.files, writer.tensors()
-            _add_companions(order, recipe, draft)
-    return list(order.recipes)
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    if not folder.is_dir():
-        who = f"expert {name}" if name else "the base"
-        raise CheckpointError(
-            f"{who}: there is no folder {folder}; correct the path (it starts at the merge file)"
-        )
-
-
-def _path(origin: Path, text: str) -> Path:
-    return origin.parent / Path(text).expanduser()
-
-
-def _targets(out: Path, recipes: Mapping[str, Recipe]) -> dict[Path, Recipe]:
-    """Where each recipe's model goes."""
-    out = out.resolve() if out.is_symlink() or out.name in ("", "..") else out
-    if len(recipes) == 1:
-        return dict.fromkeys([out], *recipes.values())
-    if (out / MANIFEST).is_file():
-        raise ConfigError(
-            f"{out} is a model, and the lists of the recipe ask for a folder of "
-            f"{len(recipes)} models; name another place for them"
-        )
-    return {out / name: each for name, each in recipes.items()}
-
-
-def _check_names(asked: MergeFile, origin: Path) -> None:
-    known = ", ".join(sorted(asked.experts))
-    strangers = sorted(set(asked.statistics) - set(asked.experts))
-    if strangers:
-        raise ConfigError(
-            f"{origin}: statistics names {strangers[0]}, which is no expert; name one of {known}"
-        )
-    if asked.output.tokenizer not in ("base", *asked.experts):
-        raise ConfigError(
-            f"{origin}: output.tokenizer = {asked.output.tokenizer!r}: name base or one of {known}"
-        )
-
-
-def _check_statistics(engine: Engine, recipes: Iterable[Recipe]) -> None:
-    kinds = {recipe.method.kind for recipe in recipes}
-    if "fisher" in kinds:
-        check_fisher(engine.base, engine.statistics)
-    if "regmean" in kinds:
-        check_grams(engine.base, engine.statistics)
-
-
-def _check_places(targets: Mapping[Path, Recipe], folders: Mapping[str, Path]) -> None:
-    for target in targets:
-        check_destination(target)
-        for folder in folders.values():
-            inside = target.resolve().is_relative_to(folder.resolve())
-            around = folder.resolve().is_relative_to(target.resolve())
-            if inside or around:
-                raise ConfigError(
-                    f"the output {target} and the model {folder} lie in one another; "
-                    "name another place for the output"
+        Raises:
+            CheckpointError: a model is damaged, cannot be merged, or is not homologous with the
+                base.
+            ConfigError: a recipe does not fit the models, or a folder cannot be written.
+        """
+        self._check_places()
+        for name, folder in self.folders.items():
+            if not folder.is_dir():
+                who = f"expert {name}" if name else "the base"
+                raise CheckpointError(
+                    f"{who}: there is no folder {folder}; correct the path (relative paths start "
+                    "at the merge file)"
                 )
-        parent = next(each for each in [*target.resolve().parents] if each.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ConfigError(f"{parent} cannot be written to; name another place")
+        return OpenMerge(self)
+
+    def _check_places(self) -> None:
+        for target in self.recipes:
+            check_destination(target)
+            for folder in self.folders.values():
+                inside = target.resolve().is_relative_to(folder.resolve())
+                around = folder.resolve().is_relative_to(target.resolve())
+                if inside or around:
+                    raise ConfigError(
+                        f"the output {target} and the model {folder} contain one another; "
+                        "choose another output folder"
+                    )
+            parent = next(path for path in target.resolve().parents if path.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                raise ConfigError(f"{parent} is not writable; choose another output folder")
 
 
-def _tokenizer(asked: MergeFile) -> str:
-    """The model whose tokenizer is wanted."""
-    return BASE if asked.output.tokenizer == "base" else asked.output.tokenizer
+class OpenMerge:
+    """A merge job whose models are open and checked.
+
+    Raises:
+        CheckpointError: see `MergeJob.open`.
+        ConfigError: see `MergeJob.open`.
+    """
+
+    def __init__(self, job: MergeJob) -> None:
+        self.job = job
+        self._config_files = model_files.config_files(job.base)
+        self._tokenizer_files = model_files.tokenizer_files(job.tokenizer_folder)
+        experts = dict(sorted(job.experts.items()))
+        family = open_family(job.base, experts, job.output.vocabulary, job.homologous)
+        aligned = family.aligned
+        statistics = {name: open_statistics(path) for name, path in job.statistics.items()}
+        self.engine = Engine(aligned.base, aligned.experts, statistics)
+        self._recipes = {folder: self.engine.bind(recipe) for folder, recipe in job.recipes.items()}
+        self._stored = family.stored
+        self.infos = {
+            name: TensorInfo(info.shape, DTYPES.get(job.output.dtype, info.dtype))
+            for name, info in aligned.base.infos.items()
+        }
+        """Shape and dtype of the tensors of a merged model."""
+        self.vocabulary = aligned.rows
+        """Embedding rows of the merged models where the base was padded."""
+        self.notes = [*family.notes, *_lost_tokens(job, family)]
+        """Differences that do not prevent the merge, and what was cut or padded: a line each."""
+        self._cached = True
+        self._verified = False
+
+    def plan(
+        self,
+        threads: int | None = None,
+        max_memory: int | None = None,
+        device: str = "cpu",
+        recipe: Recipe | None = None,
+    ) -> Budget:
+        """Choose threads and chunk size, and state the cost.
+
+        Args:
+            threads: number of threads; one per processor if None.
+            max_memory: memory limit in bytes.
+            device: `cpu` or `cuda`; it changes no bit of the result.
+            recipe: a recipe that is merged in memory, instead of those of the job.
+
+        Raises:
+            ConfigError: the device is not available, or the memory limit is too small.
+        """
+        recipes = [self.engine.bind(recipe)] if recipe else list(self._recipes.values())
+        budget = plan_budget(self.engine, recipes, self.infos, threads, max_memory, device)
+        self.engine.options, self._cached = budget.options, budget.cached
+        return budget
+
+    def write(self, progress: Callable[[int], None] = lambda _: None) -> list[Path]:
+        """Merge all recipes in one pass and publish their folders.
+
+        Args:
+            progress: called with the number of bytes of the models that have been processed.
+
+        Raises:
+            CheckpointError: a model cannot be read, a merged element is not finite, or the disk is
+                full. Nothing is left behind then.
+            DamagedError: a published model differs from its manifest.
+        """
+        job, engine = self.job, self.engine
+        verifier = self._verifier()
+        statistics = {
+            name: checkpoint_digest(digest_tensors(checkpoint))
+            for name, checkpoint in engine.statistics.items()
+        }
+        with ExitStack() as stack:
+            drafts: list[tuple[Recipe, Draft, ShardWriter]] = []
+            for folder, recipe in job.recipes.items():
+                draft = stack.enter_context(publish(folder, self._made_from(recipe, statistics)))
+                writer = ShardWriter(draft.path, self.infos, job.output.shard_bytes, self._cached)
+                stack.callback(writer.close)
+                writer.open()
+                drafts.append((recipe, draft, writer))
+            writers = [writer for _, _, writer in drafts]
+            outputs = list(zip(self._recipes.values(), writers, strict=True))
+            with verifier.damage_first():
+                engine.stream(outputs, verifier.add, progress)
+            # Not every method reads every model: an average does not need the base.
+            tensors = verifier.verify()
+            inputs = {name or "base": checkpoint_digest(found) for name, found in tensors.items()}
+            libraries = union_of_versions(map(recorded_libraries, job.folders.values()))
+            for recipe, draft, writer in drafts:
+                writer.close()
+                draft.made_from["inputs"] = inputs
+                draft.made_from["libraries"] = libraries
+                draft.weight_files, draft.tensors = writer.files, writer.tensors()
+                self._write_card(recipe, draft)
+        return list(job.recipes)
+
+    def tensors(self, recipe: Recipe) -> dict[str, Stored]:
+        """The tensors of a merged model in memory, flat, as a folder would store them.
+
+        Raises:
+            CheckpointError: a model cannot be read, or a merged element is not finite.
+            ConfigError: the recipe does not fit the models.
+            DamagedError: a published model differs from its manifest.
+        """
+        sink = MemorySink(self.infos)
+        outputs = [(self.engine.bind(recipe), sink)]
+        if self._verified:
+            self.engine.stream(outputs)
+        else:
+            verifier = self._verifier()
+            with verifier.damage_first():
+                self.engine.stream(outputs, verifier.add)
+            verifier.verify()
+            self._verified = True
+        return sink.stored
+
+    def write_model_files(self, folder: Path) -> None:
+        """Write config and tokenizer of the merged models into a folder, without weights."""
+        dtypes = {info.dtype.name for info in self.infos.values()}
+        model_files.copy_files(self.job.base, self._config_files, folder)
+        dtype = dtypes.pop() if len(dtypes) == 1 else None
+        model_files.adapt_config(folder, dtype, self.vocabulary)
+        model_files.copy_files(self.job.tokenizer_folder, self._tokenizer_files, folder)
+
+    def _verifier(self) -> InputVerifier:
+        return InputVerifier(self.engine.models, self._stored, self.job.folders)
+
+    def _made_from(self, recipe: Recipe, statistics: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "recipe": recipe.model_dump(mode="json"),
+            "recipe_digest": recipe.digest,
+            "output": self.job.output.model_dump(mode="json"),
+            "statistics": dict(statistics),
+            "notes": list(self.notes),
+        }
+
+    def _write_card(self, recipe: Recipe, draft: Draft) -> None:
+        """Write config, tokenizer, recipe and model card beside the weights."""
+        job = self.job
+        self.write_model_files(draft.path)
+        base = model_files.model_name(job.base)
+        experts = {name: model_files.model_name(job.experts[name]) for name in recipe.experts}
+        statistics = {name: path.name for name, path in job.statistics.items()}
+        text = model_files.write_recipe(
+            draft.path,
+            {
+                "base": base,
+                "experts": experts,
+                "sparsifier": recipe.sparsifier.model_dump(mode="json"),
+                "method": recipe.method.model_dump(mode="json"),
+                "output": job.output.model_dump(mode="json"),
+                **({"statistics": statistics} if statistics else {}),
+            },
+        )
+        model_files.write_card(draft.path, base, experts, text, self.notes)
 
 
-def _lost_tokens(asked: MergeFile, family: Family) -> list[str]:
-    """A note where the tokenizer may name tokens that the merged model has no row for."""
-    who = _tokenizer(asked)
-    if who == BASE or asked.output.vocabulary == "pad":
+class MemorySink:
+    """A sink that keeps merged tensors in memory."""
+
+    def __init__(self, infos: Mapping[str, TensorInfo]) -> None:
+        self.infos = infos
+        self.stored: dict[str, Stored] = {
+            name: np.empty(info.count, info.dtype.numpy) for name, info in infos.items()
+        }
+        """Flat tensors as stored."""
+
+    def write(self, name: str, start: int, stored: Stored) -> None:
+        """Keep elements of a tensor."""
+        self.stored[name][start : start + stored.size] = stored
+
+
+def _lost_tokens(job: MergeJob, family: Family) -> list[str]:
+    """A note if the tokenizer may have tokens for which the merged model has no row."""
+    name = job.output.tokenizer
+    if name == "base" or job.output.vocabulary == "pad":
         return []
-    base, expert = family.aligned.base, family.opened[who]
-    rows = [info.shape[0] for name, info in base.infos.items() if is_vocabulary(name)]
-    theirs = [expert.infos[name].shape[0] for name in base if is_vocabulary(name)]
-    if theirs <= rows:
+    base, expert = family.aligned.base, family.opened[name]
+    tensors = [tensor for tensor in base if is_vocabulary(tensor)]
+    rows = [base.infos[tensor].shape[0] for tensor in tensors]
+    if [expert.infos[tensor].shape[0] for tensor in tensors] <= rows:
         return []
     return [
-        f"the tokenizer of expert {who} may name tokens beyond the {min(rows)} rows of the merged "
-        "model; output.vocabulary: pad keeps theirs"
+        f"the tokenizer of expert {name} may have tokens beyond the {min(rows)} rows of the merged "
+        "model; output.vocabulary: pad keeps their rows"
     ]
-
-
-def _made_from(order: Order, recipe: Recipe, statistics: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_digest": recipe.digest,
-        "output": order.asked.output.model_dump(mode="json"),
-        "statistics": dict(statistics),
-        "notes": list(order.notes),
-    }
-
-
-def _add_companions(order: Order, recipe: Recipe, draft: Draft) -> None:
-    folders, asked = order.folders, order.asked
-    dtypes = {info.dtype.name for info in order.infos.values()}
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
-    model_files.copy_files(folders[BASE], order.config_files, draft.path)
-    model_files.adapt_config(draft.path, dtype, order.vocabulary)
-    model_files.copy_files(folders[_tokenizer(asked)], order.tokenizer_files, draft.path)
-    base = model_files.model_name(folders[BASE])
-    experts = {name: model_files.model_name(folders[name]) for name in recipe.experts}
-    statistics = {name: Path(path).name for name, path in asked.statistics.items()}
-    text = model_files.write_recipe(
-        draft.path,
-        {
-            "base": base,
-            "experts": experts,
-            "sparsifier": recipe.sparsifier.model_dump(mode="json"),
-            "method": recipe.method.model_dump(mode="json"),
-            "output": asked.output.model_dump(mode="json"),
-            **({"statistics": statistics} if statistics else {}),
-        },
-    )
-    model_files.write_card(draft.path, base, experts, text, order.notes)

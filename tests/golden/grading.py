@@ -12,9 +12,9 @@ import pytest
 from golden import data
 from golden.answers import FORMULAS, PROGRAMS, SENTENCES
 from golden.recorded import ARITHMETIC, Numbers
-from mergegrid.recipes.methods import Average
+from mergegrid.methods.average import Average
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.sparsifiers.dare import Dare
 from mergegrid.study.grading.benchmark import score_benchmark
 from mergegrid.study.grading.graders import GRADERS
 from mergegrid.study.grading.graders.grader import Context, Question, Verdicts

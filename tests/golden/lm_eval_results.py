@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from golden.recorded import ARITHMETIC, Numbers
-from mergegrid.recipes.methods import Average
+from mergegrid.methods.average import Average
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.sparsifiers.dare import Dare
 from mergegrid.study.grading.lm_eval import harness_command, harness_inputs, read_result, rows
 from mergegrid.study.schema.lm_eval import Harness
 from mergegrid.study.scoring.scores import score_frame

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from merge_jobs import merge_recipe
 from numpy.typing import NDArray
 
 from golden import inputs
@@ -14,33 +15,28 @@ from mergegrid.checkpoints.digests import digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.engine.engine import Engine
+from mergegrid.engine.method import Method
+from mergegrid.engine.sparsifier import Sparsifier
 from mergegrid.methods import METHODS
-from mergegrid.recipe_merging import merge_recipe
-from mergegrid.recipes.merge_file import Output
-from mergegrid.recipes.methods import (
-    Average,
-    Fisher,
-    Method,
-    ModelStock,
-    RegMean,
-    Sce,
-    Slerp,
-    TaskArithmetic,
-    Ties,
-)
-from mergegrid.recipes.rates import Rule
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.regmean import RegMean
+from mergegrid.methods.sce import Sce
+from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
+from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe, spec_slug
-from mergegrid.recipes.sparsifiers import (
-    Breadcrumbs,
-    Dare,
-    Della,
-    DropOnly,
-    Magnitude,
-    MaskedFinetuned,
-    NoSparsifier,
-    Sparsifier,
-)
 from mergegrid.sparsifiers import SPARSIFIERS
+from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.della import Della
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+from mergegrid.sparsifiers.none import NoSparsifier
+from mergegrid.sparsifiers.rates import Rule
 
 LAYER = "layers.0.weight"
 Shapes = dict[str, tuple[int, ...]]
@@ -139,7 +135,9 @@ def _merged(method: Method, names: list[str], shapes: Shapes = SHAPES) -> dict[s
         if set(getattr(each, "rates", {})) <= set(names)
     }
     sinks = {slug: [_Kept(shapes, dtype) for dtype in _DTYPES] for slug in recipes}
-    engine.stream([(recipes[slug], sink) for slug, kept in sinks.items() for sink in kept])
+    engine.stream(
+        [(engine.bind(recipes[slug]), sink) for slug, kept in sinks.items() for sink in kept]
+    )
     if method.kind in _BY_TOLERANCE:
         return {slug: kept[0].numbers() for slug, kept in sinks.items()}
     return {slug: " ".join(each.digest() for each in kept) for slug, kept in sinks.items()}

@@ -15,8 +15,10 @@ from golden import inputs
 from golden.recorded import ARITHMETIC, TORCH, Numbers
 from golden.result_files import GAINS, results_of
 from golden.results import rows, sweep_of_answers
-from mergegrid.recipes.methods import Average, TaskArithmetic
-from mergegrid.recipes.sparsifiers import Dare, NoSparsifier
+from mergegrid.methods.average import Average
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import Bench, Member
 from mergegrid.study.encoders.merges import merges
 from mergegrid.study.encoders.store import ScoreStore

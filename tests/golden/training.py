@@ -11,7 +11,7 @@ from golden.recorded import TORCH, Numbers
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.model_statistics import open_statistics
-from mergegrid.recipes.merge_file import Output
+from mergegrid.recipes.output import Output
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.encoders.scoring import TaskScorer
 from mergegrid.study.finetuning import classifier, decoder, multitask

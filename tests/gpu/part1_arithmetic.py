@@ -20,7 +20,7 @@ from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.torch_tensors import OnDevice
-from mergegrid.engine.budget import settings_on
+from mergegrid.engine.budget import options_for
 from mergegrid.engine.engine import Engine
 from mergegrid.engine.masks import mask_key
 from mergegrid.engine.ops.cpu import CpuOperations
@@ -114,9 +114,9 @@ def speed_of_operations(machine: Machine, folder: Path) -> Row:
 
 #: Of operations, two arrays, stored numbers and the key of a mask.
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "words": lambda ops, x, y, stored, key: ops.words(key, 0, len(stored)),
+    "words": lambda ops, x, y, stored, key: ops.random_words(key, 0, len(stored)),
     "thin": lambda ops, x, y, stored, key: ops.thin(
-        ops.words(key, 0, len(stored)), 1 << 31, x, 2.0
+        ops.random_words(key, 0, len(stored)), 1 << 31, x, 2.0
     ),
     "dots": lambda ops, x, y, stored, key: ops.dots(x, y),
     "load": lambda ops, x, y, stored, key: ops.load(stored, DTYPES["float32"]),
@@ -193,7 +193,7 @@ def _encoder_merges(machine: Machine, folder: Path) -> tuple[str, bool]:
         }
         base = held.pop("base")
         for _ in range(2):
-            engine = Engine(base, held, settings=settings_on(device, threads=1))
+            engine = Engine(base, held, options=options_for(device, threads=1))
             start = time.perf_counter()
             merged = engine.checkpoint(recipe)
             tensors = {name: torch.as_tensor(merged[name]).cpu() for name in base}

@@ -65,7 +65,7 @@ def snakemake(folder: Path, *arguments: str) -> str:
 
 
 def command(*arguments: str) -> list[str]:
-    """The command line of a run."""
+    """The command line of a chunk."""
     cores = str(min(os.cpu_count() or 1, 16))
     words = ["-m", "snakemake", "--cores", cores, "--configfile", "config/tiny.yaml"]
     return [sys.executable, *words, *arguments]

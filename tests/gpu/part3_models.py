@@ -18,7 +18,7 @@ import torch
 from steps import Machine, Row, SkippedError, step
 
 from mergegrid.checkpoints.model_statistics import open_statistics
-from mergegrid.recipes.merge_file import Output
+from mergegrid.recipes.output import Output
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.finetuning.classifier import finetune
 from mergegrid.study.finetuning.decoder import finetune_decoder
@@ -154,7 +154,7 @@ def _finetune_decoder(
 
 @step("G7", limit=300)
 def answers(machine: Machine, folder: Path) -> Row:
-    """Answers in float32 depend neither on the device nor on the batch, greedy or drawn."""
+    """PrepassResults in float32 depend neither on the device nor on the batch, greedy or drawn."""
     size = machine.size("0.3B", "tiny")
     model = made.save(made.llama(size, "cpu"), folder / "model")
     vocabulary, count = made.LLAMAS[size][-1], machine.size(50, 12)

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the steps run."""
+    """Where the steps chunk."""
 
     device: str
     """`cuda`, or `cpu` for a rehearsal."""
@@ -61,7 +61,7 @@ class Step:
         return (self.function.__doc__ or "").splitlines()[0]
 
 
-#: In the order in which they run.
+#: In the order in which they chunk.
 STEPS: dict[str, Step] = {}
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.sparsifiers.dare import Dare
 from mergegrid.study.finetuning.decoder import finetune_decoder
 from mergegrid.study.generation.merged import Models
 from mergegrid.study.generation.variants import answer_variants

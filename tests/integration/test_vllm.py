@@ -22,13 +22,14 @@ import pytest
 import small_models
 import smollm2
 import torch
+from merge_jobs import merge_recipe
 
 import mergegrid
-from mergegrid.recipe_merging import merge_recipe
-from mergegrid.recipes.merge_file import Output
-from mergegrid.recipes.methods import TaskArithmetic, Ties
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
+from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe, base_only
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.sparsifiers.dare import Dare
 from mergegrid.study.generation.answering import answer
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.transformers_backend import empty_model, replace_weights

@@ -1,20 +1,19 @@
 """Small models, and ways to merge them that need no files."""
 
 import math
-from contextlib import contextmanager
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
 
 from mergegrid.checkpoints.checkpoint import InMemory, TensorInfo
 from mergegrid.checkpoints.dtypes import DTYPES
-from mergegrid.engine.engine import Engine, Settings
+from mergegrid.engine.engine import Engine, EngineOptions
 from mergegrid.engine.masks import mask_key, threshold
-from mergegrid.methods import METHODS
-from mergegrid.methods.method import Method
-from mergegrid.recipes.methods import Average
+from mergegrid.engine.method import Method
+from mergegrid.methods.average import Average
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import NoSparsifier
+from mergegrid.sparsifiers.none import NoSparsifier
 
 SHAPES = {"embedding.weight": (16, 8), "layer.bias": (8,), "layer.weight": (8, 8)}
 
@@ -61,12 +60,12 @@ def experts(base):
 def open_engine():
     """Make an engine of arrays by name."""
 
-    def engine(base, experts, statistics=None, settings=None):
+    def engine(base, experts, statistics=None, options=None):
         return Engine(
             InMemory(base),
             {name: InMemory(expert) for name, expert in experts.items()},
             {name: InMemory(each) for name, each in (statistics or {}).items()},
-            settings or Settings(),
+            options or EngineOptions(),
         )
 
     return engine
@@ -78,7 +77,7 @@ def stream():
 
     def run(engine, recipes, dtype="float32"):
         sinks = [Memory(engine.base.infos, dtype) for _ in recipes]
-        engine.stream(list(zip(recipes, sinks, strict=True)))
+        engine.stream(list(zip(map(engine.bind, recipes), sinks, strict=True)))
         return [sink.tensors for sink in sinks]
 
     return run
@@ -111,36 +110,45 @@ def merge(open_engine, stream, recipe_of):
         names=None,
         dtype="float32",
         statistics=None,
-        settings=None,
+        options=None,
     ):
         recipe = recipe_of(method or Average(), names or experts, sparsifier)
-        (merged,) = stream(open_engine(base, experts, statistics, settings), [recipe], dtype)
+        (merged,) = stream(open_engine(base, experts, statistics, options), [recipe], dtype)
         return merged
 
     return run
 
 
 @pytest.fixture(scope="session")
-def instead_of_average():
-    """Let another method stand where recipes ask for `average`."""
+def method_of():
+    """Make a method of functions, which take what its own methods take."""
 
-    @contextmanager
-    def replaced(*parts):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(METHODS, "average", Method(*parts))
-            yield
+    def method(merge, prepasses=lambda _: (), whole_rows=False):
+        functions, rows = (merge, prepasses), whole_rows
 
-    return replaced
+        class OfFunctions(Method):
+            kind: Literal["of_functions"] = "of_functions"
+            whole_rows: ClassVar[bool] = rows
+
+            def merge(self, chunk):
+                return functions[0](chunk)
+
+            def prepasses(self, inputs):
+                return functions[1](inputs)
+
+        return OfFunctions()
+
+    return method
 
 
 @pytest.fixture(scope="session")
-def sparsify(merge, instead_of_average):
+def sparsify(merge, method_of):
     """What a sparsifier leaves of one expert: its deltas, and its weights."""
 
-    def run(spec, base, expert, name="math", settings=None):
-        with instead_of_average(lambda _, run: run.deltas[0]):
-            deltas = merge(base, {name: expert}, sparsifier=spec, settings=settings)
-        return deltas, merge(base, {name: expert}, sparsifier=spec, settings=settings)
+    def run(spec, base, expert, name="math", options=None):
+        deltas_alone = method_of(lambda chunk: chunk.deltas[0])
+        deltas = merge(base, {name: expert}, deltas_alone, sparsifier=spec, options=options)
+        return deltas, merge(base, {name: expert}, sparsifier=spec, options=options)
 
     return run
 

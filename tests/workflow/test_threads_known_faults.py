@@ -12,7 +12,7 @@ SEVERAL = {"merge", "deltas"}
 
 
 def threads_of(printed):
-    """By rule, the threads of its jobs in a dry run."""
+    """By rule, the threads of its jobs in a dry chunk."""
     found = defaultdict(set)
     rule = ""
     for line in printed.splitlines():
@@ -55,11 +55,11 @@ with job(snakemake):
     from scipy.linalg import lapack
     from threadpoolctl import threadpool_info
 
-    from mergegrid.engine.budget import settings_on
+    from mergegrid.engine.budget import options_for
 
     blas = {{each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}}
     found = {{"torch": torch.get_num_threads(), "blas": max(blas)}}
-    found["merging"] = settings_on("cpu", snakemake.threads).threads
+    found["merging"] = options_for("cpu", snakemake.threads).threads
     open(snakemake.output[0], "w").write(json.dumps(found))
 """
 

@@ -3,17 +3,17 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake):
-    from mergegrid.recipe_merging import merge_recipe
+    from mergegrid.api import run_job
+    from mergegrid.merging import MergeJob
     from mergegrid.study.schema.decoder_jobs import MergeRequest
 
     request = MergeRequest.model_validate_json(snakemake.params.request)
-    experts = dict(zip(request.recipe.experts, map(Path, snakemake.input.experts), strict=True))
-    merge_recipe(
-        request.recipe,
-        Path(snakemake.input.base),
-        experts,
-        request.output,
-        request.homologous,
-        Path(snakemake.output.folder),
-        snakemake.threads,
+    recipe = request.recipe
+    merge = MergeJob(
+        base=Path(snakemake.input.base),
+        experts=dict(zip(recipe.experts, map(Path, snakemake.input.experts), strict=True)),
+        recipes={Path(snakemake.output.folder): recipe},
+        output=request.output,
+        homologous=request.homologous,
     )
+    run_job(merge, threads=snakemake.threads)

@@ -13,16 +13,17 @@ from mergegrid.checkpoints.tensor_names import (
     with_names_of_base,
     with_tied_embeddings,
 )
-from mergegrid.checkpoints.vocabulary import Aligned, align
-from mergegrid.recipes.vocabulary import VocabularyPolicy
+from mergegrid.checkpoints.vocabulary import Aligned, VocabularyPolicy, align
 
 
 @dataclass(frozen=True)
 class Family:
     """A base and its experts."""
 
+    stored: Mapping[str, Checkpoint]
+    """The models as their folders hold them: the base, named "", and the experts."""
     opened: Mapping[str, Checkpoint]
-    """The experts with the tensors of the base, as they are stored."""
+    """The experts with the tensors of the base."""
     aligned: Aligned
     """Base and experts with equal numbers of embedding rows."""
     notes: list[str]
@@ -49,12 +50,13 @@ def open_family(
         CheckpointError: a model is damaged, cannot be merged, or is not homologous with the base.
     """
     config = read_config(base)
-    ours = canonical(open_checkpoint(base), config, f"base {base}")
+    stored = {"": open_checkpoint(base)}
+    ours = canonical(stored[""], config, f"base {base}")
     theirs: dict[str, Checkpoint] = {}
     away: set[str] = set()
     notes: list[str] = []
     for name, folder in experts.items():
-        opened = open_checkpoint(folder)
+        opened = stored[name] = open_checkpoint(folder)
         who = f"expert {name}"
         config_of_expert = read_config(folder) or config
         named = canonical(opened, config_of_expert, who)
@@ -71,4 +73,4 @@ def open_family(
     aligned = align(ours, theirs, policy)
     for name, expert in aligned.experts.items():
         check_homologous(aligned.base, expert, name)
-    return Family(theirs, aligned, [*notes, *aligned.report])
+    return Family(stored, theirs, aligned, [*notes, *aligned.report])

@@ -7,6 +7,7 @@ Fine-tuning often adds a padding token, and with it a row to the embeddings: 320
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import Dtype, Stored, decode, encode
 from mergegrid.errors import CheckpointError
-from mergegrid.recipes.vocabulary import VocabularyPolicy
+
+VocabularyPolicy = Literal["base_rows", "pad"]
+"""`base_rows` merges the rows that the base has and cuts those that an expert added; `pad` brings
+every model to the largest number of rows with the mean of its own (arXiv 2311.03099, its code)."""
 
 INPUTS = ("shared", "embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
 """Modules with a row per token of the input, as transformers names them."""

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype
 from mergegrid.deltas.histograms import SIGNED_BINS, count_signed, deciles, histogram
-from mergegrid.engine.chunk_ranges import Span, tasks
-from mergegrid.engine.chunks import BASE, Run
-from mergegrid.engine.engine import CHUNK
+from mergegrid.engine.chunks import BASE, Chunk
+from mergegrid.engine.cutting import ChunkRange, tasks
+from mergegrid.engine.engine import CHUNK_SIZE
 from mergegrid.engine.ops.cpu import CpuOperations
 from mergegrid.engine.ops.operations import HIGH_BINS, LOW_BITS
-from mergegrid.engine.workers import Desk, Workers
+from mergegrid.engine.workers import Workers, WorkerState
 from mergegrid.errors import CheckpointError
 
 #: The paper's range: deltas of models fine-tuned from their base lie mostly below it.
@@ -97,7 +97,7 @@ def delta_ranges(
 ) -> list[Range]:
     """Size of |delta| of the whole model, as tensor `all`, and of each tensor.
 
-    Both models are read once, run by run; what is kept of a tensor is a histogram.
+    Both models are read once, chunk by chunk; what is kept of a tensor is a histogram.
 
     Args:
         base: the base; its tensors are the ones that are measured.
@@ -111,17 +111,19 @@ def delta_ranges(
     """
     models = {BASE: base, _EXPERT: expert}
 
-    def work(desk: Desk, task: list[Span]) -> tuple[int, list[tuple[str, "_Sizes"]]]:
+    def work(state: WorkerState, task: list[ChunkRange]) -> tuple[int, list[tuple[str, "_Sizes"]]]:
         sizes, count = [], 0
         for name, start, stop in task:
-            desk.ops.restart()
-            run = Run(models, name, start, stop, desk.ops)
-            sizes.append((name, _measure(run, output or base.infos[name].dtype)))
-            count += sum(run.count * model.infos[name].dtype.size for model in models.values())
+            state.ops.restart()
+            chunk = Chunk(models, name, start, stop, state.ops)
+            sizes.append((name, _measure(chunk, output or base.infos[name].dtype)))
+            count += sum(chunk.count * model.infos[name].dtype.size for model in models.values())
         return count, sizes
 
     def measured(workers: Workers) -> Iterator[tuple[str, "_Sizes"]]:
-        for count, sizes in workers.map(work, tasks(base.infos, base, CHUNK, rowwise=False)):
+        for count, sizes in workers.map(
+            work, tasks(base.infos, base, CHUNK_SIZE, whole_rows=False)
+        ):
             progress(count)
             yield from sizes
 
@@ -207,20 +209,20 @@ class _Sizes:
         }
 
 
-def _measure(run: Run, output: Dtype) -> _Sizes:
-    ops, delta = run.ops, run.delta(_EXPERT)
-    sizes = _Sizes(n=run.count, squares=float(ops.dots(delta, delta).sum()))
+def _measure(chunk: Chunk, output: Dtype) -> _Sizes:
+    ops, delta = chunk.ops, chunk.delta(_EXPERT)
+    sizes = _Sizes(n=chunk.count, squares=float(ops.dots(delta, delta).sum()))
     ops.count_high(delta, sizes.histogram)
-    moved = ops.plus(run.base, delta, 1.0)
+    moved = ops.plus(chunk.base, delta, 1.0)
     dtypes = [output, *(DTYPES[name] for name in SHORT)]
     (deltas, finite), *stored = ops.store(
-        [delta, *([run.base, moved] * len(dtypes))],
+        [delta, *([chunk.base, moved] * len(dtypes))],
         [_FLOAT32, *(dtype for dtype in dtypes for _ in range(2))],
     )
     if not finite:
         raise CheckpointError(
-            f"{run.name} has deltas that are not finite, first at element "
-            f"{run.start + int(np.flatnonzero(~np.isfinite(deltas))[0])}; base or expert is "
+            f"{chunk.name} has deltas that are not finite, first at element "
+            f"{chunk.start + int(np.flatnonzero(~np.isfinite(deltas))[0])}; base or expert is "
             "damaged: fetch or train it again"
         )
     magnitudes = np.abs(deltas)

@@ -1,7 +1,7 @@
-"""One thread for linear algebra: libraries split sums among threads, and the last bits change.
+"""One thread for linear algebra: libraries that split sums among threads change the last bits.
 
-Leans on threadpoolctl, whose limits are those of one thread for some libraries and of the process
-for others; of those, it lets only one thread set the limit and ignores all others.
+threadpoolctl sets limits of the calling thread for some libraries and of the process for others;
+for the latter, it lets only one thread set the limit and ignores all others.
 """
 
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from typing import Any
 from mergegrid.errors import MergegridError
 
 _lock = Lock()
-# What was before, of libraries whose number of threads belongs to the process; the last one out
-# restores it.
+# Numbers of threads to restore, of libraries whose number belongs to the process; the last user
+# restores them.
 _before: list[int] = []
 _users: list[object] = []
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Hold the BLAS and LAPACK of NumPy and SciPy to one thread, whoever calls them meanwhile.
+    """Limit the BLAS and LAPACK of NumPy and SciPy to one thread, in all threads of the process.
 
     Raises:
-        MergegridError: a library goes on with several threads.
+        MergegridError: a library keeps several threads.
     """
-    own, shared = _libraries()
-    user, numbers = object(), _numbers(own)
+    per_thread, shared = _libraries()
+    user, numbers = object(), _numbers(per_thread)
     with _lock:
         if not _users:
             _before[:] = _numbers(shared)
@@ -35,16 +35,16 @@ def one_blas_thread() -> Iterator[None]:
     try:
         with _lock:
             _set(shared, [1] * len(shared))
-        _set(own, [1] * len(own))
-        for library in (*own, *shared):
+        _set(per_thread, [1] * len(per_thread))
+        for library in (*per_thread, *shared):
             if library.get_num_threads() != 1:
                 raise MergegridError(
-                    f"{library.filepath} cannot be held to one thread, which results would depend "
-                    "on; set OPENBLAS_NUM_THREADS=1 and MKL_NUM_THREADS=1 and run again"
+                    f"{library.filepath} cannot be limited to one thread, and results would depend "
+                    "on their number; set OPENBLAS_NUM_THREADS=1 and MKL_NUM_THREADS=1 and rerun"
                 )
         yield
     finally:
-        _set(own, numbers)
+        _set(per_thread, numbers)
         with _lock:
             _users.remove(user)
             if not _users:
@@ -58,7 +58,7 @@ def _numbers(libraries: list[Any]) -> list[int]:
 def _set(libraries: list[Any], numbers: list[int]) -> None:
     for library, number in zip(libraries, numbers, strict=True):
         if library.internal_api == "openblas":
-            # Whoever controlled it before, it is asked for one thread now.
+            # Take control from whichever thread had it.
             library.clear_controlling_thread(force=True)
         library.set_num_threads(number)
 
@@ -66,14 +66,14 @@ def _set(libraries: list[Any], numbers: list[int]) -> None:
 @cache
 def _libraries() -> tuple[list[Any], list[Any]]:
     """Libraries whose number of threads belongs to the calling thread, and to the process."""
-    # A tenth of a second, which other methods need not spend. SciPy brings a BLAS of its own, which
-    # can be held only once it is loaded.
+    # Takes a tenth of a second, which other methods need not spend. SciPy has a BLAS of its own,
+    # which can be limited only after it is loaded.
     from scipy.linalg import lapack  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
-    own: list[Any] = []
+    per_thread: list[Any] = []
     shared: list[Any] = []
     for library in ThreadpoolController().select(user_api="blas").lib_controllers:
-        per_thread = library.internal_api == "mkl" or library.threading_layer == "openmp"
-        (own if per_thread else shared).append(library)
-    return own, shared
+        of_thread = library.internal_api == "mkl" or library.threading_layer == "openmp"
+        (per_thread if of_thread else shared).append(library)
+    return per_thread, shared

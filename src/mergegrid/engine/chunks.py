@@ -1,5 +1,6 @@
-"""A run: the same elements of one tensor, in the base and in every expert."""
+"""A chunk: the same elements of one tensor, in the base and in every expert."""
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
@@ -8,12 +9,15 @@ from mergegrid.engine.masks import mask_key
 from mergegrid.engine.ops.operations import Array, Operations
 from mergegrid.errors import CheckpointError
 
-Witness = Callable[[str, str, int, Stored], None]
-"""Told what was read: model, tensor, first element, elements as stored."""
+#: The base among the models of a chunk; no expert can have this name.
+BASE = ""
+
+OnRead = Callable[[str, str, int, Stored], None]
+"""Callback for everything that is read: model, tensor, first element, elements as stored."""
 
 
-class Run:
-    """Elements `start` to `stop` of a tensor, flattened row by row; read when first asked for."""
+class Chunk:
+    """Elements `start` to `stop` of a tensor, flattened row by row; read on first use."""
 
     def __init__(
         self,
@@ -22,26 +26,31 @@ class Run:
         start: int,
         stop: int,
         ops: Operations,
-        witness: Witness | None = None,
+        on_read: OnRead | None = None,
     ) -> None:
         self.name, self.start, self.stop, self.ops = name, start, stop, ops
-        self._models, self._witness = models, witness
+        self._models, self._on_read = models, on_read
         self.bytes_read = 0
-        """Bytes of the models that were read for this run."""
+        """Bytes of the models that were read for this chunk."""
         self._weights: dict[str, Array] = {}
         self._deltas: dict[str, Array] = {}
-        self._words: dict[tuple[int, str], Array] = {}
-        self._made: dict[Hashable, Array] = {}
+        self._random_words: dict[tuple[int, str], Array] = {}
+        self._shared: dict[Hashable, Array] = {}
 
     @property
     def models(self) -> Iterable[str]:
-        """Names of all models: the base, and the experts."""
+        """Names of all models: the base and the experts."""
         return self._models
 
     @property
     def count(self) -> int:
         """Number of elements."""
         return self.stop - self.start
+
+    @property
+    def row(self) -> int:
+        """Elements of one row of the tensor."""
+        return row_length(self._models[BASE].infos[self.name].shape)
 
     @property
     def base(self) -> Array:
@@ -60,47 +69,36 @@ class Run:
             self._deltas[expert] = self.ops.subtract(self.weight(expert), self.base)
         return self._deltas[expert]
 
-    def words(self, seed: int, expert: str) -> Array:
-        """The random words that decide what a sparsifier keeps of an expert."""
-        if (seed, expert) not in self._words:
+    def random_words(self, seed: int, expert: str) -> Array:
+        """One 32-bit random word per element, which decides whether a mask keeps the delta."""
+        if (seed, expert) not in self._random_words:
             key = mask_key(seed, expert, self.name)
-            self._words[seed, expert] = self.ops.words(key, self.start, self.count)
-        return self._words[seed, expert]
+            self._random_words[seed, expert] = self.ops.random_words(key, self.start, self.count)
+        return self._random_words[seed, expert]
 
-    def once(self, key: Hashable, make: Callable[[], Array]) -> Array:
-        """What else is made for this run, once, by whichever of its recipes asks first."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
-    @property
-    def row(self) -> int:
-        """Elements of one row of the tensor."""
-        return row_of(self._models[BASE].infos[self.name].shape)
+    def shared(self, key: Hashable, compute: Callable[[], Array]) -> Array:
+        """A further array of this chunk, computed once for all recipes that use it."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return self._shared[key]
 
     def _read(self, model: str) -> Array:
         checkpoint = self._models[model]
         dtype = checkpoint.infos[self.name].dtype
-        room = self.ops.stored(self.count, dtype)
-        stored = checkpoint.read(self.name, self.start, self.stop, room)
+        buffer = self.ops.buffer(self.count, dtype)
+        stored = checkpoint.read(self.name, self.start, self.stop, buffer)
         if len(stored) != self.count:
             raise CheckpointError(
-                f"{self.name} has {len(stored)} of the {self.count} elements from {self.start} on "
-                f"in {f'expert {model}' if model else 'the base'}; download the model again"
+                f"{f'expert {model}' if model else 'the base'}: only {len(stored)} of the "
+                f"{self.count} elements from {self.start} on of {self.name} could be read; "
+                "download the model again"
             )
         self.bytes_read += stored.nbytes
-        if self._witness:
-            self._witness(model, self.name, self.start, stored)
+        if self._on_read:
+            self._on_read(model, self.name, self.start, stored)
         return self.ops.load(stored, dtype)
 
 
-#: The base among the models of a run; no expert can have this name.
-BASE = ""
-
-
-def row_of(shape: tuple[int, ...]) -> int:
-    """Elements of one row: everything but the first dimension; all of a vector."""
-    length = 1
-    for size in shape[1:] if len(shape) > 1 else shape:
-        length *= size
-    return length
+def row_length(shape: tuple[int, ...]) -> int:
+    """Elements of one row: all dimensions but the first; all elements of a vector."""
+    return math.prod(shape[1:] if len(shape) > 1 else shape)

@@ -2,7 +2,7 @@
 
 An element is kept if its 32-bit word is below round((1-p) * 2^32). The word does not depend on p,
 so masks are nested: what survives p=0.9 survives p=0.5. Nor does it depend on the device, the
-number of threads, the size of runs or shards, or the other models of a recipe.
+number of threads, the size of chunks or shards, or the other models of a recipe.
 
 Words come from Philox4x32-10: element i of a tensor takes word i mod 4 of block i div 4. The
 generator's key and the upper half of its counter are a hash of seed, expert and tensor name; the
@@ -24,16 +24,16 @@ def threshold(rate: float) -> int:
 
 
 def surely_drop(tensors: Sequence[tuple[int, float]], wanted: int) -> bool:
-    """Whether the masks of some tensors drop at least so many elements, told without drawing them.
+    """Whether masks of some tensors drop at least `wanted` elements, decided without drawing them.
 
-    Yes means that the chance of fewer is below 2^-128, that of a collision of digests; no, that one
-    has to look.
+    True means that the probability of fewer is below 2^-128, as for a collision of digests; False
+    means that it has to be counted.
     Source: Hoeffding, "Probability inequalities for sums of bounded random variables", Journal of
     the American Statistical Association 58, 1963, theorem 1.
 
     Args:
         tensors: number of elements and drop rate of each.
-        wanted: elements.
+        wanted: number of elements.
     """
     count = sum(size for size, _ in tensors)
     expected = sum(size * (1 - threshold(rate) / 2**32) for size, rate in tensors)

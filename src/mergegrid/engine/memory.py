@@ -1,4 +1,4 @@
-"""Memory as the kernel sees it: what this process holds, and what it can still be given."""
+"""Memory as the kernel reports it: what this process holds, and what is available."""
 
 import math
 import resource
@@ -12,7 +12,7 @@ _STATUS, _MEMORY = Path("/proc/self/status"), Path("/proc/meminfo")
 
 
 def resident() -> int:
-    """Bytes that this process holds; where the system does not say, the most that it has held."""
+    """Bytes that this process holds; where the system does not report it, its peak."""
     if held := next(_kilobytes(_STATUS, "VmRSS"), 0):
         return held * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -20,10 +20,10 @@ def resident() -> int:
 
 
 def available() -> float:
-    """Bytes that can be given, page cache that can be dropped included; infinite if not known.
+    """Available bytes, page cache that can be dropped included; infinite if unknown.
 
-    The limits of control groups, which SLURM jobs and containers have, count as if nothing of them
-    were taken.
+    Limits of control groups, as SLURM jobs and containers have them, count in full, whatever part
+    of them is in use.
     """
     free = (kilobytes * 1024 for kilobytes in _kilobytes(_MEMORY, "MemAvailable"))
     groups = Path("/proc/self/cgroup")
@@ -32,7 +32,7 @@ def available() -> float:
 
 
 def limits(membership: str, groups: Path) -> Iterator[int]:
-    """Limits in bytes of the control groups that a process is in, and of those around them.
+    """Limits in bytes of the control groups of a process and of the groups that contain them.
 
     Args:
         membership: a line for each hierarchy, such as `0::/slurm/job_7` (version 2) or
@@ -48,14 +48,14 @@ def limits(membership: str, groups: Path) -> Iterator[int]:
         else:
             continue
         group = root / path.lstrip("/")
-        for each in [group, *group.parents]:
-            if each.is_relative_to(root):
-                with suppress(OSError, ValueError):  # There is no limit, or it is "max".
-                    yield int((each / name).read_text())
+        for ancestor in [group, *group.parents]:
+            if ancestor.is_relative_to(root):
+                with suppress(OSError, ValueError):  # No limit, or "max".
+                    yield int((ancestor / name).read_text())
 
 
 def _kilobytes(path: Path, key: str) -> Iterator[int]:
-    """A number of a file that the kernel of Linux makes, as in `VmRSS:     1234 kB`."""
+    """A number in a file of the Linux kernel, as in `VmRSS:     1234 kB`."""
     if not path.exists():
         return
     for line in path.read_text().splitlines():

@@ -1,13 +1,13 @@
-"""Surveys: what must be known about whole tensors before a run of them can be merged.
+"""Pre-passes: computing what a recipe must know of whole tensors before it merges their chunks.
 
-A survey is a generator. It yields rounds; a round measures every run of its tensors, and its
-outcome is sent back. What the generator returns is the answer:
+A pre-pass is a generator. It yields rounds; the engine measures every chunk of the tensors and
+sends back the outcome. The generator returns the result:
 
     def largest(values):
-        maxima = yield Each(lambda run: abs(values(run)).max())
+        maxima = yield PerChunk(lambda chunk: abs(values(chunk)).max())
         return max(maxima)
 
-Rounds are streamed: of a run at most a histogram is kept, or a list of few of its elements.
+Rounds are streamed: the most that is kept of a chunk is a histogram or a short list of elements.
 """
 
 from collections.abc import Callable, Generator, Hashable
@@ -17,59 +17,59 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.engine.chunks import Run
+from mergegrid.engine.chunks import Chunk
 
-#: Elements of a run of which a sample is taken.
-SAMPLED_RUN = 1 << 20
+#: Elements of a chunk that a sample is taken from.
+SAMPLE_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Sum:
-    """A round whose runs add to integer counts, in any order.
+class Histogram:
+    """A round in which chunks add to integer counts, in any order.
 
-    Its outcome is the sum, and what each run returned: (tensor, first element, value), in order.
+    Outcome: the sums, and the return value of each chunk: (tensor, first element, value), in order.
     """
 
     length: int
-    measure: Callable[[Run, NDArray[np.int64]], Any]
+    measure: Callable[[Chunk, NDArray[np.int64]], Any]
 
 
 @dataclass(frozen=True)
-class Each:
-    """A round whose outcome lists one value per run, in order."""
+class PerChunk:
+    """A round with one value per chunk; outcome: their list, in order."""
 
-    measure: Callable[[Run], Any]
+    measure: Callable[[Chunk], Any]
     at: tuple[str, int] | None = None
-    """Only the run of this tensor that starts at this element."""
+    """Measure only the chunk of this tensor that starts at this element."""
     sample: int | None = None
-    """Only the first so many elements of each `SAMPLED_RUN`, and as large a share of shorter runs,
-    where a guess is all that is wanted and runs need not hold whole rows."""
+    """Measure only the first elements of each chunk: so many of each `SAMPLE_CHUNK`, and the same
+    share of shorter chunks. Chunks of a sample need not hold whole rows."""
 
 
 @dataclass(frozen=True)
-class Count:
-    """A round that counts until there are enough.
+class CountUntil:
+    """A round that stops counting when there are enough.
 
-    Its outcome lists (tensor, first element, count) for each run, in order, as far as it went.
+    Outcome: (tensor, first element, count) of each chunk, in order, as far as it went.
     """
 
-    measure: Callable[[Run], int]
+    measure: Callable[[Chunk], int]
     enough: int
 
 
-Round = Sum | Each | Count
+Round = Histogram | PerChunk | CountUntil
 Rounds = Generator[Round, Any, Any]
 
 
 @dataclass(frozen=True)
-class Survey:
-    """One question about some tensors."""
+class Prepass:
+    """One computation over some tensors."""
 
     key: Hashable
-    """What is asked: equal keys have equal answers."""
+    """Name of the result: pre-passes with equal keys have equal results."""
     names: tuple[str, ...]
-    """The tensors it is about, in order."""
+    """The tensors it covers, in order."""
     rounds: Callable[[], Rounds]
     """Starts the generator."""
     after: bool = False
-    """Whether it needs the answers of the surveys listed before it."""
+    """Whether it needs the results of the pre-passes listed before it."""

@@ -1,4 +1,4 @@
-"""Answering surveys: round by round, all that are asked together in one pass."""
+"""Running pre-passes: round by round, all that are due together in one pass over the models."""
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -10,175 +10,191 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
-from mergegrid.engine.chunk_ranges import Span, tasks
-from mergegrid.engine.chunks import BASE, Run
-from mergegrid.engine.merge import Answers
-from mergegrid.engine.prepass import SAMPLED_RUN, Count, Each, Round, Rounds, Sum, Survey
-from mergegrid.engine.workers import Desk, Workers
+from mergegrid.engine.chunks import BASE, Chunk
+from mergegrid.engine.cutting import ChunkRange, tasks
+from mergegrid.engine.prepass import (
+    SAMPLE_CHUNK,
+    CountUntil,
+    Histogram,
+    PerChunk,
+    Prepass,
+    Round,
+    Rounds,
+)
+from mergegrid.engine.workers import Workers, WorkerState
 
-# Samples from so many elements of tensors are one task: with shorter ones, threads would mostly
-# wait for each other.
+# Samples of so many elements of tensors are one task: with shorter ones, threads would mostly wait
+# for each other.
 _SAMPLED_TASK = 1 << 26
 
-Asked = tuple[Hashable, Survey]
-"""A survey and who asks."""
+ScopedPrepass = tuple[Hashable, Prepass]
+"""A pre-pass and the scope in which its key is unique: see `BoundRecipe.scope`."""
+ResultKey = tuple[Hashable, Hashable, str]
+"""Scope and key of a pre-pass, and one of its tensors."""
+PrepassResults = dict[ResultKey, Any]
 
 
 @dataclass
-class _Open:
-    """A survey that is not answered yet."""
+class _Running:
+    """A pre-pass that has no result yet."""
 
-    asker: Hashable
-    survey: Survey
+    scope: Hashable
+    prepass: Prepass
     rounds: Rounds
     round: Round
     counts: NDArray[np.int64] | None
-    """One row for each thread, for a `Sum`."""
+    """One row per thread, for a `Histogram`."""
     values: list[Any]
-    wanted: int = 0
-    """What a `Count` still lacks."""
+    lacking: int = 0
+    """Number that a `CountUntil` still lacks."""
 
     def outcome(self) -> Any:
         return self.values if self.counts is None else (self.counts.sum(axis=0), self.values)
 
-    def measure(self, run: Run, thread: int) -> Any:
-        if isinstance(self.round, Sum):
+    def names(self) -> tuple[str, ...]:
+        """The tensors that the round covers."""
+        if isinstance(self.round, PerChunk) and self.round.at:
+            return (self.round.at[0],)
+        return self.prepass.names
+
+    def measures(self, name: str, start: int) -> bool:
+        """Whether the round measures the chunk of a tensor that starts at an element."""
+        if isinstance(self.round, CountUntil):
+            return self.lacking > 0
+        return not isinstance(self.round, PerChunk) or self.round.at in (None, (name, start))
+
+    def measure(self, chunk: Chunk, thread: int) -> Any:
+        if isinstance(self.round, Histogram):
             assert self.counts is not None
-            return run.name, run.start, self.round.measure(run, self.counts[thread])
-        if isinstance(self.round, Count):
-            return run.name, run.start, self.round.measure(run)
-        return self.round.measure(run)
+            return chunk.name, chunk.start, self.round.measure(chunk, self.counts[thread])
+        if isinstance(self.round, CountUntil):
+            return chunk.name, chunk.start, self.round.measure(chunk)
+        return self.round.measure(chunk)
 
-    def concerns(self, name: str, start: int) -> bool:
-        if isinstance(self.round, Count):
-            return self.wanted > 0
-        return not isinstance(self.round, Each) or self.round.at in (None, (name, start))
-
-    def take(self, value: Any) -> None:
-        if isinstance(self.round, Count):
-            if self.wanted <= 0:
+    def add(self, value: Any) -> None:
+        if isinstance(self.round, CountUntil):
+            if self.lacking <= 0:
                 return
-            self.wanted -= value[2]
+            self.lacking -= value[2]
         self.values.append(value)
 
 
-class Inquiry:
-    """Answers surveys about some models."""
+class PrepassRunner:
+    """Runs pre-passes over some models and stores their results."""
 
     def __init__(
         self,
         models: Mapping[str, Checkpoint],
-        answers: Answers,
+        results: PrepassResults,
         workers: Workers,
-        chunk: int,
-        rowwise: bool,
+        chunk_size: int,
+        whole_rows: bool,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._models, self._answers, self._workers = models, answers, workers
-        self._chunk, self._rowwise, self._progress = chunk, rowwise, progress
+        self._models, self._results, self._workers = models, results, workers
+        self._chunk_size, self._whole_rows, self._progress = chunk_size, whole_rows, progress
 
-    def ask(self, asked: Sequence[Asked]) -> None:
-        """Answer surveys that do not depend on each other; what is known is not asked again."""
+    def run(self, prepasses: Sequence[ScopedPrepass]) -> None:
+        """Run pre-passes that do not depend on each other; those with a result are skipped."""
         unknown = {
-            (asker, survey.key, survey.names): (asker, survey)
-            for asker, survey in asked
-            if (asker, survey.key, survey.names[0]) not in self._answers
+            (scope, prepass.key, prepass.names): (scope, prepass)
+            for scope, prepass in prepasses
+            if (scope, prepass.key, prepass.names[0]) not in self._results
         }
-        opened = [self._open(asker, survey) for asker, survey in unknown.values()]
-        pending = [each for each in opened if each]
+        started = [self._start(scope, prepass) for scope, prepass in unknown.values()]
+        pending = [running for running in started if running]
         while pending:
             self._measure(pending)
-            # What a round found is sorted and searched: work for all threads.
-            further = self._workers.map(
-                lambda _, each: self._advance(each, each.outcome()), pending
+            # The outcome of a round is sorted and searched: work for all threads.
+            continued = self._workers.map(
+                lambda _, running: self._advance(running, running.outcome()), pending
             )
-            pending = [each for each, more in zip(pending, further, strict=True) if more]
+            pending = [running for running, more in zip(pending, continued, strict=True) if more]
 
-    def _open(self, asker: Hashable, survey: Survey) -> _Open | None:
-        rounds = survey.rounds()
-        opened = _Open(asker, survey, rounds, Each(lambda _: None), None, [])
-        return opened if self._advance(opened, None) else None
+    def _start(self, scope: Hashable, prepass: Prepass) -> _Running | None:
+        idle = PerChunk(lambda _: None)
+        running = _Running(scope, prepass, prepass.rounds(), idle, None, [])
+        return running if self._advance(running, None) else None
 
-    def _advance(self, opened: _Open, outcome: Any) -> bool:
-        """Send the outcome of a round; whether there is another."""
+    def _advance(self, running: _Running, outcome: Any) -> bool:
+        """Send the outcome of a round; returns whether there is another round."""
         try:
-            opened.round = opened.rounds.send(outcome)
+            running.round = running.rounds.send(outcome)
         except StopIteration as stop:
-            for name in opened.survey.names:
-                self._answers[opened.asker, opened.survey.key, name] = stop.value
+            for name in running.prepass.names:
+                self._results[running.scope, running.prepass.key, name] = stop.value
             return False
-        opened.values, opened.counts, opened.wanted = [], None, 0
-        if isinstance(opened.round, Count):
-            opened.wanted = opened.round.enough
-        if isinstance(opened.round, Sum):
-            opened.counts = np.zeros((self._workers.threads, opened.round.length), np.int64)
+        running.values, running.counts, running.lacking = [], None, 0
+        if isinstance(running.round, CountUntil):
+            running.lacking = running.round.enough
+        if isinstance(running.round, Histogram):
+            running.counts = np.zeros((self._workers.threads, running.round.length), np.int64)
         return True
 
-    def _measure(self, pending: Sequence[_Open]) -> None:
-        concerned: dict[str, list[_Open]] = {}
-        for each in pending:
-            wanted = each.survey.names
-            if isinstance(each.round, Each) and each.round.at:
-                wanted = (each.round.at[0],)
-            for name in wanted:
-                concerned.setdefault(name, []).append(each)
+    def _measure(self, pending: Sequence[_Running]) -> None:
+        by_tensor: dict[str, list[_Running]] = {}
+        for running in pending:
+            for name in running.names():
+                by_tensor.setdefault(name, []).append(running)
         infos = self._models[BASE].infos
-        names = [name for name in infos if name in concerned]
+        names = [name for name in infos if name in by_tensor]
         # Part of a row is no use where rows must be whole.
-        samples = {name: 0 if self._rowwise else _sample(concerned[name]) for name in names}
+        samples = {name: 0 if self._whole_rows else _sample(by_tensor[name]) for name in names}
 
-        def work(desk: Desk, task: list[Span]) -> tuple[int, list[tuple[_Open, Any]]]:
-            found: list[tuple[_Open, Any]] = []
+        def work(state: WorkerState, task: list[ChunkRange]) -> tuple[int, list[Any]]:
+            measured: list[tuple[_Running, Any]] = []
             count = 0
             for name, start, stop in task:
-                desk.ops.restart()
-                # A sample must not favour small tensors: every run gives its share.
-                share = samples[name] / SAMPLED_RUN if samples[name] else 1
+                state.ops.restart()
+                # A sample must not favor small tensors: every chunk gives the same share.
+                share = samples[name] / SAMPLE_CHUNK if samples[name] else 1
                 end = start + math.ceil((stop - start) * share)
-                run = Run(self._models, name, start, end, desk.ops)
-                for each in concerned[name]:
-                    if each.concerns(name, start):
-                        found.append((each, each.measure(run, desk.number)))
-                count += run.bytes_read
-            return count, found
+                chunk = Chunk(self._models, name, start, end, state.ops)
+                for running in by_tensor[name]:
+                    if running.measures(name, start):
+                        measured.append((running, running.measure(chunk, state.number)))
+                count += chunk.bytes_read
+            return count, measured
 
         whole = [name for name in names if not samples[name]]
         sampled = [name for name in names if samples[name]]
         bundles = chain(
-            tasks(infos, whole, self._chunk, self._rowwise),
-            tasks(infos, sampled, SAMPLED_RUN, rowwise=False, size=_SAMPLED_TASK),
+            tasks(infos, whole, self._chunk_size, self._whole_rows),
+            tasks(infos, sampled, SAMPLE_CHUNK, whole_rows=False, size=_SAMPLED_TASK),
         )
-        for count, found in self._workers.map(work, bundles):
-            for each, value in found:
-                each.take(value)
+        for count, measured in self._workers.map(work, bundles):
+            for running, value in measured:
+                running.add(value)
             self._progress(count)
 
 
-def _sample(surveys: Sequence[_Open]) -> int:
-    """Elements of each run of a tensor that suffice for these surveys; 0 for all."""
-    wanted = [each.round.sample if isinstance(each.round, Each) else None for each in surveys]
-    return max(size or 0 for size in wanted) if all(wanted) else 0
+def _sample(running: Sequence[_Running]) -> int:
+    """Elements of each chunk of a tensor that suffice for these pre-passes; 0 for all."""
+    sizes = [one.round.sample if isinstance(one.round, PerChunk) else None for one in running]
+    return max(size or 0 for size in sizes) if all(sizes) else 0
 
 
-def narrow(steps: Iterable[Sequence[Asked]], names: Iterable[str]) -> list[list[Asked]]:
-    """The surveys of each step that are about one tensor, among these."""
+def about_single_tensors(
+    steps: Iterable[Sequence[ScopedPrepass]], names: Iterable[str]
+) -> list[list[ScopedPrepass]]:
+    """The pre-passes of each step that cover exactly one tensor, among these tensors."""
     wanted = set(names)
     return [
         [
-            (asker, survey)
-            for asker, survey in step
-            if len(survey.names) == 1 and survey.names[0] in wanted
+            (scope, prepass)
+            for scope, prepass in step
+            if len(prepass.names) == 1 and prepass.names[0] in wanted
         ]
         for step in steps
     ]
 
 
-def before_windows(steps: Sequence[Sequence[Asked]]) -> list[list[Asked]]:
-    """What must be asked before tensors can be taken window by window.
+def before_windows(steps: Sequence[Sequence[ScopedPrepass]]) -> list[list[ScopedPrepass]]:
+    """The pre-passes that must run before tensors can be handled window by window.
 
-    That is every survey about several tensors, and, as its runs may need them, all surveys about
-    single tensors in the steps before it.
+    These are all pre-passes over several tensors and, because their chunks may need them, all
+    pre-passes over single tensors in the steps before.
     """
-    wide = [[(asker, each) for asker, each in step if len(each.names) > 1] for step in steps]
+    wide = [[(scope, one) for scope, one in step if len(one.names) > 1] for step in steps]
     last = max((number for number, step in enumerate(wide) if step), default=0)
     return [list(step) for step in steps[:last]] + wide[last:]

@@ -1,4 +1,4 @@
-"""Threads that work on runs, each with memory of its own that it uses again and again."""
+"""Threads that work on chunks, each with buffers of its own that it reuses."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,12 @@ from mergegrid.engine.ops.operations import Operations
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Tasks that wait for each thread: enough that none is ever idle, few enough to stop soon.
+# Tasks that wait for each thread: enough that no thread is idle, few enough to stop soon.
 _AHEAD = 3
 
 
-class Desk:
-    """What one thread works with."""
+class WorkerState:
+    """The number of a thread and its arithmetic, with the buffers."""
 
     def __init__(self, number: int, make: Callable[[], Operations]) -> None:
         self.number = number
@@ -29,19 +29,19 @@ class Workers:
     def __init__(self, threads: int, make: Callable[[], Operations]) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="merge")
-        self._desks: SimpleQueue[Desk] = SimpleQueue()
+        self._states: SimpleQueue[WorkerState] = SimpleQueue()
         for number in range(threads):
-            self._desks.put(Desk(number, make))
+            self._states.put(WorkerState(number, make))
 
-    def map(self, function: Callable[[Desk, T], R], tasks: Iterable[T]) -> Iterator[R]:
+    def map(self, function: Callable[[WorkerState, T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Results of the tasks in order; the first error stops the rest."""
 
         def work(task: T) -> R:
-            desk = self._desks.get()
+            state = self._states.get()
             try:
-                return function(desk, task)
+                return function(state, task)
             finally:
-                self._desks.put(desk)
+                self._states.put(state)
 
         waiting: deque[Future[R]] = deque()
         try:

@@ -1,17 +1,29 @@
-"""Methods: one small module each, and the registry that finds them by kind."""
+"""Merging methods: one file each, with settings, equation, source, needs and arithmetic.
 
-from mergegrid.methods import fisher, model_stock, regmean, sce, slerp, ties
-from mergegrid.methods.average import average
-from mergegrid.methods.method import Method
-from mergegrid.methods.task_arithmetic import task_arithmetic
+`METHODS` maps each `kind` to its class; other packages add to it through the entry points
+`mergegrid.methods`.
+"""
 
-METHODS: dict[str, Method] = {
-    "average": Method(average),
-    "task_arithmetic": Method(task_arithmetic),
-    "ties": Method(ties.ties, ties.surveys),
-    "slerp": Method(slerp.slerp, slerp.angles),
-    "model_stock": Method(model_stock.model_stock, model_stock.ratios),
-    "sce": Method(sce.sce, sce.selections),
-    "fisher": Method(fisher.fisher, fisher.norms, statistics=True),
-    "regmean": Method(regmean.regmean, regmean.factors, rowwise=True, statistics=True),
-}
+from typing import TYPE_CHECKING
+
+from mergegrid.engine.method import Method
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.regmean import RegMean
+from mergegrid.methods.sce import Sce
+from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
+from mergegrid.plugins import any_of, with_plugins
+
+METHODS: dict[str, type[Method]] = with_plugins(
+    Method,
+    [Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean],
+    group="mergegrid.methods",
+)
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    AnyMethod = any_of(Method, METHODS)
+"""Type of a settings field that holds any method, told apart by `kind`."""

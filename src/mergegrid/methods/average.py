@@ -1,13 +1,27 @@
 """Average: the mean of the experts (arXiv 2203.05482)."""
 
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from mergegrid.engine.method import MergeChunk, Method
 from mergegrid.engine.ops.operations import Array
-from mergegrid.methods.method import MergeRun
-from mergegrid.recipes.methods import Average
+
+Weight = Annotated[float, Field(ge=0)]
 
 
-def average(spec: Average, run: MergeRun) -> Array:
-    """Weighted sum of the experts over the sum of weights; equals come back to the bit."""
-    if len(run.experts) == 1:
-        return run.weights[0]
-    weights = [spec.weights.get(expert, 1.0) for expert in run.experts]
-    return run.ops.weighted_mean(run.weights, weights)
+class Average(Method):
+    """The mean of the experts (arXiv 2203.05482)."""
+
+    refinements: ClassVar[frozenset[str]] = frozenset({"weights"})
+
+    kind: Literal["average"] = "average"
+    weights: dict[str, Weight] = {}
+    """Weight of each expert, divided by their sum; unset, all are equal."""
+
+    def merge(self, chunk: MergeChunk) -> Array:
+        """Weighted sum of the experts over the sum of weights; equal experts return to the bit."""
+        if len(chunk.experts) == 1:
+            return chunk.weights[0]
+        weights = [self.weights.get(expert, 1.0) for expert in chunk.experts]
+        return chunk.ops.weighted_mean(chunk.weights, weights)

@@ -3,41 +3,47 @@
 from collections.abc import Iterable
 from functools import partial
 from itertools import combinations
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from mergegrid.engine.chunks import Run
+from mergegrid.engine.chunks import Chunk
+from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums
 from mergegrid.engine.ops.operations import Array
-from mergegrid.engine.prepass import Each, Rounds, Survey
-from mergegrid.methods.method import MergeRun, Subject, summed
-from mergegrid.recipes.methods import ModelStock
+from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 
 
-def model_stock(spec: ModelStock, run: MergeRun) -> Array:
-    """base + t * mean of the deltas, with t = K cos / (1 + (K-1) cos) for every tensor (eq. 2).
+class ModelStock(Method):
+    """Average and base, mixed by the angle between the experts (arXiv 2403.19522)."""
 
-    cos is the mean cosine between the deltas of two experts, and 0 where a delta is zero. It is
-    taken as 0 when it is negative: t would grow beyond 1, or change sign.
-    """
-    experts = len(run.experts)
-    total = run.ops.weighted_sum(run.deltas, [1.0] * experts)
-    return run.ops.plus(run.base, total, run.answer("ratio") / experts)
+    expert_count: ClassVar[tuple[int, int | None]] = (2, None)
+
+    kind: Literal["model_stock"] = "model_stock"
+
+    def merge(self, chunk: MergeChunk) -> Array:
+        """base + t * mean of the deltas, with t = K cos / (1 + (K-1) cos) for every tensor (eq. 2).
+
+        cos is the mean cosine between the deltas of two experts, and 0 where a delta is zero. A
+        negative cos counts as 0: t would exceed 1 or change sign.
+        """
+        experts = len(chunk.experts)
+        total = chunk.ops.weighted_sum(chunk.deltas, [1.0] * experts)
+        return chunk.ops.plus(chunk.base, total, chunk.result("ratio") / experts)
+
+    def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
+        """t of every tensor."""
+        return [Prepass("ratio", (name,), partial(_ratio, inputs)) for name in inputs.names]
 
 
-def ratios(spec: ModelStock, subject: Subject) -> Iterable[Survey]:
-    """t of every tensor."""
-    return [Survey("ratio", (name,), partial(_ratio, subject)) for name in subject.names]
-
-
-def _ratio(subject: Subject) -> Rounds:
-    experts = len(subject.experts)
+def _ratio(inputs: MethodInputs) -> Rounds:
+    experts = len(inputs.experts)
     pairs = [(i, i) for i in range(experts)] + list(combinations(range(experts), 2))
 
-    def products(run: Run) -> Array:
-        deltas = subject.merge_run(run).deltas
-        return np.stack([run.ops.dots(deltas[i], deltas[j]) for i, j in pairs])
+    def products(chunk: Chunk) -> Array:
+        deltas = inputs.merge_chunk(chunk).deltas
+        return np.stack([chunk.ops.dots(deltas[i], deltas[j]) for i, j in pairs])
 
-    sums = summed((yield Each(products)), len(pairs))
+    sums = grain_sums((yield PerChunk(products)), len(pairs))
     dots = dict(zip(pairs, sums, strict=True))
     cosines = [
         dots[i, j] / np.sqrt(dots[i, i] * dots[j, j]) if dots[i, i] and dots[j, j] else 0.0

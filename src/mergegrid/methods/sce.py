@@ -2,74 +2,82 @@
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from mergegrid.engine.chunks import Run
+from mergegrid.engine.chunks import Chunk
+from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums
 from mergegrid.engine.ops.operations import Array
-from mergegrid.engine.prepass import Each, Rounds, Survey
+from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 from mergegrid.engine.thresholds import Cut, largest
-from mergegrid.methods.method import MergeRun, Subject, summed
-from mergegrid.recipes.methods import Sce
 
 
-def sce(spec: Sce, run: MergeRun) -> Array:
-    """base + weighted mean of the selected deltas that agree with the sign of their sum.
+class Sce(Method):
+    """Select, calculate, erase: deltas of high variance, weighted by energy (arXiv 2408.07990)."""
 
-    Select: of each tensor, the elements whose variance over the experts is largest. Calculate: an
-    expert's weight is its share of the summed squares of what is selected. Erase: deltas against
-    the sign of the sum; the weights of the others are divided by their sum. Where fewer elements
-    vary at all than `select` would take, those that vary are selected.
-    """
-    cut, weights = run.answer(_key(spec))
-    merged = run.ops.agreeing_mean(_selected(cut, run), weights)
-    return run.ops.plus(run.base, merged, 1.0)
+    expert_count: ClassVar[tuple[int, int | None]] = (2, None)
+
+    kind: Literal["sce"] = "sce"
+    select: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of elements, of largest variance over the experts, that is merged of each tensor."""
+
+    def merge(self, chunk: MergeChunk) -> Array:
+        """base + weighted mean of the selected deltas that agree with the sign of their sum.
+
+        Select: of each tensor, the elements whose variance over the experts is largest. Calculate:
+        an expert's weight is its share of the summed squares of the selected deltas. Erase: deltas
+        against the sign of the sum; the weights of the others are divided by their sum. Where fewer
+        elements vary at all than `select` would take, those that vary are selected.
+        """
+        cut, weights = chunk.result(self._key())
+        merged = chunk.ops.agreeing_mean(_selected(cut, chunk), weights)
+        return chunk.ops.plus(chunk.base, merged, 1.0)
+
+    def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
+        """The selection of each tensor, and the weights of the experts there."""
+        return [
+            Prepass(self._key(), (name,), partial(self._select, inputs, name))
+            for name in inputs.names
+        ]
+
+    def _select(self, inputs: MethodInputs, name: str) -> Rounds:
+        cut: Cut | None = None
+        if self.select < 1:
+            cut = yield from largest(
+                (name,),
+                inputs.infos[name].count,
+                self.select,
+                lambda chunk: _variance(inputs.merge_chunk(chunk)),
+            )
+
+        def squares(chunk: Chunk) -> Array:
+            deltas = _selected(cut, inputs.merge_chunk(chunk))
+            return np.stack([chunk.ops.dots(delta, delta) for delta in deltas])
+
+        energies = grain_sums((yield PerChunk(squares)), len(inputs.experts))
+        count = len(energies)
+        if energies.sum() == 0:
+            return cut, [1.0 / count] * count
+        return cut, [float(energy) for energy in energies / energies.sum()]
+
+    def _key(self) -> tuple[str, float]:
+        return "selection", self.select
 
 
-def selections(spec: Sce, subject: Subject) -> Iterable[Survey]:
-    """What is selected of each tensor, and the weights of the experts there."""
-    return [
-        Survey(_key(spec), (name,), partial(_select, spec, subject, name)) for name in subject.names
-    ]
-
-
-def _select(spec: Sce, subject: Subject, name: str) -> Rounds:
-    cut: Cut | None = None
-    if spec.select < 1:
-        cut = yield from largest(
-            (name,),
-            subject.infos[name].count,
-            spec.select,
-            lambda run: _variance(subject.merge_run(run)),
-        )
-
-    def squares(run: Run) -> Array:
-        deltas = _selected(cut, subject.merge_run(run))
-        return np.stack([run.ops.dots(delta, delta) for delta in deltas])
-
-    energy = summed((yield Each(squares)), len(subject.experts))
-    count = len(energy)
-    if energy.sum() == 0:
-        return cut, [1.0 / count] * count
-    return cut, [float(each) for each in energy / energy.sum()]
-
-
-def _selected(cut: Cut | None, run: MergeRun) -> list[Array]:
+def _selected(cut: Cut | None, chunk: MergeChunk) -> list[Array]:
     if cut is None:
-        return run.deltas
-    mask = cut.keep(run.run, _variance(run))
-    return [run.ops.where_nonzero(mask, delta) for delta in run.deltas]
+        return chunk.deltas
+    mask = cut.keep(chunk.chunk, _variance(chunk))
+    return [chunk.ops.where_nonzero(mask, delta) for delta in chunk.deltas]
 
 
-def _variance(run: MergeRun) -> Array:
+def _variance(chunk: MergeChunk) -> Array:
     """Variance of the deltas over the experts (population), element by element."""
-    ops, deltas = run.ops, run.deltas
+    ops, deltas = chunk.ops, chunk.deltas
     ones = [1.0] * len(deltas)
     mean = ops.divided(ops.weighted_sum(deltas, ones), len(deltas))
-    apart = [ops.subtract(delta, mean) for delta in deltas]
-    squares = ops.weighted_sum([ops.product(each, each) for each in apart], ones)
+    centered = [ops.subtract(delta, mean) for delta in deltas]
+    squares = ops.weighted_sum([ops.product(values, values) for values in centered], ones)
     return ops.divided(squares, len(deltas))
-
-
-def _key(spec: Sce) -> tuple[str, float]:
-    return "selection", spec.select

@@ -3,45 +3,56 @@
 import math
 from collections.abc import Iterable
 from functools import partial
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from mergegrid.engine.chunks import Run
+from mergegrid.engine.chunks import Chunk
+from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums, shares
 from mergegrid.engine.ops.operations import Array
-from mergegrid.engine.prepass import Each, Rounds, Survey
-from mergegrid.methods.method import MergeRun, Subject, shares, summed
-from mergegrid.recipes.methods import Slerp
+from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
+from mergegrid.methods.average import Weight
 
-# Below this sine the circle is a line in float32, and the formula would divide by nothing.
+# Below this sine the circle is a line in float32, and the formula would divide by almost zero.
 _PARALLEL = 1e-4
 
 
-def slerp(spec: Slerp, run: MergeRun) -> Array:
-    """(sin((1-t) a) * x + sin(t a) * y) / sin(a), with a the angle between x and y.
+class Slerp(Method):
+    """The point between two experts on the great circle through them."""
 
-    Vectors are whole tensors; t is the share of the second expert's weight. Tensors that are
-    parallel, opposite or zero are interpolated on the line instead: (1-t) x + t y.
-    """
-    near, far = shares(spec.weights, list(run.experts))
-    angle = run.answer("angle")
-    if angle is None:
-        return run.ops.weighted_sum(run.weights, [near, far])
-    factors = [math.sin(near * angle) / math.sin(angle), math.sin(far * angle) / math.sin(angle)]
-    return run.ops.weighted_sum(run.weights, factors)
+    expert_count: ClassVar[tuple[int, int | None]] = (2, 2)
+    refinements: ClassVar[frozenset[str]] = frozenset({"weights"})
+
+    kind: Literal["slerp"] = "slerp"
+    weights: dict[str, Weight] = {}
+    """How near the result is to each of the two, divided by their sum; unset, it is half-way."""
+
+    def merge(self, chunk: MergeChunk) -> Array:
+        """(sin((1-t) a) * x + sin(t a) * y) / sin(a), with a the angle between x and y.
+
+        Vectors are whole tensors; t is the share of the second expert's weight. Tensors that are
+        parallel, opposite or zero are interpolated on the line instead: (1-t) x + t y.
+        """
+        near, far = shares(self.weights, list(chunk.experts))
+        angle = chunk.result("angle")
+        if angle is None:
+            return chunk.ops.weighted_sum(chunk.weights, [near, far])
+        sine = math.sin(angle)
+        factors = [math.sin(near * angle) / sine, math.sin(far * angle) / sine]
+        return chunk.ops.weighted_sum(chunk.weights, factors)
+
+    def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
+        """The angle between the two experts, for every tensor."""
+        return [Prepass("angle", (name,), partial(_angle, inputs)) for name in inputs.names]
 
 
-def angles(spec: Slerp, subject: Subject) -> Iterable[Survey]:
-    """The angle between the two experts, for every tensor."""
-    return [Survey("angle", (name,), partial(_angle, subject)) for name in subject.names]
+def _angle(inputs: MethodInputs) -> Rounds:
+    def products(chunk: Chunk) -> Array:
+        first, second = inputs.merge_chunk(chunk).weights
+        dots = chunk.ops.dots
+        return np.stack([dots(first, first), dots(first, second), dots(second, second)])
 
-
-def _angle(subject: Subject) -> Rounds:
-    def products(run: Run) -> Array:
-        one, other = subject.merge_run(run).weights
-        dots = run.ops.dots
-        return np.stack([dots(one, one), dots(one, other), dots(other, other)])
-
-    first, both, second = summed((yield Each(products)), 3)
+    first, both, second = grain_sums((yield PerChunk(products)), 3)
     if first == 0 or second == 0:
         return None
     angle = math.acos(max(-1.0, min(1.0, both / math.sqrt(first * second))))

@@ -2,76 +2,90 @@
 
 from collections.abc import Iterable
 from functools import partial
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from mergegrid.engine.chunks import Run
+from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.masks import surely_drop
+from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
-from mergegrid.engine.prepass import Each, Rounds, Survey
+from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 from mergegrid.engine.thresholds import Cut, kth_smallest, smallest
-from mergegrid.methods.method import MergeRun, Subject
-from mergegrid.recipes.methods import Ties
+from mergegrid.sparsifiers.rates import Arithmetic, Rate, Scope
 
 
-def ties(spec: Ties, run: MergeRun) -> Array:
-    """base + coefficient * mean of the trimmed deltas that agree with the elected sign.
+class Ties(Method):
+    """Trim, elect a sign, average what agrees with it (arXiv 2306.01708)."""
 
-    Each expert loses exactly round(trim * n) deltas of smallest magnitude. The elected sign is
-    that of the sum of the trimmed deltas; where the sum is zero, nothing is added. The mean counts
-    experts whose trimmed delta is not zero and has that sign. The order is: sparsify, trim, elect,
-    merge. When a sparsifier has already dropped more than `trim`, its zeros are what is trimmed,
-    and the trim removes nothing further.
-    """
-    undecided = 0.0
-    if spec.arithmetic == "reference":
-        undecided = float(np.sign(run.answer(_key(spec, "majority"))))
-    deltas = trimmed(spec, run)
-    merged = run.ops.agreeing_mean(deltas, [1.0] * len(deltas), undecided)
-    return run.ops.plus(run.base, merged, spec.coefficient)
+    refinements: ClassVar[frozenset[str]] = frozenset({"arithmetic"})
 
+    kind: Literal["ties"] = "ties"
+    coefficient: float = 1.0
+    """Factor of the merged delta."""
+    trim: Rate = 0.8
+    """Share of deltas of smallest magnitude that each expert loses before the election."""
+    scope: Scope = "global"
+    """Whether the share is trimmed of each tensor or of the whole model."""
+    arithmetic: Arithmetic = "exact"
+    """`reference` keeps all deltas equal to the threshold and settles a sum of zero by the sign of
+    most parameters, as the paper's code does."""
 
-def trimmed(spec: Ties, run: MergeRun) -> list[Array]:
-    """Deltas of every expert without the smallest."""
-    cuts: list[Cut] = [run.answer(_key(spec, f"cut of {expert}")) for expert in run.experts]
-    return [cut.keep(run.run, delta) for cut, delta in zip(cuts, run.deltas, strict=True)]
+    def merge(self, chunk: MergeChunk) -> Array:
+        """base + coefficient * mean of the trimmed deltas that agree with the elected sign.
 
+        Each expert loses exactly round(trim * n) deltas of smallest magnitude. The elected sign is
+        that of the sum of the trimmed deltas; where the sum is zero, nothing is added. The mean
+        counts experts whose trimmed delta is not zero and has that sign. The order is: sparsify,
+        trim, elect, merge. When a sparsifier has already dropped more than `trim`, its zeros are
+        what is trimmed, and the trim removes nothing further.
+        """
+        undecided = 0.0
+        if self.arithmetic == "reference":
+            undecided = float(np.sign(chunk.result(self._key("majority"))))
+        deltas = self._trimmed(chunk)
+        merged = chunk.ops.agreeing_mean(deltas, [1.0] * len(deltas), undecided)
+        return chunk.ops.plus(chunk.base, merged, self.coefficient)
 
-def surveys(spec: Ties, subject: Subject) -> Iterable[Survey]:
-    """A cut for each expert and group of tensors; what is left of it, then, for the reference."""
-    names = subject.names
-    groups = [names] if spec.scope == "global" else [(name,) for name in names]
-    for group in groups:
-        for expert in subject.experts:
-            rounds = partial(_cut, spec, subject, expert, group)
-            yield Survey(_key(spec, f"cut of {expert}"), group, rounds)
-    if spec.arithmetic == "reference":
+    def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
+        """A cut for each expert and group of tensors; for the reference, the majority sign."""
+        names = inputs.names
+        groups = [names] if self.scope == "global" else [(name,) for name in names]
+        for group in groups:
+            for expert in inputs.experts:
+                rounds = partial(self._cut, inputs, expert, group)
+                yield Prepass(self._key(f"cut of {expert}"), group, rounds)
+        if self.arithmetic == "reference":
+            rounds = partial(self._majority, inputs)
+            yield Prepass(self._key("majority"), names, rounds, after=True)
 
-        def majority() -> Rounds:
-            def net(run: Run) -> int:
-                deltas = trimmed(spec, subject.merge_run(run))
-                return run.ops.net_sign(run.ops.weighted_sum(deltas, [1.0] * len(deltas)))
+    def _trimmed(self, chunk: MergeChunk) -> list[Array]:
+        """Deltas of every expert without the smallest."""
+        cuts: list[Cut] = [chunk.result(self._key(f"cut of {expert}")) for expert in chunk.experts]
+        pairs = zip(cuts, chunk.deltas, strict=True)
+        return [cut.keep(chunk.chunk, delta) for cut, delta in pairs]
 
-            return sum((yield Each(net)))
+    def _majority(self, inputs: MethodInputs) -> Rounds:
+        def net_sign(chunk: Chunk) -> int:
+            deltas = self._trimmed(inputs.merge_chunk(chunk))
+            return chunk.ops.net_sign(chunk.ops.weighted_sum(deltas, [1.0] * len(deltas)))
 
-        yield Survey(_key(spec, "majority"), names, majority, after=True)
+        return sum((yield PerChunk(net_sign)))
 
+    def _cut(self, inputs: MethodInputs, expert: str, names: tuple[str, ...]) -> Rounds:
+        def delta(chunk: Chunk) -> Array:
+            return inputs.merge_chunk(chunk).experts[expert].delta
 
-def _cut(spec: Ties, subject: Subject, expert: str, group: tuple[str, ...]) -> Rounds:
-    def delta(run: Run) -> Array:
-        return subject.merge_run(run).experts[expert].delta
+        count = inputs.count(names)
+        if self.arithmetic == "reference":
+            # Deltas as large as the int(trim * n)-th smallest are kept, equal ones included.
+            bits = yield from kth_smallest(count, self.trim, delta)
+            return Cut(bits or 0, names, (len(names), 0))
+        dropped = [(inputs.infos[name].count, inputs.drop_rate(expert, name)) for name in names]
+        if surely_drop(dropped, round(self.trim * count)):
+            # Only zeros are trimmed.
+            return Cut(0, names, (0, 0))
+        return (yield from smallest(names, count, self.trim, delta))
 
-    count = subject.count(group)
-    if spec.arithmetic == "reference":
-        # The reference keeps what is as large as the int(trim * n)-th smallest, equals included.
-        bits = yield from kth_smallest(count, spec.trim, delta)
-        return Cut(bits or 0, group, (len(group), 0))
-    dropped = [(subject.infos[name].count, subject.dropped(expert, name)) for name in group]
-    if surely_drop(dropped, round(spec.trim * count)):
-        # Only zeros are trimmed.
-        return Cut(0, group, (0, 0))
-    return (yield from smallest(group, count, spec.trim, delta))
-
-
-def _key(spec: Ties, what: str) -> tuple[object, ...]:
-    return spec.trim, spec.scope, spec.arithmetic, what
+    def _key(self, name: str) -> tuple[object, ...]:
+        return self.trim, self.scope, self.arithmetic, name

@@ -1,6 +1,6 @@
-"""Grids: a spec whose fields may be lists, and its expansion into points."""
+"""Grids: settings whose fields may be lists, and their expansion into points."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from itertools import product
 from operator import or_
@@ -13,7 +13,7 @@ from mergegrid.settings import Spec
 
 
 class Grid(Spec):
-    """A spec with lists for some of its values; every combination is one point."""
+    """Settings with lists for some of their values; every combination is one point."""
 
     def points(self, **defaults: list[Any]) -> Iterator[dict[str, Any]]:
         """All combinations as plain values, in the order written; `defaults` fill unset fields."""
@@ -28,15 +28,15 @@ class Grid(Spec):
             yield dict(zip(axes, values, strict=True))
 
 
-def grid_of(specs: tuple[type[Spec], ...]) -> Any:
-    """The type of a grid over any of the specs, told apart by their `kind`."""
-    grids = tuple(_grid(spec) for spec in specs)
+def grid_of(settings: Iterable[type[Spec]]) -> Any:
+    """The type of a grid over any of the settings classes, told apart by their `kind`."""
+    grids = tuple(map(_grid, settings))
     return Annotated[reduce(or_, grids), Field(discriminator="kind")]
 
 
-def _grid(spec: type[Spec]) -> Any:
+def _grid(settings: type[Spec]) -> Any:
     fields: dict[str, Any] = {}
-    for name, field in spec.model_fields.items():
+    for name, field in settings.model_fields.items():
         if name == "kind":
             fields[name] = (field.annotation, Field())
             continue
@@ -49,10 +49,10 @@ def _grid(spec: type[Spec]) -> Any:
             Field(default=None, description=_meaning(name, field)),
         )
     return create_model(
-        f"{spec.__name__}Grid",
+        f"{settings.__name__}Grid",
         __base__=Grid,
-        __doc__=spec.__doc__,
-        # Nothing is documented in place here, and looking for it takes long.
+        __doc__=settings.__doc__,
+        # No field is documented by a docstring here, and looking for one is slow.
         __cls_kwargs__={"use_attribute_docstrings": False},
         **fields,
     )

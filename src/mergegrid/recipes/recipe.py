@@ -1,18 +1,21 @@
-"""A recipe: one point of the grid, with one text, one digest and one readable name."""
+"""A recipe: one grid point, with canonical JSON, a digest and a readable slug."""
 
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from mergegrid.hashing import digest
-from mergegrid.recipes.methods import Average, Method
-from mergegrid.recipes.rates import Rated
-from mergegrid.recipes.sparsifiers import DropOnly, NoSparsifier, Sparsifier
+from mergegrid.methods import AnyMethod
+from mergegrid.methods.average import Average
 from mergegrid.settings import Spec
+from mergegrid.sparsifiers import AnySparsifier
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.none import NoSparsifier
+from mergegrid.sparsifiers.rates import RatedSparsifier
 
 
 class Recipe(Spec):
-    """Which experts of a family are sparsified how, and merged how.
+    """Experts of a family, and how they are sparsified and merged.
 
     Example:
         >>> recipe = Recipe(family="minilm", experts=("trec",), sparsifier=Dare(rate=0.9, seed=1))
@@ -21,14 +24,14 @@ class Recipe(Spec):
     """
 
     family: str
-    """Base and experts, by the name the configuration gives them."""
+    """Name of the base and its experts in the configuration."""
     experts: Annotated[tuple[str, ...], Field(min_length=1)]
     """Experts to merge, sorted by name: no method depends on how they are listed."""
     training_seed: Annotated[int, Field(ge=0)] = 0
     """Seed with which the experts were fine-tuned."""
-    sparsifier: Sparsifier = NoSparsifier()
+    sparsifier: AnySparsifier = NoSparsifier()
     """What happens to the deltas before merging."""
-    method: Method = Average()
+    method: AnyMethod = Average()
     """How the sparsified experts become one model."""
 
     @field_validator("experts")
@@ -71,17 +74,17 @@ def _short(value: Any) -> str:
     return digest(value)[:8] if isinstance(value, dict | list) else str(value)
 
 
-def canonical_sparsifier(sparsifier: Sparsifier) -> Sparsifier:
-    """The same model under one name: all is kept at rate 0, and only the base is left at 1."""
-    if not isinstance(sparsifier, Rated) or sparsifier.rates or sparsifier.rules:
+def canonical_sparsifier(sparsifier: AnySparsifier) -> AnySparsifier:
+    """One sparsifier for equal models: `none` at rate 0, `base_only()` at rate 1."""
+    if not isinstance(sparsifier, RatedSparsifier) or sparsifier.rates or sparsifier.rules:
         return sparsifier
     if sparsifier.rate == 0:
         return NoSparsifier()
-    if sparsifier.rate == 1 and sparsifier.kind != "masked_finetuned":
+    if sparsifier.rate == 1 and sparsifier.leaves_base:
         return base_only()
     return sparsifier
 
 
 def base_only() -> DropOnly:
-    """The sparsifier that leaves the base alone."""
+    """The sparsifier that leaves only the base."""
     return DropOnly(rate=1, seed=0)

@@ -1,18 +1,28 @@
-"""Sparsifiers: one small module each, and the registry that finds them by kind."""
+"""Sparsifiers: one file each, with settings, equation, source and arithmetic.
 
-from mergegrid.sparsifiers import breadcrumbs, magnitude
-from mergegrid.sparsifiers.dare import dare
-from mergegrid.sparsifiers.della import della
-from mergegrid.sparsifiers.drop_only import drop_only
-from mergegrid.sparsifiers.masked_finetuned import masked_finetuned
-from mergegrid.sparsifiers.sparsifier import Sparsifier, unchanged
+`SPARSIFIERS` maps each `kind` to its class; other packages add to it through the entry points
+`mergegrid.sparsifiers`.
+"""
 
-SPARSIFIERS: dict[str, Sparsifier] = {
-    "none": Sparsifier(unchanged),
-    "dare": Sparsifier(dare, at_random=True),
-    "drop_only": Sparsifier(drop_only, at_random=True),
-    "magnitude": Sparsifier(magnitude.magnitude, magnitude.cuts),
-    "masked_finetuned": Sparsifier(masked_finetuned),
-    "della": Sparsifier(della, rowwise=True),
-    "breadcrumbs": Sparsifier(breadcrumbs.breadcrumbs, breadcrumbs.cuts),
-}
+from typing import TYPE_CHECKING
+
+from mergegrid.engine.sparsifier import Sparsifier
+from mergegrid.plugins import any_of, with_plugins
+from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.della import Della
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+from mergegrid.sparsifiers.none import NoSparsifier
+
+SPARSIFIERS: dict[str, type[Sparsifier]] = with_plugins(
+    Sparsifier,
+    [NoSparsifier, Dare, DropOnly, Magnitude, MaskedFinetuned, Della, Breadcrumbs],
+    group="mergegrid.sparsifiers",
+)
+if TYPE_CHECKING:
+    AnySparsifier = Sparsifier
+else:
+    AnySparsifier = any_of(Sparsifier, SPARSIFIERS)
+"""Type of a settings field that holds any sparsifier, told apart by `kind`."""

@@ -1,45 +1,58 @@
 """Magnitude pruning of deltas (arXiv 2311.03099, section 4.5)."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import ClassVar, Literal
 
 from mergegrid.checkpoints.checkpoint import TensorInfo
-from mergegrid.engine.prepass import Rounds, Survey
-from mergegrid.engine.thresholds import Cut, kth_smallest, smallest
-from mergegrid.recipes.sparsifiers import Magnitude
-from mergegrid.sparsifiers.sparsifier import (
-    ExpertRun,
-    Sparsified,
-    elements,
-    groups,
+from mergegrid.engine.prepass import Prepass, Rounds
+from mergegrid.engine.sparsifier import (
+    ExpertChunk,
+    SparsifiedChunk,
+    all_dropped,
     inverse,
     kept,
-    key_of,
-    nothing,
     rescaled,
 )
+from mergegrid.engine.thresholds import Cut, kth_smallest, smallest
+from mergegrid.sparsifiers.rates import Arithmetic, RatedSparsifier, Scope
 
 
-def magnitude(spec: Magnitude, expert: ExpertRun) -> Sparsified:
-    """Drop exactly round(p * n) deltas of smallest magnitude, of the tensor or of the model."""
-    if expert.rate == 1:
-        return kept(expert, nothing(expert))
-    cut: Cut = expert.answer(key_of("cut", spec, expert.expert), expert.run.name)
-    delta = cut.keep(expert.run, expert.delta)
-    if not spec.rescale:
-        return kept(expert, delta)
-    return rescaled(expert, expert.ops.scaled(delta, inverse(expert.rate)))
+class Magnitude(RatedSparsifier):
+    """Drop the deltas of smallest magnitude (arXiv 2311.03099, section 4.5)."""
 
+    refinements: ClassVar[frozenset[str]] = RatedSparsifier.refinements | {"arithmetic"}
 
-def cuts(spec: Magnitude, expert: str, infos: Mapping[str, TensorInfo]) -> Iterable[Survey]:
-    """One cut for each group of tensors."""
-    for rate, group in groups(spec, spec.scope, expert, infos):
+    kind: Literal["magnitude"] = "magnitude"
+    scope: Scope = "per_tensor"
+    """Whether the share is dropped of each tensor or of the whole model: with rules, of all
+    tensors of one rate."""
+    rescale: bool = False
+    """Whether to multiply the rest by 1/(1-p)."""
+    arithmetic: Arithmetic = "exact"
+    """`reference` drops int(p * n) deltas and all that are equal to the largest of them, as the
+    paper's code does; `exact` drops round(p * n)."""
 
-        def rounds(rate: float = rate, group: tuple[str, ...] = group) -> Rounds:
-            count = elements(infos, group)
-            if spec.arithmetic == "exact":
-                return (yield from smallest(group, count, rate, lambda run: run.delta(expert)))
-            # All that equal the int(p * n)-th smallest go; of none, nothing does.
-            bits = yield from kth_smallest(count, rate, lambda run: run.delta(expert))
-            return Cut(bits or 0, group, (0, 0))
+    def apply(self, expert: ExpertChunk) -> SparsifiedChunk:
+        """Drop exactly round(p * n) deltas of smallest magnitude, of the tensor or of the model."""
+        if expert.rate == 1:
+            return kept(expert, all_dropped(expert))
+        cut: Cut = expert.result(self.key("cut", expert.expert), expert.chunk.name)
+        delta = cut.keep(expert.chunk, expert.delta)
+        if not self.rescale:
+            return kept(expert, delta)
+        return rescaled(expert, expert.ops.scaled(delta, inverse(expert.rate)))
 
-        yield Survey(key_of("cut", spec, expert), group, rounds)
+    def prepasses(self, expert: str, infos: Mapping[str, TensorInfo]) -> Iterable[Prepass]:
+        """One cut for each group of tensors."""
+        for rate, names in self.groups(self.scope, expert, infos):
+            count = sum(infos[name].count for name in names)
+            rounds = partial(self._cut, expert, names, count, rate)
+            yield Prepass(self.key("cut", expert), names, rounds)
+
+    def _cut(self, expert: str, names: tuple[str, ...], count: int, rate: float) -> Rounds:
+        if self.arithmetic == "exact":
+            return (yield from smallest(names, count, rate, lambda chunk: chunk.delta(expert)))
+        # All deltas equal to the int(p * n)-th smallest are dropped; if that rank is 0, none is.
+        bits = yield from kth_smallest(count, rate, lambda chunk: chunk.delta(expert))
+        return Cut(bits or 0, names, (0, 0))

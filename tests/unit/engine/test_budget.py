@@ -6,12 +6,13 @@ import pytest
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import DTYPES
-from mergegrid.engine.budget import plan
-from mergegrid.engine.engine import CHUNK, Engine
+from mergegrid.engine.budget import plan_budget
+from mergegrid.engine.engine import CHUNK_SIZE, Engine
 from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.errors import ConfigError
-from mergegrid.recipes.methods import TaskArithmetic, Ties
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
+from mergegrid.sparsifiers.dare import Dare
 
 INFOS = {f"layers.{n}.mlp.weight": TensorInfo((4096, 4096), DTYPES["bfloat16"]) for n in range(4)}
 EXPERTS = ("code", "math")
@@ -31,16 +32,16 @@ def planned(recipe_of, monkeypatch):
     engine = Engine(Unread(INFOS), {name: Unread(INFOS) for name in EXPERTS})
 
     def make(threads=4, max_memory=None, recipes=None):
-        asked = recipes or [recipe_of(TaskArithmetic(), EXPERTS, Dare(rate=0.9))]
-        merges = [engine.merge(each) for each in asked]
-        return plan(engine, merges, INFOS, threads, max_memory, "cpu")
+        chosen = recipes or [recipe_of(TaskArithmetic(), EXPERTS, Dare(rate=0.9))]
+        bound = [engine.bind(recipe) for recipe in chosen]
+        return plan_budget(engine, bound, INFOS, threads, max_memory, "cpu")
 
     return make
 
 
 def test_runs_are_shortened_before_threads_are_given_up(planned):
     whole = planned()
-    assert (whole.settings.threads, whole.settings.chunk) == (4, CHUNK)
+    assert (whole.options.threads, whole.options.chunk_size) == (4, CHUNK_SIZE)
     found, limit = [], whole.memory
     while True:
         limit -= 1 << 20
@@ -50,12 +51,12 @@ def test_runs_are_shortened_before_threads_are_given_up(planned):
             refused = str(error)
             break
         assert smaller.memory <= limit
-        found.append((smaller.settings.threads, smaller.settings.chunk))
-    lengths = [CHUNK >> n for n in range(5)]
+        found.append((smaller.options.threads, smaller.options.chunk_size))
+    lengths = [CHUNK_SIZE >> n for n in range(5)]
     assert lengths[-1] == GRAIN
     steps = [*((4, length) for length in lengths), *((n, GRAIN) for n in (3, 2, 1))]
     assert list(dict.fromkeys(found)) == steps[1:]
-    needed = re.search(r"one thread needs (\d+) MB; give that much", refused)
+    needed = re.search(r"one thread needs (\d+) MB", refused)
     assert needed
     assert limit / 1e6 < int(needed[1]) + 1
 

@@ -13,29 +13,25 @@ from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES, decode, encode
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.deltas.sizes import delta_ranges
-from mergegrid.engine.engine import Engine, Settings
+from mergegrid.engine.engine import Engine, EngineOptions
 from mergegrid.engine.masks import threshold
 from mergegrid.engine.ops.cpu import CpuOperations
 from mergegrid.engine.thresholds import Cut
 from mergegrid.errors import CheckpointError
-from mergegrid.recipes.methods import (
-    Average,
-    Fisher,
-    ModelStock,
-    Sce,
-    Slerp,
-    TaskArithmetic,
-    Ties,
-)
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.sce import Sce
+from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import (
-    Breadcrumbs,
-    Dare,
-    Della,
-    DropOnly,
-    Magnitude,
-    MaskedFinetuned,
-)
+from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.della import Della
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 
 from ..conftest import Memory
 
@@ -78,7 +74,7 @@ def models(dtype, shapes=SHAPES):
     return base, expert
 
 
-def merged(base, experts, sparsifier, method=None, dtype="float32", settings=None):
+def merged(base, experts, sparsifier, method=None, dtype="float32", options=None):
     information = {
         name: {key: np.abs(values) for key, values in each.items()}
         for name, each in experts.items()
@@ -87,13 +83,13 @@ def merged(base, experts, sparsifier, method=None, dtype="float32", settings=Non
         InMemory(base),
         {name: InMemory(each) for name, each in experts.items()},
         {name: InMemory(each) for name, each in information.items()},
-        settings or Settings(chunk=1 << 16, threads=2),
+        options or EngineOptions(chunk_size=1 << 16, threads=2),
     )
     recipe = {"family": "f", "experts": tuple(experts), "method": method or Average()}
     if sparsifier:
         recipe["sparsifier"] = sparsifier
     sink = Memory(engine.base.infos, dtype)
-    engine.stream([(Recipe(**recipe), sink)])
+    engine.stream([(engine.bind(Recipe(**recipe)), sink)])
     return sink.tensors
 
 
@@ -196,11 +192,11 @@ def test_masks_go_on_beyond_32_bits(start):
     """An element of a tensor larger than memory, by the definition of the generator."""
     key, count = (1, 2, 3, 4), 2048
     ops = CpuOperations()
-    drawn = ops.values(ops.words(key, start, count)).view(np.uint32).copy()
+    drawn = ops.values(ops.random_words(key, start, count)).view(np.uint32).copy()
     assert drawn.tolist() == philox(key, start // 4, count // 4)
-    # As one run, and as two.
+    # As one chunk, and as two.
     for half in (0, count // 2):
-        part = ops.values(ops.words(key, start + half, count // 2)).view(np.uint32)
+        part = ops.values(ops.random_words(key, start + half, count // 2)).view(np.uint32)
         assert part.tolist() == drawn[half : half + count // 2].tolist()
 
 
@@ -220,15 +216,15 @@ def philox(key, first, blocks):
 
 @pytest.mark.parametrize("start", [0, 2**31, 2**32, 2**40])
 def test_selections_keep_the_first_of_equals_beyond_32_bits(start):
-    class Run:
+    class Chunk:
         name, ops = "w", CpuOperations()
 
-    Run.start = start
-    room = Run.ops.stored(6, DTYPES["float32"])
+    Chunk.start = start
+    room = Chunk.ops.buffer(6, DTYPES["float32"])
     room[:] = [1, 2, 1, 1, 0, 3]
-    values = Run.ops.load(room, DTYPES["float32"])
+    values = Chunk.ops.load(room, DTYPES["float32"])
     cut = Cut(int(np.float32(1).view(np.uint32)), ("w",), (0, start + 3))
-    assert Run.ops.values(cut.keep(Run, values)).tolist() == [1, 2, 1, 0, 0, 3]
+    assert Chunk.ops.values(cut.keep(Chunk, values)).tolist() == [1, 2, 1, 0, 0, 3]
 
 
 @pytest.mark.parametrize(
@@ -237,10 +233,10 @@ def test_selections_keep_the_first_of_equals_beyond_32_bits(start):
 def test_all_words_keep_at_rate_zero_and_none_at_rate_one(rate, kept):
     assert threshold(rate) == kept
     ops = CpuOperations()
-    room = ops.stored(5000, DTYPES["float32"])
+    room = ops.buffer(5000, DTYPES["float32"])
     room[:] = 1
     values = ops.load(room, DTYPES["float32"])
-    drawn = ops.thin(ops.words((1, 2, 3, 4), 0, 5000), threshold(rate), values, 1.0)
+    drawn = ops.thin(ops.random_words((1, 2, 3, 4), 0, 5000), threshold(rate), values, 1.0)
     share = ops.values(drawn).mean()
     assert share == pytest.approx(kept / 2**32, abs=0.05)
     assert kept not in (0, 2**32) or share == kept / 2**32

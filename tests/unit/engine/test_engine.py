@@ -15,30 +15,26 @@ from mergegrid.checkpoints.digests import TensorDigests, checkpoint_digest, dige
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.writer import ShardWriter
-from mergegrid.engine.engine import Engine, Settings
+from mergegrid.engine.engine import Engine, EngineOptions
 from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.errors import CheckpointError
-from mergegrid.recipes.methods import (
-    Average,
-    Fisher,
-    ModelStock,
-    RegMean,
-    Sce,
-    Slerp,
-    TaskArithmetic,
-    Ties,
-)
-from mergegrid.recipes.rates import Rule
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.regmean import RegMean
+from mergegrid.methods.sce import Sce
+from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import (
-    Breadcrumbs,
-    Dare,
-    Della,
-    DropOnly,
-    Magnitude,
-    MaskedFinetuned,
-    NoSparsifier,
-)
+from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.della import Della
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+from mergegrid.sparsifiers.none import NoSparsifier
+from mergegrid.sparsifiers.rates import Rule
 
 #: Several runs of GRAIN elements each, and none a multiple of it; rows of 96 fit three grains.
 SHAPES = {
@@ -126,11 +122,11 @@ def folders(tmp_path_factory):
     return root
 
 
-def engine_of(root, kind=None, settings=None, names=NAMES, folder="{}"):
+def engine_of(root, kind=None, options=None, names=NAMES, folder="{}"):
     experts = {name: open_checkpoint(root / folder.format(name)) for name in names}
     statistics = {name: open_checkpoint(root / f"{kind}_{name}") for name in names} if kind else {}
     base = open_checkpoint(root / folder.format("base"))
-    return Engine(base, experts, statistics, settings)
+    return Engine(base, experts, statistics, options)
 
 
 def write(engine, recipes, out, dtype="bfloat16", shard_size=1 << 40):
@@ -141,7 +137,7 @@ def write(engine, recipes, out, dtype="bfloat16", shard_size=1 << 40):
         (out / name).mkdir(parents=True)
         writers[name] = ShardWriter(out / name, infos, shard_size)
         writers[name].open()
-    engine.stream([(recipes[name], writer) for name, writer in writers.items()])
+    engine.stream([(engine.bind(recipes[name]), writer) for name, writer in writers.items()])
     results = {}
     for name, writer in writers.items():
         writer.close()
@@ -179,19 +175,19 @@ def test_several_recipes_in_one_pass_are_what_each_is_alone(folders, alone, tmp_
 
 def test_two_runs_give_the_same_bytes(folders, alone, tmp_path):
     for number in range(2):
-        again = merged(folders, tmp_path / str(number), settings=Settings(threads=2))
+        again = merged(folders, tmp_path / str(number), options=EngineOptions(threads=2))
         assert again == alone
 
 
 @pytest.mark.parametrize("threads", [2, 7])
 def test_the_number_of_threads_changes_no_bit(folders, alone, tmp_path, threads):
-    assert merged(folders, tmp_path, settings=Settings(threads=threads)) == alone
+    assert merged(folders, tmp_path, options=EngineOptions(threads=threads)) == alone
 
 
 @pytest.mark.parametrize("grains", [1, 3, 8])
 def test_the_length_of_runs_changes_no_bit(folders, alone, tmp_path, grains):
-    settings = Settings(threads=2, chunk=grains * GRAIN)
-    assert merged(folders, tmp_path, settings=settings) == alone
+    settings = EngineOptions(threads=2, chunk_size=grains * GRAIN)
+    assert merged(folders, tmp_path, options=settings) == alone
 
 
 def test_the_order_of_experts_rates_weights_and_coefficients_changes_no_bit(
@@ -234,18 +230,18 @@ from pathlib import Path
 from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.writer import ShardWriter
-from mergegrid.engine.engine import Engine, Settings
+from mergegrid.engine.engine import Engine, EngineOptions
 from mergegrid.recipes.recipe import Recipe
 
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 experts = {name: open_checkpoint(root / name) for name in set(sys.argv[3].split(","))}
-engine = Engine(open_checkpoint(root / "base"), experts, settings=Settings(threads=2))
+engine = Engine(open_checkpoint(root / "base"), experts, options=EngineOptions(threads=2))
 outputs = []
 for number, text in enumerate(sys.argv[4:]):
     (out / str(number)).mkdir(parents=True)
     writer = ShardWriter(out / str(number), engine.base.infos, 1 << 40)
     writer.open()
-    outputs.append((Recipe.model_validate_json(text), writer))
+    outputs.append((engine.bind(Recipe.model_validate_json(text)), writer))
 engine.stream(outputs)
 for _, writer in outputs:
     print(checkpoint_digest(writer.tensors()))
@@ -270,7 +266,7 @@ def test_a_merged_checkpoint_is_what_is_written_in_float32(folders, tmp_path, na
     each = RECIPES[name]
     write(engine_of(folders), {name: each}, tmp_path, "float32")
     written = load_file(tmp_path / name / "model.safetensors")
-    checkpoint = engine_of(folders, settings=Settings(chunk=GRAIN)).checkpoint(each)
+    checkpoint = engine_of(folders, options=EngineOptions(chunk_size=GRAIN)).checkpoint(each)
     assert list(checkpoint) == sorted(SHAPES)
     assert {n: i.shape for n, i in checkpoint.infos.items()} == dict(sorted(SHAPES.items()))
     for tensor in checkpoint:
@@ -283,8 +279,8 @@ def test_a_merged_checkpoint_can_be_read_run_by_run_in_any_order(folders):
     whole = checkpoint[name]
     room = np.empty(0, np.float32)
     for start, stop in [(2 * GRAIN, count), (0, 10), (GRAIN, 2 * GRAIN)]:
-        run = np.array(checkpoint.read(name, start, stop, room))
-        assert np.array_equal(run, whole[start:stop])
+        part = np.array(checkpoint.read(name, start, stop, room))
+        assert np.array_equal(part, whole[start:stop])
 
 
 def test_merged_checkpoints_of_one_engine_do_not_disturb_each_other(folders):
@@ -310,11 +306,11 @@ def test_a_merged_checkpoint_can_be_merged_again(folders, stream):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_witness_is_told_of_every_element_of_every_model_once(folders, stream, threads):
-    engine = engine_of(folders, settings=Settings(threads=threads))
+    engine = engine_of(folders, options=EngineOptions(threads=threads))
     told = {name: TensorDigests(model.infos) for name, model in engine.models.items()}
     seen = dict.fromkeys(told, 0)
 
-    def witness(model, name, start, stored):
+    def on_read(model, name, start, stored):
         told[model].add(name, start, stored)
         seen[model] += stored.size
 
@@ -325,7 +321,7 @@ def test_the_witness_is_told_of_every_element_of_every_model_once(folders, strea
             """Leave it."""
 
     recipes = [RECIPES[name] for name in ("average", "ties", "sce", "magnitude_global")]
-    engine.stream([(each, Nowhere()) for each in recipes], witness)
+    engine.stream([(engine.bind(each), Nowhere()) for each in recipes], on_read)
     count = sum(int(np.prod(shape)) for shape in SHAPES.values())
     assert seen == dict.fromkeys(told, count)
     for name, model in engine.models.items():
@@ -345,6 +341,6 @@ def test_an_error_of_a_sink_stops_the_pass(folders):
         def write(self, name, start, stored):
             raise CheckpointError("no room")
 
-    engine = engine_of(folders, settings=Settings(threads=3))
+    engine = engine_of(folders, options=EngineOptions(threads=3))
     with pytest.raises(CheckpointError, match="no room"):
-        engine.stream([(RECIPES["average"], Full())])
+        engine.stream([(engine.bind(RECIPES["average"]), Full())])

@@ -23,10 +23,9 @@ from transformers import (
     T5Config,
 )
 
+from mergegrid.api import job_of, run_job
 from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.errors import CheckpointError, DamagedError
-from mergegrid.merging import carry_out, prepare
-from mergegrid.recipes.merge_file import MergeFile
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.generation.merged import Merger, Models
@@ -152,15 +151,15 @@ def family(place, kind, base=None, expert=None):
 
 def merge(place, sparsifier=RANDOM[0], method=None, experts=("math", "code"), **output):
     """Merge such a family into `place/out`."""
-    asked = MergeFile(
-        base="base",
-        experts={name: name for name in experts},
-        sparsifier=sparsifier,
-        method=method or {"kind": "task_arithmetic", "coefficient": 0.5},
-        output=output,
-    )
-    order = prepare(asked, place / "merge.yaml", place / "out", threads=1)
-    carry_out(order)
+    content = {
+        "base": "base",
+        "experts": {name: name for name in experts},
+        "sparsifier": sparsifier,
+        "method": method or {"kind": "task_arithmetic", "coefficient": 0.5},
+        "output": output,
+    }
+    (place / "merge.yaml").write_text(json.dumps(content))
+    run_job(job_of(place / "merge.yaml", place / "out"), threads=1)
     return place / "out"
 
 

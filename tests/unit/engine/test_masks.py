@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from mergegrid.engine.masks import mask_key, surely_drop, threshold
 from mergegrid.kernels.loops import philox
-from mergegrid.recipes.sparsifiers import DropOnly
+from mergegrid.sparsifiers.drop_only import DropOnly
 
 names = st.text(min_size=1, max_size=20)
 seeds = st.integers(0, 2**63 - 1)

@@ -8,14 +8,20 @@ import torch
 from safetensors.torch import save_file
 
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.engine.engine import Engine, Settings
+from mergegrid.engine.engine import Engine, EngineOptions
 from mergegrid.engine.ops.cpu import CpuOperations
 from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.engine.ops.torch_operations import TorchOperations
 from mergegrid.errors import CheckpointError
-from mergegrid.recipes.methods import Average, ModelStock, Sce, TaskArithmetic, Ties
-from mergegrid.recipes.rates import Rule
-from mergegrid.recipes.sparsifiers import Dare, Della, DropOnly
+from mergegrid.methods.average import Average
+from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.sce import Sce
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.della import Della
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.rates import Rule
 
 RULES = (Rule(tensors="norms", rate=0), Rule(tensors="layers 1", rate=0.7))
 
@@ -52,7 +58,7 @@ def test_models_may_mix_dtypes_and_tensors_of_odd_sizes(tmp_path, stream, recipe
     specs = [TaskArithmetic(), Ties(trim=0.5, scope="per_tensor"), ModelStock(), Average()]
     asked = [recipe_of(spec, "ab") for spec in specs]
     sinks = [Mixed() for _ in specs]
-    engine.stream(list(zip(asked, sinks, strict=True)))
+    engine.stream(list(zip(map(engine.bind, asked), sinks, strict=True)))
     exact = stream(engine, asked)
     for sink, floats in zip(sinks, exact, strict=True):
         for name, values in floats.items():
@@ -94,10 +100,17 @@ def test_a_damaged_model_is_named_with_tensor_and_element(merge, who, value, pla
     models = {"base": zeros, "code": zeros, "math": zeros, who: damaged}
     base = models.pop("base")
     owner = "the base" if who == "base" else "expert math"
-    message = rf"{owner} holds {value} in b\.weight \(element {place}\); .*fetch or train it again"
-    for chunk in (GRAIN, 4 * GRAIN):
+    message = (
+        rf"{owner} holds {value} in b\.weight \(element {place}\); .*download or train it again"
+    )
+    for chunk_size in (GRAIN, 4 * GRAIN):
         with pytest.raises(CheckpointError, match=message):
-            merge(base, models, TaskArithmetic(), settings=Settings(threads=2, chunk=chunk))
+            merge(
+                base,
+                models,
+                TaskArithmetic(),
+                options=EngineOptions(threads=2, chunk_size=chunk_size),
+            )
 
 
 @pytest.mark.parametrize("operations", [CpuOperations, partial(TorchOperations, "cpu")])
@@ -122,7 +135,7 @@ def test_damage_is_found_even_where_it_is_dropped(merge, operations, method, spa
                 {"math": math, "code": code},
                 method,
                 sparsifier,
-                settings=Settings(threads=2, operations=operations),
+                options=EngineOptions(threads=2, operations=operations),
             )
 
 

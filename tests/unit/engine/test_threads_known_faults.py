@@ -13,10 +13,19 @@ import threadpoolctl
 from scipy.linalg import lapack
 
 from mergegrid.engine.blas_compat import one_blas_thread
-from mergegrid.engine.engine import Settings
+from mergegrid.engine.engine import EngineOptions
 from mergegrid.engine.thresholds import smallest
-from mergegrid.recipes.methods import Fisher, ModelStock, RegMean, Sce, Slerp, TaskArithmetic, Ties
-from mergegrid.recipes.sparsifiers import Breadcrumbs, Dare, Della, Magnitude
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.regmean import RegMean
+from mergegrid.methods.sce import Sce
+from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
+from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.della import Della
+from mergegrid.sparsifiers.magnitude import Magnitude
 
 SHAPES = {"a.weight": (700, 384), "b.weight": (96, 300), "norm.bias": (65_537,), "scale": ()}
 FACTORS = """
@@ -25,9 +34,9 @@ import numpy as np
 from mergegrid.checkpoints.checkpoint import InMemory, TensorInfo
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.engine.ops.cpu import CpuOperations
-from mergegrid.methods.method import Subject
-from mergegrid.methods.regmean import factors
-from mergegrid.recipes.methods import RegMean
+from mergegrid.engine.method import MethodInputs
+
+from mergegrid.methods.regmean import RegMean
 
 random = np.random.default_rng(0)
 for size in (64, 300, 768):
@@ -38,8 +47,8 @@ for size in (64, 300, 768):
         gram = (entries + entries.T) / 256 + np.eye(size) * (size // 64 + 8)
         grams[expert] = InMemory({"w": gram.astype(np.float32)})
     info = TensorInfo((size, size), DTYPES["float32"])
-    (survey,) = factors(RegMean(), Subject(("x", "y"), {"w": info}, None, None, grams))
-    rounds = survey.rounds()
+    (prepass,) = RegMean().prepasses(MethodInputs(("x", "y"), {"w": info}, None, None, grams))
+    rounds = prepass.rounds()
     try:
         next(rounds)
     except StopIteration as stop:
@@ -118,11 +127,11 @@ def test_every_method_gives_the_same_bytes_with_any_number_of_threads(
     names = list(experts)[:2] if isinstance(method, Slerp) else list(experts)
     given = {name: experts[name] for name in names}
     found = set()
-    for threads, chunk in ((1, 1 << 16), (2, 1 << 17), (7, 1 << 16)):
+    for threads, chunk_size in ((1, 1 << 16), (2, 1 << 17), (7, 1 << 16)):
         merged = merge(
             base, given, method, sparsifier,
             statistics=statistics(given, method),
-            settings=Settings(threads=threads, chunk=chunk),
+            options=EngineOptions(threads=threads, chunk_size=chunk_size),
         )  # fmt: skip
         found.add(b"".join(merged[name].tobytes() for name in SHAPES))
     assert len(found) == 1
@@ -181,7 +190,7 @@ class Others(np.ndarray):
 def test_what_threads_list_at_the_same_time_is_counted(threads):
     """A selection lists a limited number of magnitudes; lost updates would let it list more."""
     count, listed = 1 << 24, 1000
-    rounds = smallest(("w",), count, 0.5, lambda run: None)
+    rounds = smallest(("w",), count, 0.5, lambda chunk: None)
     next(rounds)
     sample = np.arange(1 << 20, dtype=np.uint32)
     measure = rounds.send([sample]).measure

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergegrid.engine import thresholds as selection
-from mergegrid.engine.engine import Settings
-from mergegrid.recipes.sparsifiers import Breadcrumbs, Magnitude
+from mergegrid.engine.engine import EngineOptions
+from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.magnitude import Magnitude
 
-SMALL = Settings(threads=3, chunk=1 << 16)
+SMALL = EngineOptions(threads=3, chunk_size=1 << 16)
 SCOPES = ["global", "per_tensor"]
 rates = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
 values = st.one_of(
@@ -72,7 +73,7 @@ def left(sparsify, request):
 
     def deltas(spec, tensors):
         zeros = {name: np.zeros_like(each) for name, each in tensors.items()}
-        return sparsify(spec, zeros, tensors, settings=SMALL)[0]
+        return sparsify(spec, zeros, tensors, options=SMALL)[0]
 
     with pytest.MonkeyPatch.context() as patched:
         if request.param == "counted":
@@ -159,7 +160,7 @@ def test_what_is_kept_is_kept_to_the_bit_and_what_is_dropped_is_zero(left):
 
 
 def deltas_that_mislead(kind, count):
-    """Values whose first elements, in every run, say little of the rest, or much."""
+    """Values whose first elements, in every chunk, say little of the rest, or much."""
     random = np.random.default_rng(0)
     normal = random.standard_normal(count).astype(np.float32)
     blocks = np.arange(count) % (1 << 16)
@@ -206,8 +207,8 @@ def test_a_large_tensor_is_cut_exactly_by_itself(left, rate):
 
 def test_no_more_is_kept_of_a_sample_than_was_asked_for():
     magnitudes = np.arange(1 << 16, dtype=np.uint32)
-    run = SimpleNamespace(ops=SimpleNamespace(magnitudes=lambda _: magnitudes))
-    asked = next(selection._near_a_guess(1 << 40, 1 << 39, lambda _: None))
-    drawn = asked.measure(run)
+    chunk = SimpleNamespace(ops=SimpleNamespace(magnitudes=lambda _: magnitudes))
+    asked = next(selection._near_a_sample(1 << 39, 1 << 40, lambda _: None))
+    drawn = asked.measure(chunk)
     assert len(drawn) == asked.sample
     assert drawn.base is None

@@ -110,7 +110,7 @@ import numpy as np
 from mergegrid.engine.ops.cpu import CpuOperations
 ops = CpuOperations()
 def array(number):
-    room = ops.stored(1, DTYPES["float32"])
+    room = ops.buffer(1, DTYPES["float32"])
     room[:] = number
     return ops.load(room, DTYPES["float32"])
 print(ops.values(ops.subtract(array(5), array(2)))[0])

@@ -188,7 +188,7 @@ def everything(ops, arrays, weights, start, threshold, bits):
     ops.restart()
     one, two, three = loaded = [ops.load(array, FLOAT32) for array in arrays]
     count = one.count
-    words = ops.words((1, 2**32 - 1, 3, 4), start, count)
+    words = ops.random_words((1, 2**32 - 1, 3, 4), start, count)
     results = [
         ops.subtract(one, two),
         ops.product(one, two),
@@ -202,7 +202,7 @@ def everything(ops, arrays, weights, start, threshold, bits):
         ops.weighted_sum(loaded, weights),
         ops.weighted_mean(loaded, weights),
         ops.plus(one, ops.thin(words, threshold, two, 2.0), weights[0]),
-        ops.instead(ops.thin(words, threshold, two, 2.0), one, three),
+        ops.where_changed(ops.thin(words, threshold, two, 2.0), one, three),
         ops.where_nonzero(ops.thin(words, threshold, two, 1.0), three),
         ops.agreeing_mean([one, two], weights[:2]),
         ops.agreeing_mean(loaded, weights, undecided=1.0),

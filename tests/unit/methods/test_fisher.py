@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mergegrid.recipes.methods import Average, Fisher
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.sparsifiers.dare import Dare
 
 NAMES = ("chat", "code", "math")
 

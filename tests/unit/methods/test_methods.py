@@ -5,28 +5,24 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from mergegrid.engine.method import Method
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.methods import METHODS
-from mergegrid.recipes import methods as specs
-from mergegrid.recipes.methods import (
-    Average,
-    Fisher,
-    ModelStock,
-    RegMean,
-    Sce,
-    Slerp,
-    TaskArithmetic,
-    Ties,
-)
-from mergegrid.recipes.sparsifiers import (
-    Breadcrumbs,
-    Dare,
-    Della,
-    DropOnly,
-    Magnitude,
-    MaskedFinetuned,
-    NoSparsifier,
-)
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.regmean import RegMean
+from mergegrid.methods.sce import Sce
+from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
+from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.della import Della
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+from mergegrid.sparsifiers.none import NoSparsifier
 
 NAMES = ("math", "code", "chat")
 ORDERS = [("math", "code", "chat"), ("chat", "math", "code")]
@@ -61,8 +57,10 @@ def cosine(one, other):
     return (one * other).sum() / lengths if lengths else 0.0
 
 
-def test_every_method_that_can_be_asked_for_exists():
-    assert {spec.model_fields["kind"].default for spec in specs.METHODS} == set(METHODS)
+def test_every_method_has_its_kind_and_arithmetic_of_its_own():
+    for kind, method in METHODS.items():
+        assert method.model_fields["kind"].default == kind
+        assert method.merge is not Method.merge
 
 
 def test_average_is_the_mean_of_the_experts(merge, base, experts):
@@ -224,19 +222,64 @@ def test_tensors_without_elements_stay_without(merge, method, sparsifier):
 @pytest.mark.parametrize(
     ("method", "sparsifier", "names", "message"),
     [
-        (Average(), None, ("math", "law"), "merges law, and the experts are chat, code, math; "),
-        (Average(weights={"law": 1}), None, NAMES, r"average.weights names law, which is no expe"),
-        (Average(weights={"chat": 1}), None, NAMES[:2], r"name one of code, math"),
-        (TaskArithmetic(coefficients={"x": 1}), None, NAMES, r"task_arithmetic.coefficients names"),
-        (Average(), Dare(rate=0.5, rates={"x": 0.1}), NAMES, r"dare.rates names x, which is no "),
-        (Average(weights=dict.fromkeys(NAMES, 0)), None, NAMES, r"average.weights sum to 0; give"),
-        (Fisher(weights=dict.fromkeys(NAMES, 0)), None, NAMES, r"fisher.weights sum to 0; give"),
-        (Slerp(), None, NAMES, "slerp merges two experts, and the recipe has 3; "),
-        (Slerp(), None, NAMES[:1], "slerp merges two experts, and the recipe has 1; "),
-        (ModelStock(), None, NAMES[:1], "model_stock compares experts, and the recipe has one"),
-        (Sce(), None, NAMES[:1], "sce compares experts, and the recipe has one"),
-        (Fisher(), None, NAMES, "fisher needs statistics of every expert and has none of chat"),
-        (RegMean(), None, NAMES, "regmean needs statistics of every expert and has none of chat"),
+        (
+            Average(),
+            None,
+            ("math", "law"),
+            "merges law, which is not among the experts chat, code, math; ",
+        ),
+        (
+            Average(weights={"law": 1}),
+            None,
+            NAMES,
+            r"average.weights refers to law, which is not an expert",
+        ),
+        (Average(weights={"chat": 1}), None, NAMES[:2], r"choose among code, math"),
+        (
+            TaskArithmetic(coefficients={"x": 1}),
+            None,
+            NAMES,
+            r"task_arithmetic.coefficients refers to x",
+        ),
+        (
+            Average(),
+            Dare(rate=0.5, rates={"x": 0.1}),
+            NAMES,
+            r"dare.rates refers to x, which is not ",
+        ),
+        (
+            Average(weights=dict.fromkeys(NAMES, 0)),
+            None,
+            NAMES,
+            r"average.weights of .* sum to 0; give",
+        ),
+        (
+            Fisher(weights=dict.fromkeys(NAMES, 0)),
+            None,
+            NAMES,
+            r"fisher.weights of .* sum to 0; give",
+        ),
+        (Slerp(), None, NAMES, "slerp merges exactly 2 experts, but the recipe has 3"),
+        (Slerp(), None, NAMES[:1], "slerp merges exactly 2 experts, but the recipe has 1"),
+        (
+            ModelStock(),
+            None,
+            NAMES[:1],
+            "model_stock merges at least 2 experts, but the recipe has 1",
+        ),
+        (Sce(), None, NAMES[:1], "sce merges at least 2 experts, but the recipe has 1"),
+        (
+            Fisher(),
+            None,
+            NAMES,
+            "fisher needs model statistics of every expert, and there are none of chat",
+        ),
+        (
+            RegMean(),
+            None,
+            NAMES,
+            "regmean needs model statistics of every expert, and there are none of chat",
+        ),
     ],
     ids=lambda value: getattr(value, "kind", None),
 )
@@ -248,7 +291,7 @@ def test_a_recipe_that_does_not_fit_is_refused_with_what_to_do(
 
 
 def test_statistics_of_one_expert_are_not_enough(merge, base, experts):
-    with pytest.raises(ConfigError, match="has none of code; name its file under statistics"):
+    with pytest.raises(ConfigError, match="there are none of code; add its file"):
         merge(base, experts, Fisher(), statistics={"math": base, "chat": base})
 
 

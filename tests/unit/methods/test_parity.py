@@ -9,14 +9,16 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.checkpoints.publish import publish
 from mergegrid.engine.engine import Engine
-from mergegrid.recipes.methods import Average, Fisher, RegMean, TaskArithmetic, Ties
-from mergegrid.recipes.sparsifiers import (
-    Dare,
-    DropOnly,
-    Magnitude,
-    MaskedFinetuned,
-    NoSparsifier,
-)
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.regmean import RegMean
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.importing import import_base, load_classifier
 from mergegrid.study.model_statistics.gather import gather
 from mergegrid.study.schema.encoder_jobs import Statistic, StatisticsRequest, Target

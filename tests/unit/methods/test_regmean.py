@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mergegrid.errors import CheckpointError
-from mergegrid.recipes.methods import RegMean
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.methods.regmean import RegMean
+from mergegrid.sparsifiers.dare import Dare
 
 NAMES = ("chat", "code", "math")
 LAYERS = ("layer.weight", "embedding.weight")
@@ -102,7 +102,7 @@ def test_a_singular_sum_is_refused_and_a_ridge_helps(merge, base, experts):
     singular = {name: {"layer.weight": column @ column.T} for name in NAMES}
     with pytest.raises(
         CheckpointError,
-        match=r"Gram matrices of layer\.weight sum to a singular matrix.*ridge, to 1e-5 or more",
+        match=r"Gram matrices of layer\.weight sum to a singular matrix.*ridge to 1e-5 or more",
     ):
         merge(base, experts, RegMean(offdiagonal=1), statistics=singular)
     merged = merge(base, experts, RegMean(offdiagonal=1, ridge=1e-5), statistics=singular)

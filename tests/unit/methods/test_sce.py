@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mergegrid.recipes.methods import Sce
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.methods.sce import Sce
+from mergegrid.sparsifiers.dare import Dare
 
 NAMES = ("chat", "code", "math")
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from mergegrid.recipes.methods import Ties
-from mergegrid.recipes.sparsifiers import Dare, DropOnly, Magnitude
+from mergegrid.methods.ties import Ties
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
 
 NAMES = ("math", "code", "chat")
 TRIMS = [0.0, 0.5, 0.8, 1.0]

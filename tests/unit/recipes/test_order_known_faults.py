@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.engine.engine import Engine, MergedCheckpoint
-from mergegrid.recipes.methods import Average, Fisher, Sce, Slerp, TaskArithmetic, Ties
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.sce import Sce
+from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare, Magnitude
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.study.schema.decoders import Decoders
 
 names = st.lists(
@@ -61,7 +67,7 @@ def test_weights_and_rates_stay_with_their_experts(method, count, sparsifier):
             {name: InMemory({"w": abs(models[name]["w"])}) for name in order},
         )
         recipe = Recipe(family="f", experts=order, sparsifier=sparsifier, method=method)
-        found.add(MergedCheckpoint(engine, engine.merge(recipe))["w"].tobytes())
+        found.add(MergedCheckpoint(engine, engine.bind(recipe))["w"].tobytes())
     assert len(found) == 1
 
 

@@ -9,9 +9,11 @@ from scipy.stats import binom
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.engine.engine import Engine
-from mergegrid.recipes.methods import Average, TaskArithmetic, Ties
+from mergegrid.methods.average import Average
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.sparsifiers.dare import Dare
 
 RATES = [0, 0.1, 0.5, 0.9, 0.99, 0.999, 1]
 COUNTS = {f"tensor_of_{count}": count for count in (1, 64, 768, 1_000_000)}

@@ -3,19 +3,17 @@
 import numpy as np
 import pytest
 
-from mergegrid.recipes import sparsifiers as specs
-from mergegrid.recipes.methods import TaskArithmetic
-from mergegrid.recipes.rates import Rule
-from mergegrid.recipes.sparsifiers import (
-    Breadcrumbs,
-    Dare,
-    Della,
-    DropOnly,
-    Magnitude,
-    MaskedFinetuned,
-    NoSparsifier,
-)
+from mergegrid.engine.sparsifier import Sparsifier
+from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.sparsifiers import SPARSIFIERS
+from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.della import Della
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+from mergegrid.sparsifiers.none import NoSparsifier
+from mergegrid.sparsifiers.rates import Rule
 
 RATES = [0.1, 0.5, 0.9, 0.99]
 OF_DELTAS = [Dare, DropOnly, Magnitude, Della, Breadcrumbs]
@@ -71,8 +69,10 @@ def llama():
     return base, {name: base[name] + 0.1 * change[name] for name in LLAMA}
 
 
-def test_every_sparsifier_that_can_be_asked_for_exists():
-    assert {spec.model_fields["kind"].default for spec in specs.SPARSIFIERS} == set(SPARSIFIERS)
+def test_every_sparsifier_has_its_kind_and_arithmetic_of_its_own():
+    for kind, sparsifier in SPARSIFIERS.items():
+        assert sparsifier.model_fields["kind"].default == kind
+        assert sparsifier.apply is not Sparsifier.apply
 
 
 def test_without_a_sparsifier_deltas_and_weights_are_the_experts(sparsify, base, experts):

@@ -1,1 +1,1 @@
-"""Arithmetic on flat float32 arrays: one vocabulary, compiled for the CPU or run by torch."""
+"""Arithmetic on flat float32 arrays: one vocabulary, compiled for the CPU or chunk by torch."""

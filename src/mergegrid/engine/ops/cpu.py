@@ -1,4 +1,4 @@
-"""Arrays on the CPU: expressions, carried out by compiled loops without the interpreter's lock."""
+"""Arithmetic on the CPU: expressions, computed by compiled loops without the interpreter's lock."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -23,30 +23,30 @@ class CpuOperations:
     def __init__(self) -> None:
         self._machine = Machine()
         self._listed = np.empty(0, np.int64)
-        self._room: Stored | None = None
+        self._buffer: Stored | None = None
         self._read = 0
 
     def restart(self) -> None:
-        """Take back the memory of all arrays given out since the last restart."""
-        self._read, self._room = 0, None
+        """Reuse the memory of all arrays that were returned since the last restart."""
+        self._read, self._buffer = 0, None
         self._machine.nonfinite_input.value = 0
 
-    def stored(self, count: int, dtype: Dtype) -> Stored:
-        """Room for stored numbers: a row of the machine's memory."""
+    def buffer(self, count: int, dtype: Dtype) -> Stored:
+        """A row of the machine's memory to read stored numbers into."""
         size = count * dtype.size
-        self._room = self._machine.inputs.reserve(self._read, size).view(dtype.numpy)
-        return self._room
+        self._buffer = self._machine.inputs.reserve(self._read, size).view(dtype.numpy)
+        return self._buffer
 
     def load(self, stored: Stored, dtype: Dtype) -> Expression:
-        """Float32 values of numbers in the last room given out, or of others, which are copied."""
+        """Float32 values of numbers in the last buffer, or of others, which are copied into one."""
         if stored.dtype != dtype.numpy or stored.ndim != 1:
             raise ValueError(
                 f"stored numbers are {stored.dtype} {stored.shape}; {dtype.name} is loaded from "
                 f"flat arrays of {np.dtype(dtype.numpy)}"
             )
-        if stored is not self._room:
-            self.stored(stored.size, dtype)[:] = stored
-        self._read, self._room = self._read + 1, None
+        if stored is not self._buffer:
+            self.buffer(stored.size, dtype)[:] = stored
+        self._read, self._buffer = self._read + 1, None
         return load(dtype.name, stored.size, self._read - 1)
 
     def store(
@@ -113,23 +113,23 @@ class CpuOperations:
         """The base plus a multiple of a change."""
         return Expression(do.PLUS, base.count, [base, change], [factor])
 
-    def instead(self, change: Expression, base: Expression, values: Expression) -> Expression:
-        """Values where something changes."""
+    def where_changed(self, change: Expression, base: Expression, values: Expression) -> Expression:
+        """Values where the change is not zero."""
         return Expression(do.INSTEAD, base.count, [change, base, values])
 
     def where_nonzero(self, mask: Expression, values: Expression) -> Expression:
         """Values under a mask."""
         return Expression(do.MASKED, values.count, [mask, values])
 
-    def words(self, key: MaskKey, start: int, count: int) -> Expression:
-        """Random words: uint32 in the place of float32."""
+    def random_words(self, key: MaskKey, start: int, count: int) -> Expression:
+        """Random words: uint32 in place of float32."""
         check_start(start)
         return Expression(do.WORDS, count, integers=[*key, start // 4])
 
     def thin(
         self, words: Expression, threshold: int, values: Expression, factor: float
     ) -> Expression:
-        """What the words keep, times a factor."""
+        """Values that the words keep, times a factor."""
         return Expression(do.THIN, values.count, [words, values], [factor], [threshold])
 
     def agreeing_mean(
@@ -156,7 +156,7 @@ class CpuOperations:
         self._machine.run([Expression(do.COUNT_HIGH, values.count, [values])], counts)
 
     def count_equal(self, values: Expression, bits: int) -> int:
-        """Number of equals."""
+        """Number of equal magnitudes."""
         sink = Expression(do.COUNT_EQUAL, values.count, [values], integers=[bits])
         return self._machine.run([sink])[0]
 
@@ -188,13 +188,13 @@ class CpuOperations:
         return counts[:known].copy(), counts[known:end].astype(np.uint32)
 
     def place_of_equal(self, values: Expression, bits: int, rank: int) -> int:
-        """Index of the equal with a rank."""
-        found = np.array([0, -1])
+        """Index of the equal magnitude with a rank."""
+        counts = np.array([0, -1])
         sink = Expression(do.PLACE_OF_EQUAL, values.count, [values], integers=[bits, rank])
-        self._machine.run([sink], found)
-        if found[1] < 0:
+        self._machine.run([sink], counts)
+        if counts[1] < 0:
             raise IndexError(f"no {rank + 1} magnitudes with the bits {bits:#x}")
-        return int(found[1])
+        return int(counts[1])
 
     def net_sign(self, values: Expression) -> int:
         """Positives minus negatives."""
@@ -215,7 +215,7 @@ class CpuOperations:
     def thin_by_rank(
         self, words: Expression, values: Expression, row: int, low: float, high: float
     ) -> Expression:
-        """Drop by rank in the row."""
+        """Values dropped by their rank in the row."""
         (numbers, _), (drawn, _) = self.store([values, words], [_FLOAT32, _FLOAT32])
         magnitudes = np.abs(numbers).reshape(-1, row)
         ranks = np.empty(magnitudes.shape, np.int64)

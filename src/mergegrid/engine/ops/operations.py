@@ -1,8 +1,8 @@
-"""The vocabulary of merging: what sparsifiers and methods do with runs of elements.
+"""Arithmetic on chunks: the operations that sparsifiers and methods are written in.
 
 Every array is flat and float32 unless said otherwise. The two implementations, `CpuOperations`
 and `TorchOperations`, give the same bits: both do one IEEE operation at a time, in this order.
-An array may be an expression, whose numbers are computed when they are asked for.
+An array may be an expression, whose numbers are computed on use.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,34 +15,34 @@ from mergegrid.checkpoints.digests import LEAF
 from mergegrid.checkpoints.dtypes import Dtype, Stored
 
 Array = Any
-"""A flat float32 array, as the implementation wants it."""
+"""A flat float32 array in the type of the implementation."""
 MaskKey = tuple[int, int, int, int]
 """Key and upper counter words of the random generator, each below 2^32."""
 
-#: Elements between two sums of a reduction, and unit of every run: results do not depend on how
-#: long runs are, as long as they start at multiples of it.
+#: Elements between two sums of a reduction, and unit of every chunk: results do not depend on how
+#: long chunks are, as long as they start at multiples of it.
 GRAIN = LEAF
 #: Magnitudes are counted by their leading bits first, then by the rest.
 HIGH_BINS = 1 << 15
 LOW_BITS = 16
-#: Bits of no magnitude.
+#: Bits that no magnitude has.
 NO_BITS = 0xFFFFFFFF
 #: Bits above which there is no magnitude.
 LARGEST_BITS = 0x7FFFFFFF
 
 
 class Operations(Protocol):
-    """What can be done with arrays; an instance serves one thread at a time.
+    """Operations on arrays; an instance serves one thread at a time.
 
-    Arrays that an operation returns live until the next `restart`; NumPy arrays that `stored`,
-    `store` and `values` return, until the next of these.
+    Arrays that an operation returns are valid until the next `restart`; NumPy arrays that
+    `buffer`, `store` and `values` return, until the next call of one of these.
     """
 
     def restart(self) -> None:
-        """Take back the memory of all arrays given out since the last restart."""
+        """Reuse the memory of all arrays that were returned since the last restart."""
 
-    def stored(self, count: int, dtype: Dtype) -> Stored:
-        """Room for stored numbers to be read into: a NumPy array [count]."""
+    def buffer(self, count: int, dtype: Dtype) -> Stored:
+        """A NumPy array [count] to read stored numbers into."""
 
     def load(self, stored: Stored, dtype: Dtype) -> Array:
         """The float32 values of stored numbers."""
@@ -50,16 +50,16 @@ class Operations(Protocol):
     def store(
         self, arrays: Sequence[Array], dtypes: Sequence[Dtype]
     ) -> Sequence[tuple[Stored, bool]]:
-        """The nearest stored numbers, NumPy arrays, and whether each array is finite.
+        """The nearest stored numbers as NumPy arrays, and whether each array is finite.
 
-        No array is where something that was loaded since the last restart and used is not.
+        No array counts as finite if an array loaded since the last restart and used is not.
         """
 
     def values(self, array: Array) -> Any:
-        """The numbers of an array: of NumPy on the CPU, of torch elsewhere."""
+        """The numbers of an array: a NumPy array on the CPU, a torch tensor elsewhere."""
 
     def join(self, parts: Iterable[tuple[int, Array]], shape: tuple[int, ...]) -> Array:
-        """A tensor of this shape from runs and the elements at which they start."""
+        """A tensor of this shape from chunks and the elements at which they start."""
 
     def subtract(self, left: Array, right: Array) -> Array:
         """left - right."""
@@ -80,7 +80,10 @@ class Operations(Protocol):
         """values * factor."""
 
     def weighted_mean(self, arrays: Sequence[Array], weights: Sequence[float]) -> Array:
-        """Sum of weight * array over the sum of weights, rounded once: of equals, their value."""
+        """Sum of weight * array over the sum of weights, rounded once.
+
+        The mean of equal arrays is equal to them.
+        """
 
     def weighted_sum(self, arrays: Sequence[Array], weights: Sequence[float]) -> Array:
         """Sum of weight * array, added in the given order."""
@@ -88,11 +91,11 @@ class Operations(Protocol):
     def plus(self, base: Array, change: Array, factor: float) -> Array:
         """base + factor * change, and the base to the bit where that product is zero."""
 
-    def instead(self, change: Array, base: Array, values: Array) -> Array:
-        """`values` where there is a change, the base to the bit where the change is zero."""
+    def where_changed(self, change: Array, base: Array, values: Array) -> Array:
+        """`values` where `change` is not zero, the base to the bit elsewhere."""
 
-    def words(self, key: MaskKey, start: int, count: int) -> Array:
-        """Random words of the elements `start` to `start + count`; see `merging.masks`."""
+    def random_words(self, key: MaskKey, start: int, count: int) -> Array:
+        """Random words of the elements `start` to `start + count`; see `engine.masks`."""
 
     def thin(self, words: Array, threshold: int, values: Array, factor: float) -> Array:
         """values * factor where the word is below the threshold, else 0."""
@@ -106,7 +109,7 @@ class Operations(Protocol):
         """
 
     def net_sign(self, values: Array) -> int:
-        """How many more values are positive than negative."""
+        """Number of positive values minus number of negative values."""
 
     def magnitudes(self, values: Array) -> NDArray[np.uint32]:
         """The bits of magnitudes, which sort like them: a new NumPy array."""
@@ -115,7 +118,7 @@ class Operations(Protocol):
         """Add to the histogram of leading bits of magnitudes; its last entry [HIGH_BINS]: zeros."""
 
     def count_equal(self, values: Array, bits: int) -> int:
-        """How many magnitudes have exactly these bits."""
+        """Number of magnitudes with exactly these bits."""
 
     def count_near(
         self,
@@ -136,7 +139,7 @@ class Operations(Protocol):
     def list_near(
         self, values: Array, low: int, width: int, guesses: Sequence[int], most: int
     ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """Count magnitudes in a range, all given by their bits, and list what is no guess.
+        """Count magnitudes in a range, all given by their bits, and list those that are no guess.
 
         Returns:
             Counts [2 + GUESSES] of those below `low`, those equal to each of at most GUESSES
@@ -147,7 +150,7 @@ class Operations(Protocol):
     def place_of_equal(self, values: Array, bits: int, rank: int) -> int:
         """Index of the magnitude with these bits that has `rank` such before it.
 
-        Raises IndexError where there is none.
+        Raises IndexError if there is none.
         """
 
     def keep_large(self, values: Array, bits: int, boundary: int) -> Array:
@@ -179,4 +182,4 @@ def check_start(start: int) -> None:
         ValueError: they cannot, because four of them are drawn together.
     """
     if start < 0 or start % 4:
-        raise ValueError(f"a run starts at element {start}; start at a multiple of four")
+        raise ValueError(f"a chunk starts at element {start}; start at a multiple of four")

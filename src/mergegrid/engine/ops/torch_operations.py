@@ -46,7 +46,7 @@ class TorchOperations:
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
-        self._rooms: list[NDArray[np.uint8]] = []
+        self._buffers: list[NDArray[np.uint8]] = []
         self._used = 0
         self._finite = torch.ones((), dtype=torch.bool, device=self._device)
 
@@ -55,15 +55,15 @@ class TorchOperations:
         self._used = 0
         self._finite = torch.ones((), dtype=torch.bool, device=self._device)
 
-    def stored(self, count: int, dtype: Dtype) -> Stored:
+    def buffer(self, count: int, dtype: Dtype) -> Stored:
         """Room for stored numbers: fresh pages cost more than reading into them."""
         size = count * dtype.size
-        if self._used == len(self._rooms):
-            self._rooms.append(np.empty(size, np.uint8))
-        elif self._rooms[self._used].size < size:
-            self._rooms[self._used] = np.empty(size, np.uint8)
+        if self._used == len(self._buffers):
+            self._buffers.append(np.empty(size, np.uint8))
+        elif self._buffers[self._used].size < size:
+            self._buffers[self._used] = np.empty(size, np.uint8)
         self._used += 1
-        return self._rooms[self._used - 1][:size].view(dtype.numpy)
+        return self._buffers[self._used - 1][:size].view(dtype.numpy)
 
     def load(self, stored: Stored | Tensor, dtype: Dtype) -> Tensor:
         """Float32 values on the device; a tensor is returned as it is."""
@@ -141,11 +141,11 @@ class TorchOperations:
         product = self.scaled(change, factor)
         return torch.where(product == 0, base, base + product)
 
-    def instead(self, change: Tensor, base: Tensor, values: Tensor) -> Tensor:
+    def where_changed(self, change: Tensor, base: Tensor, values: Tensor) -> Tensor:
         """Values where something changes."""
         return torch.where(change == 0, base, values)
 
-    def words(self, key: MaskKey, start: int, count: int) -> Tensor:
+    def random_words(self, key: MaskKey, start: int, count: int) -> Tensor:
         """Random words [count], int64."""
         check_start(start)
         k0, k1, c2, c3 = key

@@ -9,15 +9,15 @@ import pandas as pd
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.model_statistics import check_fisher, check_grams, open_statistics
+from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.checkpoints.publish import published_digest, read_manifest, recorded_libraries
 from mergegrid.checkpoints.torch_tensors import OnDevice
-from mergegrid.engine.budget import settings_on
+from mergegrid.engine.bound_recipe import BoundRecipe, StatisticsScope
+from mergegrid.engine.budget import options_for
 from mergegrid.engine.engine import Engine, MergedCheckpoint
-from mergegrid.engine.merge import Merge, OfStatistics
 from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Sparsifier
+from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.stages import Libraries, library_versions, stage_versions, union_of_versions
 from mergegrid.study.encoders.scoring import TaskScorer
 from mergegrid.study.encoders.store import ScoreStore
@@ -80,7 +80,7 @@ class Bench:
         self._engine: Engine | None = None
         self._statistics: dict[Path, Checkpoint] = {}
         self._scorers: dict[str, TaskScorer] = {}
-        self._last: Sparsifier | None = None
+        self._last: AnySparsifier | None = None
 
     def missing(self, recipes: Sequence[Recipe], split: Split) -> int:
         """How many of the recipes have a score that must still be measured."""
@@ -117,7 +117,7 @@ class Bench:
         return digest(self._inputs_of(recipe))
 
     def _libraries_of(self, recipe: Recipe) -> Libraries:
-        """Libraries behind a score measured now: those of its inputs and those that run here."""
+        """Libraries behind a score measured now: those of its inputs and those that chunk here."""
         folders = [self._members[name].folder for name in recipe.experts]
         if statistic_of(recipe.method):
             of_experts = (self._members[name].statistics for name in recipe.experts)
@@ -145,9 +145,9 @@ class Bench:
 
     def _merge(self, recipe: Recipe) -> Checkpoint:
         engine = self._load()
-        merge = engine.merge(recipe, self._open_statistics(recipe))
-        self._forget(engine, merge)
-        merged = MergedCheckpoint(engine, merge)
+        bound = engine.bind(recipe, self._open_statistics(recipe))
+        self._forget(engine, bound)
+        merged = MergedCheckpoint(engine, bound)
         # Under one head every tensor is used once; under several, they are not made again.
         return merged if len(recipe.experts) == 1 else self._hold(merged)
 
@@ -164,28 +164,26 @@ class Bench:
             if path not in self._statistics:
                 self._statistics[path] = open_statistics(path)
             found[name] = self._statistics[path]
-        check = check_fisher if wanted.kind == "fisher" else check_grams
-        check(self._load().base, found)
         return found
 
-    def _forget(self, engine: Engine, merge: Merge) -> None:
+    def _forget(self, engine: Engine, bound: BoundRecipe) -> None:
         """Forget answers that would pile up.
 
         Recipes come ordered by sparsifier: what was surveyed behind another is not asked for again.
         What depends on statistics alone is, behind the next sparsifier; so it is kept until its
         method comes with another setting.
         """
-        sparsifier, kind = merge.recipe.sparsifier, merge.recipe.method.kind
+        sparsifier, kind = bound.sparsifier, bound.method.kind
         behind_another = sparsifier != self._last
         self._last = sparsifier
 
-        def stale(asker: object) -> bool:
-            if isinstance(asker, OfStatistics):
-                return asker.kind == kind and asker != merge.asker
+        def stale(scope: object) -> bool:
+            if isinstance(scope, StatisticsScope):
+                return bool(scope.kind == kind and scope != bound.scope)
             return behind_another
 
-        for key in [key for key in engine.answers if stale(key[0])]:
-            del engine.answers[key]
+        for key in [key for key in engine.results if stale(key[0])]:
+            del engine.results[key]
 
     def _load(self) -> Engine:
         if self._engine is None:
@@ -194,7 +192,7 @@ class Bench:
                 name: self._hold(open_checkpoint(member.folder))
                 for name, member in self._members.items()
             }
-            self._engine = Engine(base, experts, settings=settings_on(self._device, threads=1))
+            self._engine = Engine(base, experts, options=options_for(self._device, threads=1))
             self._scorers = {
                 name: TaskScorer(member.folder, member.target, member.examples, self._device)
                 for name, member in self._members.items()

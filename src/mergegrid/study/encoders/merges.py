@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from mergegrid.hashing import canonical_json
+from mergegrid.methods import AnyMethod
 from mergegrid.progress import progress
-from mergegrid.recipes.methods import Method
 from mergegrid.recipes.recipe import Recipe, canonical_sparsifier
-from mergegrid.recipes.sparsifiers import NoSparsifier, Sparsifier
+from mergegrid.sparsifiers import AnySparsifier
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import Bench
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.scoring.scores import (
@@ -105,9 +106,9 @@ class _Search:
             ]
         )
 
-    def _choose(self, best: dict[Heads, Candidate], sparsifiers: list[Sparsifier]) -> None:
+    def _choose(self, best: dict[Heads, Candidate], sparsifiers: list[AnySparsifier]) -> None:
         """Choose the setting of a sparsifier, for each head at the setting that is best for it."""
-        choices_of: dict[Method, list[Heads]] = {}
+        choices_of: dict[AnyMethod, list[Heads]] = {}
         for heads, candidate in best.items():
             choices_of.setdefault(candidate[0].method, []).append(heads)
         for method, choices in choices_of.items():
@@ -116,7 +117,7 @@ class _Search:
                 pairs = [(recipe, head) for recipe in candidate for head in heads]
                 self._chosen.update(dict.fromkeys(pairs))
 
-    def _recipe(self, method: Method, sparsifier: Sparsifier | None = None) -> Recipe:
+    def _recipe(self, method: AnyMethod, sparsifier: AnySparsifier | None = None) -> Recipe:
         return Recipe(
             family=self._request.family,
             experts=tuple(self._request.experts),
@@ -126,7 +127,7 @@ class _Search:
             method=method,
         )
 
-    def _settings(self, method: Method, sparsifiers: list[Sparsifier]) -> list[Candidate]:
+    def _settings(self, method: AnyMethod, sparsifiers: list[AnySparsifier]) -> list[Candidate]:
         settings: dict[str, dict[Recipe, None]] = {}
         for sparsifier in sparsifiers:
             recipe = self._recipe(method, sparsifier)

@@ -12,8 +12,8 @@ from typing import Any
 import matplotlib
 from matplotlib.colors import to_rgb
 
-from mergegrid.recipes.methods import METHODS
-from mergegrid.recipes.sparsifiers import SPARSIFIERS
+from mergegrid.methods import METHODS
+from mergegrid.sparsifiers import SPARSIFIERS
 
 WIDTH = 10.0
 """Width of every figure in inches: 1000 px at 100 dpi, where 9 points are 12.5 px."""
@@ -115,8 +115,8 @@ def _kinds(specs: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(spec.model_fields["kind"].default for spec in specs)
 
 
-SPARSIFIER_ORDER = _kinds(SPARSIFIERS)
-METHOD_ORDER = _kinds(METHODS)
+SPARSIFIER_ORDER = tuple(SPARSIFIERS)
+METHOD_ORDER = tuple(METHODS)
 
 
 def _look(kind: str, colours: tuple[str, ...], index: int) -> Look:

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeVar
 
-from mergegrid.recipes.merge_file import Output
+from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Spec
 from mergegrid.study.schema.benchmarks import Benchmark, BenchmarkSampling

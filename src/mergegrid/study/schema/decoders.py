@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mergegrid.checkpoints.sources.source import SourceConfig
+from mergegrid.checkpoints.vocabulary import VocabularyPolicy
 from mergegrid.hashing import canonical_json
+from mergegrid.methods.average import Average
 from mergegrid.recipes.grid import Grid
-from mergegrid.recipes.methods import Average
-from mergegrid.recipes.rates import Rate
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Sparsifier
-from mergegrid.recipes.vocabulary import VocabularyPolicy
 from mergegrid.settings import Spec
+from mergegrid.sparsifiers import AnySparsifier
+from mergegrid.sparsifiers.rates import Rate
 from mergegrid.study.schema.benchmarks import Benchmark, Generated, with_place
 from mergegrid.study.schema.families import partial, replaced
 from mergegrid.study.schema.generation import Generation
@@ -295,7 +295,7 @@ class Decoders(Spec):
         """Share of each benchmark's questions that scores are not of: those chosen on."""
         return self.validation_fraction if self.chooses and self.selection == "validation" else 0.0
 
-    def _points(self, grid: Grid) -> list[Sparsifier]:
+    def _points(self, grid: Grid) -> list[AnySparsifier]:
         return sparsifier_points(grid, self.rates, self.seeds.mask)
 
     def expert_sets(self, family: str) -> list[tuple[str, ...]]:
@@ -347,6 +347,6 @@ class Decoders(Spec):
         ]
 
 
-def _setting(sparsifier: Sparsifier) -> str:
+def _setting(sparsifier: AnySparsifier) -> str:
     """A sparsifier but for the seed of its masks."""
     return canonical_json(sparsifier.model_dump(mode="json", exclude={"seed"}))

@@ -6,10 +6,12 @@ or its inputs change.
 
 from typing import Literal
 
-from mergegrid.recipes.methods import Method, NeedsStatistics
+from mergegrid.methods import AnyMethod
+from mergegrid.methods.data_dependent import DataDependentMethod
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Arithmetic, Sparsifier
 from mergegrid.settings import Spec
+from mergegrid.sparsifiers import AnySparsifier
+from mergegrid.sparsifiers.rates import Arithmetic
 from mergegrid.study.schema.families import Finetune
 from mergegrid.study.schema.study import Aim, Selection, Study
 from mergegrid.study.schema.tasks import Label, Metric, Task
@@ -93,9 +95,9 @@ class MergesRequest(Spec):
     """Seed with which they were fine-tuned."""
     targets: list[Target]
     """The task of each expert."""
-    methods: list[list[Method]]
+    methods: list[list[AnyMethod]]
     """Candidates of each method."""
-    sparsifiers: list[list[Sparsifier]]
+    sparsifiers: list[list[AnySparsifier]]
     """Candidates of each sparsifier."""
     selection: Selection
     """Split on which candidates are compared."""
@@ -152,9 +154,9 @@ def asked_statistics(study: Study) -> list[Statistic]:
     return sorted(found, key=lambda each: (each.kind, each.arithmetic, each.examples))
 
 
-def statistic_of(method: Method) -> Statistic | None:
+def statistic_of(method: AnyMethod) -> Statistic | None:
     """The file of statistics that a method of a study needs of every expert, if it needs one."""
-    if not isinstance(method, NeedsStatistics):
+    if not isinstance(method, DataDependentMethod):
         return None
     assert method.examples, "methods of a study say from how many examples"
     return Statistic(kind=method.kind, arithmetic=method.arithmetic, examples=method.examples)

@@ -2,28 +2,27 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator
 
+from mergegrid.methods import METHODS, AnyMethod
+from mergegrid.methods.data_dependent import DataDependentMethod
 from mergegrid.recipes.grid import Grid, grid_of
-from mergegrid.recipes.methods import METHODS, Method, NeedsStatistics
 from mergegrid.recipes.recipe import base_only, canonical_sparsifier
-from mergegrid.recipes.sparsifiers import SPARSIFIERS, MaskSeed, NoSparsifier, Sparsifier
 from mergegrid.settings import Spec
+from mergegrid.sparsifiers import SPARSIFIERS, AnySparsifier
+from mergegrid.sparsifiers.none import NoSparsifier
+from mergegrid.sparsifiers.rates import MaskSeed
 
-#: Methods that need to know more of the experts than their parameters.
-NEED_STATISTICS = frozenset(
-    str(each.model_fields["kind"].default) for each in get_args(NeedsStatistics)
-)
 #: Examples that statistics are gathered from where a study names no number.
 _EXAMPLES = 1024
 T = TypeVar("T")
 Seed = Annotated[int, Field(ge=0)]
-SparsifierGrid: Any = grid_of(SPARSIFIERS)
-MethodGrid: Any = grid_of(METHODS)
-_SPARSIFIER: TypeAdapter[Sparsifier] = TypeAdapter(Sparsifier)
-_METHOD: TypeAdapter[Method] = TypeAdapter(Method)
+SparsifierGrid: Any = grid_of(SPARSIFIERS.values())
+MethodGrid: Any = grid_of(METHODS.values())
+_SPARSIFIER: TypeAdapter[AnySparsifier] = TypeAdapter(AnySparsifier)
+_METHOD: TypeAdapter[AnyMethod] = TypeAdapter(AnyMethod)
 
 
 def distinct(values: list[Any]) -> list[Any]:
@@ -100,7 +99,7 @@ class MergeGrid(Spec):
     def _statistics_are_gathered(cls, grids: list[Grid]) -> list[Grid]:
         for grid in grids:
             kind = grid.kind  # type: ignore[attr-defined]
-            if kind in NEED_STATISTICS and not cls.gathers_statistics:
+            if METHODS[kind].needs_statistics and not cls.gathers_statistics:
                 raise ValueError(
                     f"{kind} needs statistics of every expert, which a study gathers of encoders "
                     "alone; take another method, or merge folders with files of statistics "
@@ -109,20 +108,22 @@ class MergeGrid(Spec):
         return grids
 
 
-def sparsifier_points(grid: Grid, rates: Sequence[float], seeds: Sequence[int]) -> list[Sparsifier]:
+def sparsifier_points(
+    grid: Grid, rates: Sequence[float], seeds: Sequence[int]
+) -> list[AnySparsifier]:
     """The points of a grid of sparsifiers; unset rates and mask seeds are those given."""
     points = grid.points(rate=list(rates), seed=list(seeds))
     return unique(canonical_sparsifier(_point(_SPARSIFIER, point)) for point in points)
 
 
-def method_points(grid: Grid) -> list[Method]:
+def method_points(grid: Grid) -> list[AnyMethod]:
     """The points of a grid of methods; statistics are of 1024 examples where it says nothing."""
     return unique(_with_examples(_point(_METHOD, point)) for point in grid.points())
 
 
 def sweep_points(
     grids: Iterable[Grid], rates: Sequence[float], seeds: Sequence[int]
-) -> list[Sparsifier]:
+) -> list[AnySparsifier]:
     """Every sparsifier of a sweep once: the expert as it is and the base alone included."""
     points = [point for grid in grids for point in sparsifier_points(grid, rates, seeds)]
     return unique([NoSparsifier(), base_only(), *points])
@@ -162,34 +163,20 @@ def check_sets(sets: Iterable[str | list[str]], families: Mapping[str, Sequence[
             )
 
 
-def check_fit(key: str, spec: Sparsifier | Method, experts: tuple[str, ...]) -> None:
-    """Check that a sparsifier or method can be asked of some experts.
+def check_fit(key: str, settings: AnySparsifier | AnyMethod, experts: tuple[str, ...]) -> None:
+    """Check that a sparsifier or method fits a set of experts.
 
     Raises:
-        ValueError: it names strangers, weighs them all with nothing, or merges another number.
+        ValueError: it refers to other experts, or merges another number of experts.
     """
-    together = " + ".join(experts)
-    for field in ("rates", "weights", "coefficients"):
-        strangers = sorted(set(getattr(spec, field, {})) - set(experts))
-        if strangers:
-            raise ValueError(
-                f"{key}: {spec.kind}.{field} names {strangers[0]}, which is not among {together}; "
-                "name experts that are in every set, or leave it out"
-            )
-    weights = getattr(spec, "weights", {})
-    if weights and sum(weights.get(name, 1.0) for name in experts) == 0:
-        raise ValueError(
-            f"{key}: {spec.kind}.weights of {together} sum to 0; give one of them some weight"
-        )
-    if spec.kind == "slerp" and len(experts) != 2:
-        raise ValueError(
-            f"{key}: slerp merges two experts and merges.sets has {together}; "
-            "take it out, or merge pairs only"
-        )
+    try:
+        settings.check(experts)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
-def _with_examples(method: Method) -> Method:
-    if isinstance(method, NeedsStatistics) and method.examples is None:
+def _with_examples(method: AnyMethod) -> AnyMethod:
+    if isinstance(method, DataDependentMethod) and method.examples is None:
         return method.model_copy(update={"examples": _EXAMPLES})
     return method
 

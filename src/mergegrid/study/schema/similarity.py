@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Sparsifier
 from mergegrid.settings import Spec
+from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.study.schema.grids import SparsifierGrid, check_fit, sweep_points
 
 
@@ -26,7 +26,7 @@ class Similarity(Spec):
     """Up to so many texts are read: the first test examples of an encoder's task, or the first
     questions of a decoder's first benchmark."""
 
-    def points(self, rates: Sequence[float], seeds: Sequence[int]) -> list[Sparsifier]:
+    def points(self, rates: Sequence[float], seeds: Sequence[int]) -> list[AnySparsifier]:
         """Every sparsifier once: the expert as it is comes first, then the base alone."""
         return sweep_points(self.sparsifiers, rates, seeds)
 

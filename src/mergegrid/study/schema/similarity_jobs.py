@@ -1,6 +1,6 @@
 """Parameters of the jobs that compare embeddings."""
 
-from mergegrid.recipes.merge_file import Output
+from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Spec
 from mergegrid.study.schema.decoder_jobs import merge_request

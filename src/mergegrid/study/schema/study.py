@@ -4,12 +4,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from mergegrid.methods import AnyMethod
+from mergegrid.methods.average import Average
 from mergegrid.recipes.grid import Grid
-from mergegrid.recipes.methods import Average, Method
-from mergegrid.recipes.rates import Rate
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Sparsifier
 from mergegrid.settings import Spec
+from mergegrid.sparsifiers import AnySparsifier
+from mergegrid.sparsifiers.rates import Rate
 from mergegrid.study.schema.decoders import Decoders
 from mergegrid.study.schema.families import Family
 from mergegrid.study.schema.grids import (
@@ -204,11 +205,11 @@ class Study(Spec):
                     "same task"
                 )
 
-    def sparsifier_candidates(self, grid: Grid) -> list[Sparsifier]:
+    def sparsifier_candidates(self, grid: Grid) -> list[AnySparsifier]:
         """The points of a grid of sparsifiers, with the study's rates and mask seeds."""
         return sparsifier_points(grid, self.rates, self.seeds.mask)
 
-    def merge_sparsifiers(self, grid: Grid) -> list[Sparsifier]:
+    def merge_sparsifiers(self, grid: Grid) -> list[AnySparsifier]:
         """The points of a grid of sparsifiers in front of a method, where they do something."""
         kind = grid.kind  # type: ignore[attr-defined]
         points = [each for each in self.sparsifier_candidates(grid) if each.kind == kind]
@@ -219,11 +220,11 @@ class Study(Spec):
             )
         return points
 
-    def method_candidates(self, grid: Grid) -> list[Method]:
+    def method_candidates(self, grid: Grid) -> list[AnyMethod]:
         """The points of a grid of methods."""
         return method_points(grid)
 
-    def sweep_sparsifiers(self) -> list[Sparsifier]:
+    def sweep_sparsifiers(self) -> list[AnySparsifier]:
         """Every sparsifier of the sweep once: the expert as it is and the base alone included."""
         grids = self.sweep.sparsifiers if self.sweep else []
         return sweep_points(grids, self.rates, self.seeds.mask)

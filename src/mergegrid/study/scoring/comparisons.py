@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 
 from mergegrid.errors import DataError
-from mergegrid.recipes.methods import METHODS
+from mergegrid.methods import METHODS
 from mergegrid.recipes.recipe import base_only
-from mergegrid.recipes.sparsifiers import SPARSIFIERS
+from mergegrid.sparsifiers import SPARSIFIERS
 from mergegrid.study.scoring.resampling import Floats, generator, resampled
 
 STAGE_VERSIONS = {"comparisons": 1}
@@ -257,8 +257,8 @@ def _told(differences: Floats) -> dict[str, float]:
 def _ordered(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """By study and family, then experts, head and task as scored; kinds as registered."""
     kinds = {
-        "method": [each.model_fields["kind"].default for each in METHODS],
-        "sparsifier": [each.model_fields["kind"].default for each in SPARSIFIERS],
+        "method": list(METHODS),
+        "sparsifier": list(SPARSIFIERS),
         "study": ["sweep", "merges"],
     }
 

@@ -24,12 +24,12 @@ from transformers import AutoTokenizer
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.torch_tensors import OnDevice, load_into
-from mergegrid.engine.budget import settings_on
+from mergegrid.engine.budget import options_for
 from mergegrid.engine.engine import Engine
 from mergegrid.hashing import canonical_json
 from mergegrid.progress import progress
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import NoSparsifier
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.tokens import PromptTokenizer
@@ -76,7 +76,7 @@ def encoder_similarity(
         InMemory(checkpoint) if device == "cpu" else OnDevice(checkpoint, device)
         for checkpoint in checkpoints
     )
-    engine = Engine(base_model, {name: expert_model}, settings=settings_on(device, threads=1))
+    engine = Engine(base_model, {name: expert_model}, options=options_for(device, threads=1))
     model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(expert)
     tested = examples[examples["split"] == "test"].head(request.examples)

@@ -19,7 +19,7 @@ def numbers(ops, *arrays):
 
 
 def test_one_room_can_be_loaded_twice(ops):
-    room = ops.stored(3, FLOAT32)
+    room = ops.buffer(3, FLOAT32)
     room[:] = [1, 2, 3]
     first, second = ops.load(room, FLOAT32), ops.load(room, FLOAT32)
     assert numbers(ops, first, second) == [[1, 2, 3]] * 2
@@ -27,7 +27,7 @@ def test_one_room_can_be_loaded_twice(ops):
 
 def test_a_room_of_before_the_restart_can_be_loaded(ops):
     for values in ([1, 2], [3, 4]):
-        room = ops.stored(2, FLOAT32)
+        room = ops.buffer(2, FLOAT32)
         room[:] = values
         ops.load(room, FLOAT32)
     ops.restart()

@@ -10,16 +10,16 @@ from pydantic import TypeAdapter
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.torch_tensors import OnDevice
-from mergegrid.engine.engine import Engine, Settings
+from mergegrid.engine.engine import Engine, EngineOptions
 from mergegrid.engine.masks import mask_key
 from mergegrid.engine.ops.cpu import CpuOperations
 from mergegrid.engine.ops.operations import GRAIN, HIGH_BINS
 from mergegrid.engine.ops.torch_operations import TorchOperations, check_device
 from mergegrid.errors import ConfigError
 from mergegrid.kernels.opcodes import GUESSES
-from mergegrid.recipes.methods import METHODS, Method
+from mergegrid.methods import METHODS, AnyMethod
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import SPARSIFIERS, Sparsifier
+from mergegrid.sparsifiers import SPARSIFIERS, AnySparsifier
 
 DEVICES = [
     "cpu",
@@ -67,12 +67,12 @@ PARAMETERS = {
     "weighted_sum of one": lambda ops, x, y, z: ops.weighted_sum([x], [0.3]),
     "plus": lambda ops, x, y, z: ops.plus(x, y, 0.7),
     "plus of nothing": lambda ops, x, y, z: ops.plus(x, y, 0.0),
-    "instead": lambda ops, x, y, z: ops.instead(x, y, z),
-    "words": lambda ops, x, y, z: ops.words(KEY, GRAIN * 5, 4 * 1001 + 3),
-    "words beyond 2^32 blocks": lambda ops, x, y, z: ops.words(KEY, 2**34 - 400, 804),
+    "instead": lambda ops, x, y, z: ops.where_changed(x, y, z),
+    "words": lambda ops, x, y, z: ops.random_words(KEY, GRAIN * 5, 4 * 1001 + 3),
+    "words beyond 2^32 blocks": lambda ops, x, y, z: ops.random_words(KEY, 2**34 - 400, 804),
     **{
         f"thin at {limit}": lambda ops, x, y, z, limit=limit: ops.thin(
-            ops.words(KEY, 0, N), limit, x, 10.0
+            ops.random_words(KEY, 0, N), limit, x, 10.0
         )
         for limit in (0, 1, 2**31 + 12345, 2**32 - 1, 2**32)
     },
@@ -90,7 +90,7 @@ PARAMETERS = {
     "where_nonzero": lambda ops, x, y, z: ops.where_nonzero(x, y),
     **{
         f"thin_by_rank in rows of {row}": lambda ops, x, y, z, row=row: ops.thin_by_rank(
-            ops.words(KEY, 0, N), x, row, 0.8, 1.0
+            ops.random_words(KEY, 0, N), x, row, 0.8, 1.0
         )
         for row in (ROW, 1, N)
     },
@@ -282,8 +282,8 @@ def statistics(kind, experts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [each.model_fields["kind"].default for each in METHODS])
-@pytest.mark.parametrize("sparsifier", [each.model_fields["kind"].default for each in SPARSIFIERS])
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("sparsifier", list(SPARSIFIERS))
 def test_every_merge_gives_the_bits_of_the_default_engine(device, sparsifier, method):
     base, experts = models(2 if method == "slerp" else 3)
     front = {"kind": sparsifier, **({"rate": 0.6} | SPARSE.get(sparsifier, {}))}
@@ -292,13 +292,13 @@ def test_every_merge_gives_the_bits_of_the_default_engine(device, sparsifier, me
     recipe = Recipe(
         family="tiny",
         experts=tuple(experts),
-        sparsifier=TypeAdapter(Sparsifier).validate_python(front),
-        method=TypeAdapter(Method).validate_python({"kind": method, **MERGED.get(method, {})}),
+        sparsifier=TypeAdapter(AnySparsifier).validate_python(front),
+        method=TypeAdapter(AnyMethod).validate_python({"kind": method, **MERGED.get(method, {})}),
     )
     known = statistics(method, experts)
     held = {name: InMemory(tensors) for name, tensors in experts.items()}
     expected = Engine(InMemory(base), held, known).checkpoint(recipe)
-    settings = Settings(operations=partial(TorchOperations, device))
+    settings = EngineOptions(operations=partial(TorchOperations, device))
     there = {name: OnDevice(tensors, device) for name, tensors in experts.items()}
     for ours in (
         Engine(InMemory(base), held, known, settings),

@@ -4,15 +4,15 @@ import pytest
 
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.engine.engine import Engine
-from mergegrid.recipes.methods import Average, TaskArithmetic, Ties
+from mergegrid.methods.average import Average
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe, base_only
-from mergegrid.recipes.sparsifiers import (
-    Dare,
-    DropOnly,
-    Magnitude,
-    MaskedFinetuned,
-    NoSparsifier,
-)
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.stages import library_versions
 from mergegrid.study.encoders import evaluator as bench_module
 from mergegrid.study.encoders import scoring as classifier
@@ -164,7 +164,7 @@ def test_what_was_surveyed_behind_another_sparsifier_is_forgotten(bench):
             method=Ties(trim=trim),
         )
         made.scores(recipe, "test")
-        return len(made._engine.answers)
+        return len(made._engine.results)
 
     first = known(Magnitude(rate=0.5), 0.8)
     assert known(Magnitude(rate=0.5), 0.7) > first > 0

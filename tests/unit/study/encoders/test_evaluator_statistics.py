@@ -5,11 +5,14 @@ import pytest
 
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.model_statistics import open_statistics
+from mergegrid.engine.bound_recipe import StatisticsScope
 from mergegrid.engine.engine import Engine
-from mergegrid.engine.merge import OfStatistics
-from mergegrid.recipes.methods import Average, Fisher, RegMean
+from mergegrid.methods.average import Average
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.regmean import RegMean
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare, NoSparsifier
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import Bench, Member
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.model_statistics.gather import gather
@@ -83,8 +86,8 @@ def test_factors_are_shared_by_sparsifiers_and_forgotten_with_their_setting(fold
         made._merge(recipe(RegMean(examples=16, offdiagonal=offdiagonal), sparsifier))
         return {
             (key, name): answer
-            for (asker, key, name), answer in made._engine.answers.items()
-            if isinstance(asker, OfStatistics)
+            for (asker, key, name), answer in made._engine.results.items()
+            if isinstance(asker, StatisticsScope)
         }
 
     first, second = factors(0.7, NoSparsifier()), factors(0.7, Dare(rate=0.5))

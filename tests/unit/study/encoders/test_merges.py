@@ -2,9 +2,11 @@
 
 import pytest
 
-from mergegrid.recipes.methods import Average, TaskArithmetic
+from mergegrid.methods.average import Average
+from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare, NoSparsifier
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import Bench, Member
 from mergegrid.study.encoders.merges import merges
 from mergegrid.study.encoders.store import ScoreStore

@@ -5,14 +5,14 @@ import json
 import pandas as pd
 import pytest
 import torch
+from merge_jobs import merge_recipe
 from safetensors.torch import load_file, save_file
 from small_models import VOCABULARY, tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPT2Model, Trainer
 
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.errors import CheckpointError
-from mergegrid.recipe_merging import merge_recipe
-from mergegrid.recipes.merge_file import Output
+from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.finetuning.decoder import finetune_decoder

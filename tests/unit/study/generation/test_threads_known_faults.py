@@ -5,7 +5,7 @@ import small_models
 import torch
 
 from mergegrid.engine import engine
-from mergegrid.recipes.methods import Ties
+from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.study.generation.merged import Merger, Models
 

@@ -9,7 +9,8 @@ import pytest
 
 from mergegrid.errors import DataError
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare, NoSparsifier
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.grading import graders
 from mergegrid.study.grading.benchmark import mean_of, score_benchmark
 from mergegrid.study.grading.graders.grader import Grades

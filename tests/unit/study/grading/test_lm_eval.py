@@ -10,9 +10,9 @@ import pytest
 from processes import gone, wait_until
 
 from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
-from mergegrid.recipes.methods import Average
+from mergegrid.methods.average import Average
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare
+from mergegrid.sparsifiers.dare import Dare
 from mergegrid.study.grading.lm_eval import (
     harness_command,
     harness_inputs,

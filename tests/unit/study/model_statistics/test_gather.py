@@ -12,7 +12,8 @@ from mergegrid.checkpoints.model_statistics import (
 )
 from mergegrid.checkpoints.publish import published_digest, read_manifest
 from mergegrid.errors import CheckpointError, DataError
-from mergegrid.recipes.methods import Fisher, RegMean
+from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.regmean import RegMean
 from mergegrid.study.model_statistics.gather import gather
 from mergegrid.study.schema.encoder_jobs import Statistic, StatisticsRequest
 from mergegrid.study.tasks.encoding import encode

@@ -122,16 +122,16 @@ WRONG = [
     ("selection", "train", "decoders.selection = 'train': Input should be 'validation' or 'test'"),
     ("merges.sets", [["math", "law"]], "merges.sets names math, law, which no family has together"),
     ("merges.methods", [{"kind": "fisher"}], "fisher needs statistics of every expert, which a s"),
-    ("merges.methods", [{"kind": "slerp"}], "slerp merges two experts and merges.sets has math +"),
+    ("merges.methods", [{"kind": "slerp"}], "slerp merges exactly 2 experts"),
     (
         "merges.sparsifiers",
         [{"kind": "dare", "rate": 0.5, "rates": {"law": 0.9}}],
-        "merges.sparsifiers: dare.rates names law, which is not among math + code; name experts",
+        "merges.sparsifiers: dare.rates refers to law, which is not an expert",
     ),
     (
         "sweep",
         {"sparsifiers": [{"kind": "dare", "rates": {"math": 0.5}}]},
-        "sweep.sparsifiers: dare.rates names math, which is not among code; name experts that are",
+        "sweep.sparsifiers: dare.rates refers to math, which is not an expert",
     ),
 ]
 

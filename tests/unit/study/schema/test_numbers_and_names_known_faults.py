@@ -88,7 +88,7 @@ def test_numbers_may_be_whole_or_texts_as_yaml_reads_some(content, written, read
 
 @given(st.booleans(), st.integers(0, 3), st.lists(st.floats(0, 1), max_size=3, unique=True))
 def test_a_boolean_among_rates_is_found(boolean, place, rates):
-    from mergegrid.recipes.sparsifiers import Dare
+    from mergegrid.sparsifiers.dare import Dare
 
     values = {f"expert{number}": rate for number, rate in enumerate(rates)}
     assert Dare(rate=0.5, rates=values).rates == values

@@ -10,9 +10,14 @@ import pandas as pd
 import pytest
 from project import Project, job_counts
 
-from mergegrid.recipes.methods import Average, TaskArithmetic
+from mergegrid.methods.average import Average
+from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare, DropOnly, Magnitude, MaskedFinetuned, NoSparsifier
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.schema.decoder_jobs import sampling, template
 from mergegrid.study.schema.loading import read_study
 from mergegrid.study.tasks.questions import prepare_questions

@@ -2,7 +2,9 @@ import pytest
 from pydantic import ValidationError
 
 from mergegrid.recipes.recipe import base_only
-from mergegrid.recipes.sparsifiers import Dare, DropOnly, NoSparsifier
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.schema.similarity import Similarity
 
 
@@ -26,7 +28,7 @@ def test_a_sparsifier_may_name_rates_of_its_own():
 
 def test_rates_for_experts_that_are_not_there_are_refused():
     similarity = Similarity(sparsifiers=[{"kind": "dare", "rates": {"rte": 0.5}}])
-    with pytest.raises(ValueError, match=r"similarity.sparsifiers: dare.rates names rte"):
+    with pytest.raises(ValueError, match=r"similarity.sparsifiers: dare.rates refers to rte"):
         similarity.check([0.9], [0], ["cola"])
 
 

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from mergegrid.recipes.sparsifiers import Dare, Magnitude, NoSparsifier
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.schema.documentation import SCHEMAS, schema_text, with_references
 from mergegrid.study.schema.encoder_jobs import merges_request, sweep_request
 from mergegrid.study.schema.loading import check_study, read_study

@@ -3,9 +3,12 @@
 import pandas as pd
 import pytest
 
-from mergegrid.recipes.methods import Average, Ties
+from mergegrid.methods.average import Average
+from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare, Magnitude, NoSparsifier
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.magnitude import Magnitude
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.scoring.choice import choose
 from mergegrid.study.scoring.scores import Measurement, score_frame, score_row
 

@@ -7,7 +7,7 @@ import small_models
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mergegrid.recipes.merge_file import Output
+from mergegrid.recipes.output import Output
 from mergegrid.study.schema.similarity import Similarity
 from mergegrid.study.schema.similarity_jobs import (
     DecoderSimilarityRequest,

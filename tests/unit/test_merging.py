@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from merge_jobs import merge_recipe
 from safetensors.numpy import load_file, save_file
 
 from mergegrid.errors import CheckpointError, DamagedError
-from mergegrid.recipe_merging import merge_recipe
-from mergegrid.recipes.merge_file import Output
-from mergegrid.recipes.methods import Average, TaskArithmetic
+from mergegrid.methods.average import Average
+from mergegrid.methods.task_arithmetic import TaskArithmetic
+from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.recipes.sparsifiers import Dare, DropOnly, NoSparsifier
+from mergegrid.sparsifiers.dare import Dare
+from mergegrid.sparsifiers.drop_only import DropOnly
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.generation.merged import Merger, Models
 

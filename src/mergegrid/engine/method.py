@@ -1,0 +1,164 @@
+"""The base class of merging methods, and what their arithmetic works on."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergegrid.checkpoints.dtypes import is_finite
+from mergegrid.engine.chunks import Chunk
+from mergegrid.engine.ops.operations import Array, Operations
+from mergegrid.engine.prepass import Prepass
+from mergegrid.engine.settings_checks import check_experts
+from mergegrid.engine.sparsifier import SparsifiedChunk
+from mergegrid.errors import CheckpointError
+from mergegrid.settings import Spec
+
+
+@dataclass(frozen=True)
+class MergeChunk:
+    """The same chunk of every sparsified expert of a recipe."""
+
+    chunk: Chunk
+    experts: Mapping[str, SparsifiedChunk]
+    """Sorted by name, the order in which all sums are taken."""
+    result: Callable[[Hashable], Any]
+    """Result of a pre-pass of the method, by its key."""
+    statistics: Mapping[str, Checkpoint]
+    """Model statistics of each expert, for methods that need data."""
+
+    @property
+    def ops(self) -> Operations:
+        """Arithmetic."""
+        return self.chunk.ops
+
+    @property
+    def base(self) -> Array:
+        """Elements of the base."""
+        return self.chunk.base
+
+    @property
+    def deltas(self) -> list[Array]:
+        """Sparsified deltas."""
+        return [expert.delta for expert in self.experts.values()]
+
+    @property
+    def weights(self) -> list[Array]:
+        """Sparsified experts: base plus sparsified delta."""
+        return [expert.weight for expert in self.experts.values()]
+
+    def statistic(self, expert: str) -> Array:
+        """Elements of an expert's model statistics for this chunk.
+
+        Raises:
+            CheckpointError: one is not finite.
+        """
+        statistics, chunk = self.statistics[expert], self.chunk
+
+        def read() -> Array:
+            dtype = statistics.infos[chunk.name].dtype
+            buffer = self.ops.buffer(chunk.count, dtype)
+            stored = statistics.read(chunk.name, chunk.start, chunk.stop, buffer)
+            if not is_finite(stored, dtype):
+                raise not_finite(expert, chunk.name)
+            return self.ops.load(stored, dtype)
+
+        return chunk.shared(id(statistics), read)
+
+
+@dataclass(frozen=True)
+class MethodInputs:
+    """What the pre-passes of a method can see: the sparsified experts of a recipe."""
+
+    experts: tuple[str, ...]
+    infos: Mapping[str, TensorInfo]
+    """All tensors, in order."""
+    merge_chunk: Callable[[Chunk], MergeChunk]
+    """The sparsified experts of a chunk."""
+    drop_rate: Callable[[str, str], float]
+    """Rate at which deltas of an expert in a tensor became 0 at random, whatever their size."""
+    statistics: Mapping[str, Checkpoint]
+    """Model statistics of each expert."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors."""
+        return tuple(self.infos)
+
+    def count(self, names: Iterable[str]) -> int:
+        """Elements of some tensors."""
+        return sum(self.infos[name].count for name in names)
+
+
+class Method(Spec):
+    """How the sparsified experts become one model.
+
+    A method is a subclass with a `kind`, its settings as fields, its needs as class attributes, and
+    the arithmetic in `merge`.
+    """
+
+    kind: str
+
+    expert_count: ClassVar[tuple[int, int | None]] = (1, None)
+    """Smallest and largest number of experts."""
+    whole_rows: ClassVar[bool] = False
+    """Whether chunks must hold whole rows."""
+    needs_statistics: ClassVar[bool] = False
+    """Whether it needs model statistics of every expert."""
+
+    def merge(self, chunk: MergeChunk) -> Array:
+        """Merge a chunk."""
+        raise NotImplementedError(f"{type(self).__name__} has no `merge`")
+
+    def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
+        """Computations over whole tensors that `merge` needs."""
+        return ()
+
+    def matrix_bytes(self, statistics: Mapping[str, Checkpoint]) -> int:
+        """Memory in bytes for whole matrices that the method holds at a time, all experts'."""
+        return 0
+
+    def check(self, experts: Sequence[str]) -> None:
+        """Check that the settings fit the experts.
+
+        Raises:
+            ValueError: they do not, or the method merges another number of experts.
+        """
+        check_experts(self, experts)
+        least, most = self.expert_count
+        if len(experts) < least or (most is not None and len(experts) > most):
+            number = f"exactly {least}" if least == most else f"at least {least}"
+            raise ValueError(
+                f"{self.kind} merges {number} experts, but the recipe has {len(experts)} "
+                f"({', '.join(sorted(experts))}); change the experts or the method"
+            )
+
+    def check_statistics(self, base: Checkpoint, statistics: Mapping[str, Checkpoint]) -> None:
+        """Check model statistics against the base and the settings, before anything is read.
+
+        Raises:
+            CheckpointError: they were gathered for something else, or do not fit the base.
+        """
+
+
+def grain_sums(parts: Sequence[NDArray[np.float64]], rows: int) -> NDArray[np.float64]:
+    """Sums [rows] over all grains of per-chunk values [rows, grains]; 0 without any element."""
+    sums: NDArray[np.float64] = np.concatenate([np.zeros((rows, 0)), *parts], axis=1).sum(axis=1)
+    return sums
+
+
+def not_finite(expert: str, name: str) -> CheckpointError:
+    """The error for model statistics that are NaN or infinite."""
+    return CheckpointError(
+        f"the model statistics of expert {expert} hold NaN or infinity in {name}; gather them again"
+    )
+
+
+def shares(weights: Mapping[str, float], experts: Sequence[str]) -> list[float]:
+    """Weights of the experts divided by their sum; a weight that is not set is 1."""
+    values = [weights.get(expert, 1.0) for expert in experts]
+    total = sum(values)
+    return [value / total for value in values]
