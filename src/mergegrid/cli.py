@@ -92,6 +92,22 @@ def deltas(
 
 
 @app.command()
+def methods() -> None:
+    """List the methods and sparsifiers with their settings, those of other packages included."""
+    from mergegrid.methods import METHODS
+    from mergegrid.sparsifiers import SPARSIFIERS
+
+    for title, classes in (("sparsifiers", SPARSIFIERS), ("methods", METHODS)):
+        typer.echo(f"{title}:")
+        for kind, settings in classes.items():
+            summary = (settings.__doc__ or "").splitlines()[0]
+            names = [name for name in settings.model_fields if name != "kind"]
+            typer.echo(f"  {kind}: {summary}")
+            if names:
+                typer.echo(f"      {', '.join(names)}")
+
+
+@app.command()
 def check(config: Config = Path("config/config.yaml")) -> None:
     """Check a configuration, and whether its results mix versions of libraries; run nothing."""
     from mergegrid.study.reporting.summary import library_warnings

@@ -29,7 +29,7 @@ from mergegrid.errors import CheckpointError, DamagedError
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.generation.merged import Merger, Models
-from mergegrid.study.generation.transformers_backend import empty_model, put
+from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
 
 LLAMA = {
     "vocab_size": 24,
@@ -264,7 +264,7 @@ def test_shared_matrices_stay_one_in_every_sink(kind, sparsifier, tmp_path):
     assert same(fresh, from_folder)
     if not CONFIGS[kind].is_encoder_decoder:
         empty = empty_model(folder, "float32")
-        put(empty, weights)
+        replace_weights(empty, weights)
         assert same(empty, from_folder)
 
 

@@ -17,7 +17,7 @@ from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.finetuning import decoder
 from mergegrid.study.finetuning.decoder import finetune_decoder
 from mergegrid.study.finetuning.dialogues import IGNORED, Dialogues, Encoded
-from mergegrid.study.generation.tokens import Prompts
+from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
 
 COMPANIONS = {
@@ -228,7 +228,7 @@ def test_weights_that_are_not_finite_are_refused(base, examples, tmp_path, monke
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_question_is_learnt_as_it_will_be_asked(base, chat):
-    dialogues, prompts = Dialogues(base, PROMPT, chat), Prompts(base)
+    dialogues, prompts = Dialogues(base, PROMPT, chat), PromptTokenizer(base)
     question, answer = dialogues.encode("the good film", "three four")
     asked = prompts.chat("the good film") if chat else prompts.encode("was the good film is")
     assert tuple(question) == asked

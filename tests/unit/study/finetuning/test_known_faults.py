@@ -17,7 +17,7 @@ from mergegrid.recipes.recipe import Recipe
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.finetuning.decoder import finetune_decoder
 from mergegrid.study.generation.merged import Merger, Models
-from mergegrid.study.generation.transformers_backend import empty_model, put
+from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
 from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
 
 WTE, HEAD = "transformer.wte.weight", "lm_head.weight"
@@ -103,7 +103,7 @@ def test_a_decoder_is_trained_from_a_base_with_any_names_and_merged(
     folder = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert folder.lm_head.weight is folder.transformer.wte.weight
     one_engine = empty_model(tmp_path / "out", "float32")
-    put(one_engine, Merger(Models(base=base, experts=experts)).weights(RECIPE))
+    replace_weights(one_engine, Merger(Models(base=base, experts=experts)).weights(RECIPE))
     ours, theirs = one_engine.state_dict(), folder.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -117,7 +117,7 @@ def test_a_base_of_the_bare_class_is_trained_and_merged(examples, tmp_path):
     merge_recipe(RECIPE, base, experts, Output(), True, tmp_path / "out", threads=1)
     folder = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     one_engine = empty_model(tmp_path / "out", "float32")
-    put(one_engine, Merger(Models(base=base, experts=experts)).weights(RECIPE))
+    replace_weights(one_engine, Merger(Models(base=base, experts=experts)).weights(RECIPE))
     ours, theirs = one_engine.state_dict(), folder.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

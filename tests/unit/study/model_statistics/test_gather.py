@@ -5,11 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.model_statistics import (
-    check_fisher,
-    check_settings,
-    open_statistics,
-)
+from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.checkpoints.publish import published_digest, read_manifest
 from mergegrid.errors import CheckpointError, DataError
 from mergegrid.methods.fisher import Fisher
@@ -67,7 +63,7 @@ def test_more_examples_are_other_statistics(gathered):
 
 def test_files_say_what_they_hold(folder, expert):
     statistics = open_statistics(folder / "regmean~reference~128.safetensors")
-    assert statistics.says == {
+    assert statistics.metadata == {
         "kind": "regmean",
         "arithmetic": "reference",
         "examples": 128,
@@ -78,7 +74,7 @@ def test_files_say_what_they_hold(folder, expert):
 def test_information_is_about_every_tensor_of_the_base(folder, base):
     for how in ("exact", "reference"):
         statistics = open_statistics(folder / f"fisher~{how}~64.safetensors")
-        check_fisher(open_checkpoint(base), {"praise": statistics})
+        Fisher(arithmetic=how).check_statistics(open_checkpoint(base), {"praise": statistics})
         assert set(statistics) == set(open_checkpoint(base))
 
 
@@ -109,14 +105,15 @@ def test_too_few_examples_are_an_error_that_says_how_many_there_are(gathered):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (Fisher(examples=128), "with examples 64, and fisher asks for 128; name another file"),
-        (Fisher(arithmetic="reference"), "with arithmetic exact, and fisher asks for reference"),
-        (RegMean(), "with kind fisher, and regmean asks for regmean"),
+        (Fisher(examples=128), "with examples 64, but fisher requires 128; use another file"),
+        (Fisher(arithmetic="reference"), "with arithmetic exact, but fisher requires reference"),
+        (RegMean(), "with kind fisher, but regmean requires regmean"),
     ],
 )
-def test_a_file_that_is_something_else_is_refused(folder, method, message):
+def test_a_file_that_is_something_else_is_refused(folder, base, method, message):
+    base = open_checkpoint(base)
     statistics = open_statistics(folder / "fisher~exact~64.safetensors")
     with pytest.raises(CheckpointError, match=message):
-        check_settings("praise", statistics, method)
-    check_settings("praise", statistics, Fisher(examples=64))
-    check_settings("praise", statistics, Fisher())
+        method.check_statistics(base, {"praise": statistics})
+    Fisher(examples=64).check_statistics(base, {"praise": statistics})
+    Fisher().check_statistics(base, {"praise": statistics})
