@@ -22,15 +22,10 @@ from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import Bench, Member
 from mergegrid.study.encoders.merges import merges
 from mergegrid.study.encoders.store import ScoreStore
-from mergegrid.study.reporting.catalogue import (
-    FIGURES,
-    TABLES,
-    draw_figure,
-    make_table,
-    table_notes,
-)
+from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 from mergegrid.study.reporting.costs import STAGES, cost_table, costs_figure, job_costs
 from mergegrid.study.reporting.files import write_table
+from mergegrid.study.reporting.libraries import table_notes
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.scoring.choice import choose
 from mergegrid.study.scoring.comparisons import compare
@@ -89,16 +84,16 @@ def tables(folder: Path) -> Any:
     for name in TABLES:
         asked = of_gains if name == "sparsifier_effects" else results
         paths = [folder / f"{name}.{kind}" for kind in ("csv", "md", "html", "tex")]
-        write_table(make_table(name, asked), *paths)
+        write_table(TABLES[name].make(asked), *paths)
         with paths[0].open(newline="", encoding="utf-8") as file:
             found[name] = [[_cell(text) for text in row] for row in csv.reader(file)]
-    return {**found, "notes": table_notes(results)}
+    return {**found, "notes": table_notes(results.scores)}
 
 
 def figures(folder: Path) -> Any:
     """What every figure shows: the data of its lines, bars, points and bands, and its words."""
     results = results_of(folder)
-    return {name: _shown(draw_figure(name, "minilm", results)) for name in FIGURES}
+    return {name: _shown(FIGURES[name].draw("minilm", results)) for name in FIGURES}
 
 
 def costs(folder: Path) -> Any:

@@ -5,7 +5,7 @@ from math import comb
 import pytest
 import yaml
 
-from mergegrid.study.reporting.specs import FIGURES, TABLES
+from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 
 
 def test_the_study_of_the_paper_is_planned_without_a_download(project, monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from browser import NAMES, WAIT, Browser, find_browser
 from matplotlib.image import imread
 from project import REPOSITORY
 
-from mergegrid.study.reporting.specs import FIGURES, TABLES
+from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 
 pytestmark = [
     pytest.mark.workflow,

@@ -21,7 +21,7 @@ from mergegrid.checkpoints.identity import identity_files
 from mergegrid.checkpoints.sources.path import find as find_path
 from mergegrid.study.schema.published_cells import published_cells, published_gains
 from mergegrid.hashing import canonical_json, digest
-from mergegrid.study.reporting.specs import FIGURES, TABLES
+from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 from mergegrid.stages import stage_versions
 from snakemake.exceptions import WorkflowError
 

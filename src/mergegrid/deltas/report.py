@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.family import open_family
-from mergegrid.deltas.sizes import LARGE, SMALL, Range, delta_ranges
+from mergegrid.deltas.paper_range import LARGE, SMALL
+from mergegrid.deltas.sizes import Range, delta_ranges
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.progress import byte_progress
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype
 from mergegrid.deltas.histograms import SIGNED_BINS, count_signed, deciles, histogram
+from mergegrid.deltas.paper_range import LARGE, SHARE_SMALL, SMALL
 from mergegrid.engine.chunks import BASE, Chunk
 from mergegrid.engine.cutting import ChunkRange, tasks
 from mergegrid.engine.engine import CHUNK_SIZE
@@ -17,10 +18,6 @@ from mergegrid.engine.ops.operations import HIGH_BINS, LOW_BITS
 from mergegrid.engine.workers import Workers, WorkerState
 from mergegrid.errors import CheckpointError
 
-#: The paper's range: deltas of models fine-tuned from their base lie mostly below it.
-SMALL = 0.002
-#: What deltas often exceed where the paper saw DARE fail.
-LARGE = 0.01
 #: Quantiles by name, in thousandths.
 QUANTILES = {f"q{percent:02d}": 10 * percent for percent in range(1, 100)} | {"q999": 999}
 #: What deltas are rounded to by most programs that merge.
@@ -78,7 +75,7 @@ class Range:
             "mean": self.mean,
             "rms": self.rms,
             "max": self.max,
-            f"share_below_{SMALL}": self.small / self.n,
+            SHARE_SMALL: self.small / self.n,
             **self.quantiles,
             "share_zero": self.zero / self.n,
             **{f"lost_in_{dtype}": count / self.n for dtype, count in self.lost.items()},

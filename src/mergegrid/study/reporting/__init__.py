@@ -1,1 +1,1 @@
-"""Reporting: tidy scores in, tables and figures out."""
+"""Reporting: scores and measurements in, tables, figures and documentation out."""

@@ -1,158 +1,332 @@
-"""Every table and figure by name: the function that makes it. What it shows is in `specs`."""
+"""The tables and figures of a study: function, caption and columns of each."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from matplotlib.figure import Figure
-
-from mergegrid.study.reporting import comparisons, figures, pairs, pairs_figure, published, tables
-from mergegrid.study.reporting.delta_figures import delta_histograms_figure
-from mergegrid.study.reporting.libraries import mixed_libraries
-from mergegrid.study.reporting.similarity_figures import similarity_figure
+from mergegrid.deltas.paper_range import SHARE_SMALL, SMALL
+from mergegrid.study.reporting.entries import COMMON, SPREAD, Figure, Table, columns
+from mergegrid.study.schema.decoders import DecoderFinetune
+from mergegrid.study.schema.families import Finetune
 
 STAGE_VERSIONS = {"tables": 1}
 
 
-@dataclass(frozen=True)
-class Results:
-    """Files of a run that tables and figures are made from; each needs one or two kinds of them."""
-
-    scores: list[Path] = field(default_factory=list)
-    """`scores.parquet`"""
-    deltas: list[Path] = field(default_factory=list)
-    """Delta ranges, one file per expert and training seed."""
-    similarity: list[Path] = field(default_factory=list)
-    """Similarities of embeddings, one file per expert and training seed."""
-    comparisons: list[Path] = field(default_factory=list)
-    """`comparisons.parquet`"""
-    experts: list[Path] = field(default_factory=list)
-    """Published experts, one folder per expert and training seed."""
-    decoders: list[Path] = field(default_factory=list)
-    """Published decoders, one folder per expert and training seed."""
-    sources: list[Path] = field(default_factory=list)
-    """Records of what was fetched."""
-    licences: dict[str, str | None] = field(default_factory=dict)
-    """Terms of use by record, where the configuration states them."""
-    published: list[dict[str, Any]] = field(default_factory=list)
-    """Cells of the paper that the study measures again (see `config.published_cells`)."""
-
-    @classmethod
-    def from_files(cls, files: Mapping[str, str | Sequence[str]], request: str = "{}") -> "Results":
-        """Results from file names, one or several of each kind, and the rest as JSON."""
-        lists = {
-            kind: [names] if isinstance(names, str) else names for kind, names in files.items()
-        }
-        paths: dict[str, Any] = {
-            kind: [Path(name) for name in names] for kind, names in lists.items()
-        }
-        return cls(**paths, **json.loads(request))
-
-    def read_scores(self) -> pd.DataFrame:
-        """All scores."""
-        return pd.concat([pd.read_parquet(path) for path in self.scores], ignore_index=True)
-
-    def read_deltas(self) -> pd.DataFrame:
-        """All delta ranges."""
-        return pd.concat([pd.read_parquet(path) for path in self.deltas], ignore_index=True)
-
-    def read_similarity(self) -> pd.DataFrame:
-        """All similarities of embeddings."""
-        return pd.concat([pd.read_parquet(path) for path in self.similarity], ignore_index=True)
-
-    def read_comparisons(self) -> pd.DataFrame:
-        """All paired comparisons."""
-        return pd.concat([pd.read_parquet(path) for path in self.comparisons], ignore_index=True)
-
-    def read_experts(self) -> list[dict[str, Any]]:
-        """How each expert was trained: `training.json` and its place in the study."""
-        found = []
-        for folder in self.experts:
-            training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-            target = training.pop("target")
-            family, expert = folder.parts[-4], folder.parts[-2]
-            found.append({"family": family, "expert": expert, **target, **training})
-        return found
-
-    def read_decoders(self) -> list[dict[str, Any]]:
-        """How each decoder was trained, where it was trained here, and its place in the study."""
-        found = []
-        for folder in self.decoders:
-            path = folder / "training.json"
-            training = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            family, expert = folder.parts[-4], folder.parts[-2]
-            seed = int(folder.name.removeprefix("seed~"))
-            place = {"family": family, "expert": expert, "training_seed": seed}
-            found.append({**place, "training": training})
-        return found
-
-    def read_sources(self) -> pd.DataFrame:
-        """What was fetched, one row per record."""
-        records = [(path.stem, json.loads(path.read_text())) for path in self.sources]
-        return pd.DataFrame(
-            {
-                "name": [name for name, _ in records],
-                "kind": [record["kind"] for _, record in records],
-                "source": [record["source"] for _, record in records],
-                "licence": [
-                    self.licences.get(name) or record["licence"] for name, record in records
-                ],
-                "resolved": [record["resolved"] for _, record in records],
-                "bytes": [record["bytes"] for _, record in records],
-                "sha256": [record["sha256"] for _, record in records],
-            }
-        )
+def _settings(model: type[Finetune] | type[DecoderFinetune]) -> dict[str, str]:
+    fields = {name: field.description or "" for name, field in model.model_fields.items()}
+    return {name: " ".join(text.split()) for name, text in fields.items() if name != "lora"}
 
 
-TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
-    "drop_rates": lambda results: tables.drop_rates(results.read_scores()),
-    "drop_rates_wide": lambda results: tables.drop_rates_wide(results.read_scores()),
-    "merges": lambda results: tables.merges(results.read_scores()),
-    "merges_wide": lambda results: tables.merges_wide(results.read_scores()),
-    "merge_candidates": lambda results: tables.merge_candidates(results.read_scores()),
-    "pairs": lambda results: pairs.pairs(results.read_scores()),
-    "sparsifier_effects": lambda results: pairs.sparsifier_effects(
-        results.read_scores(), results.published
+_EXPERTS_ALONE = "Experts alone"
+_MERGES = "Merges"
+_COMPARISONS = "Comparisons"
+_MODELS = "Models and data"
+
+TABLES: dict[str, Table] = {
+    "drop_rates": Table(
+        "tables.drop_rates",
+        _EXPERTS_ALONE,
+        "Score of each expert against the drop rate: mean, standard deviation, minimum and "
+        "maximum over training and mask seeds. `stderr` is the standard error over test examples; "
+        "`change` is the difference to the unchanged expert.",
+        columns(
+            *("family", "task", "expert", "sparsifier", "variant", "rate", "metric", *SPREAD),
+            *("stderr", "change"),
+            sparsifier="`none` is the unchanged expert, `base` the base with the expert's head",
+            change="mean difference to the unchanged expert with the same training seed",
+        ),
     ),
-    "comparisons": lambda results: comparisons.comparison_table(results.read_comparisons()),
-    "comparison_summary": lambda results: comparisons.comparison_summary(
-        results.read_comparisons()
+    "drop_rates_wide": Table(
+        "tables.drop_rates_wide",
+        _EXPERTS_ALONE,
+        "Score of each expert against the drop rate, mean ± standard deviation over seeds, with a "
+        "column per rate. `base` is the base alone; an encoder's base has the expert's head.",
+        {
+            **columns("family", "task", "expert", "metric", "sparsifier"),
+            "<rate>": "score at this drop rate, mean ± standard deviation",
+        },
     ),
-    "published": lambda results: published.published(results.read_scores(), results.published),
-    "benchmarks": lambda results: tables.benchmarks(results.read_scores()),
-    "delta_ranges": lambda results: tables.delta_ranges(results.read_deltas()),
-    "delta_deciles": lambda results: tables.delta_deciles(results.read_deltas()),
-    "similarity": lambda results: tables.similarity(results.read_similarity()),
-    "experts": lambda results: tables.expert_table(results.read_experts()),
-    "decoders": lambda results: tables.decoder_table(results.read_decoders()),
-    "sources": lambda results: results.read_sources(),
+    "merges": Table(
+        "tables.merges",
+        _MERGES,
+        "Test score of every selected merge on the tasks of its experts, with the scores of the "
+        "single experts and the base. `retained` is the share of the gain from fine-tuning that "
+        "the merge keeps.",
+        columns(
+            *("family", "experts", "method", "sparsifier", "rate", "settings", "task", "metric"),
+            *(*SPREAD, "expert", "base", "retained", "selection"),
+            expert="score of the task's expert alone, with the same training seeds; for a "
+            "benchmark shared by several experts of the set, the score of the first",
+            base="score of the base with that expert's head",
+            retained="share of the gain from base to expert that the merge keeps; empty for a "
+            "gain below 0.02",
+        ),
+    ),
+    "merges_wide": Table(
+        "tables.merges_wide",
+        _MERGES,
+        "Merges against the single experts and the base, with a column per task and the mean over "
+        "the tasks of the set.",
+        {
+            **columns("family", "experts", "method", "sparsifier", "selection"),
+            "<task>": "score on this task, mean ± standard deviation",
+            "mean": "mean over the tasks of the set, ± standard deviation",
+        },
+    ),
+    "merge_candidates": Table(
+        "tables.merge_candidates",
+        _MERGES,
+        "Every candidate that was compared, with its mean over tasks and mask seeds on the "
+        "selection split; or its score on each task, if candidates are selected per task.",
+        columns(
+            *("family", "experts", "chosen_for", "training_seed", "method", "sparsifier", "rate"),
+            *("settings", "mean", "runs", "selected", "selection"),
+            chosen_for="`mean` over the tasks, or the expert for whose task one is selected",
+            mean="mean over the tasks and mask seeds",
+            selected="whether the candidate was selected",
+        ),
+    ),
+    "pairs": Table(
+        "pairs.pairs",
+        _MERGES,
+        "One row per ordered pair of experts, method and sparsifier: the merge of source and "
+        "target, scored on the target's task. `change` is the difference to the same method "
+        "without a sparsifier and with the same training seed.",
+        columns(
+            *("family", "source", "target", "task", "metric", "method", "sparsifier", "rate"),
+            *("mean", "std", "runs", "expert", "base", "oracle", "change", "selection"),
+            rate="selected drop rates; several if they differ between training seeds or targets",
+            expert="score of the target alone, with the same training seeds",
+            base="score of the base with the target's head",
+            oracle="score of one model trained on both tasks at once, if there is one",
+            change="mean difference to the same method without a sparsifier, run by run",
+        ),
+    ),
+    "sparsifier_effects": Table(
+        "pairs.sparsifier_effects",
+        _MERGES,
+        "Mean change of the target's score over ordered pairs when a sparsifier is added to a "
+        "method. `points` are differences times 100; `percent` is the relative change of the mean "
+        "score. The paper does not say which of the two its average changes are "
+        "(arXiv 2311.03099, section 4.3).",
+        columns(
+            *("family", "method", "sparsifier", "pairs", "points", "std_pairs", "std_seeds"),
+            *("percent", "better", "equal", "worse", "published", "selection"),
+            pairs="number of ordered pairs; for decoders, one for each benchmark of the target",
+            points="mean change over the pairs, score times 100",
+            std_pairs="standard deviation of the change over pairs, in points",
+            std_seeds="standard deviation over training and mask seeds of the mean over pairs, in "
+            "points; missing for a single run",
+            percent="relative change of the mean score over pairs, in percent",
+            better="number of pairs with a better score",
+            equal="number of pairs with an equal score",
+            worse="number of pairs with a worse score",
+            published="average change in the paper, in %, for families mapped in `published`",
+        ),
+        cites=True,
+    ),
+    "comparisons": Table(
+        "comparisons.comparison_table",
+        _COMPARISONS,
+        "Paired comparisons on the same test examples: each sparsifier and rate against the "
+        "unchanged expert, and each method with a sparsifier against the method without. Intervals "
+        "and p-values are from a bootstrap over test examples and seeds.",
+        columns(
+            *("study", "family", "experts", "head", "task", "metric", "method", "sparsifier"),
+            *("rate", "settings", "against", "runs", "n", "difference", "low", "high", "p"),
+            "p_holm",
+            study="`sweep` (one expert alone) or `merges`",
+            method="merging method; empty for an expert alone",
+            head="expert whose task is scored",
+            rate="drop rate; several if training seeds selected different ones",
+            against="the other side: the unchanged `expert`, or the method with `none`",
+            runs="number of compared recipes: training seeds times mask seeds",
+            n="number of test examples",
+            difference="score with the sparsifier minus score without",
+            low="lower end of the 95 % interval",
+            high="upper end of the 95 % interval",
+            p="two-sided p-value",
+            p_holm="p-value corrected for all comparisons of the study and family (Holm)",
+        ),
+        "comparisons",
+    ),
+    "comparison_summary": Table(
+        "comparisons.comparison_summary",
+        _COMPARISONS,
+        "Number of paired comparisons that each sparsifier wins and loses against none, by rate or "
+        "by method. `p_sign` tests whether both are equally likely, treating each comparison as a "
+        "coin flip and ignoring ties.",
+        columns(
+            *("study", "family", "method", "sparsifier", "variant", "rate", "comparisons"),
+            *("difference", "better", "worse", "surely_better", "surely_worse", "p_sign"),
+            study="`sweep` (one expert alone) or `merges`",
+            method="merging method; empty for an expert alone",
+            rate="drop rate; for merges, all selected ones",
+            comparisons="number of comparisons",
+            difference="mean difference of the comparisons",
+            better="comparisons with a positive difference",
+            worse="comparisons with a negative difference",
+            surely_better="better ones with a corrected p-value below 0.05",
+            surely_worse="worse ones with a corrected p-value below 0.05",
+            p_sign="two-sided p-value of the sign test of better against worse",
+        ),
+        "comparisons",
+    ),
+    "published": Table(
+        "published.published",
+        _MERGES,
+        "Numbers of the paper beside those of this study, for everything that the study measures "
+        "again. Values are fractions: the paper's percentages divided by 100. `differs` lists the "
+        "known differences in the experiment.",
+        columns(
+            *("family", "experts", "models", "method", "sparsifier", "rate", "task", "metric"),
+            *("mean", "std", "runs", "n", "published", "difference", "source", "trust", "differs"),
+            models="the paper's name for the experts",
+            published="the paper's value, as a fraction",
+            difference="value of this study minus the paper's",
+            source="place in the paper",
+            trust="`high`: printed in the paper; `figure`: read off a figure, to about 0.001",
+            differs="differences from the paper, as far as its settings are published",
+        ),
+        cites=True,
+    ),
+    "benchmarks": Table(
+        "tables.benchmarks",
+        "Benchmarks",
+        "Every metric of every decoder on every benchmark, with the engine that generated the "
+        "answers. `accuracy_paper_rule` extracts answers as the paper's code does; `unparsed` is "
+        "the share of answers without a readable result; `stderr` is the standard error over "
+        "questions.",
+        columns(
+            *("family", "experts", "method", "sparsifier", "rate", "settings", "task", "metric"),
+            *("split", "engine", *SPREAD, "stderr", "n"),
+        ),
+    ),
+    "delta_ranges": Table(
+        "tables.delta_ranges",
+        _MODELS,
+        f"Size of the deltas of each expert. The paper reports values mostly below {SMALL}, and "
+        "that DARE fails where they reach about 0.03.",
+        {
+            **columns("family", "expert", "training_seed"),
+            "mean": "mean size of a delta, |fine-tuned - pre-trained parameter|",
+            "q50": "50 % of the deltas are smaller",
+            "q90": "90 % of the deltas are smaller",
+            "q99": "99 % of the deltas are smaller",
+            "q999": "99.9 % of the deltas are smaller",
+            "max": "largest size of a delta",
+            SHARE_SMALL: f"share of the deltas smaller than {SMALL}",
+            "share_zero": "share of the parameters that fine-tuning did not change",
+            "lost_in_bfloat16": "share of the deltas that vanish when base + delta is rounded to "
+            "bfloat16",
+            "lost_in_float16": "share of the deltas that vanish when rounded to float16",
+            "n": "number of parameters",
+        },
+        "deltas",
+    ),
+    "delta_deciles": Table(
+        "tables.delta_deciles",
+        _MODELS,
+        "Deciles of the signed deltas of each expert: 10 % are below `d10`, half below `d50`, 90 % "
+        "below `d90`. The paper found extremes of -2.40 and 2.40 where DARE failed.",
+        {
+            **columns("family", "expert", "training_seed"),
+            "lowest": "smallest signed delta",
+            **{
+                f"d{percent}": f"{percent} % of the deltas are below"
+                for percent in range(10, 100, 10)
+            },
+            "highest": "largest signed delta",
+        },
+        "deltas",
+    ),
+    "similarity": Table(
+        "tables.similarity",
+        _EXPERTS_ALONE,
+        "Cosine of each layer's embeddings with those of the unchanged expert, over the tokens of "
+        "test examples. `base` is the base alone.",
+        {
+            **columns("family", "expert", "sparsifier", "variant", "rate"),
+            "value": "statistic over tokens: `mean`, or the 5 % quantile `q05`",
+            "<layer>": "cosine at this layer; `layer_0` is the input of the first",
+            "runs": COMMON["runs"],
+            "tokens": "number of compared tokens",
+        },
+        "similarity",
+    ),
+    "experts": Table(
+        "tables.expert_table",
+        _MODELS,
+        "Training of each expert and its score on the validation split. Ready-made experts, which "
+        "were not trained here, have neither settings nor epochs.",
+        {
+            **columns("family", "expert", "task", "training_seed", "metric"),
+            **_settings(Finetune),
+            "best_epoch": "epoch that was kept",
+            "best_validation": "metric of that epoch on the validation split",
+        },
+        "experts",
+    ),
+    "decoders": Table(
+        "tables.decoder_table",
+        _MODELS,
+        "Training of each decoder and its loss on held-out answers after the last epoch. "
+        "Ready-made decoders were not trained here.",
+        {
+            **columns("family", "expert", "training_seed"),
+            **_settings(DecoderFinetune),
+            "lora_rank": "rank of the adapters, if adapters were trained",
+            "validation_loss": "mean loss on the held-out answers after the last epoch",
+        },
+        "decoders",
+    ),
+    "sources": Table(
+        "tables.source_table",
+        _MODELS,
+        "Models and data sets exactly as fetched, with their terms of use.",
+        columns(
+            *("name", "kind", "source", "licence", "resolved", "bytes", "sha256"),
+            name="its role in the study",
+            kind="`model` or `dataset`",
+            source="location in the configuration",
+            licence="terms of use, from the configuration or from the source itself",
+            resolved="exact version that was fetched",
+            bytes="size of its files",
+            sha256="digest of its files",
+        ),
+        "sources",
+    ),
 }
 
-FIGURES: dict[str, Callable[[Results, str], Figure]] = {
-    "drop_rates": lambda results, family: figures.drop_rate_figure(results.read_scores(), family),
-    "merges": lambda results, family: figures.merges_figure(results.read_scores(), family),
-    "pairs": lambda results, family: pairs_figure.pairs_figure(results.read_scores(), family),
-    "deltas": lambda results, family: figures.deltas_figure(results.read_deltas(), family),
-    "delta_histograms": lambda results, family: delta_histograms_figure(
-        results.read_deltas(), family
+FIGURES: dict[str, Figure] = {
+    "drop_rates": Figure(
+        "figures.drop_rate_figure",
+        "Score of each expert of {family} against the drop rate, a panel per expert. Lines are "
+        "means over seeds; bands span the smallest to the largest value. The dashed line is the "
+        "base; an encoder's base has the expert's head.",
     ),
-    "similarity": lambda results, family: similarity_figure(results.read_similarity(), family),
+    "merges": Figure(
+        "figures.merges_figure",
+        "Merges of experts of {family}, with and without a sparsifier: mean over the tasks of the "
+        "merged experts, selected on the selection split and scored on the test split.",
+    ),
+    "pairs": Figure(
+        "pairs_figure.pairs_figure",
+        "Ordered pairs of experts of {family}: score of the merge on the target's task. A panel "
+        "per method, a row per target, a dot per source; lines through dots span the smallest to "
+        "the largest value over seeds.",
+    ),
+    "deltas": Figure(
+        "figures.deltas_figure",
+        "Share of the deltas of each expert of {family} below a size. DARE is known to work where "
+        f"most are below {SMALL} (arXiv 2311.03099, section 4.6).",
+        "deltas",
+    ),
+    "delta_histograms": Figure(
+        "delta_figures.delta_histograms_figure",
+        "Histogram of the signed deltas of each expert of {family}.",
+        "deltas",
+    ),
+    "similarity": Figure(
+        "similarity_figures.similarity_figure",
+        "Cosine of each layer's embeddings with those of the unchanged expert, for experts of "
+        "{family}: a line per drop rate, mean over tokens and seeds. The dashed line is the base.",
+        "similarity",
+    ),
 }
-
-
-def make_table(name: str, results: Results) -> pd.DataFrame:
-    """The table of a name."""
-    return TABLES[name](results)
-
-
-def table_notes(results: Results) -> list[str]:
-    """What readers of a table of scores have to know beside it."""
-    return mixed_libraries(results.read_scores()) if results.scores else []
-
-
-def draw_figure(name: str, family: str, results: Results) -> Figure:
-    """The figure of a name, for one family."""
-    return FIGURES[name](results, family)

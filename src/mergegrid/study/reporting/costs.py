@@ -1,6 +1,6 @@
-"""What a study costs: time, memory and GPUs of its jobs, as Snakemake and the jobs noted them.
+"""Costs of a study: time, memory and GPUs of its jobs, as recorded by Snakemake and the jobs.
 
-A job counts once, by its last run; runs that failed or were killed are not in it.
+A job counts once, by its last run; failed and killed runs do not count.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from mergegrid.study.reporting import style
 
 STAGE_VERSIONS = {"costs": 1}
 
-#: Stages in the order in which data flows, each with the words a reader knows it by.
+#: Rules in the order in which data flows, with a readable name.
 STAGES = {
     "fetch": "fetch models and data",
     "prepare": "prepare examples",
@@ -37,50 +37,47 @@ STAGES = {
     "harness": "run lm-evaluation-harness",
 }
 
-#: Columns of Snakemake's benchmark files that are kept, with their names here.
-_MEASURED = {
-    "s": "seconds",
-    "cpu_time": "cpu_seconds",
-    "max_rss": "memory_mb",
-}
-_USED = {"gpus": "gpus", "memory_mb": "gpu_memory_mb", "load": "gpu_load"}
-COLUMNS = ["rule", "job", *_MEASURED.values(), *_USED.values()]
+#: Columns of Snakemake's benchmark files, with their names here.
+_MEASURED = {"s": "seconds", "cpu_time": "cpu_seconds", "max_rss": "memory_mb"}
+#: Columns of the files of `gpu_monitor`, with their names here.
+_GPU_USE = {"gpus": "gpus", "memory_mb": "gpu_memory_mb", "load": "gpu_load"}
+COLUMNS = ["rule", "job", *_MEASURED.values(), *_GPU_USE.values()]
 
 
 def job_costs(logs: Path) -> pd.DataFrame:
-    """Every job that was measured, rules in the order in which data flows.
+    """Read the measurements of all jobs, with rules in the order in which data flows.
 
     Returns:
-        Columns `rule`, `job` (its place below the logs of its rule), `seconds`, `cpu_seconds`,
-        `memory_mb` (the most that it held) and, of a job that held GPUs, `gpus`, `gpu_memory_mb`
-        (the most, over all its GPUs) and `gpu_load` (percent, the mean over time and GPUs).
+        Columns `rule`, `job` (path below the logs of its rule), `seconds`, `cpu_seconds`,
+        `memory_mb` (peak) and, for a job with GPUs, `gpus`, `gpu_memory_mb` (peak of the sum over
+        GPUs) and `gpu_load` (percent, mean over time and GPUs).
     """
     rows = []
     for rule in STAGES:
         folder = logs / "benchmarks" / rule
         for file in sorted(folder.rglob("*.tsv")):
             job = file.relative_to(folder).with_suffix("").as_posix()
-            # Where the logs of a study are called `benchmarks`, its jobs' own notes are among them.
+            # If a study's logs are in a folder `benchmarks`, it also has the files of GPU use.
             if not job.endswith(".gpu"):
-                used = logs / rule / f"{job}.gpu.tsv"
-                numbers = _numbers(file, _MEASURED) | _numbers(used, _USED)
+                gpu_use = logs / rule / f"{job}.gpu.tsv"
+                numbers = _last_line(file, _MEASURED) | _last_line(gpu_use, _GPU_USE)
                 rows.append({"rule": rule, "job": job, **numbers})
     texts = {"rule": "string", "job": "string"}
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS, "float64") | texts)
 
 
-def cost_table(jobs: pd.DataFrame, asked: Mapping[str, int | None]) -> pd.DataFrame:
-    """Cost of each rule.
+def cost_table(jobs: pd.DataFrame, requested_mb: Mapping[str, int | None]) -> pd.DataFrame:
+    """Sum the costs of the jobs of each rule.
 
     Args:
-        jobs: from `job_costs`.
-        asked: the memory in MB that a first attempt of each rule asks for.
+        jobs: measurements, from `job_costs`.
+        requested_mb: memory in MB that the first attempt of each rule requests.
 
     Returns:
-        Columns `rule`, `jobs`, `hours` and `cpu_hours` (sums over jobs), `cores` (how many a job
-        keeps busy), `max_memory_mb` (of the largest job), `asked_memory_mb`, `memory_used` (the
-        share of it), and of GPUs `gpu_hours`, `max_gpu_memory_mb`, `gpu_load` (mean over GPU
-        hours).
+        Columns `rule`, `jobs`, `hours` and `cpu_hours` (sums over jobs), `cores` (mean number of
+        busy cores), `max_memory_mb` (of the largest job), `asked_memory_mb` (requested),
+        `memory_used` (share of the requested memory), `gpu_hours`, `max_gpu_memory_mb` and
+        `gpu_load` (mean over GPU hours).
     """
     jobs = jobs.assign(
         gpu_seconds=jobs["seconds"] * jobs["gpus"],
@@ -96,7 +93,7 @@ def cost_table(jobs: pd.DataFrame, asked: Mapping[str, int | None]) -> pd.DataFr
         busy=("busy", _hours),
     )
     table["cores"] = table["cpu_hours"] / table["hours"]
-    table["asked_memory_mb"] = table["rule"].map(asked).astype("Int64")
+    table["asked_memory_mb"] = table["rule"].map(requested_mb).astype("Int64")
     table["memory_used"] = (table["max_memory_mb"] / table["asked_memory_mb"]).astype("float64")
     table["gpu_load"] = table["busy"] / table["gpu_hours"]
     columns = ["rule", "jobs", "hours", "cpu_hours", "cores", "max_memory_mb", "asked_memory_mb"]
@@ -104,7 +101,7 @@ def cost_table(jobs: pd.DataFrame, asked: Mapping[str, int | None]) -> pd.DataFr
 
 
 def costs_figure(table: pd.DataFrame) -> Figure:
-    """Where the time of a study goes: a bar per rule, CPU hours inside the hours of its jobs."""
+    """Draw the time of each rule: a bar for the hours of its jobs, with CPU hours inside."""
     with style.styled():
         figure = Figure(figsize=(style.WIDTH, 1.2 + 0.3 * max(len(table), 1)), layout="constrained")
         axis = figure.subplots()
@@ -127,12 +124,12 @@ def costs_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _numbers(file: Path, columns: Mapping[str, str]) -> dict[str, float]:
-    """The last line of a file of measurements; what a very short job lacks is missing."""
+def _last_line(file: Path, columns: Mapping[str, str]) -> dict[str, float]:
+    """Read the last line of a file of measurements; very short jobs have missing values."""
     if not file.is_file():
         return {}
-    read = pd.read_csv(file, sep="\t")
-    last = read[list(columns)].apply(pd.to_numeric, errors="coerce").iloc[-1]
+    measurements = pd.read_csv(file, sep="\t")
+    last = measurements[list(columns)].apply(pd.to_numeric, errors="coerce").iloc[-1]
     return {name: float(last[column]) for column, name in columns.items()}
 
 

@@ -1,4 +1,4 @@
-"""The figure of the deltas of one family with their signs."""
+"""Histograms of signed deltas."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,16 +14,15 @@ from mergegrid.deltas.histograms import EDGES
 from mergegrid.study.reporting import style
 from mergegrid.study.reporting.drawing import in_style, legend_below, note
 
-# Bins with a smaller share of the deltas are not worth a place on the axis.
-_LEAST = 2e-4
+_SMALLEST_SHARE = 2e-4
+"""The axis ends at the outermost bin with a larger share of the deltas."""
 
 
 @in_style
 def delta_histograms_figure(deltas: pd.DataFrame, family: str) -> Figure:
-    """Share of the deltas of each expert around a value, per half octave: a line per expert.
+    """Draw the share of each expert's deltas per half octave: a line per expert.
 
-    Shares are means over training seeds; those of deltas closest to zero, and of no delta, are in
-    one bin.
+    Shares are means over training seeds; the deltas closest to zero share one bin with zero.
     """
     whole = deltas[(deltas["tensor"] == "all") & (deltas["max"] > 0)]
     if whole.empty:
@@ -33,14 +32,14 @@ def delta_histograms_figure(deltas: pd.DataFrame, family: str) -> Figure:
         str(expert): np.mean([np.array(row) / sum(row) for row in rows], axis=0)
         for expert, rows in groups
     }
-    first, last = _shown(shares.values())
+    first, last = _edges_shown(shares.values())
     figure = Figure(figsize=(style.WIDTH, 5.5), layout="constrained")
     axis = figure.add_subplot()
     sizes = EDGES[first : last + 1]
     edges = [*(-size for size in reversed(sizes)), *sizes]
     legend: dict[str, Artist] = {}
     for index, (expert, share) in enumerate(shares.items()):
-        colour, dashes = style.expert_look(index)
+        color, dashes = style.expert_look(index)
         middle = len(EDGES)
         values = [
             *share[middle - last : middle - first],
@@ -48,7 +47,7 @@ def delta_histograms_figure(deltas: pd.DataFrame, family: str) -> Figure:
             *share[middle + first + 1 : middle + last + 1],
         ]
         legend[expert] = axis.stairs(
-            values, edges, baseline=None, color=colour, linestyle=dashes, linewidth=1.6
+            values, edges, baseline=None, color=color, linestyle=dashes, linewidth=1.6
         )
     axis.set_xscale("symlog", linthresh=sizes[0], linscale=0.5)
     tens = [10.0**power for power in range(-9, 2) if sizes[0] < 10.0**power <= sizes[-1]]
@@ -63,10 +62,10 @@ def delta_histograms_figure(deltas: pd.DataFrame, family: str) -> Figure:
     return figure
 
 
-def _shown(shares: Iterable[NDArray[np.float64]]) -> tuple[int, int]:
-    """The first and last edge on either side between which some expert has deltas to show."""
+def _edges_shown(shares: Iterable[NDArray[np.float64]]) -> tuple[int, int]:
+    """Return the indices of the smallest and largest edge, on either side, worth showing."""
     middle = len(EDGES)
     sizes = np.max([share[middle + 1 :] + share[:middle][::-1] for share in shares], axis=0)
-    seen = np.flatnonzero(sizes >= _LEAST)
-    last = min(int(seen[-1]) + 1, middle - 1) if len(seen) else middle - 1
-    return min(int(seen[0]) if len(seen) else 0, last - 1), last
+    shown = np.flatnonzero(sizes >= _SMALLEST_SHARE)
+    last = min(int(shown[-1]) + 1, middle - 1) if len(shown) else middle - 1
+    return min(int(shown[0]) if len(shown) else 0, last - 1), last

@@ -1,4 +1,4 @@
-"""What figures share: the style, grids of panels, legends, notes."""
+"""Common parts of figures: the style, grids of panels, legends, notes."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -15,7 +15,7 @@ Draw = Callable[[pd.DataFrame, str], Figure]
 
 
 def in_style(draw: Draw) -> Draw:
-    """Draws one family's rows in the style of mergegrid."""
+    """Decorate a function to draw the rows of one family in the style of mergegrid."""
 
     @wraps(draw)
     def styled(frame: pd.DataFrame, family: str) -> Figure:
@@ -28,7 +28,7 @@ def in_style(draw: Draw) -> Draw:
 def panels(
     count: int, row_height: float, xlabel: str, shared: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A grid of panels; only the lowest of each column say what the x axis is."""
+    """Make a grid of panels; only the lowest panel of each column labels its x axis."""
     columns = columns_of(count)
     rows = ceil(count / columns)
     figure = Figure(figsize=(style.WIDTH, rows * row_height + 1.5), layout="constrained")
@@ -39,7 +39,7 @@ def panels(
     )
     for axis in grid[count:]:
         axis.remove()
-    # The panel above a gap is the lowest of its column and carries the labels.
+    # A panel above a gap is the lowest of its column.
     for axis in grid[max(count - columns, 0) : count]:
         axis.set_xlabel(xlabel)
         axis.tick_params(axis="x", labelbottom=True)
@@ -47,12 +47,12 @@ def panels(
 
 
 def columns_of(count: int) -> int:
-    """How many panels stand side by side."""
+    """Return the number of panels side by side."""
     return min(count, 2) if count <= 4 else 3 if count <= 6 else 4
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Artist], columns: int) -> None:
-    """One legend for all panels, below them."""
+    """Add one legend for all panels below them."""
     figure.legend(
         list(entries.values()),
         list(entries),
@@ -62,7 +62,7 @@ def legend_below(figure: Figure, entries: Mapping[str, Artist], columns: int) ->
 
 
 def note(text: str) -> Figure:
-    """A figure that only says why there is nothing to see."""
+    """Make a figure that only says why there is nothing to show."""
     figure = Figure(figsize=(style.WIDTH, 1.2), layout="constrained")
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=11)
     return figure

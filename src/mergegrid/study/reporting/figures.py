@@ -1,4 +1,4 @@
-"""Figures of one family: score against drop rate, merges against experts, sizes of deltas."""
+"""Figures of one family: scores against drop rates, merges against experts, sizes of deltas."""
 
 import textwrap
 from collections.abc import Collection
@@ -14,15 +14,16 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
+from mergegrid.deltas.paper_range import SMALL
 from mergegrid.study.reporting import style
 from mergegrid.study.reporting.drawing import columns_of, in_style, legend_below, note, panels
-from mergegrid.study.reporting.tables import BASE, ORACLE, SINGLE, drop_rates, merge_summary
+from mergegrid.study.reporting.rows import BASE, ORACLE, SINGLE
+from mergegrid.study.reporting.tables import drop_rates, merge_summary
 
 STAGE_VERSIONS = {"figures": 1}
 
 PANELS = 8
-"""Up to so many sets of experts get a panel each; more are shown as a distribution."""
-SMALL_DELTA = 0.002
+"""Up to this many sets of experts have a panel each; more are drawn as box plots."""
 _REFERENCES = {
     SINGLE: ("black", (0, (5, 2))),
     ORACLE: ("black", (0, (6, 1.5, 1, 1.5))),
@@ -30,16 +31,16 @@ _REFERENCES = {
 }
 _LEGEND = {
     SINGLE: "single experts, each on its task",
-    ORACLE: "oracle: one model that learnt the tasks together",
+    ORACLE: "oracle: one model trained on all tasks",
     BASE: "base",
 }
 
 
 @in_style
 def drop_rate_figure(scores: pd.DataFrame, family: str) -> Figure:
-    """Score of each expert against the drop rate: a line per sparsifier, a panel per expert.
+    """Draw each expert's score against the drop rate: a line per sparsifier, a panel per expert.
 
-    Bands reach from the smallest to the largest value over seeds.
+    Bands span the smallest to the largest value over seeds.
     """
     points = drop_rates(scores)
     lines = points[points["sparsifier"] != BASE]
@@ -67,7 +68,7 @@ def drop_rate_figure(scores: pd.DataFrame, family: str) -> Figure:
 
 @in_style
 def merges_figure(scores: pd.DataFrame, family: str) -> Figure:
-    """Merges, without and with a sparsifier, against the single experts and the base."""
+    """Draw merges, without and with a sparsifier, against the single experts and the base."""
     summary = merge_summary(scores)
     summary = summary[summary["task"] == "mean"]
     if summary.empty:
@@ -75,7 +76,7 @@ def merges_figure(scores: pd.DataFrame, family: str) -> Figure:
     sets = list(summary["experts"].unique())
     draw = _merge_panels if len(sets) <= PANELS else _merge_boxes
     figure = draw(summary, sets)
-    # What was chosen on the test split flatters, so the figure says it.
+    # Selection on the test split is optimistically biased, so the title says so.
     replay = " (chosen on the test split)" if "test" in set(summary["selection"]) else ""
     figure.suptitle(f"{family}: merges against single experts{replay}")
     return figure
@@ -83,7 +84,7 @@ def merges_figure(scores: pd.DataFrame, family: str) -> Figure:
 
 @in_style
 def deltas_figure(deltas: pd.DataFrame, family: str) -> Figure:
-    """Share of the deltas of each expert below a size; the mean over training seeds."""
+    """Draw the share of each expert's deltas below a size; the mean over training seeds."""
     whole = deltas[(deltas["tensor"] == "all") & (deltas["max"] > 0)]
     if whole.empty:
         return note(f"{family}: there are no deltas to show.")
@@ -94,10 +95,11 @@ def deltas_figure(deltas: pd.DataFrame, family: str) -> Figure:
     legend: dict[str, Artist] = {}
     by_expert = whole.groupby("expert", sort=False)[[*quantiles, "max"]].mean()
     for index, (expert, sizes) in enumerate(by_expert.iterrows()):
-        colour, dashes = style.expert_look(index)
-        # Deltas of exactly zero have no place on a log scale: the line starts at their share.
-        seen = [(size, share) for size, share in zip(sizes, shares, strict=True) if size > 0]
-        legend[str(expert)] = axis.plot(*zip(*seen, strict=True), color=colour, linestyle=dashes)[0]
+        color, dashes = style.expert_look(index)
+        # Zero has no place on a log scale: the line starts at the share of zero deltas.
+        points = [(size, share) for size, share in zip(sizes, shares, strict=True) if size > 0]
+        line = axis.plot(*zip(*points, strict=True), color=color, linestyle=dashes)
+        legend[str(expert)] = line[0]
     axis.set_xscale("log")
     axis.set_ylim(0, 1.02)
     axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -120,11 +122,11 @@ def _draw_drop_rates(axis: Axes, panel: pd.DataFrame, rates: list[float]) -> dic
         look = style.sparsifier_look(kind)
         line = pd.concat([whole, line])
         x = [place[rate] for rate in line["rate"]]
-        axis.fill_between(x, line["min"], line["max"], color=look.colour, alpha=0.18, linewidth=0)
+        axis.fill_between(x, line["min"], line["max"], color=look.color, alpha=0.18, linewidth=0)
         drawn = axis.plot(
             x,
             line["mean"],
-            color=look.colour,
+            color=look.color,
             marker=look.marker,
             linestyle=style.dashes(variants[kind]),
         )
@@ -139,19 +141,19 @@ def _draw_drop_rates(axis: Axes, panel: pd.DataFrame, rates: list[float]) -> dic
 
 
 def _merge_panels(summary: pd.DataFrame, sets: list[str]) -> Figure:
-    """One panel per set of experts, a bar per method and sparsifier."""
+    """Draw a panel per set of experts with a bar per method and sparsifier."""
     merged = summary[~summary["method"].isin(_REFERENCES)]
     methods, kinds = list(merged["method"].unique()), _sparsifiers(merged)
     row_height = max(1.9, 0.5 + 0.2 * len(methods) * len(kinds))
     figure, axes = panels(len(sets), row_height, "mean test score over the tasks", shared=True)
-    everyone = {name for each in sets for name in each.split("+")}
+    all_experts = {name for experts in sets for name in experts.split("+")}
     height = 0.84 / len(kinds)
     for axis, experts in zip(axes, sets, strict=True):
-        here: list[Any] = list(summary[summary["experts"] == experts].itertuples())
-        for row in here:
+        bars: list[Any] = list(summary[summary["experts"] == experts].itertuples())
+        for row in bars:
             if row.method in _REFERENCES:
-                colour, dashes = _REFERENCES[row.method]
-                axis.axvline(row.mean, color=colour, linestyle=dashes, linewidth=1.3, zorder=3)
+                color, dashes = _REFERENCES[row.method]
+                axis.axvline(row.mean, color=color, linestyle=dashes, linewidth=1.3, zorder=3)
                 continue
             y = methods.index(row.method) + height * (kinds.index(row.sparsifier) + 0.5) - 0.42
             errors = [[row.mean - row.min], [row.max - row.mean]] if row.runs > 1 else None
@@ -164,8 +166,8 @@ def _merge_panels(summary: pd.DataFrame, sets: list[str]) -> Figure:
                 error_kw={"elinewidth": 1, "capsize": 2},
             )
             if row.sparsifier != "none":
-                _inside(axis, y, f"p = {row.rate}")
-        axis.set_title(_set_title(experts, everyone), fontsize=9)
+                _write_in_bar(axis, y, f"p = {row.rate}")
+        axis.set_title(_set_title(experts, all_experts), fontsize=9)
         axis.set_yticks(range(len(methods)), [style.words(method) for method in methods])
         axis.grid(axis="y", visible=False)
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
@@ -180,7 +182,7 @@ def _merge_panels(summary: pd.DataFrame, sets: list[str]) -> Figure:
 
 
 def _merge_boxes(summary: pd.DataFrame, sets: list[str]) -> Figure:
-    """One box per method and sparsifier, over the sets of experts."""
+    """Draw a box per method and sparsifier over the sets of experts."""
     groups: list[Any] = list(summary.groupby(["method", "sparsifier"], sort=False))
     kinds = _sparsifiers(summary[~summary["method"].isin(_REFERENCES)])
     figure = Figure(figsize=(style.WIDTH, 1.8 + 0.36 * len(groups)), layout="constrained")
@@ -196,7 +198,7 @@ def _merge_boxes(summary: pd.DataFrame, sets: list[str]) -> Figure:
             whis=(0, 100),
             patch_artist=True,
             boxprops=plain if method in _REFERENCES else _fill(method, kind),
-            # A white rim, since some boxes are dark.
+            # A white outline, because some boxes are dark.
             medianprops={
                 "color": "black",
                 "linewidth": 1.8,
@@ -214,7 +216,7 @@ def _merge_boxes(summary: pd.DataFrame, sets: list[str]) -> Figure:
         fontsize=9,
     )
     entries = _merge_legend(kinds, ())
-    legend = {name: art for name, art in entries.items() if isinstance(art, Patch)}
+    legend = {name: artist for name, artist in entries.items() if isinstance(artist, Patch)}
     legend_below(figure, legend, columns=3)
     return figure
 
@@ -224,51 +226,51 @@ def _merge_legend(kinds: list[str], methods: Collection[str]) -> dict[str, Artis
     for kind in kinds:
         look = style.sparsifier_look(kind)
         label = look.label if kind == "none" else f"{look.label} first, at its chosen rate p"
-        colour = style.lighter(style.GREY) if kind == "none" else style.GREY
-        legend[label] = Patch(facecolor=colour, edgecolor="white", hatch=look.hatch)
-    for name, (colour, dashes) in _REFERENCES.items():
+        color = style.lighter(style.GREY) if kind == "none" else style.GREY
+        legend[label] = Patch(facecolor=color, edgecolor="white", hatch=look.hatch)
+    for name, (color, dashes) in _REFERENCES.items():
         if name != ORACLE or name in methods:
-            legend[_LEGEND[name]] = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.3)
+            legend[_LEGEND[name]] = Line2D([], [], color=color, linestyle=dashes, linewidth=1.3)
     return legend
 
 
 def _fill(method: str, sparsifier: str) -> dict[str, Any]:
-    """Pale without a sparsifier; full and hatched with one."""
-    colour = style.method_look(method).colour
-    face = style.lighter(colour) if sparsifier == "none" else colour
+    """Return the style of a bar: pale without a sparsifier, full and hatched with one."""
+    color = style.method_look(method).color
+    face = style.lighter(color) if sparsifier == "none" else color
     hatch = style.sparsifier_look(sparsifier).hatch
     return {"facecolor": face, "edgecolor": "white", "hatch": hatch}
 
 
 def _sparsifiers(merged: pd.DataFrame) -> list[str]:
-    found = set(merged["sparsifier"])
-    return [kind for kind in style.SPARSIFIER_ORDER if kind in found]
+    kinds = set(merged["sparsifier"])
+    return [kind for kind in style.SPARSIFIER_ORDER if kind in kinds]
 
 
-def _inside(axis: Axes, y: float, text: str) -> None:
-    """Small text at the foot of a bar, on a plate so that the hatch does not cross it."""
-    plate = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "boxstyle": "round,pad=0.15"}
+def _write_in_bar(axis: Axes, y: float, text: str) -> None:
+    """Write small text at the foot of a bar, on a white box that covers the hatch."""
+    box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "boxstyle": "round,pad=0.15"}
     axis.annotate(
         text, (0, y), (4, 0), textcoords="offset points", va="center_baseline", fontsize=6.5,
-        bbox=plate,
+        bbox=box,
     )  # fmt: skip
 
 
-def _set_title(experts: str, everyone: set[str]) -> str:
+def _set_title(experts: str, all_experts: set[str]) -> str:
     names = experts.split("+")
-    if len(names) > 2 and set(names) == everyone:
+    if len(names) > 2 and set(names) == all_experts:
         return f"all {len(names)} experts"
     return textwrap.fill(" + ".join(names), 30)
 
 
 def _mark_paper_range(axis: Axes) -> None:
-    axis.axvline(SMALL_DELTA, color="black", linestyle=":", linewidth=1.3)
+    axis.axvline(SMALL, color="black", linestyle=":", linewidth=1.3)
     low, high = np.log(axis.get_xlim())
-    place = (np.log(SMALL_DELTA) - low) / (high - low)
+    place = (np.log(SMALL) - low) / (high - low)
     axis.text(
-        SMALL_DELTA,
+        SMALL,
         1.01,
-        f"{SMALL_DELTA}: most deltas in the paper are smaller (arXiv 2311.03099, section 4.6)",
+        f"{SMALL}: most deltas in the paper are smaller (arXiv 2311.03099, section 4.6)",
         transform=axis.get_xaxis_transform(),
         ha="right" if place > 0.6 else "left" if place < 0.4 else "center",
         va="bottom",

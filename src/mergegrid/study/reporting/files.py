@@ -1,4 +1,4 @@
-"""Tables and figures as files: the same input gives the same bytes."""
+"""Files of tables and figures: the same input gives the same bytes."""
 
 from collections.abc import Sequence
 from html import escape
@@ -33,10 +33,9 @@ def write_table(
     caption: str = "",
     notes: Sequence[str] = (),
 ) -> None:
-    """Write a table for programs (CSV, six significant digits) and people.
+    """Write a table as CSV, with six significant digits, and rounded as Markdown, HTML and LaTeX.
 
-    People read Markdown, HTML and, in their papers, LaTeX; notes stand below the table, in LaTeX in
-    the caption.
+    Notes are printed below the table; in LaTeX they are part of the caption.
     """
     for path in (csv, markdown, html, latex):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,9 +43,9 @@ def write_table(
     below = "".join(f"\n{note}\n" for note in notes)
     markdown.write_text(markdown_table(table) + below, "utf-8")
     text = _as_text(table)
-    drawn = text.to_html(index=False, border=0)
     below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
-    html.write_text(_PAGE.format(title=html.stem, table=drawn + below), "utf-8")
+    body = text.to_html(index=False, border=0) + below
+    html.write_text(_PAGE.format(title=html.stem, table=body), "utf-8")
     right = [_is_number(table[name]) for name in table.columns]
     rows = text.to_numpy().tolist()
     caption = " ".join([caption or latex.stem, *notes])
@@ -54,7 +53,7 @@ def write_table(
 
 
 def write_figure(figure: Figure, svg: Path, png: Path) -> None:
-    """Write a figure as drawing and as picture, without dates and versions in them."""
+    """Write a figure as SVG and PNG, without dates and versions."""
     for path in (svg, png):
         path.parent.mkdir(parents=True, exist_ok=True)
     with styled():
@@ -63,10 +62,10 @@ def write_figure(figure: Figure, svg: Path, png: Path) -> None:
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """A table in Markdown: three decimals, three significant digits below 0.1, gaps left empty.
+    """Format a table in Markdown: three decimals, three significant digits below 0.1.
 
-    Columns whose values are all short (rates, counts) are written as they are. An empty table
-    says so below its head.
+    Columns of short values (rates, counts) are not padded; missing values are empty. A table
+    without rows has a sentence below its head.
     """
     columns = list(table.columns)
     if table.empty:
@@ -74,19 +73,18 @@ def markdown_table(table: pd.DataFrame) -> str:
         return f"{head}\nNo rows: this study has nothing for this table.\n"
     text = _as_text(table)
     align = ["right" if _is_number(table[name]) else "left" for name in columns]
-    drawn = text.to_markdown(index=False, disable_numparse=True, colalign=align)
-    return f"{drawn}\n"
+    return text.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({name: _texts(table[name]) for name in table.columns}, dtype="object")
+    return pd.DataFrame({name: _cells(table[name]) for name in table.columns}, dtype="object")
 
 
 def _is_number(column: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
-def _texts(column: pd.Series) -> list[str]:
+def _cells(column: pd.Series) -> list[str]:
     if not pd.api.types.is_float_dtype(column):
         return ["" if pd.isna(value) else str(value) for value in column]
     known = column.dropna()
@@ -97,6 +95,6 @@ def _texts(column: pd.Series) -> list[str]:
 def _number(value: float, short: bool) -> str:
     if short:
         return f"{value:.12g}"
-    if abs(value) < 1e-12:  # What rounding leaves of zero.
+    if abs(value) < 1e-12:  # Zero up to rounding.
         return "0.000"
     return f"{value:#.3g}" if abs(value) < 0.1 else f"{value:.3f}"

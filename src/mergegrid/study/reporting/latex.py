@@ -1,4 +1,4 @@
-"""Tables in LaTeX: booktabs, escaped, never wider than the text, over several pages if long."""
+"""LaTeX tables: booktabs, escaped, never wider than the text, over several pages if long."""
 
 import re
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ HEAD = "% Needs \\usepackage{array,booktabs,graphicx,longtable,pdflscape}.\n"
 LONG = 40
 """Rows above which a table may break over pages."""
 _LINE = 100
-"""Characters of footnote size that fit side by side on an upright page, gaps included."""
+"""Characters in footnote size, with gaps, that fit into a line of a portrait page."""
 _WIDE = 150
-"""The same on a page turned sideways."""
+"""The same for a landscape page."""
 _TEXT = 22
-"""Characters above which a column is broken into lines where there is not enough room."""
+"""Characters above which a column may be broken into lines."""
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -22,22 +22,22 @@ _ESCAPES = {
 
 
 def escaped(text: str) -> str:
-    """A text in which nothing means anything to LaTeX."""
-    return "".join(_ESCAPES.get(each, each) for each in text)
+    """Escape all characters that are special in LaTeX."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
 
 
 def latex_table(
     names: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], label: str,
     caption: str,
 ) -> str:  # fmt: skip
-    """A table with a caption, from the texts of its cells.
+    """Format a table with a caption.
 
     Args:
-        names: of the columns.
-        rows: texts, one per column.
-        right: for each column, whether it is set against its right edge.
-        label: the table's own, for references to it.
-        caption: in plain text, code in backticks.
+        names: names of the columns.
+        rows: text of each cell, row by row.
+        right: whether each column is right-aligned.
+        label: label for references to the table.
+        caption: plain text, with code in backticks.
     """
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
     total = sum(widths) + 2 * len(widths)
@@ -53,7 +53,7 @@ def latex_table(
         body = _long(form, title, head, lines, len(names))
     else:
         body = _short(form, title, head, lines, len(names))
-    # Short tables shrink, long ones cannot.
+    # Short tables are shrunk to fit; long tables cannot be.
     if total > (_LINE if long else _WIDE):
         body = ["\\begin{landscape}", *body, "\\end{landscape}"]
     return HEAD + "\n".join(body) + "\n"
@@ -65,7 +65,7 @@ def _short(form: str, title: str, head: list[str], lines: list[str], count: int)
         r"\begin{table}[htbp]",
         r"\centering\footnotesize",
         title,
-        # Shrunk only where it would be wider than the text.
+        # Shrink only a table that is wider than the text.
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{form}}}",
         *head,
@@ -96,22 +96,22 @@ def _long(form: str, title: str, head: list[str], lines: list[str], count: int) 
 
 
 def _columns(widths: list[int], right: Sequence[bool], page: int | None) -> list[str]:
-    """The kind of each column; with a page too small for all, long texts share what is left."""
-    kinds = ["r" if side else "l" for side in right]
+    """Return the type of each column; if a page is too narrow, long texts share what is left."""
+    kinds = ["r" if flag else "l" for flag in right]
     if page is None:
         return kinds
-    texts = [at for at, width in enumerate(widths) if width > _TEXT]
-    fixed = sum(width + 2 for at, width in enumerate(widths) if at not in texts)
-    room = max(page - fixed, 12 * len(texts))
-    for at in texts:
-        share = widths[at] / sum(widths[each] for each in texts)
-        kinds[at] = rf"p{{{room * share / page:.2f}\linewidth}}"
+    wide = {column: width for column, width in enumerate(widths) if width > _TEXT}
+    fixed = sum(width + 2 for column, width in enumerate(widths) if column not in wide)
+    available = max(page - fixed, 12 * len(wide))
+    for column, width in wide.items():
+        share = width / sum(wide.values())
+        kinds[column] = rf"p{{{available * share / page:.2f}\linewidth}}"
     return kinds
 
 
 def _row(cells: Sequence[str], kinds: Sequence[str]) -> str:
     texts = [escaped(cell) for cell in cells]
-    # Names and JSON have no blanks at which a line could end.
+    # Names and JSON have no spaces for line breaks.
     texts = [
         r"\raggedright\arraybackslash " + _breakable(text) if kind[0] == "p" else text
         for text, kind in zip(texts, kinds, strict=True)
@@ -125,4 +125,4 @@ def _breakable(text: str) -> str:
 
 def _prose(text: str) -> str:
     parts = [escaped(part) for part in text.split("`")]
-    return "".join(rf"\texttt{{{part}}}" if at % 2 else part for at, part in enumerate(parts))
+    return "".join(rf"\texttt{{{part}}}" if index % 2 else part for index, part in enumerate(parts))

@@ -1,35 +1,42 @@
-"""Versions of libraries behind scores, and whether one table compares across several."""
+"""Notes on scores computed with different versions of a library."""
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 
+from mergegrid.study.scoring.scores import read_scores
+
+
+def table_notes(scores: list[Path]) -> list[str]:
+    """Return the notes below a table made from files of scores; none without scores."""
+    return mixed_libraries(read_scores(scores)) if scores else []
+
 
 def mixed_libraries(scores: pd.DataFrame) -> list[str]:
-    """A sentence for each library of which several versions are behind the scores.
+    """Return a sentence for each library of which several versions produced the scores.
 
-    Of Python, minor versions are told apart: 3.11 and 3.12, not 3.11.2 and 3.11.7.
+    Patch versions of Python count as one: 3.11.2 and 3.11.7 are both 3.11.
 
     Args:
-        scores: rows as in `scores.parquet`, with the column `libraries`.
+        scores: rows of `scores.parquet`, with the column `libraries`.
     """
     counts: dict[str, Counter[str]] = {}
     for text, count in scores["libraries"].value_counts().items():
         for library, versions in json.loads(str(text)).items():
-            for version in {_told_apart(library, each) for each in versions}:
+            if library == "python":
+                versions = [".".join(version.split(".")[:2]) for version in versions]
+            for version in set(versions):
                 counts.setdefault(library, Counter())[version] += count
-    return [
-        f"Scores were computed with several versions of {library}: "
-        + ", ".join(
-            f"{version} ({count} {'score' if count == 1 else 'scores'})"
-            for version, count in sorted(found.items())
-        )
-        + "."
-        for library, found in sorted(counts.items())
-        if len(found) > 1
-    ]
-
-
-def _told_apart(library: str, version: str) -> str:
-    return ".".join(version.split(".")[:2]) if library == "python" else version
+    sentences = []
+    for library, by_version in sorted(counts.items()):
+        if len(by_version) > 1:
+            parts = [
+                f"{version} ({count} {'score' if count == 1 else 'scores'})"
+                for version, count in sorted(by_version.items())
+            ]
+            sentences.append(
+                f"Scores were computed with several versions of {library}: {', '.join(parts)}."
+            )
+    return sentences

@@ -1,4 +1,4 @@
-"""The figure of ordered pairs: what each expert keeps when merged with one other."""
+"""The figure of ordered pairs: each expert's score when merged with one other."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from mergegrid.study.reporting.pairs import pair_runs
 from mergegrid.study.reporting.tables import LEAST_GAIN
 
 _ROW = 0.15
-"""Height of the strip of one sparsifier in inches."""
+"""Height in inches of the strip of one sparsifier."""
 _ORACLE: dict[str, Any] = {
     "marker": "D",
     "markerfacecolor": "none",
@@ -27,7 +27,7 @@ _ORACLE: dict[str, Any] = {
 
 @in_style
 def pairs_figure(scores: pd.DataFrame, family: str) -> Figure:
-    """A panel per method, a strip per target and sparsifier, a dot per source."""
+    """Draw a panel per method, a strip per target and sparsifier, a dot per source."""
     dots = _dots(scores)
     if dots.empty:
         return note(f"{family}: the study merges no pairs of experts of this family.")
@@ -53,10 +53,13 @@ def pairs_figure(scores: pd.DataFrame, family: str) -> Figure:
 
 
 def _dots(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per ordered pair, method and sparsifier; shares where every expert has a score."""
+    """Return a row per ordered pair, method and sparsifier.
+
+    Values are shares of the single expert's score if every expert has a meaningful one.
+    """
     runs = pair_runs(scores)
-    known = bool((runs["expert"] > LEAST_GAIN).all())
-    unit = runs["expert"] if known else 1.0
+    shares = bool((runs["expert"] > LEAST_GAIN).all())
+    unit = runs["expert"] if shares else 1.0
     runs = runs.assign(value=runs["value"] / unit, oracle=runs["oracle"] / unit)
     keys = ["target", "source", "task", "method", "sparsifier", "selection"]
     grouped = runs.groupby(keys, as_index=False, sort=False)
@@ -66,28 +69,28 @@ def _dots(scores: pd.DataFrame) -> pd.DataFrame:
         max=("value", "max"),
         oracle=("oracle", "mean"),
     )
-    return table.assign(share=known)
+    return table.assign(share=shares)
 
 
 def _draw(axis: Axes, dots: pd.DataFrame, targets: list[str], kinds: list[str]) -> None:
     step = 0.84 / len(kinds)
-    for at, target in enumerate(targets):
-        here = dots[dots["target"] == target]
+    for row, target in enumerate(targets):
+        of_target = dots[dots["target"] == target]
         for place, kind in enumerate(kinds):
-            strip = here[here["sparsifier"] == kind]
-            middle = at - 0.42 + step * (place + 0.5)
-            # Sources one below the other, so that dots of one value stay apart.
+            strip = of_target[of_target["sparsifier"] == kind]
+            middle = row - 0.42 + step * (place + 0.5)
+            # Sources are spread vertically, so that equal values stay apart.
             y = middle + step * 0.6 * _spaced(len(strip))
-            colour = style.sparsifier_look(kind).colour
-            axis.hlines(y, strip["min"], strip["max"], color=colour, linewidth=0.8, alpha=0.6)
-            axis.plot(strip["mean"], y, "o", color=colour, markersize=2.6, markeredgewidth=0)
+            color = style.sparsifier_look(kind).color
+            axis.hlines(y, strip["min"], strip["max"], color=color, linewidth=0.8, alpha=0.6)
+            axis.plot(strip["mean"], y, "o", color=color, markersize=2.6, markeredgewidth=0)
             if len(strip) > 1:
                 median = strip["mean"].median()
-                axis.vlines(median, middle - step / 2, middle + step / 2, color=colour)
-        if here["oracle"].notna().any():
-            axis.plot([here["oracle"].mean()], [at], zorder=4, **_ORACLE)
-        if at % 2:
-            axis.axhspan(at - 0.5, at + 0.5, color="#F4F4F4", zorder=0, linewidth=0)
+                axis.vlines(median, middle - step / 2, middle + step / 2, color=color)
+        if of_target["oracle"].notna().any():
+            axis.plot([of_target["oracle"].mean()], [row], zorder=4, **_ORACLE)
+        if row % 2:
+            axis.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0, linewidth=0)
     axis.grid(axis="y", visible=False)
 
 
@@ -100,7 +103,7 @@ def _legend(kinds: list[str], dots: pd.DataFrame, shares: bool) -> dict[str, Art
     for kind in kinds:
         look = style.sparsifier_look(kind)
         label = look.label if kind == "none" else f"{look.label} first, at its chosen rate p"
-        legend[label] = Line2D([], [], color=look.colour, marker="o", linestyle="")
+        legend[label] = Line2D([], [], color=look.color, marker="o", linestyle="")
     legend["median over sources"] = Line2D(
         [], [], color=style.GREY, marker="|", linestyle="", markersize=9, markeredgewidth=1.6
     )

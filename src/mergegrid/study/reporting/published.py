@@ -1,4 +1,4 @@
-"""Numbers of the paper beside ours, cell by cell."""
+"""Numbers of the paper beside those of this study."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,29 +6,29 @@ from typing import Any
 
 import pandas as pd
 
-from mergegrid.study.reporting.specs import TABLES
-from mergegrid.study.reporting.tables import rates_text
+from mergegrid.study.reporting.catalogue import TABLES
+from mergegrid.study.reporting.rows import rates_text
 
-#: Reads answers as the paper's code does, where it differs from the primary metric.
 PAPER_RULE = "accuracy_paper_rule"
+"""Metric that extracts answers as the paper's code does."""
 
 
 def published(scores: pd.DataFrame, cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Every published cell that has scores of ours, with the difference to them.
+    """Compare the paper's numbers with the study's scores, if there are any.
 
     Args:
         scores: all scores.
-        cells: from `config.published_cells`.
+        cells: the paper's numbers, from `schema.published_cells`.
     """
-    rows = [row for cell in cells for row in _beside(_runs_of(scores, cell), cell)]
+    rows = [row for cell in cells for row in _comparisons(_runs_of(scores, cell), cell)]
     return pd.DataFrame(rows, columns=list(TABLES["published"].columns))
 
 
 def _runs_of(scores: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
-    """Our test scores for a cell: the chosen merges, or one expert at the cell's rate."""
+    """Select the test scores for a cell: the selected merges, or one expert at the cell's rate."""
     rows = scores[scores["study"] == ("merges" if cell["merged"] else "sweep")]
-    shown = rows["primary"] | (rows["metric"] == PAPER_RULE)
-    rows = rows[shown & (rows["split"] == "test") & rows["selected"]]
+    compared = rows["primary"] | (rows["metric"] == PAPER_RULE)
+    rows = rows[compared & (rows["split"] == "test") & rows["selected"]]
     for name in ("family", "experts", "task", "sparsifier"):
         rows = rows[rows[name] == cell[name]]
     if cell["merged"]:
@@ -44,11 +44,12 @@ def _rescales(settings: str) -> bool:
     return bool(json.loads(settings)["sparsifier"].get("rescale", False))
 
 
-def _beside(runs: pd.DataFrame, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
-    same = ("family", "experts", "models", "method", "sparsifier", "task", "source", "trust")
+def _comparisons(runs: pd.DataFrame, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row per metric."""
+    copied = ("family", "experts", "models", "method", "sparsifier", "task", "source", "trust")
     return [
         {
-            **{name: cell[name] for name in same},
+            **{name: cell[name] for name in copied},
             "rate": rates_text(group["rate"]),
             "metric": metric,
             "mean": group["value"].mean(),
@@ -64,17 +65,17 @@ def _beside(runs: pd.DataFrame, cell: Mapping[str, Any]) -> list[dict[str, Any]]
 
 
 def _differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> str:
-    """What is known to be done otherwise, and what of theirs is not known."""
-    told = []
+    """List the known differences from the paper's experiment, and its unpublished settings."""
+    differences = []
     if cell["merged"]:
-        told += _rate_differs(group, cell) + _setting_differs(group, cell)
+        differences += _rate_differs(group, cell) + _setting_differs(group, cell)
         if "test" in set(group["selection"]):
-            told.append("ours was chosen on the test split")
+            differences.append("ours was chosen on the test split")
     if cell["held_out"]:
-        told.append(f"ours on the {100 * (1 - cell['held_out']):g} % not held out")
+        differences.append(f"ours on the {100 * (1 - cell['held_out']):g} % not held out")
     if group["metric"].iloc[0] == "win_rate":
-        told.append("their judge was shut down")
-    return "; ".join(told)
+        differences.append("their judge was shut down")
+    return "; ".join(differences)
 
 
 def _rate_differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
@@ -88,5 +89,5 @@ def _rate_differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
 def _setting_differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
     if cell["scale"] is None:
         return ["their setting of the method is not published"]
-    ours = {json.loads(text)["method"].get("coefficient") for text in group["settings"]}
-    return [] if ours == {cell["scale"]} else [f"their coefficient is {cell['scale']:g}"]
+    used = {json.loads(text)["method"].get("coefficient") for text in group["settings"]}
+    return [] if used == {cell["scale"]} else [f"their coefficient is {cell['scale']:g}"]

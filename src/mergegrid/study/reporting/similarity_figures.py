@@ -1,4 +1,4 @@
-"""The figure of how alike embeddings of one family stay when deltas are dropped."""
+"""The figure of embeddings of sparsified experts compared with those of the unchanged ones."""
 
 from typing import Any
 
@@ -11,14 +11,16 @@ from matplotlib.ticker import MaxNLocator
 
 from mergegrid.study.reporting import style
 from mergegrid.study.reporting.drawing import in_style, legend_below, note
-from mergegrid.study.reporting.tables import BASE, similarity
+from mergegrid.study.reporting.rows import BASE
+from mergegrid.study.reporting.tables import similarity
 
 
 @in_style
 def similarity_figure(frame: pd.DataFrame, family: str) -> Figure:
-    """Cosine with the embeddings of the expert as it is, against the layer: a line per rate.
+    """Draw the cosine with the unchanged expert's embeddings against the layer.
 
-    A row of panels per expert, a column per sparsifier; lines are means over tokens and runs.
+    A row of panels per expert, a column per sparsifier, a line per rate: the mean over tokens and
+    runs.
     """
     table = similarity(frame)
     table = table[table["value"] == "mean"].dropna(axis="columns", how="all")
@@ -31,15 +33,16 @@ def similarity_figure(frame: pd.DataFrame, family: str) -> Figure:
     rates = sorted(lines["rate"].unique())
     figure = Figure(figsize=(style.WIDTH, 1.4 + 2.1 * len(experts)), layout="constrained")
     grid = figure.subplots(len(experts), len(kinds), squeeze=False, sharex=True, sharey=True)
-    colours = _colours(rates)
+    colors = _colors(rates)
     places = range(len(layers))
     for row, expert in zip(grid, experts, strict=True):
-        here = table[table["expert"] == expert]
+        of_expert = table[table["expert"] == expert]
         for axis, (kind, variant) in zip(row, kinds, strict=True):
-            drawn = here[(here["sparsifier"] == kind) & (here["variant"] == variant)]
-            for rate, values in zip(drawn["rate"], drawn[layers].to_numpy(), strict=True):
-                axis.plot(places, values, color=colours[rate], marker=".")
-            for values in here.loc[here["sparsifier"] == BASE, layers].to_numpy():
+            of_kind = of_expert["sparsifier"] == kind
+            points = of_expert[of_kind & (of_expert["variant"] == variant)]
+            for rate, values in zip(points["rate"], points[layers].to_numpy(), strict=True):
+                axis.plot(places, values, color=colors[rate], marker=".")
+            for values in of_expert.loc[of_expert["sparsifier"] == BASE, layers].to_numpy():
                 axis.plot(places, values, color=style.GREY, linestyle="--", linewidth=1.2)
             label = style.words(kind)
             axis.set_title(f"{expert}: {label} ({variant})" if variant else f"{expert}: {label}")
@@ -49,15 +52,15 @@ def similarity_figure(frame: pd.DataFrame, family: str) -> Figure:
         axis.set_xlabel("layer (0: what enters the first)")
     figure.supylabel("cosine, mean over tokens")
     legend: dict[str, Artist] = {
-        f"p = {rate:g}": Line2D([], [], color=colours[rate], marker=".") for rate in rates
+        f"p = {rate:g}": Line2D([], [], color=colors[rate], marker=".") for rate in rates
     }
     legend["base"] = Line2D([], [], color=style.GREY, linestyle="--", linewidth=1.2)
     legend_below(figure, legend, columns=7)
     return figure
 
 
-def _colours(rates: list[float]) -> dict[float, Any]:
-    """Pale for the lowest rate, dark for the highest."""
+def _colors(rates: list[float]) -> dict[float, Any]:
+    """Color each rate, pale for the lowest and dark for the highest."""
     palette = matplotlib.colormaps["viridis_r"]
     last = max(len(rates) - 1, 1)
     return {rate: palette(0.1 + 0.9 * place / last) for place, rate in enumerate(rates)}

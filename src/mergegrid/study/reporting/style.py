@@ -1,7 +1,7 @@
-"""How figures look: one colour, marker and hatch for each kind, safe for colour-blind readers.
+"""Style of figures: a color, marker and hatch for each kind, safe for color-blind readers.
 
-A kind keeps its look in every figure of every study: looks follow the order of the registries of
-sparsifiers and methods, which only grow at the end.
+A kind looks the same in every figure of every study: looks follow the order of the registries of
+sparsifiers and methods, to which new entries are only appended.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ SMALL = 8
 
 # Okabe and Ito's palette without yellow, which is too pale for a line on white.
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Paul Tol's muted palette: other hues, so that a method is not taken for a sparsifier.
+# Paul Tol's muted palette: other hues, so that methods and sparsifiers are not confused.
 _BARS = (
     "#332288", "#44AA99", "#CC6677", "#999933", "#882255", "#88CCEE", "#DDCC77", "#117733",
 )  # fmt: skip
@@ -33,7 +33,7 @@ _DASHES = ("-", (0, (4, 2)), ":", "-.")
 _WORDS = {"dare": "DARE", "ties": "TIES", "masked_finetuned": "masked fine-tuned"}
 
 RC: Mapping[str, Any] = {
-    "font.family": ["DejaVu Sans"],  # Comes with matplotlib: the same on every machine.
+    "font.family": ["DejaVu Sans"],  # Shipped with matplotlib: the same on every machine.
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -56,73 +56,73 @@ RC: Mapping[str, Any] = {
     "figure.constrained_layout.h_pad": 0.06,
     "figure.dpi": 100,
     "savefig.dpi": 200,
-    "svg.fonttype": "none",  # Text stays text: it can be searched and read aloud.
+    "svg.fonttype": "none",  # Text stays text, for search and screen readers.
     "svg.hashsalt": "mergegrid",  # Otherwise element ids are random.
 }
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one kind is drawn."""
+    """Style of one kind."""
 
     label: str
-    colour: str
+    color: str
     marker: str
     hatch: str
 
 
 def styled() -> AbstractContextManager[None]:
-    """The style of mergegrid for the block, whatever the user's own settings are."""
+    """Return a context with the style of mergegrid, independent of the user's settings."""
     settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, **RC}
     del settings["backend"]
     return matplotlib.rc_context(settings)
 
 
 def sparsifier_look(kind: str) -> Look:
-    """The look of a sparsifier; `none` is grey and has no hatch."""
+    """Return the look of a sparsifier; `none` is grey and has no hatch."""
     if kind == "none":
         return Look("every delta kept", GREY, "o", "")
     return _look(kind, _LINES, SPARSIFIER_ORDER.index(kind) - 1)
 
 
 def method_look(kind: str) -> Look:
-    """The look of a merging method."""
+    """Return the look of a merging method."""
     return _look(kind, _BARS, METHOD_ORDER.index(kind))
 
 
 def expert_look(index: int) -> tuple[str, Any]:
-    """Colour and dashes of the expert at this place among its family."""
+    """Return color and dashes of the expert at this position in its family."""
     return _LINES[index % len(_LINES)], dashes(index // len(_LINES))
 
 
 def dashes(index: int) -> Any:
-    """The line style that tells variants of one colour apart."""
+    """Return the line style of a variant, which shares its color with others."""
     return _DASHES[index % len(_DASHES)]
 
 
-def lighter(colour: str, share: float = 0.55) -> tuple[float, float, float]:
-    """A colour mixed with a share of white."""
-    red, green, blue = (value + (1 - value) * share for value in to_rgb(colour))
+def lighter(color: str, share: float = 0.55) -> tuple[float, float, float]:
+    """Mix a color with a share of white."""
+    red, green, blue = (value + (1 - value) * share for value in to_rgb(color))
     return red, green, blue
 
 
 def words(kind: str) -> str:
-    """A kind as readers know it, e.g. `task arithmetic`, `DARE`."""
+    """Return the readable name of a kind, e.g. `task arithmetic`, `DARE`."""
     return _WORDS.get(kind, kind.replace("_", " "))
 
 
-def _kinds(specs: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(spec.model_fields["kind"].default for spec in specs)
+def _kinds(settings: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(model.model_fields["kind"].default for model in settings)
 
 
 SPARSIFIER_ORDER = tuple(SPARSIFIERS)
 METHOD_ORDER = tuple(METHODS)
 
 
-def _look(kind: str, colours: tuple[str, ...], index: int) -> Look:
+def _look(kind: str, colors: tuple[str, ...], index: int) -> Look:
     return Look(
         words(kind),
-        colours[index % len(colours)],
+        colors[index % len(colors)],
         _MARKERS[index % len(_MARKERS)],
         _HATCHES[index % len(_HATCHES)],
     )

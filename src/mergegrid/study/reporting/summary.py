@@ -1,4 +1,4 @@
-"""What a finished run leaves: where its results are, and where its time went."""
+"""Summary of a finished run: where its results are, and how its time was spent."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from mergegrid.study.scoring.scores import read_scores
 
 
 def stage_times(logs: Path) -> pd.DataFrame:
-    """Time and memory of each stage, from the benchmark files of its jobs.
+    """Sum the time of each stage over its jobs.
 
     Returns:
-        Columns `stage`, `jobs`, `seconds` (sum over jobs), `cpu_seconds`, `peak_mb` (largest job).
+        Columns `stage`, `jobs`, `seconds`, `cpu_seconds` and `peak_mb` (of the largest job).
     """
     jobs = job_costs(logs).groupby("rule", sort=False)
     times = jobs.agg(
@@ -28,18 +28,18 @@ def stage_times(logs: Path) -> pd.DataFrame:
 
 
 def library_warnings(study: Study) -> list[str]:
-    """A line for each library of which several versions are behind the study's scores."""
+    """Return a warning for each library of which several versions produced the study's scores."""
     path = Path(study.paths.results) / "scores.parquet"
     if not path.is_file():
         return []
     scores = read_scores([path])
     if "libraries" not in scores:
-        return [f"warning: {path} was written by an earlier version; the next run makes it again"]
+        return [f"warning: {path} was written by an earlier version; the next run rebuilds it"]
     return [f"warning: {path}: {note}" for note in mixed_libraries(scores)]
 
 
 def summary(study: Study) -> str:
-    """Text for the end of a run."""
+    """Return the text that is printed at the end of a run."""
     results = Path(study.paths.results)
     times = stage_times(Path(study.paths.logs))
     table = times.to_string(index=False, float_format=lambda value: f"{value:.0f}")
@@ -50,12 +50,5 @@ def summary(study: Study) -> str:
         "report": results / "report.html",
     }
     lines = [f"{name:8} {path}" for name, path in places.items() if path.exists()]
-    return "\n".join(
-        [
-            "Time of each stage (jobs run side by side, so these add up to more than the wait):",
-            table,
-            "",
-            *lines,
-            *library_warnings(study),
-        ]
-    )
+    head = "Time of each stage (jobs run in parallel, so the sum exceeds the elapsed time):"
+    return "\n".join([head, table, "", *lines, *library_warnings(study)])

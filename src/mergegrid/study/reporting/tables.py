@@ -1,81 +1,83 @@
-"""Tables from tidy scores: values as they are, rounded only where a table is made for people.
+"""Tables from scores, deltas, similarities and training records.
 
-A run is one recipe scored: spreads (`std`, `min`, `max`) are over the runs of a setting, that is
-over training seeds and mask seeds. `std` has n-1 below the line and is missing for one run.
+Spreads (`std`, `min`, `max`) are over the runs of a setting: training seeds and mask seeds. `std`
+is the sample standard deviation (n - 1), missing for a single run. Values are rounded only in the
+tables ending in `_wide`. Comments of the form `[a, b]` give the columns that identify a row.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from mergegrid.study.reporting.style import METHOD_ORDER, SPARSIFIER_ORDER
-from mergegrid.study.schema.decoders import DecoderFinetune
-from mergegrid.study.schema.families import Finetune
+from mergegrid.deltas.paper_range import SHARE_SMALL
+from mergegrid.study.reporting.catalogue import TABLES
+from mergegrid.study.reporting.rows import (
+    BASE,
+    ORACLE,
+    SINGLE,
+    SPREAD,
+    in_order,
+    rates_text,
+    rows_of_study,
+    selected_with_references,
+    spread,
+    sweep_rows,
+    with_variants,
+)
 
-SPREAD = ["mean", "std", "min", "max", "runs"]
-#: Names that stand beside methods in summaries: what a merge is measured against.
-SINGLE, ORACLE, BASE = "single experts", "multitask oracle", "base"
-#: A share of a gain that is below this, or negative, means nothing.
 LEAST_GAIN = 0.02
+"""A share of a smaller, or negative, gain is meaningless."""
 _LINE = ["family", "task", "expert", "sparsifier", "variant"]
 _MERGE = ["family", "experts", "method", "sparsifier"]
-_QUANTILES = ["q50", "q90", "q99", "q999"]
-_SHARES = ["share_zero", "lost_in_bfloat16", "lost_in_float16"]
-_ORDERS: dict[str, tuple[str, ...]] = {
-    "sparsifier": ("", "none", BASE, *(kind for kind in SPARSIFIER_ORDER if kind != "none")),
-    "method": (SINGLE, ORACLE, BASE, *METHOD_ORDER),
-}
 
 
 def drop_rates(scores: pd.DataFrame) -> pd.DataFrame:
     """Score of each expert alone against the drop rate.
 
-    The expert as it is stands once, as sparsifier `none` at rate 0; the base with the expert's
-    head once, as `base`. `variant` names settings that tell lines of one sparsifier apart.
-    `stderr` is the mean standard error over the examples, `change` the mean difference to the
-    expert as it is, run by run with the same training seed.
+    The unchanged expert is one row, with sparsifier `none` at rate 0; so is the base with the
+    expert's head, with sparsifier `base`. `stderr` is the mean standard error over the examples,
+    `change` the mean difference to the unchanged expert with the same training seed.
     """
-    rows = sweep_rows(scores)
-    same = ["family", "expert", "task", "training_seed"]
-    whole = rows[rows["sparsifier"] == "none"].groupby(same)["value"].mean()
-    rows = rows.join(whole.rename("whole"), on=same)
+    rows = sweep_rows(scores)  # [recipe, task], one recipe per mask seed
+    keys = ["family", "expert", "task", "training_seed"]
+    whole = rows[rows["sparsifier"] == "none"].groupby(keys)["value"].mean()
+    rows = rows.join(whole.rename("whole"), on=keys)
     rows["change"] = rows["value"] - rows["whole"]
     keys = [*_LINE, "rate", "metric"]
-    table = _spread(rows, keys, stderr=("stderr", "mean"), change=("change", "mean"))
+    table = spread(rows, keys, stderr=("stderr", "mean"), change=("change", "mean"))
     return in_order(table, [*_LINE, "rate"], like=rows)[[*keys, *SPREAD, "stderr", "change"]]
 
 
 def drop_rates_wide(scores: pd.DataFrame) -> pd.DataFrame:
-    """The drop rates for people: one row per line, one column per rate, `mean ± std`.
+    """The drop rates with one row per line of a plot and one column per rate, `mean ± std`.
 
-    Every sparsifier starts with the expert as it is; the base stands in a row of its own.
+    Every sparsifier starts with the unchanged expert; the base has a row of its own.
     """
-    points = drop_rates(scores)
+    points = drop_rates(scores)  # [line, rate]
     points["text"] = _mean_and_std(points)
     points["rate"] = points["rate"].map("{:g}".format)
     lines = points[points["sparsifier"] != "none"]
     whole = points.loc[points["sparsifier"] == "none", ["family", "expert", "task", "rate", "text"]]
     dropped = lines[lines["sparsifier"] != BASE]
-    starts = dropped[[*_LINE, "metric"]].drop_duplicates().merge(whole)
+    starts = dropped[[*_LINE, "metric"]].drop_duplicates().merge(whole)  # [line], at rate 0
     rates = sorted({*points["rate"]}, key=float)
-    wide = _pivot(pd.concat([lines, starts]), [*_LINE, "metric"], "rate", rates)
-    named = wide["sparsifier"] + (" (" + wide["variant"] + ")").where(wide["variant"] != "", "")
-    wide = wide.assign(sparsifier=named)
+    wide = _pivot(pd.concat([lines, starts]), [*_LINE, "metric"], "rate", rates)  # [line]
+    variant = (" (" + wide["variant"] + ")").where(wide["variant"] != "", "")
+    wide = wide.assign(sparsifier=wide["sparsifier"] + variant)
     return wide[["family", "task", "expert", "metric", "sparsifier", *rates]]
 
 
 def merges(scores: pd.DataFrame) -> pd.DataFrame:
-    """Test score of every chosen merge on every task of its experts.
+    """Test score of every selected merge on every task of its experts.
 
-    `expert` and `base` are the scores of the single expert of the task and of the base with its
-    head, for the same training seeds; `retained` is the share of the gain between the two that
-    the merge keeps.
+    `expert` and `base` are the scores of the task's single expert and of the base with its head,
+    for the same training seeds; `retained` is the share of the gain between the two that the merge
+    keeps.
     """
-    rows = _chosen(scores)
+    rows = selected_with_references(scores)  # [recipe, task]
     keys = [*_MERGE, "rate", "settings", "task", "metric", "selection"]
-    table = _spread(rows, keys, expert=("expert", "mean"), base=("base", "mean"))
+    table = spread(rows, keys, expert=("expert", "mean"), base=("base", "mean"))
     table = in_order(table, [*_MERGE, "rate", "settings", "task"], like=rows)
     gain = table["expert"] - table["base"]
     table["retained"] = ((table["mean"] - table["base"]) / gain).where(gain > LEAST_GAIN)
@@ -83,15 +85,15 @@ def merges(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def merge_summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Spread of the chosen merges per task and, as task `mean`, over the tasks of each set.
+    """Spread of the selected merges per task and, as task `mean`, over the tasks of each set.
 
-    Methods `single experts`, `base` and, where the study has one, `multitask oracle` are what the
-    merges are measured against. `rate` is text: the chosen rates, several where training seeds or
-    tasks chose differently. A run is a training seed with a mask seed: where every task has a
-    setting of its own, that is several recipes.
+    The references `single experts`, `base` and `multitask oracle` are listed as methods. `rate` is
+    text: the selected rates, several if they differ between training seeds or tasks. A run is a
+    training seed with a mask seed; if candidates are selected per task, that is several recipes.
     """
-    chosen = _chosen(scores)
-    alone = chosen.drop_duplicates(["family", "experts", "training_seed", "task"])
+    selected = selected_with_references(scores)  # [recipe, task]
+    # [family, experts, training_seed, task]
+    alone = selected.drop_duplicates(["family", "experts", "training_seed", "task"])
     no_mask = pd.array([pd.NA] * len(alone), dtype="Int64")
     alone = alone.assign(sparsifier="", rate=float("nan"), mask_seed=no_mask)
     rows = pd.concat(
@@ -99,40 +101,42 @@ def merge_summary(scores: pd.DataFrame) -> pd.DataFrame:
             alone.assign(method=SINGLE, value=alone["expert"]),
             alone.assign(method=ORACLE, value=alone["oracle"]),
             alone.assign(method=BASE, value=alone["base"]),
-            chosen,
+            selected,
         ]
     ).dropna(subset="value")
     run = [*_MERGE, "selection", "training_seed", "mask_seed"]
-    by_run: dict[str, Any] = {"as_index": False, "sort": False, "dropna": False}
-    of_tasks = rows.groupby([*run, "task"], **by_run)["value"].mean()
-    means = of_tasks.groupby(run, **by_run)["value"].mean().assign(task="mean")
+    grouping: dict[str, Any] = {"as_index": False, "sort": False, "dropna": False}
+    of_tasks = rows.groupby([*run, "task"], **grouping)["value"].mean()  # [run, task]
+    means = of_tasks.groupby(run, **grouping)["value"].mean().assign(task="mean")  # [run]
     keys = [*_MERGE, "selection"]
-    table = _spread(pd.concat([of_tasks, means]), [*keys, "task"])
+    table = spread(pd.concat([of_tasks, means]), [*keys, "task"])  # [merge, task or mean]
     rates = rows.groupby(keys)["rate"].agg(rates_text).rename("rate").astype("string")
     table = table.join(rates, on=keys)
-    table = in_order(table, [*_MERGE, "task"], like=pd.concat([chosen, means]))
+    table = in_order(table, [*_MERGE, "task"], like=pd.concat([selected, means]))
     return table[[*keys, "rate", "task", *SPREAD]]
 
 
 def merges_wide(scores: pd.DataFrame) -> pd.DataFrame:
-    """Merges for people: one column per task and their mean over the tasks of the set."""
-    summary = merge_summary(scores)
+    """Merges with one column per task and their mean over the tasks of the set."""
+    summary = merge_summary(scores)  # [merge, task or mean]
     tasks = [task for task in summary["task"].unique() if task != "mean"]
     summary["text"] = _mean_and_std(summary)
-    at = summary["sparsifier"] + (" at " + summary["rate"]).where(summary["rate"] != "", "")
-    summary["sparsifier"] = at.where(summary["sparsifier"] != "none", "none")
-    return _pivot(summary, [*_MERGE, "selection"], "task", [*tasks, "mean"])
+    rate = (" at " + summary["rate"]).where(summary["rate"] != "", "")
+    with_rate = summary["sparsifier"] + rate
+    summary["sparsifier"] = with_rate.where(summary["sparsifier"] != "none", "none")
+    return _pivot(summary, [*_MERGE, "selection"], "task", [*tasks, "mean"])  # [merge]
 
 
 def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
     """Every candidate with its mean over tasks and mask seeds on the selection split.
 
-    Where every task has a choice of its own, a candidate is a row for each: `chosen_for` is the
-    expert whose task it is, else `mean`.
+    `chosen_for` is `mean`; or, if candidates are selected per task, the expert of the task, and a
+    candidate has a row per task.
     """
     rows = rows_of_study(scores, "merges")
-    rows = rows[rows["split"] == rows["selection"]]
-    rows = rows.assign(chosen_for=rows["head"].where(rows["aim"].eq("each").fillna(False), "mean"))
+    rows = rows[rows["split"] == rows["selection"]]  # [recipe, task]
+    per_task = rows["aim"].eq("each").fillna(False)
+    rows = rows.assign(chosen_for=rows["head"].where(per_task, "mean"))
     keys = ["family", "experts", "chosen_for", "training_seed"]
     keys += ["method", "sparsifier", "rate", "settings"]
     grouped = rows.groupby([*keys, "selection"], as_index=False, sort=False)
@@ -142,27 +146,48 @@ def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
     return in_order(table, keys, like=rows)[[*keys, "mean", "runs", "selected", "selection"]]
 
 
+def benchmarks(scores: pd.DataFrame) -> pd.DataFrame:
+    """Every metric of every decoder on every benchmark, with the engine that generated answers.
+
+    `stderr` is the mean standard error over the questions, `n` their number.
+    """
+    rows = scores[scores["engine"] != ""]  # [recipe, task, metric, split, engine]
+    keys = [*_MERGE, "rate", "settings", "task", "metric", "split", "engine"]
+    table = spread(rows, keys, stderr=("stderr", "mean"), n=("n", "first"))
+    order = [*_MERGE, "rate", "settings", "task", "split"]
+    return in_order(table, order, like=rows)[[*keys, *SPREAD, "stderr", "n"]]
+
+
 def delta_ranges(deltas: pd.DataFrame) -> pd.DataFrame:
     """Size of the deltas of each whole expert; `qNN` is the percentile NN of |delta|.
 
-    `share_zero` have no delta; `lost_in_...` lose theirs when base + delta is rounded to the dtype.
+    `share_zero` have no delta; `lost_in_...` lose it when base + delta is rounded to the dtype.
     """
-    return _whole_deltas(deltas, ["mean", *_QUANTILES, "max", "share_below_0.002", *_SHARES, "n"])
+    quantiles = ["mean", "q50", "q90", "q99", "q999", "max", SHARE_SMALL]
+    return _whole_deltas(
+        deltas, [*quantiles, "share_zero", "lost_in_bfloat16", "lost_in_float16", "n"]
+    )
 
 
 def delta_deciles(deltas: pd.DataFrame) -> pd.DataFrame:
-    """Deltas of each whole expert with their signs: `dNN` is the percentile NN."""
+    """Signed deltas of each whole expert: `dNN` is the percentile NN."""
     columns = ["lowest", *(f"d{percent}" for percent in range(10, 100, 10)), "highest"]
     return _whole_deltas(deltas, columns)
 
 
-def similarity(similarity: pd.DataFrame) -> pd.DataFrame:
-    """Cosine of each layer's embeddings with those of the expert as it is, a column per layer.
+def _whole_deltas(deltas: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    keys = ["family", "expert", "training_seed"]
+    table = deltas.loc[deltas["tensor"] == "all", [*keys, *columns]]
+    return in_order(table, keys, like=table)
 
-    `value` says what of the tokens a row shows, their `mean` or their 5 % quantile `q05`: its mean
-    over the runs. The base alone stands once, as `base`.
+
+def similarity(similarity: pd.DataFrame) -> pd.DataFrame:
+    """Cosine of each layer's embeddings with those of the unchanged expert, a column per layer.
+
+    `value` is the statistic over tokens that a row shows, their `mean` or 5 % quantile `q05`,
+    averaged over the runs. The base alone is one row, as sparsifier `base`.
     """
-    rows = _with_variants(similarity)
+    rows = with_variants(similarity)  # [recipe, layer]
     keys = ["family", "expert", "sparsifier", "variant", "rate"]
     runs = rows[rows["layer"] == 0].groupby(keys, as_index=False, sort=False)
     counts = runs.agg(runs=("layer", "size"), tokens=("tokens", "max"))
@@ -170,28 +195,23 @@ def similarity(similarity: pd.DataFrame) -> pd.DataFrame:
     for value in ("mean", "q05"):
         wide = rows.pivot_table(index=keys, columns="layer", values=value, sort=False)
         wide.columns = pd.Index([f"layer_{layer}" for layer in wide.columns])
-        parts.append(wide.reset_index().assign(value=value))
-    table = pd.concat(parts).merge(counts, on=keys)
+        parts.append(wide.reset_index().assign(value=value))  # [line, rate]
+    table = pd.concat(parts).merge(counts, on=keys)  # [line, rate, value]
     layers = [name for name in table.columns if str(name).startswith("layer_")]
     order = [*keys, "value"]
     table = in_order(table, order, like=rows.assign(value="mean"))
     return table[[*order, *layers, "runs", "tokens"]]
 
 
-def _whole_deltas(deltas: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    table = deltas.loc[deltas["tensor"] == "all", ["family", "expert", "training_seed", *columns]]
-    return in_order(table, ["family", "expert", "training_seed"], like=table)
-
-
 def expert_table(experts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """How each expert was trained, and its best epoch on validation, the first of equals.
+    """Training of each expert and its best epoch on validation, the first if several are equal.
 
-    Ready experts, which were not trained here, have neither settings nor epochs.
+    Ready-made experts, which were not trained here, have neither settings nor epochs.
     """
     rows = []
     for expert in experts:
         curve: list[Mapping[str, float]] = expert["curve"]
-        best = max(curve, key=lambda entry: entry["validation"], default=dict[str, float]())
+        best = max(curve, key=lambda epoch: epoch["validation"], default=dict[str, float]())
         rows.append(
             {
                 **{name: expert[name] for name in ("family", "expert", "task", "metric")},
@@ -201,14 +221,13 @@ def expert_table(experts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "best_validation": best.get("validation"),
             }
         )
-    head = ["family", "expert", "task", "training_seed", "metric", *Finetune.model_fields]
-    return pd.DataFrame(rows, columns=[*head, "best_epoch", "best_validation"])
+    return pd.DataFrame(rows, columns=list(TABLES["experts"].columns))
 
 
 def decoder_table(decoders: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """How each decoder was trained, and its loss on held-out answers after the last epoch.
+    """Training of each decoder and its loss on held-out answers after the last epoch.
 
-    Ready decoders, which were not trained here, have neither settings nor a loss.
+    Ready-made decoders, which were not trained here, have neither settings nor a loss.
     """
     rows = []
     for decoder in decoders:
@@ -223,121 +242,12 @@ def decoder_table(decoders: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "validation_loss": training["curve"][-1]["loss"] if training else None,
             }
         )
-    head = ["family", "expert", "training_seed"]
-    names = [name for name in DecoderFinetune.model_fields if name != "lora"]
-    return pd.DataFrame(rows, columns=[*head, *names, "lora_rank", "validation_loss"])
+    return pd.DataFrame(rows, columns=list(TABLES["decoders"].columns))
 
 
-def benchmarks(scores: pd.DataFrame) -> pd.DataFrame:
-    """Every metric of every decoder on every benchmark, with the engine that wrote the answers.
-
-    `stderr` is the mean standard error over the questions, `n` their number.
-    """
-    rows = scores[scores["engine"] != ""]
-    keys = [*_MERGE, "rate", "settings", "task", "metric", "split", "engine"]
-    table = _spread(rows, keys, stderr=("stderr", "mean"), n=("n", "first"))
-    order = [*_MERGE, "rate", "settings", "task", "split"]
-    return in_order(table, order, like=rows)[[*keys, *SPREAD, "stderr", "n"]]
-
-
-def rows_of_study(scores: pd.DataFrame, study: str) -> pd.DataFrame:
-    """The primary scores of a study; where engines differ, each task says by which."""
-    rows = scores[scores["primary"]]
-    several = rows["family"].map(rows.groupby("family")["engine"].nunique()) > 1
-    marked = rows["task"] + " [" + rows["engine"] + "]"
-    rows = rows.assign(task=rows["task"].mask(several, marked))
-    return rows[rows["study"] == study].reset_index(drop=True)
-
-
-def sweep_rows(scores: pd.DataFrame) -> pd.DataFrame:
-    """Test rows of the sweep; the recipe that leaves the base alone goes by that name."""
-    rows = rows_of_study(scores, "sweep").rename(columns={"experts": "expert"})
-    return _with_variants(rows[rows["split"] == "test"])
-
-
-def _with_variants(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the settings that tell lines of one sparsifier apart; the base has its name."""
-    is_base = (rows["sparsifier"] == "drop_only") & (rows["rate"] == 1)
-    rows = rows.assign(sparsifier=rows["sparsifier"].mask(is_base, BASE))
-    labels = variant_labels(rows)
-    pairs = zip(rows["sparsifier"], rows["settings"], strict=True)
-    return rows.assign(variant=pd.Series([labels[pair] for pair in pairs], rows.index, "string"))
-
-
-def variant_labels(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """The settings that differ within a sparsifier, e.g. `scope=global`, by kind and settings."""
-    labels = {}
-    for kind, group in rows.groupby("sparsifier"):
-        variants = {text: json.loads(text)["sparsifier"] for text in group["settings"].unique()}
-        names = sorted({name for settings in variants.values() for name in settings})
-        told = [name for name in names if len({str(s.get(name)) for s in variants.values()}) > 1]
-        for text, settings in variants.items():
-            values = {name: settings[name] for name in told if name in settings}
-            label = ", ".join(f"{name}={_plain(value)}" for name, value in values.items())
-            labels[str(kind), text] = label
-    return labels
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
-    """Test rows of chosen merges, beside the scores of single expert, base and oracle."""
-    rows = rows_of_study(scores, "merges")
-    chosen = rows[(rows["split"] == "test") & rows["selected"]]
-    references = _references(scores, chosen)
-    # Experts that share a task give one score: a run is one recipe scored.
-    of_head = ["head", "value", "stderr", "n"]
-    same = list(chosen.columns.drop(of_head))
-    chosen = chosen.groupby(same, sort=False, dropna=False)[["value"]].mean().reset_index()
-    keys = ["family", "experts", "task", "training_seed"]
-    together = (
-        rows_of_study(scores, "oracle").query("split == 'test'").groupby(keys)["value"].mean()
-    )
-    chosen = chosen.join(together.rename("oracle"), on=keys)
-    return chosen.merge(references, how="left", on=keys)
-
-
-def _references(scores: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:
-    """Scores `expert` and `base` by set, task and training seed.
-
-    They are of the expert whose head or ability the merge is scored on; where several of a set
-    have the heads of one task, the mean of theirs.
-    """
-    sweep = sweep_rows(scores)
-    keys = ["family", "expert", "task", "training_seed"]
-    kinds = {"none": "expert_score", BASE: "base"}
-    both = [
-        sweep[sweep["sparsifier"] == kind].groupby(keys)["value"].mean().rename(name)
-        for kind, name in kinds.items()
-    ]
-    alone = pd.concat(both, axis=1).reset_index()
-    heads = merged[["family", "experts", "task", "head"]].drop_duplicates()
-    heads = heads.rename(columns={"head": "expert"})
-    members = heads.merge(alone, on=["family", "expert", "task"])
-    keys = ["family", "experts", "task", "training_seed"]
-    means = members.groupby(keys, as_index=False)[list(kinds.values())].mean()
-    return means.rename(columns={"expert_score": "expert"})
-
-
-def _spread(rows: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> pd.DataFrame:
-    """Mean, standard deviation and range of the values of each group, and its number of runs."""
-    aggregates = {name: ("value", "size" if name == "runs" else name) for name in SPREAD}
-    return rows.groupby(keys, as_index=False, sort=False).agg(**aggregates, **more)
-
-
-def in_order(table: pd.DataFrame, columns: list[str], like: pd.DataFrame) -> pd.DataFrame:
-    """Sort by columns: kinds as registered, other names as they first appear in `like`."""
-
-    def ranks(column: "pd.Series[Any]") -> "pd.Series[Any]":
-        if pd.api.types.is_numeric_dtype(column):
-            return column
-        known = _ORDERS.get(str(column.name), ())
-        names = list(dict.fromkeys([*known, *like[column.name], *column]))
-        return column.map({name: rank for rank, name in enumerate(names)}).astype("int64")
-
-    return table.sort_values(columns, key=ranks, ignore_index=True)
+def source_table(sources: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Models and data sets as fetched, one row per record."""
+    return pd.DataFrame(sources, columns=list(TABLES["sources"].columns))
 
 
 def _mean_and_std(table: pd.DataFrame) -> list[str]:
@@ -345,13 +255,8 @@ def _mean_and_std(table: pd.DataFrame) -> list[str]:
     return [f"{mean:.3f}" + ("" if pd.isna(std) else f" ± {std:.3f}") for mean, std in pairs]
 
 
-def rates_text(rates: "pd.Series[float]") -> str:
-    """The rates in a column, each once, e.g. `0.5, 0.9`."""
-    return ", ".join(f"{rate:g}" for rate in sorted(rates.dropna().unique()))
-
-
 def _pivot(table: pd.DataFrame, keys: list[str], column: str, names: list[str]) -> pd.DataFrame:
-    """Texts of a long table side by side, rows in their order, gaps empty."""
+    """Spread the column `text` over columns, [keys, column] to [keys]; gaps are empty."""
     order = table[keys].drop_duplicates()
     wide = table.pivot(index=keys, columns=column, values="text").reindex(columns=names)
     return order.merge(wide.reset_index(), on=keys).fillna("")[[*keys, *names]]

@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from mergegrid.study.reporting.catalogue import Results, make_table
+from mergegrid.study.reporting.catalogue import TABLES
 from mergegrid.study.reporting.comparisons import comparison_summary
-from mergegrid.study.reporting.specs import TABLES
+from mergegrid.study.reporting.results import Results
 from mergegrid.study.scoring.comparisons import COLUMNS
 
 
@@ -84,6 +84,6 @@ def test_sweeps_are_counted_by_rate_and_variant():
 def test_tables_have_the_described_columns(tmp_path, name, rows):
     frame(*rows).to_parquet(tmp_path / "comparisons.parquet")
     results = Results.from_files({"comparisons": str(tmp_path / "comparisons.parquet")})
-    table = make_table(name, results)
+    table = TABLES[name].make(results)
     assert list(table.columns) == list(TABLES[name].columns)
     assert len(table) == len(rows)

@@ -291,7 +291,7 @@ def test_kinds_of_a_registry_look_different() -> None:
         [sparsifier_look(kind) for kind in SPARSIFIER_ORDER],
         [method_look(kind) for kind in METHOD_ORDER],
     ):
-        assert len({look.colour for look in looks}) == len(looks)
+        assert len({look.color for look in looks}) == len(looks)
         assert len({look.label for look in looks}) == len(looks)
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mergegrid.study.reporting.catalogue import Results, table_notes
 from mergegrid.study.reporting.files import write_table
-from mergegrid.study.reporting.libraries import mixed_libraries
+from mergegrid.study.reporting.libraries import mixed_libraries, table_notes
 from mergegrid.study.reporting.summary import library_warnings
 from mergegrid.study.schema.loading import read_study
 
@@ -40,7 +39,7 @@ def test_minor_versions_of_python_matter_and_patches_do_not():
 
 def test_the_note_stands_below_the_table_and_in_the_caption_of_latex(tmp_path):
     scores({"torch": ["2.13.0"]}, {"torch": ["2.14.0"]}).to_parquet(tmp_path / "scores.parquet")
-    notes = table_notes(Results(scores=[tmp_path / "scores.parquet"]))
+    notes = table_notes([tmp_path / "scores.parquet"])
     paths = [tmp_path / f"table.{kind}" for kind in ("csv", "md", "html", "tex")]
     write_table(pd.DataFrame({"value": [1.0]}), *paths, "A caption.", notes)
     for path in paths[1:]:
@@ -49,7 +48,7 @@ def test_the_note_stands_below_the_table_and_in_the_caption_of_latex(tmp_path):
 
 
 def test_tables_of_anything_but_scores_have_no_note():
-    assert table_notes(Results()) == []
+    assert table_notes([]) == []
 
 
 def test_the_check_of_a_study_warns_of_mixed_and_of_older_results(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from mergegrid.study.reporting import tables
-from mergegrid.study.reporting.catalogue import Results, make_table
+from mergegrid.study.reporting.catalogue import TABLES
+from mergegrid.study.reporting.results import Results
 from mergegrid.study.scoring.scores import COLUMNS, score_frame
 
 
@@ -458,7 +459,7 @@ def test_decoders_are_read_from_their_folders_and_ready_ones_have_no_training(
     training = {"settings": {"epochs": 1}, "curve": [{"epoch": 1.0, "loss": 0.5}]}
     (folders[0] / "training.json").write_text(json.dumps(training))
     results = Results.from_files({"decoders": [str(folder) for folder in folders]})
-    table = make_table("decoders", results)
+    table = TABLES["decoders"].make(results)
     assert table[["family", "expert", "training_seed"]].to_numpy().tolist() == [
         ["llama-2.7b", "math", 4],
         ["llama-2.7b", "ready", 4],
@@ -473,7 +474,7 @@ def test_sources_show_the_licence_of_the_configuration_before_their_own(tmp_path
         (tmp_path / f"{name}.json").write_text(json.dumps({**record, "sha256": None}))
     request = json.dumps({"licences": {"base~llama-2.7b": "llama2", "benchmark~gsm8k": None}})
     files = [str(path) for path in sorted(tmp_path.iterdir())]
-    table = make_table("sources", Results.from_files({"sources": files}, request))
+    table = TABLES["sources"].make(Results.from_files({"sources": files}, request))
     assert table[["name", "licence"]].to_numpy().tolist() == [
         ["base~llama-2.7b", "llama2"],
         ["benchmark~gsm8k", "mit"],
@@ -484,5 +485,5 @@ def test_several_files_of_scores_are_one_table(tmp_path: Path) -> None:
     for name, rows in {"one": SWEEP, "two": DECODERS}.items():
         frame(rows).to_parquet(tmp_path / f"{name}.parquet")
     files = {"scores": [str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet")]}
-    table = make_table("benchmarks", Results.from_files(files))
+    table = TABLES["benchmarks"].make(Results.from_files(files))
     pd.testing.assert_frame_equal(table, tables.benchmarks(frame([*SWEEP, *DECODERS])))
