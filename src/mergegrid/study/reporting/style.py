@@ -111,10 +111,6 @@ def words(kind: str) -> str:
     return _WORDS.get(kind, kind.replace("_", " "))
 
 
-def _kinds(settings: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(model.model_fields["kind"].default for model in settings)
-
-
 SPARSIFIER_ORDER = tuple(SPARSIFIERS)
 METHOD_ORDER = tuple(METHODS)
 

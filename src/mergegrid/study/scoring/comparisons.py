@@ -1,15 +1,15 @@
-"""Paired comparisons: is the difference between two models more than the luck of the examples?
+"""Paired comparisons: is the difference between two models larger than chance explains?
 
-Compared are, on the test split, in the sweep every sparsifier at every rate with the expert as it
-is, and among chosen merges every sparsifier in front of a method with the same method without one.
-Both sides have the same experts, task head and training seeds.
+On the test split, sweeps compare every sparsifier at every rate with the unchanged expert, and
+merges compare every selected sparsifier with a method to the same method without one. Both sides
+have the same experts, task head and training seeds.
 
-Resampled are, with replacement, the test examples, of which all models of a task see the same draw;
-and the runs of the side with the sparsifier: training seeds, and for each drawn seed as many of its
-masks as it has. A single run leaves only the examples to draw. The interval holds the middle 95 %
-of the differences of the resamples. `p` is twice the share of resamples on the rarer side of zero,
-zero itself included, with one more counted on either (two-sided percentile bootstrap); `p_holm`
-holds for all comparisons of one study of one family together (Holm 1979).
+Test examples are resampled with replacement, the same ones for all models of a task. So are the
+runs of the side with the sparsifier: training seeds, and for each drawn seed as many of its masks
+as it has. With a single run, only examples are resampled. The interval holds the middle 95 % of the
+resampled differences. `p` is twice the share of resamples on the rarer side of zero (including
+zero), with one added to both counts (two-sided percentile bootstrap); `p_holm` corrects it for all
+comparisons of a study and family (Holm 1979).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from mergegrid.study.scoring.resampling import Floats, generator, resampled
 
 STAGE_VERSIONS = {"comparisons": 1}
 
-#: Column, type, meaning: the whole of `results/comparisons.parquet`.
+#: Columns of `results/comparisons.parquet`: type and description.
 COLUMNS = {
     "study": ("string", "`sweep` (one expert alone) or `merges`"),
     "family": ("string", "base and experts, as named in the configuration"),
@@ -36,40 +36,38 @@ COLUMNS = {
     "head": ("string", "expert whose task head is scored, or whose ability a benchmark measures"),
     "task": ("string", "task or benchmark"),
     "metric": ("string", "metric of the task"),
-    "engine": ("string", "what wrote the answers of decoders; empty for encoders"),
+    "engine": ("string", "engine that generated decoders' answers; empty for encoders"),
     "method": ("string", "kind of the merging method of both sides"),
     "sparsifier": ("string", "kind of the sparsifier"),
-    "rate": ("string", "its drop rate; several where training seeds chose differently"),
+    "rate": ("string", "drop rate; several if training seeds selected different ones"),
     "settings": ("string", "all other parameters, as JSON; several as for the rate"),
-    "against": ("string", "the other side: the `expert` as it is, or the method with `none`"),
-    "runs": ("int64", "recipes compared: training seeds times mask seeds"),
+    "against": ("string", "the other side: the unchanged `expert`, or the method with `none`"),
+    "runs": ("int64", "number of compared recipes: training seeds times mask seeds"),
     "n": ("int64", "number of test examples"),
-    "difference": ("float64", "how much better the side with the sparsifier is"),
+    "difference": ("float64", "score with the sparsifier minus score without"),
     "low": ("float64", "lower end of the 95 % interval"),
     "high": ("float64", "upper end of the 95 % interval"),
     "p": ("float64", "two-sided p-value of the bootstrap"),
-    "p_holm": ("float64", "the same, corrected for all comparisons of the family and study"),
+    "p_holm": ("float64", "p-value corrected for all comparisons of the family and study"),
 }
 _RESAMPLES = 10_000
-#: A p-value has a floor of 2 / resamples: with so many to each comparison, Holm's correction of
-#: the floor stays below 0.05.
-_RESAMPLES_EACH = 80
+_RESAMPLES_PER_COMPARISON = 80
+"""The smallest p-value is 2 / resamples: with so many, Holm's correction keeps it below 0.05."""
 _SIDE = ["family", "experts", "head", "task", "metric", "engine", "method"]
-_MODEL = ["recipe_digest", "head", "task"]
-
 
 Answers = Mapping[tuple[str, str], Floats]
-"""Of a recipe, by its digest, and a task head: classes or numbers, one for each test example; and
-of a recipe and a benchmark: values of the primary metric, one for each test question."""
+"""By recipe digest and task head, the predicted class or number of each test example; by recipe
+digest and benchmark, the value of the primary metric of each test question."""
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """One comparison: its place in the table, the runs of one side, and their others."""
+class _Comparison:
+    """One row of the table to be."""
 
-    place: dict[str, Any]
+    keys: dict[str, Any]
+    """Columns that identify the row."""
     runs: pd.DataFrame
-    """One row per run, with the position of its model and of that of the other side."""
+    """A row per run: `training_seed`, and the numbers `model` and `model_other` of both sides."""
 
 
 def compare(
@@ -78,167 +76,170 @@ def compare(
     labels: Mapping[str, Floats],
     resamples: int | None = None,
 ) -> pd.DataFrame:
-    """All paired comparisons of a study.
+    """Make all paired comparisons of a study.
 
     Args:
-        scores: of all recipes.
-        answers: of all models, as `read_answers` gives them.
-        labels: of the test examples, by task.
-        resamples: how many to draw; when unset 10,000, or 80 for each comparison if that is more.
+        scores: scores of all recipes.
+        answers: answers of all models, from `read_answers`.
+        labels: labels of the test examples by task.
+        resamples: number of resamples; by default 10,000, or 80 per comparison if that is more.
 
     Raises:
         DataError: a score has no answers, or not as many as there are examples.
     """
     tested = _tested(scores)
-    pairs = [*_pairs_of_sweeps(tested), *_pairs_of_merges(tested)]
+    comparisons = [*_comparisons_of_sweeps(tested), *_comparisons_of_merges(tested)]
     if resamples is None:
-        of_study = [(pair.place["study"], pair.place["family"]) for pair in pairs]
-        most = max((of_study.count(each) for each in set(of_study)), default=0)
-        resamples = max(_RESAMPLES, _RESAMPLES_EACH * most)
-    by_task: dict[tuple[str, str, str], list[_Pair]] = {}
-    for pair in pairs:
-        key = (pair.place["family"], pair.place["task"], pair.place["engine"])
-        by_task.setdefault(key, []).append(pair)
+        groups = [(item.keys["study"], item.keys["family"]) for item in comparisons]
+        largest = max((groups.count(group) for group in set(groups)), default=0)
+        resamples = max(_RESAMPLES, _RESAMPLES_PER_COMPARISON * largest)
+    by_task: dict[tuple[str, str, str], list[_Comparison]] = {}
+    for item in comparisons:
+        key = (item.keys["family"], item.keys["task"], item.keys["engine"])
+        by_task.setdefault(key, []).append(item)
     rows = [
         row
         for (_, task, _), group in by_task.items()
-        for row in _rows(tested, group, answers, labels.get(task), resamples)
+        for row in _bootstrap(tested, group, answers, labels.get(task), resamples)
     ]
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "p_holm"])
     table["p_holm"] = table.groupby(["study", "family"])["p"].transform(
         lambda values: holm(np.asarray(values, dtype=np.float64))
     )
     types = {name: kind for name, (kind, _) in COLUMNS.items()}
-    return _ordered(table, scores).astype(types)[list(types)]
+    return _in_order(table, scores).astype(types)[list(types)]
 
 
 def read_answers(predictions: Sequence[Path], records: Sequence[Path]) -> Answers:
-    """What every model answered on the test split.
+    """Read the answers of every model on the test split.
 
     Args:
         predictions: files of encoders.
-        records: files of decoders, one row per answer.
+        records: files of decoders, with a row per answer.
     """
-    found: dict[tuple[str, str], Floats] = {}
+    answers: dict[tuple[str, str], Floats] = {}
     for path in predictions:
         frame = pd.read_parquet(path)
         columns = (frame[name] for name in ("recipe_digest", "head", "predictions"))
         for recipe, head, values in zip(*columns, strict=True):
-            found[recipe, head] = np.asarray(values, dtype=np.float64)
+            answers[recipe, head] = np.asarray(values, dtype=np.float64)
     question = ["recipe_digest", "benchmark", "id"]
     for path in records:
         frame = pd.read_parquet(path, columns=[*question, "split", "value"])
         frame = frame[frame["split"] == "test"].drop_duplicates(question).sort_values(question)
         for (recipe, benchmark), group in frame.groupby(question[:2], sort=False):
-            found[str(recipe), str(benchmark)] = group["value"].to_numpy(dtype=np.float64)
-    return found
+            answers[str(recipe), str(benchmark)] = group["value"].to_numpy(dtype=np.float64)
+    return answers
 
 
 def read_labels(examples: Sequence[Path]) -> dict[str, Floats]:
-    """The labels of the test examples of tasks, each by the name of its file."""
-    found = {}
+    """Read the labels of the test examples of tasks, by task: the name of the file."""
+    labels = {}
     for path in examples:
         frame = pd.read_parquet(path, columns=["split", "label"])
-        labels = frame.loc[frame["split"] == "test", "label"]
-        found[path.name.removesuffix(".parquet")] = labels.to_numpy(dtype=np.float64)
-    return found
+        of_test = frame.loc[frame["split"] == "test", "label"]
+        labels[path.name.removesuffix(".parquet")] = of_test.to_numpy(dtype=np.float64)
+    return labels
 
 
-def holm(values: Floats) -> Floats:
-    """P-values corrected for being several (Holm 1979), in their order."""
-    order = np.argsort(values, kind="stable")
-    steps = np.arange(len(values), 0, -1)
-    corrected = np.empty(len(values))
-    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * steps), 1.0)
+def holm(p_values: Floats) -> Floats:
+    """Correct p-values for multiple comparisons (Holm 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
     return corrected
 
 
 def _tested(scores: pd.DataFrame) -> pd.DataFrame:
-    """What may be compared, one row for each model and task, numbered."""
+    """Select the scores to compare, [recipe_digest, head, task], numbered in column `model`."""
     rows = scores[(scores["split"] == "test") & scores["primary"] & scores["value"].notna()]
     rows = rows[(rows["study"] == "sweep") | ((rows["study"] == "merges") & rows["selected"])]
-    return rows.drop_duplicates(_MODEL).reset_index(drop=True).rename_axis("model").reset_index()
+    rows = rows.drop_duplicates(["recipe_digest", "head", "task"])
+    return rows.reset_index(drop=True).rename_axis("model").reset_index()
 
 
-def _pairs_of_sweeps(tested: pd.DataFrame) -> Iterator[_Pair]:
+def _comparisons_of_sweeps(tested: pd.DataFrame) -> Iterator[_Comparison]:
     rows = tested[tested["study"] == "sweep"]
     base = base_only()
     rows = rows[(rows["sparsifier"] != base.kind) | (rows["rate"] != base.rate)]
-    yield from _pairs(rows, ["sparsifier", "rate", "settings"], "expert")
+    yield from _comparisons(rows, ["sparsifier", "rate", "settings"], "expert")
 
 
-def _pairs_of_merges(tested: pd.DataFrame) -> Iterator[_Pair]:
-    yield from _pairs(tested[tested["study"] == "merges"], ["sparsifier"], "none")
+def _comparisons_of_merges(tested: pd.DataFrame) -> Iterator[_Comparison]:
+    yield from _comparisons(tested[tested["study"] == "merges"], ["sparsifier"], "none")
 
 
-def _pairs(rows: pd.DataFrame, points: list[str], against: str) -> Iterator[_Pair]:
-    """Every point beside what has no sparsifier, run by run of the same training seed."""
+def _comparisons(rows: pd.DataFrame, kinds: list[str], against: str) -> Iterator[_Comparison]:
+    """Pair the runs of each sparsifier with those without one and with the same training seed."""
     same = [*_SIDE, "training_seed"]
     others = rows.loc[rows["sparsifier"] == "none", [*same, "model"]].drop_duplicates(same)
     runs = rows[rows["sparsifier"] != "none"].merge(others, on=same, suffixes=("", "_other"))
-    for _, group in runs.groupby([*_SIDE, *points], sort=False):
+    for _, group in runs.groupby([*_SIDE, *kinds], sort=False):
         first = group.iloc[0]
-        place = {
+        keys = {
             **{name: first[name] for name in ("study", *_SIDE, "sparsifier")},
             "rate": ", ".join(f"{rate:g}" for rate in sorted(group["rate"].unique())),
             "settings": ", ".join(sorted(group["settings"].unique())),
             "against": against,
         }
         columns = ["model", "model_other", "training_seed"]
-        yield _Pair(place, group[columns].reset_index(drop=True))
+        yield _Comparison(keys, group[columns].reset_index(drop=True))
 
 
-def _rows(
+def _bootstrap(
     tested: pd.DataFrame,
-    pairs: list[_Pair],
+    comparisons: list[_Comparison],
     answers: Answers,
     labels: Floats | None,
     resamples: int,
 ) -> Iterator[dict[str, Any]]:
-    """The comparisons of one task, all on the same resamples."""
-    models = np.unique(np.concatenate([pair.runs[["model", "model_other"]] for pair in pairs]))
+    """Yield the rows of the comparisons of one task, all on the same resamples."""
+    sides = ["model", "model_other"]
+    models = np.unique(np.concatenate([item.runs[sides] for item in comparisons]))
     rows = tested.loc[models]
-    task, metric = pairs[0].place["task"], pairs[0].place["metric"]
-    if pairs[0].place["engine"]:
-        # A benchmark's metric is a mean over questions.
+    task, metric = comparisons[0].keys["task"], comparisons[0].keys["metric"]
+    if comparisons[0].keys["engine"]:
+        # The metric of a benchmark is a mean over questions.
         metric = labels = None
     count = int(rows["n"].iloc[0]) if labels is None else len(labels)
-    stacked = np.stack([_answer(answers, row, count) for _, row in rows.iterrows()])
+    predictions = np.stack([_answer(answers, row, count) for _, row in rows.iterrows()])
     random = generator({"task": task, "examples": count, "resamples": resamples})
-    values = resampled(metric, labels, stacked, resamples, random)
-    known = rows["value"].to_numpy()
-    for pair in pairs:
-        one, other = (np.searchsorted(models, pair.runs[side]) for side in ("model", "model_other"))
-        masks = pair.runs.groupby("training_seed")["model"].transform("size").to_numpy()
-        share = 1 / (masks * pair.runs["training_seed"].nunique())
-        drawn = _draw_runs(pair, resamples)
-        differences = ((values[one] - values[other]) * drawn).sum(axis=0)
+    values = resampled(metric, labels, predictions, resamples, random)  # [models, resamples]
+    scores = rows["value"].to_numpy()
+    for item in comparisons:
+        one, other = (np.searchsorted(models, item.runs[side]) for side in sides)
+        masks = item.runs.groupby("training_seed")["model"].transform("size").to_numpy()
+        weights = 1 / (masks * item.runs["training_seed"].nunique())
+        difference = ((scores[one] - scores[other]) * weights).sum()
+        drawn = _draw_runs(item, resamples)  # [runs, resamples]
         yield {
-            **pair.place,
-            "runs": len(pair.runs),
+            **item.keys,
+            "runs": len(item.runs),
             "n": count,
-            # Sums of equal parts differ in their last digits.
-            "difference": round(float(((known[one] - known[other]) * share).sum()), 12),
-            **_told(differences),
+            # Sums of equal terms differ in their last digits.
+            "difference": round(float(difference), 12),
+            **_interval_and_p(((values[one] - values[other]) * drawn).sum(axis=0)),
         }
 
 
 def _answer(answers: Answers, row: "pd.Series[Any]", count: int) -> Floats:
-    found = answers.get((row["recipe_digest"], row["task"] if row["engine"] else row["head"]))
-    if found is None or len(found) != count:
+    values = answers.get((row["recipe_digest"], row["task"] if row["engine"] else row["head"]))
+    if values is None or len(values) != count:
         raise DataError(
-            f"{0 if found is None else len(found)} answers of {row['recipe']} are kept to "
+            f"{row['recipe']} has {0 if values is None else len(values)} stored answers to "
             f"{row['n']} examples of {row['task']}, which now has {count}; remove the files of its "
-            "scores, and they are made again"
+            "scores and rerun to rebuild them"
         )
-    return found
+    return values
 
 
-def _draw_runs(pair: _Pair, resamples: int) -> Floats:
-    """How much each run counts in each resample, [runs, resamples]; the sum is 1."""
-    weights = np.empty((len(pair.runs), resamples))
-    groups = [np.asarray(group.index) for _, group in pair.runs.groupby("training_seed")]
-    random = generator({**pair.place, "runs": [len(group) for group in groups]})
+def _draw_runs(comparison: _Comparison, resamples: int) -> Floats:
+    """Draw the weight of each run in each resample, [runs, resamples]; weights sum to 1."""
+    runs = comparison.runs
+    weights = np.empty((len(runs), resamples))
+    groups = [np.asarray(group.index) for _, group in runs.groupby("training_seed")]
+    random = generator({**comparison.keys, "runs": [len(group) for group in groups]})
     seeds = random.multinomial(len(groups), [1 / len(groups)] * len(groups), size=resamples)
     for group, times in zip(groups, seeds.T, strict=True):
         masks = random.multinomial(times * len(group), [1 / len(group)] * len(group))
@@ -246,7 +247,7 @@ def _draw_runs(pair: _Pair, resamples: int) -> Floats:
     return weights
 
 
-def _told(differences: Floats) -> dict[str, float]:
+def _interval_and_p(differences: Floats) -> dict[str, float]:
     differences = differences.round(12)
     low, high = np.quantile(differences, [0.025, 0.975])
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())
@@ -254,9 +255,9 @@ def _told(differences: Floats) -> dict[str, float]:
     return {"low": float(low), "high": float(high), "p": float(p)}
 
 
-def _ordered(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """By study and family, then experts, head and task as scored; kinds as registered."""
-    kinds = {
+def _in_order(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Sort kinds as registered, and families, experts, heads and tasks as in the scores."""
+    orders = {
         "method": list(METHODS),
         "sparsifier": list(SPARSIFIERS),
         "study": ["sweep", "merges"],
@@ -266,8 +267,8 @@ def _ordered(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         name = str(column.name)
         if name == "rate":
             return column.str.split(",").str[0].astype("float64")
-        known = kinds.get(name, list(dict.fromkeys([*scores[name], *column])))
-        return column.map({each: rank for rank, each in enumerate(known)}).astype("int64")
+        order = orders.get(name, list(dict.fromkeys([*scores[name], *column])))
+        return column.map({value: rank for rank, value in enumerate(order)}).astype("int64")
 
     keys = ["study", "family", "experts", "head", "task", "method", "sparsifier", "rate"]
     return table.sort_values([*keys, "settings"], key=ranks, ignore_index=True)

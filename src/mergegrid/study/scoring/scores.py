@@ -1,4 +1,4 @@
-"""Scores as rows: one per recipe, task head and split, in columns of one fixed meaning."""
+"""Rows of scores: one per recipe, task head, split and metric."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,45 +24,45 @@ class Measurement:
     stderr: float
     n: int
     predictions: tuple[float, ...] | None = field(default=None, repr=False)
-    """What a classifier answered to each example of the test split, in their order."""
+    """Classes or numbers that a classifier predicted for the test examples, in order."""
     libraries: Libraries = field(default_factory=dict)
-    """Versions of the libraries behind the value, those of its inputs included."""
+    """Versions of the libraries behind the value and its inputs."""
 
 
-#: Column, type, meaning: the whole of `results/scores.parquet`.
+#: Columns of `results/scores.parquet`: type and description.
 COLUMNS = {
-    "study": ("string", "`sweep` (one expert alone), `merges` or `oracle` (tasks learnt together)"),
+    "study": ("string", "`sweep` (one expert alone), `merges` or `oracle` (multi-task training)"),
     "family": ("string", "base and experts, as named in the configuration"),
     "experts": ("string", "experts of the recipe, joined by `+`"),
-    "training_seed": ("int64", "seed with which the experts were fine-tuned"),
+    "training_seed": ("int64", "seed of the experts' fine-tuning"),
     "sparsifier": ("string", "kind of the sparsifier; `none` keeps every delta"),
-    "rate": ("float64", "drop rate; 0 without a sparsifier, 1 leaves the base"),
-    "mask_seed": ("Int64", "seed of the random mask; missing where there is none"),
+    "rate": ("float64", "drop rate; 0 without a sparsifier, 1 for the base"),
+    "mask_seed": ("Int64", "seed of the random mask; missing without one"),
     "method": ("string", "kind of the merging method; `multitask` for an oracle"),
-    "settings": ("string", "all other parameters of sparsifier and of method, as JSON"),
+    "settings": ("string", "all other parameters of sparsifier and method, as JSON"),
     "head": ("string", "expert whose task head is scored, or whose ability a benchmark measures"),
-    "task": ("string", "task or benchmark the model is scored on"),
+    "task": ("string", "task or benchmark"),
     "split": ("string", "`validation` or `test`"),
     "metric": ("string", "metric of the task"),
-    "primary": ("bool", "whether the metric is the one that tables and figures compare"),
+    "primary": ("bool", "whether tables and figures compare this metric"),
     "value": ("float64", "value of the metric"),
     "stderr": ("float64", "standard error of the value over the examples"),
     "n": ("int64", "number of examples"),
-    "selected": ("bool", "whether the recipe was chosen for this task, not only a candidate"),
+    "selected": ("bool", "whether the recipe was selected for this task, not only a candidate"),
     "selection": ("string", "split on which candidates were compared; `none` in a sweep"),
     "aim": (
         "string",
-        "whether one setting was chosen by the `mean` over the tasks of a set, or one for `each` "
-        "of them; `none` in a sweep",
+        "whether one candidate was selected by the `mean` over the tasks of a set, or one for "
+        "`each` task; `none` in a sweep",
     ),
     "recipe": ("string", "readable name of the recipe"),
     "recipe_digest": ("string", "SHA-256 of the recipe's canonical JSON"),
-    "engine": ("string", "what wrote the answers of a decoder; empty for encoders"),
+    "engine": ("string", "engine that generated a decoder's answers; empty for encoders"),
     "libraries": (
         "string",
-        "versions of Python and the libraries behind the value, training included, as JSON",
+        "versions of Python and the libraries behind the value, including training, as JSON",
     ),
-    "inputs_digest": ("string", "SHA-256 over all that the value depends on but the recipe"),
+    "inputs_digest": ("string", "SHA-256 of everything the value depends on except the recipe"),
 }
 
 
@@ -81,19 +81,18 @@ def score_row(
     engine: str = "",
     aim: Aim | Literal["none"] = "none",
 ) -> dict[str, Any]:
-    """One row of scores."""
+    """Return one row of scores."""
     sparsifier = recipe.sparsifier.model_dump(mode="json")
     method = recipe.method.model_dump(mode="json")
-    kinds = sparsifier.pop("kind"), method.pop("kind")
     return {
         "study": study,
         "family": recipe.family,
         "experts": "+".join(recipe.experts),
         "training_seed": recipe.training_seed,
-        "sparsifier": kinds[0],
+        "sparsifier": sparsifier.pop("kind"),
         "rate": sparsifier.pop("rate", 0.0),
         "mask_seed": sparsifier.pop("seed", None),
-        "method": kinds[1],
+        "method": method.pop("kind"),
         "settings": canonical_json({"sparsifier": sparsifier, "method": method}),
         "head": head,
         "task": task,
@@ -117,8 +116,8 @@ def score_row(
 def prediction_row(
     recipe: Recipe, head: str, task: str, measurement: Measurement
 ) -> dict[str, Any]:
-    """What one recipe answered to the test examples of a task, as one row."""
-    assert measurement.predictions is not None, "a score on test comes with its predictions"
+    """Return the predictions of a recipe for the test examples of a task as one row."""
+    assert measurement.predictions is not None, "test scores come with predictions"
     return {
         "recipe_digest": recipe.digest,
         "head": head,
@@ -128,17 +127,17 @@ def prediction_row(
 
 
 def prediction_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows of predictions as a table; classes by their index, whole numbers."""
+    """Return rows of predictions as a table; classes are given by their index."""
     texts = {"recipe_digest": "string", "head": "string", "task": "string"}
     return pd.DataFrame(rows, columns=[*texts, "predictions"]).astype(texts)
 
 
 def score_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as a table with the documented columns and types."""
+    """Return rows of scores as a table with the columns and types of `COLUMNS`."""
     types = {name: kind for name, (kind, _) in COLUMNS.items()}
     return pd.DataFrame(rows, columns=list(types)).astype(types)
 
 
 def read_scores(paths: list[Path]) -> pd.DataFrame:
-    """All scores of some files, in one table."""
+    """Read files of scores into one table."""
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)

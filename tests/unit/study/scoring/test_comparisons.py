@@ -184,10 +184,10 @@ def test_answers_that_are_missing_or_too_few_are_an_error():
     made.add(answering(0.8))
     made.add(answering(0.8), "dare", 0, 0, 0.5)
     made.answers["recipe 1", "trec"] = answering(0.8)[:-1]
-    with pytest.raises(DataError, match="39 answers of recipe 1 are kept to 40 examples of trec"):
+    with pytest.raises(DataError, match="recipe 1 has 39 stored answers to 40 examples of trec"):
         made.compared()
     del made.answers["recipe 1", "trec"]
-    with pytest.raises(DataError, match="0 answers of recipe 1"):
+    with pytest.raises(DataError, match="recipe 1 has 0 stored answers"):
         made.compared()
 
 
