@@ -199,7 +199,7 @@ def test_a_ready_expert_is_taken_as_it_is(smoke_copy):
 def test_one_more_mask_seed_scores_only_the_new_candidates(smoke_copy):
     before = pd.read_parquet(smoke_copy.folder / "results/smoke/scores.parquet")
     smoke_copy.edit("config/smoke.yaml", "mask: [0]", "mask: [0, 1]")
-    smoke_copy.snakemake("--cores", "2")
+    smoke_copy.snakemake("--cores", "2", "--", "results/smoke/scores.parquet")
     log = (smoke_copy.folder / "logs/smoke/sweep/minilm/trec/seed~0.log").read_text()
     # New: dare, drop_only and masked_finetuned at 0.9 with seed 1.
     assert "9 recipes, 3 to score" in log

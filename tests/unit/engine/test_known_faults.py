@@ -218,6 +218,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", FILES)
 @pytest.mark.parametrize("who", ["base", "expert", "both"])
 @pytest.mark.parametrize("kind", CONFIGS)
