@@ -16,7 +16,7 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.sources.fetch import fetch as fetch_source
 from mergegrid.checkpoints.sources.source import SourceConfig
-from mergegrid.deltas.report import expert_ranges, measure
+from mergegrid.deltas.report import expert_delta_sizes, measure
 from mergegrid.study.decoders.importing import import_decoder as publish_decoder
 from mergegrid.study.encoders.importing import import_base, import_expert
 from mergegrid.study.schema.encoder_jobs import FinetuneRequest
@@ -92,7 +92,7 @@ def deltas(folder: Path) -> Any:
     """
     base = inputs.encoder(folder)
     small = inputs.classifier(folder, base, inputs.KIND, 1)
-    ranges = expert_ranges(base, small, "kind")
+    ranges = expert_delta_sizes(base, small, "kind")
     few = ("tensor", "n", "mean", "rms", "max", "q50", "q999", "d10", "lowest", "highest")
     tensors = [[each.row()[name] for name in few] for each in ranges[1:]]
     bins = {index: count for index, count in enumerate(ranges[0].histogram) if count}

@@ -9,8 +9,8 @@ import pandas as pd
 
 from golden.results import rows, sweep_of_answers
 from mergegrid.checkpoints.checkpoint import InMemory
-from mergegrid.deltas.sizes import delta_ranges
-from mergegrid.study.reporting.results import Results
+from mergegrid.deltas.sizes import delta_sizes
+from mergegrid.study.reporting.catalogue import Results
 from mergegrid.study.scoring.comparisons import compare
 from mergegrid.study.scoring.scores import score_frame
 
@@ -87,7 +87,7 @@ def _deltas() -> pd.DataFrame:
         moved = (np.arange(3000) * 37 % 501 - 250) * scale
         if expert == "spam":
             moved[:1000] = 0
-        found = delta_ranges(InMemory({"w": np.ones(3000)}), InMemory({"w": 1 + moved}))
+        found = delta_sizes(InMemory({"w": np.ones(3000)}), InMemory({"w": 1 + moved}))
         place = {"family": "minilm", "expert": expert, "training_seed": 0}
         made += [{**place, **each.row(), "histogram": list(each.histogram)} for each in found]
     return pd.DataFrame(made)

@@ -55,7 +55,7 @@ def test_the_example_is_listed_with_its_settings(run):
 
 
 def test_the_example_is_in_the_schemas_and_in_the_reference(run, tmp_path):
-    for folder in ("config", "docs"):
+    for folder in ("config", "docs", "resources"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     run("docs", str(tmp_path / "config"))
     for schema in ("merge.schema.json", "config.schema.json"):

@@ -5,11 +5,11 @@ from _job import job
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.deltas.report import expert_ranges
+    from mergegrid.deltas.report import expert_delta_sizes
 
     name = snakemake.wildcards.expert
     folders = Path(snakemake.input.base), Path(snakemake.input.expert)
-    found = expert_ranges(*folders, name, snakemake.threads)
+    found = expert_delta_sizes(*folders, name, snakemake.threads)
     rows = [{**each.row(), "histogram": each.histogram} for each in found]
     ranges = pd.DataFrame(rows)
     ranges.insert(0, "family", snakemake.wildcards.family)

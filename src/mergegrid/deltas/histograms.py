@@ -1,4 +1,4 @@
-"""Deltas with their signs: counts by leading bits, and the deciles and the histogram from them.
+"""Deltas with their signs: counts by leading bits, and from these deciles and a histogram.
 
 The histogram has 137 bins, two per octave on each side of zero, the same for every tensor:
 
@@ -15,7 +15,7 @@ Counts = NDArray[np.int64]
 SIGNED_BINS = 1 << 16
 _HALF = SIGNED_BINS // 2
 _EXPONENTS = range(-30, 4)
-# Nearest to the root of 2 that the leading bits tell apart, so bins of the histogram are exact.
+# The value nearest to the root of 2 among those that leading bits distinguish: bins are exact.
 _MIDDLE = 1 + 53 / 128
 #: Magnitudes at which bins of the histogram begin; 2 per octave from 2^-30 to below 2^4.
 EDGES = tuple(2.0**exponent * half for exponent in _EXPONENTS for half in (1.0, _MIDDLE))
@@ -30,7 +30,7 @@ def count_signed(values: Floats) -> Counts:
 
 
 def deciles(counts: Counts, lowest: float, highest: float) -> dict[str, float]:
-    """`d10` to `d90`, the values below which 10 % to 90 % lie: off by less than 0.8 %."""
+    """`d10` to `d90`, the values below which 10 % to 90 % lie, with an error below 0.8 %."""
     ranks = np.ceil(np.array(list(DECILES.values())) * counts.sum())
     bins = np.searchsorted(counts.cumsum(), ranks)
     return {
@@ -40,12 +40,12 @@ def deciles(counts: Counts, lowest: float, highest: float) -> dict[str, float]:
 
 
 def histogram(counts: Counts) -> tuple[int, ...]:
-    """Counts in bins between `EDGES` with either sign; the middle one holds what is below them."""
+    """Counts in bins between `EDGES` with either sign; the middle bin holds smaller magnitudes."""
     return tuple(int(part) for part in np.add.reduceat(counts, _STARTS))
 
 
 def _middles() -> NDArray[np.float64]:
-    """The value that stands for each bin of leading bits; what is below all others is zero."""
+    """The middle of each bin of leading bits; the smallest magnitudes count as zero."""
     bits = (np.arange(_HALF, dtype=np.uint32) << np.uint32(16)) + np.uint32(1 << 15)
     with np.errstate(invalid="ignore"):
         positive = bits.view(np.float32).astype(np.float64)

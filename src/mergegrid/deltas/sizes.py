@@ -1,4 +1,4 @@
-"""How large deltas are: the condition under which DARE works (arXiv 2311.03099, section 4.6)."""
+"""Sizes of deltas, on which it depends whether DARE works (arXiv 2311.03099, section 4.6)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ from mergegrid.errors import CheckpointError
 
 #: Quantiles by name, in thousandths.
 QUANTILES = {f"q{percent:02d}": 10 * percent for percent in range(1, 100)} | {"q999": 999}
-#: What deltas are rounded to by most programs that merge.
+#: Dtypes that most merging programs round deltas to.
 SHORT = ("bfloat16", "float16")
 _EXPERT = "expert"
 _FLOAT32 = DTYPES["float32"]
 
 
 @dataclass(frozen=True)
-class Range:
-    """The size of |delta|, of one tensor or of the whole model."""
+class DeltaSizes:
+    """Sizes of the deltas of one tensor or of the whole model."""
 
     tensor: str
     """Name of the tensor; `all` is the whole model."""
@@ -37,25 +37,25 @@ class Range:
     l2: float
     max: float
     small: int
-    """How many are below SMALL."""
+    """Number of |delta| below SMALL."""
     large: int
-    """How many are above LARGE."""
+    """Number of |delta| above LARGE."""
     zero: int
-    """How many are 0."""
+    """Number of deltas that are 0."""
     unchanged: int
-    """How many parameters stay the base's when base + delta is rounded to the output's dtype."""
+    """Number of parameters equal to the base after base + delta is rounded to the output dtype."""
     quantiles: Mapping[str, float]
     """`q01` to `q99` and `q999`: off by less than 0.8 %."""
     lost: Mapping[str, int]
-    """By dtype, how many deltas other than 0 vanish when base + delta is rounded to it."""
+    """By dtype, number of non-zero deltas that vanish when base + delta is rounded to it."""
     lowest: float
-    """The delta itself, not its size: the smallest, negative if any is."""
+    """The smallest delta with its sign."""
     highest: float
     """The largest delta with its sign."""
     deciles: Mapping[str, float]
     """`d10` to `d90` of the deltas with their signs: off by less than 0.8 %."""
     histogram: tuple[int, ...]
-    """Counts of the deltas with their signs, in the bins of `merging.signed`."""
+    """Counts of the deltas with their signs, in the bins of `deltas.histograms`."""
 
     @property
     def mean(self) -> float:
@@ -85,61 +85,59 @@ class Range:
         }
 
 
-def delta_ranges(
+def delta_sizes(
     base: Checkpoint,
     expert: Checkpoint,
     output: Dtype | None = None,
     threads: int = 1,
     progress: Callable[[int], None] = lambda _: None,
-) -> list[Range]:
-    """Size of |delta| of the whole model, as tensor `all`, and of each tensor.
+) -> list[DeltaSizes]:
+    """Measure the deltas of the whole model, as tensor `all`, and of each tensor.
 
-    Both models are read once, chunk by chunk; what is kept of a tensor is a histogram.
+    Both models are read once, chunk by chunk; a histogram is kept of each tensor.
 
     Args:
-        base: the base; its tensors are the ones that are measured.
+        base: the base, whose tensors are measured.
         expert: a checkpoint with the same tensors.
-        output: what parameters are rounded to; by default the base's own dtype of each tensor.
+        output: dtype that parameters are rounded to; by default that of each tensor of the base.
         threads: threads to use; they do not change a number.
-        progress: told how many bytes of the models have been gone through.
+        progress: called with the number of bytes of the models that have been processed.
 
     Raises:
         CheckpointError: a model cannot be read, or a delta is not finite.
     """
     models = {BASE: base, _EXPERT: expert}
 
-    def work(state: WorkerState, task: list[ChunkRange]) -> tuple[int, list[tuple[str, "_Sizes"]]]:
-        sizes, count = [], 0
+    def work(state: WorkerState, task: list[ChunkRange]) -> tuple[int, list[tuple[str, "_Sums"]]]:
+        sums, count = [], 0
         for name, start, stop in task:
             state.ops.restart()
             chunk = Chunk(models, name, start, stop, state.ops)
-            sizes.append((name, _measure(chunk, output or base.infos[name].dtype)))
+            sums.append((name, _measure(chunk, output or base.infos[name].dtype)))
             count += sum(chunk.count * model.infos[name].dtype.size for model in models.values())
-        return count, sizes
+        return count, sums
 
-    def measured(workers: Workers) -> Iterator[tuple[str, "_Sizes"]]:
-        for count, sizes in workers.map(
-            work, tasks(base.infos, base, CHUNK_SIZE, whole_rows=False)
-        ):
+    def measured(workers: Workers) -> Iterator[tuple[str, "_Sums"]]:
+        for count, sums in workers.map(work, tasks(base.infos, base, CHUNK_SIZE, whole_rows=False)):
             progress(count)
-            yield from sizes
+            yield from sums
 
-    whole, ranges = _Sizes(), []
+    whole, tensors = _Sums(), []
     with Workers(threads, CpuOperations) as workers:
-        current, tensor = "", _Sizes()
-        for name, sizes in measured(workers):
+        current, tensor = "", _Sums()
+        for name, sums in measured(workers):
             if name != current and tensor.n:
-                ranges.append(tensor.range(current))
-                tensor = _Sizes()
+                tensors.append(tensor.sizes(current))
+                tensor = _Sums()
             current = name
-            tensor.add(sizes)
-            whole.add(sizes)
-        ranges.append(tensor.range(current))
-    return [whole.range("all"), *ranges]
+            tensor.add(sums)
+            whole.add(sums)
+        tensors.append(tensor.sizes(current))
+    return [whole.sizes("all"), *tensors]
 
 
 @dataclass
-class _Sizes:
+class _Sums:
     """Running sums, and a histogram over the leading bits of magnitudes, which sort like them."""
 
     n: int = 0
@@ -157,7 +155,7 @@ class _Sizes:
     highest: float = -np.inf
     signed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(SIGNED_BINS, dtype=np.int64))
 
-    def add(self, other: "_Sizes") -> None:
+    def add(self, other: "_Sums") -> None:
         self.n += other.n
         self.total += other.total
         self.squares += other.squares
@@ -171,9 +169,9 @@ class _Sizes:
         self.highest = max(self.highest, other.highest)
         self.signed += other.signed
 
-    def range(self, tensor: str) -> Range:
+    def sizes(self, tensor: str) -> DeltaSizes:
         zero = int(self.histogram[HIGH_BINS])
-        return Range(
+        return DeltaSizes(
             tensor=tensor,
             n=self.n,
             l1=self.total,
@@ -184,7 +182,7 @@ class _Sizes:
             zero=zero,
             unchanged=self.unchanged,
             quantiles=self._quantiles(),
-            # Without a delta a parameter stays the base's whatever it is rounded to.
+            # Without a delta a parameter equals the base whatever the dtype.
             lost={name: int(same) - zero for name, same in zip(SHORT, self.same, strict=True)},
             lowest=self.lowest,
             highest=self.highest,
@@ -197,7 +195,7 @@ class _Sizes:
         # Rounded up in integers: 0.07 * 100 is more than 7.
         ranks = -(-np.array(list(QUANTILES.values())) * self.n // 1000)
         bins = np.searchsorted(below, ranks)
-        # Bins of a 128th of an octave; what lies in one counts as its middle.
+        # Bins of a 128th of an octave; every value in a bin counts as its middle.
         middle = (bins.astype(np.int32) << LOW_BITS) + (1 << (LOW_BITS - 1))
         values = np.where(bins == 0, 0.0, middle.astype(np.int32).view(np.float32))
         return {
@@ -206,10 +204,10 @@ class _Sizes:
         }
 
 
-def _measure(chunk: Chunk, output: Dtype) -> _Sizes:
+def _measure(chunk: Chunk, output: Dtype) -> _Sums:
     ops, delta = chunk.ops, chunk.delta(_EXPERT)
-    sizes = _Sizes(n=chunk.count, squares=float(ops.dots(delta, delta).sum()))
-    ops.count_high(delta, sizes.histogram)
+    sums = _Sums(n=chunk.count, squares=float(ops.dots(delta, delta).sum()))
+    ops.count_high(delta, sums.histogram)
     moved = ops.plus(chunk.base, delta, 1.0)
     dtypes = [output, *(DTYPES[name] for name in SHORT)]
     (deltas, finite), *stored = ops.store(
@@ -220,18 +218,18 @@ def _measure(chunk: Chunk, output: Dtype) -> _Sizes:
         raise CheckpointError(
             f"{chunk.name} has deltas that are not finite, first at element "
             f"{chunk.start + int(np.flatnonzero(~np.isfinite(deltas))[0])}; base or expert is "
-            "damaged: fetch or train it again"
+            "damaged: download or train it again"
         )
     magnitudes = np.abs(deltas)
-    sizes.total = float(magnitudes.sum(dtype=np.float64))
-    sizes.largest = float(magnitudes.max())
-    sizes.small = int(np.count_nonzero(magnitudes < np.float32(SMALL)))
-    sizes.large = int(np.count_nonzero(magnitudes > np.float32(LARGE)))
+    sums.total = float(magnitudes.sum(dtype=np.float64))
+    sums.largest = float(magnitudes.max())
+    sums.small = int(np.count_nonzero(magnitudes < np.float32(SMALL)))
+    sums.large = int(np.count_nonzero(magnitudes > np.float32(LARGE)))
     unchanged, *same = (
         int(np.count_nonzero(before == after))
         for (before, _), (after, _) in zip(stored[::2], stored[1::2], strict=True)
     )
-    sizes.unchanged, sizes.same[:] = unchanged, same
-    sizes.lowest, sizes.highest = float(deltas.min()), float(deltas.max())
-    sizes.signed += count_signed(deltas)
-    return sizes
+    sums.unchanged, sums.same[:] = unchanged, same
+    sums.lowest, sums.highest = float(deltas.min()), float(deltas.max())
+    sums.signed += count_signed(deltas)
+    return sums

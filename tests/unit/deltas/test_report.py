@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mergegrid import api
 from mergegrid.cli import app
-from mergegrid.deltas.report import expert_ranges
+from mergegrid.deltas.report import expert_delta_sizes
 from mergegrid.errors import CheckpointError, ConfigError
 
 CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
@@ -96,12 +96,12 @@ def test_every_tensor_has_a_line_and_a_row(base, model, tmp_path):
 
 
 def test_a_dtype_that_is_none_is_refused(base):
-    with pytest.raises(ConfigError, match="dtype = 'int8': name one of float32, bfloat16"):
+    with pytest.raises(ConfigError, match="unknown dtype 'int8'; use one of float32, bfloat16"):
         api.deltas(base, base, dtype="int8")
 
 
 def test_a_folder_that_is_not_there_is_refused(base, tmp_path):
-    with pytest.raises(CheckpointError, match=r"there is no folder .*nowhere; name the folder"):
+    with pytest.raises(CheckpointError, match=r"there is no folder .*nowhere; pass the folder"):
         api.deltas(base, tmp_path / "nowhere")
 
 
@@ -124,17 +124,17 @@ def test_tokens_that_only_the_expert_has_are_left_out_and_told(base, model):
 
 def test_a_study_measures_an_expert_with_an_added_token_in_the_rows_of_the_base(base, model):
     expert = model("longer", drawn(0, 0.05))
-    whole, *tensors = expert_ranges(base, expert, "code")
+    whole, *tensors = expert_delta_sizes(base, expert, "code")
     assert [each.n for each in tensors] == [640, 64 * 64]
     assert (whole.n, whole.max) == (640 + 64 * 64, 0)
 
 
 def test_a_study_measures_an_expert_of_another_base_whose_config_differs(base, model):
     expert = model("code", drawn(0, 0.05), config=CONFIG | {"rope_theta": 1e6})
-    assert expert_ranges(base, expert, "code")[0].max == 0
+    assert expert_delta_sizes(base, expert, "code")[0].max == 0
 
 
 def test_a_study_measures_no_expert_of_other_shapes(base, model):
     expert = model("wide", drawn(0, 0.05)[:, :32].copy())
     with pytest.raises(CheckpointError, match=r"\(64, 64\) in the base and \(64, 32\) in expert"):
-        expert_ranges(base, expert, "code")
+        expert_delta_sizes(base, expert, "code")

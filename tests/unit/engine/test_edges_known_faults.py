@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES, decode, encode
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.deltas.sizes import delta_ranges
+from mergegrid.deltas.sizes import delta_sizes
 from mergegrid.engine.engine import Engine, EngineOptions
 from mergegrid.engine.masks import threshold
 from mergegrid.engine.ops.cpu import CpuOperations
@@ -166,7 +166,7 @@ def test_tensors_of_every_size_are_merged(method, spec):
 @pytest.mark.parametrize("shapes", [[(), (0,)], [(0,), (3,), (2, 0)]])
 def test_the_sizes_of_deltas_of_empty_and_single_tensors(shapes):
     base, expert = models("float32", shapes)
-    whole, *tensors = delta_ranges(InMemory(base), InMemory(expert))
+    whole, *tensors = delta_sizes(InMemory(base), InMemory(expert))
     assert whole.n == sum(each.size for each in base.values())
     assert [each.n for each in tensors] == [each.size for each in base.values() if each.size]
     assert all(np.isfinite(each.mean) for each in tensors)
