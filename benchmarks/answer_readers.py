@@ -34,11 +34,11 @@ def ours(case: Case) -> str:
     """Verdict of mergegrid."""
     from mergegrid.study.grading.answers import latex, numbers
 
-    judge = numbers.judge if case["task"] == "gsm8k" else latex.judge
-    judgement = judge(case["gold"], case["text"])
-    if judgement.extracted is None:
+    grade = numbers.grade if case["task"] == "gsm8k" else latex.grade
+    result = grade(case["gold"], case["text"])
+    if result.extracted is None:
         return "unparsed"
-    return "right" if judgement.correct else "wrong"
+    return "right" if result.correct else "wrong"
 
 
 def math_verify(case: Case) -> str:
@@ -111,7 +111,7 @@ def of_study(results: Path, benchmark: str, task: str) -> list[Case]:
     """All different answers of all models of a study to one of its benchmarks."""
     import pandas as pd
 
-    from mergegrid.study.grading.answers.judgement import boxed
+    from mergegrid.study.grading.answers.segments import boxed
 
     questions = pd.read_parquet(results / "benchmarks" / f"{benchmark}.parquet")
     golds = {}

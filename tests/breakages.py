@@ -340,10 +340,10 @@ BREAKAGES = [
         f"{STUDY}/grading/answers/test_known_faults.py",
     ),
     _b(
-        "grading: share of wins",
+        "grading: preferences of a judge",
         "study/grading/**/*.py",
-        r'\["win_rate"\] / 100',
-        '["win_rate"] / 50',
+        r"float\(value\) - 1 if",
+        "(float(value) - 1) / 2 if",
         f"{STUDY}/grading/judges/test_alpaca.py",
     ),
     _b(

@@ -17,13 +17,14 @@ from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.study.grading.benchmark import score_benchmark
 from mergegrid.study.grading.graders import GRADERS
-from mergegrid.study.grading.graders.grader import Context, Question, Verdicts
+from mergegrid.study.grading.graders.grader import Context, VerdictCache
 from mergegrid.study.grading.programs.sandbox import SandboxError, open_sandbox
 from mergegrid.study.runtime.journal import Journal
 from mergegrid.study.schema.benchmarks import BenchmarkKind
 from mergegrid.study.schema.decoder_jobs import ScoreRequest
 from mergegrid.study.schema.judge import Judge
 from mergegrid.study.tasks.benchmarks import READERS
+from mergegrid.study.tasks.benchmarks.question import Question
 from mergegrid.study.tasks.questions import prepare_questions
 
 _RECIPE = Recipe(
@@ -141,7 +142,9 @@ def _graded(
         Question(each.id, each.instruction, json.loads(json.dumps(each.reference)))
         for each in READERS[kind](records)
     ]
-    context = Context(request, folder, Verdicts(Journal(folder / "verdicts.jsonl"), {}), workers=2)
+    context = Context(
+        request, folder, VerdictCache(Journal(folder / "verdicts.jsonl"), {}), workers=2
+    )
     grades = GRADERS[kind](context, "a model", asked, answers)
     graded = iter(grades.records.drop(columns="detail", errors="ignore").to_dict("records"))
     return {

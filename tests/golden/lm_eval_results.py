@@ -8,7 +8,12 @@ from golden.recorded import ARITHMETIC, Numbers
 from mergegrid.methods.average import Average
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.dare import Dare
-from mergegrid.study.grading.lm_eval import harness_command, harness_inputs, read_result, rows
+from mergegrid.study.grading.lm_eval import (
+    lm_eval_command,
+    lm_eval_inputs_digest,
+    lm_eval_rows,
+    read_result,
+)
 from mergegrid.study.schema.lm_eval import Harness
 from mergegrid.study.scoring.scores import score_frame
 
@@ -39,11 +44,11 @@ def harness(folder: Path) -> Any:
         Harness(tasks=["words", "sums"], few_shot=2, limit=4, model="vllm", seed=5, chat=True),
     ]
     commands = [
-        harness_command(folder / "model", each, folder / "out.json", "cpu") for each in settings
+        lm_eval_command(folder / "model", each, folder / "out.json", "cpu") for each in settings
     ]
     result = read_result(path, settings[0], "cpu")
-    inputs = harness_inputs(result, settings[0], "digest of the model")
-    table = score_frame(rows(result, _RECIPE, "math", {"torch": ("2.13.0",)}, inputs))
+    inputs = lm_eval_inputs_digest(result, settings[0], "digest of the model")
+    table = score_frame(lm_eval_rows(result, _RECIPE, "math", {"torch": ("2.13.0",)}, inputs))
     return {
         "commands": [[word.replace(str(folder), "") for word in command] for command in commands],
         "scores": table.drop(columns="inputs_digest"),

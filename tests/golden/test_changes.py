@@ -17,8 +17,8 @@ CHANGES = {
     "merge": ("sparsifiers/dare.py", "inverse(expert.rate)", "inverse(expert.rate / 2)"),
     "grade_gsm8k": (
         "study/grading/answers/numbers.py",
-        "found[1] == expected",
-        "found[1] >= expected",
+        "number[1] == expected",
+        "number[1] >= expected",
     ),
     "costs": ("study/reporting/costs.py", "/ 3600", "/ 3601"),
 }

@@ -20,7 +20,7 @@ SLOW = (
     "unit/study/finetuning",
     "unit/study/grading/judges",
     "unit/study/grading/programs/test_canonical.py",
-    "unit/study/grading/programs/test_exports.py",
+    "unit/study/grading/programs/test_openai_parity.py",
     "unit/study/grading/programs/test_hostile.py",
     "unit/study/grading/programs/test_sandbox.py",
     "unit/study/grading/test_graders.py",

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from mergegrid.errors import ConfigError, SourceError
-from mergegrid.study.grading.lm_eval import LM_EVAL, run_harness
+from mergegrid.study.grading.lm_eval import run_lm_eval
+from mergegrid.study.grading.lm_eval_compat import VERSION
 from mergegrid.study.schema.lm_eval import Harness
 
 pytestmark = pytest.mark.integration
@@ -33,7 +34,7 @@ def python():
     if python is None:
         pytest.skip(
             "LM_EVAL_PYTHON is not set; set it to a Python that has lm-eval, "
-            f"as `pip install torch==2.13.0 'lm-eval[hf]=={LM_EVAL}'` makes one"
+            f"as `pip install torch==2.13.0 'lm-eval[hf]=={VERSION}'` makes one"
         )
     return python
 
@@ -126,7 +127,7 @@ def result(python, saved, tasks, folder):
     (start / "datasets.py").write_text("raise RuntimeError('the wrong datasets')")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(start)
-        return run_harness(saved, settings, folder, "cpu")
+        return run_lm_eval(saved, settings, folder, "cpu")
 
 
 def scores(result, task):
@@ -172,11 +173,11 @@ def test_the_folder_holds_results_and_log_alone(result, folder):
 
 def test_a_task_that_lm_eval_does_not_have_is_refused(python, saved, tmp_path):
     with pytest.raises(ConfigError, match="has no task arc_hardest; see"):
-        run_harness(saved, Harness(tasks=["arc_hardest"], python=python), tmp_path, "cpu")
+        run_lm_eval(saved, Harness(tasks=["arc_hardest"], python=python), tmp_path, "cpu")
 
 
 def test_a_task_whose_data_cannot_be_reached_says_so(python, saved, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     with pytest.raises(SourceError, match="allenai/ai2_arc for arc_easy is on the hub"):
-        run_harness(saved, Harness(tasks=["arc_easy"], python=python), tmp_path, "cpu")
+        run_lm_eval(saved, Harness(tasks=["arc_easy"], python=python), tmp_path, "cpu")

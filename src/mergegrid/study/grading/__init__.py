@@ -1,1 +1,1 @@
-"""Grading answers: numbers, LaTeX, programs, judges and lm-eval."""
+"""Grade answers: numbers, formulas, programs, preferences of judges, and lm-eval tasks."""

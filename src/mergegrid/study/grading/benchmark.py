@@ -1,8 +1,8 @@
-"""Scoring a benchmark: the answers of all variants of one set of experts, graded and averaged.
+"""Score a benchmark: grade and average the answers of all models of one set of experts.
 
-Variants are compared on the questions of the validation split, a fixed share of them by the digest
-of their names, and reported on the others. Where a study has nothing to choose, all are test
-questions.
+Models are compared on the questions of the validation split, a fixed share of them by the digest of
+their names, and reported on the test split, which is the rest. If a study selects nothing, all
+questions are test questions.
 """
 
 import json
@@ -19,12 +19,13 @@ from mergegrid.errors import DataError
 from mergegrid.hashing import digest
 from mergegrid.progress import progress
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.stages import Libraries, library_versions, stage_versions, union_of_versions
+from mergegrid.stages import library_versions, stage_versions, union_of_versions
 from mergegrid.study.grading.graders import GRADERS
-from mergegrid.study.grading.graders.grader import Context, Grades, Question, Verdicts
+from mergegrid.study.grading.graders.grader import Context, Grades, VerdictCache
 from mergegrid.study.runtime.journal import Journal
 from mergegrid.study.schema.decoder_jobs import ScoreRequest
 from mergegrid.study.scoring.scores import Measurement, Split, score_frame, score_row
+from mergegrid.study.tasks.benchmarks.question import Question
 
 
 def score_benchmark(
@@ -34,44 +35,46 @@ def score_benchmark(
     folder: Path,
     workers: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores and records of one benchmark.
+    """Return the scores and the records of one benchmark.
 
     Args:
-        request: the benchmark and the variants.
-        questions: its prepared questions.
-        answers: of each variant, in the order of the request: its answers to all benchmarks.
-        folder: where verdicts that are known are kept.
-        workers: programs that may run side by side.
+        request: The benchmark and the recipes of the models.
+        questions: Its prepared questions.
+        answers: For every recipe, in order, the answers of its model to all benchmarks.
+        folder: Folder of the cached verdicts.
+        workers: Number of programs that may run in parallel.
 
     Returns:
-        Rows of scores, and one row per variant, question and sample: recipe, question, digest of
-        the prompt, output, what was extracted from it and the verdict, and the split of the
-        question with its value of the primary metric, over all its samples.
+        Score rows, and one record per recipe, question and sample: recipe, question, digest of the
+        prompt, output, the extracted answer, the verdict, the question's split, and its value of
+        the primary metric over all samples.
 
     Raises:
-        DataError: a question has no answer, or there is none to choose or to report on.
+        DataError: A question has no answer, or a split that is needed has no question.
     """
     stage = f"grade_{request.benchmark.kind}"
-    versions, here = stage_versions(stage), library_versions(stage)
+    versions, installed = stage_versions(stage), library_versions(stage)
     journal = Journal(folder / f"verdicts~{versions[stage]}.jsonl")
     columns = (questions[name].tolist() for name in ("id", "instruction", "reference"))
-    asked = [
+    parsed = [
         Question(name, instruction, json.loads(reference))
         for name, instruction, reference in zip(*columns, strict=True)
     ]
-    splits = [_split(request, question.id) for question in asked]
+    splits = [_split(request, question.id) for question in parsed]
     _check_splits(request, splits)
     rows: list[dict[str, Any]] = []
     records: list[pd.DataFrame] = []
     pairs = list(zip(request.recipes, answers, strict=True))
-    for recipe, frame in progress(pairs, f"variants on {request.name}", len(pairs)):
-        own = _own(frame, asked, request.name)
-        texts = [part["output"].tolist() for _, part in own.groupby("id", sort=False)]
-        context = Context(request, folder, Verdicts(journal, here), workers)
-        grades = GRADERS[request.benchmark.kind](context, recipe.digest[:16], asked, texts)
-        engine = _engine(own)
-        libraries = union_of_versions([*_libraries(own), context.verdicts.libraries])
-        inputs = _inputs(request, questions, own, versions)
+    for recipe, all_answers in progress(pairs, f"models on {request.name}", len(pairs)):
+        frame = _answers_to(parsed, all_answers, request.name)
+        samples = [group["output"].tolist() for _, group in frame.groupby("id", sort=False)]
+        context = Context(request, folder, VerdictCache(journal, installed), workers)
+        grade = GRADERS[request.benchmark.kind]
+        grades = grade(context, recipe.digest[:16], parsed, samples)
+        generating = map(json.loads, frame["libraries"].unique())
+        libraries = union_of_versions([*generating, context.verdicts.libraries])
+        engine = _engine(frame)
+        inputs = _inputs_digest(request, questions, frame, versions)
         rows += [
             score_row(
                 "sweep" if len(recipe.experts) == 1 else "merges",
@@ -89,14 +92,21 @@ def score_benchmark(
             )
             for split, metric, primary, measurement in _measurements(grades, splits)
         ]
-        records.append(_records(recipe, own, grades, splits))
+        records.append(_records(recipe, frame, grades, splits))
     return score_frame(rows), pd.concat(records, ignore_index=True)
 
 
-def _split(request: ScoreRequest, name: str) -> Split:
-    """The split of a question: by its name alone, whatever else is asked."""
-    place = int(digest([request.name, name])[:8], 16) / 2**32
-    return "validation" if place < request.validation_fraction else "test"
+def mean_of(values: np.ndarray) -> Measurement:
+    """Return the mean over questions and its standard error."""
+    n = len(values)
+    stderr = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
+    return Measurement(float(values.mean()), stderr, n)
+
+
+def _split(request: ScoreRequest, question: str) -> Split:
+    """Return the split of a question, which depends on its name alone, not on other questions."""
+    position = int(digest([request.name, question])[:8], 16) / 2**32
+    return "validation" if position < request.validation_fraction else "test"
 
 
 def _check_splits(request: ScoreRequest, splits: Sequence[Split]) -> None:
@@ -105,57 +115,53 @@ def _check_splits(request: ScoreRequest, splits: Sequence[Split]) -> None:
         if split not in splits:
             raise DataError(
                 f"none of the {len(splits)} questions of {request.name} is in the {split} split; "
-                "ask more questions, change decoders.validation_fraction "
-                f"({request.validation_fraction:g}), or choose on the test split"
+                "use more questions, change decoders.validation_fraction "
+                f"({request.validation_fraction:g}), or select on the test split"
             )
 
 
-def _own(frame: pd.DataFrame, asked: Sequence[Question], name: str) -> pd.DataFrame:
-    """The answers to the questions asked, in their order."""
-    places = {question.id: place for place, question in enumerate(asked)}
-    own = frame[(frame["benchmark"] == name) & frame["id"].isin(places)]
-    own = own.sort_values("id", key=lambda ids: ids.map(places), kind="stable", ignore_index=True)
-    answered = set(own["id"])
-    missing = [each for each in places if each not in answered]
+def _answers_to(questions: Sequence[Question], answers: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the answers to the questions of a benchmark, in the order of the questions."""
+    positions = {question.id: position for position, question in enumerate(questions)}
+    frame = answers[(answers["benchmark"] == name) & answers["id"].isin(positions)]
+    frame = frame.sort_values(
+        "id", key=lambda ids: ids.map(positions), kind="stable", ignore_index=True
+    )
+    answered = set(frame["id"])
+    missing = [question for question in positions if question not in answered]
     if missing:
         raise DataError(
-            f"{len(missing)} questions of {name} have no answer, first {missing[0]}; "
+            f"{len(missing)} questions of {name} have no answer, the first is {missing[0]}; "
             "generate the answers again"
         )
-    return own
+    return frame
 
 
 def _measurements(
     grades: Grades, splits: Sequence[Split]
 ) -> list[tuple[Split, str, bool, Measurement]]:
-    found: list[tuple[Split, str, bool, Measurement]] = []
-    of_rows = np.asarray(splits)
+    """Return split, metric, whether it is the primary metric, and the measurement."""
+    measurements: list[tuple[Split, str, bool, Measurement]] = []
+    split_of_rows = np.asarray(splits)
     for split in dict.fromkeys(splits):
         for index, metric in enumerate(grades.values.columns):
-            values = grades.values[metric].to_numpy(dtype=float)[of_rows == split]
-            found.append((split, metric, index == 0, mean_of(values)))
+            values = grades.values[metric].to_numpy(dtype=float)[split_of_rows == split]
+            measurements.append((split, metric, index == 0, mean_of(values)))
     if "validation" not in splits:
-        found += [
+        measurements += [
             ("test", metric, False, Measurement(value, stderr, len(splits)))
             for metric, (value, stderr) in grades.summaries.items()
         ]
-    return found
-
-
-def mean_of(values: np.ndarray) -> Measurement:
-    """Mean over questions, with the standard error of a sample of them."""
-    n = len(values)
-    stderr = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
-    return Measurement(float(values.mean()), stderr, n)
+    return measurements
 
 
 def _records(
-    recipe: Recipe, own: pd.DataFrame, grades: Grades, splits: Sequence[Split]
+    recipe: Recipe, answers: pd.DataFrame, grades: Grades, splits: Sequence[Split]
 ) -> pd.DataFrame:
-    head = own[["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]]
+    head = answers[["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]]
     frame = pd.concat([head, grades.records], axis=1)
-    # Answers lie in the order of their questions.
-    question, _ = pd.factorize(own["id"])
+    # Answers are in the order of their questions.
+    question, _ = pd.factorize(answers["id"])
     frame["split"] = np.asarray(splits)[question]
     frame["value"] = grades.values.iloc[:, 0].to_numpy(dtype=float)[question]
     frame.insert(0, "recipe", recipe.slug)
@@ -163,31 +169,25 @@ def _records(
     return frame
 
 
-def _engine(own: pd.DataFrame) -> str:
-    """In words, what wrote the answers; two engines in one file are both named."""
+def _engine(answers: pd.DataFrame) -> str:
+    """Name what generated the answers, such as `vllm bfloat16 H200`; engines are joined by `+`."""
     names = []
-    for text in own["engine"].unique():
+    for text in answers["engine"].unique():
         engine: Mapping[str, Any] = json.loads(text)
-        parts = (engine["backend"], engine["dtype"], engine["device"])
-        names.append(" ".join(map(str, parts)))
+        names.append(" ".join(str(engine[key]) for key in ("backend", "dtype", "device")))
     return " + ".join(dict.fromkeys(names))
 
 
-def _libraries(own: pd.DataFrame) -> list[Libraries]:
-    """Libraries behind the answers."""
-    return [json.loads(text) for text in own["libraries"].unique()]
-
-
-def _inputs(
+def _inputs_digest(
     request: ScoreRequest,
     questions: pd.DataFrame,
-    own: pd.DataFrame,
+    answers: pd.DataFrame,
     versions: Mapping[str, int],
 ) -> str:
     return digest(
         {
             "questions": questions.to_dict(orient="list"),
-            "answers": own.drop(columns="libraries").to_dict(orient="list"),
+            "answers": answers.drop(columns="libraries").to_dict(orient="list"),
             "benchmark": request.benchmark.model_dump(mode="json"),
             "versions": versions,
         }

@@ -1,16 +1,15 @@
-"""Any task of lm-evaluation-harness as a score: run in its own environment, read from its JSON.
+"""Score models on tasks of lm-evaluation-harness, run in its own environment.
 
-Each metric of each task, and of each group of tasks, is one score under the name that lm-eval gives
-it: the metric, a comma, and the filter of the answers, such as `acc,none` or
-`exact_match,strict-match`. Which questions a task has is decided by lm-eval and, for most tasks, by
-a data set of the hub without a pinned revision; what was asked goes into the digest of the inputs.
+Every metric of every task, and of every group of tasks, is one score. It is named as lm-eval names
+it: metric, comma, and filter of the answers, such as `acc,none` or `exact_match,strict-match`.
+lm-eval decides which questions a task has, for most tasks by a data set of the hub without a pinned
+revision; a digest of the questions is part of the digest of the inputs.
 """
 
 import json
 import logging
 import math
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -19,11 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mergegrid.errors import ConfigError, DataError, MergegridError, SourceError
+from mergegrid.errors import ConfigError, DataError
 from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import Libraries, stage_versions, union_of_versions
 from mergegrid.study.generation.vllm_environment import VLLM_ON_GPUS, refuse_mig
+from mergegrid.study.grading.lm_eval_compat import VERSION, failure
 from mergegrid.study.runtime.gpu_devices import hardware_name
 from mergegrid.study.runtime.parent_death import dies_with_parent
 from mergegrid.study.schema.lm_eval import Harness, OnGpus, own_tasks
@@ -31,115 +31,100 @@ from mergegrid.study.scoring.scores import Measurement, score_row
 
 STAGE_VERSIONS = {"harness": 1}
 
-NO_SPLIT = OnGpus()
-"""One GPU."""
-#: Version that is tested.
-LM_EVAL = "0.4.13"
+ONE_GPU = OnGpus()
 
 _FIND_VERSION = "from importlib.metadata import version; print(version('lm_eval'))"
 _NOT_METRICS = {"alias", "name", "sample_len", "sample_count", "samples"}
-_ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|IsEnabled)\b")
-_UNKNOWN = re.compile(r"Tasks not found: (.+)")
-_UNREACHED = re.compile(
-    r"(?:reach|Module) '([^']+)' (?:on|doesn't exist on) the (?:Hugging Face )?Hub"
-)
-_OFFLINE = ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "HF_HUB_OFFLINE")
-_UNSAFE = re.compile(r"Attempted to run task: (\S+) which is marked as unsafe")
-# The metric that runs programs: it is asked for, or asks for leave.
-_RUNS_CODE = ("Module 'code_eval'", "HF_ALLOW_CODE_EVAL")
-_TAIL = 30
 _ENVIRONMENT = {
-    # Else a file where the run starts could stand in for a library of the same name.
+    # Otherwise a file in the working directory could replace a library of the same name.
     "PYTHONSAFEPATH": "1",
-    # vLLM's engine in the process of lm-eval ends with it; one of its own would keep the GPU.
+    # vLLM's engine must end with lm-eval; in a process of its own it would keep the GPU.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     **VLLM_ON_GPUS,
 }
 _ATTEMPT = "run-"
-_MISSING = ("ModuleNotFoundError", "ImportError")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HarnessScore:
+class LmEvalScore:
     """One metric of one task."""
 
     task: str
     metric: str
-    """With the filter behind a comma, as lm-eval names it."""
+    """The metric, a comma and the filter, as lm-eval names it."""
     measurement: Measurement
 
 
 @dataclass(frozen=True)
-class HarnessResult:
-    """What lm-eval found for one model."""
+class LmEvalResult:
+    """The scores of one model."""
 
     version: str
     """Version of lm-eval."""
     engine: str
-    """What gave the answers: `lm-eval hf float32 cpu`."""
+    """What generated the answers: `lm-eval hf float32 cpu`."""
     tasks: dict[str, str]
     """Versions of the tasks and groups."""
     questions: dict[str, str]
-    """Digest of the questions, prompts and right answers of each task."""
-    scores: list[HarnessScore]
+    """By task, a digest of the questions, prompts and right answers."""
+    scores: list[LmEvalScore]
 
 
-def run_harness(
-    model: Path, settings: Harness, folder: Path, device: str, on_gpus: OnGpus = NO_SPLIT
-) -> HarnessResult:
+def run_lm_eval(
+    model: Path, settings: Harness, folder: Path, device: str, on_gpus: OnGpus = ONE_GPU
+) -> LmEvalResult:
     """Score a model on tasks of lm-eval.
 
     Args:
-        model: folder of the model.
-        settings: the tasks, and where lm-eval is.
-        folder: gets `results.json` as lm-eval wrote it, and its log, `lm_eval.log`.
+        model: Folder of the model.
+        settings: The tasks, and the Python that has lm-eval.
+        folder: Folder to write `results.json`, as lm-eval wrote it, and the log `lm_eval.log` to.
         device: `cpu` or `cuda`.
-        on_gpus: how the model lies on GPUs, where the device is one.
+        on_gpus: How the model is distributed over GPUs, if the device is `cuda`.
 
     Raises:
-        ConfigError: lm-eval is not installed there, knows no such task, needs another package for
-            it, or would run programs of the model; or vLLM is given a part of a GPU.
-        SourceError: the data of a task is on the hub, which cannot be reached.
-        MergegridError: lm-eval failed, or found no scores.
+        ConfigError: lm-eval is not installed there, does not have a task, lacks a package for it,
+            or would run programs of the model; or vLLM is given a part of a GPU.
+        SourceError: The data of a task is on the hub, which cannot be reached.
+        MergegridError: lm-eval failed, or computed no scores.
     """
+    # Raises if the folder of the user's own tasks is missing.
     own_tasks(settings)
     if settings.model == "vllm" and device != "cpu":
         refuse_mig()
     version = _version(settings.python)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_ATTEMPT}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in folder.glob(f"{_ATTEMPT}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     log, results = folder / "lm_eval.log", folder / "results.json"
     results.unlink(missing_ok=True)
     logger.info("lm-eval %s writes its log to %s", version, log)
-    # A place of its own for each attempt: nothing that an older one writes can be taken for ours.
+    # Each attempt has its own folder, so that results of an older one cannot be mistaken for its.
     with TemporaryDirectory(prefix=_ATTEMPT, dir=folder, ignore_cleanup_errors=True) as name:
-        place = Path(name)
+        attempt = Path(name)
+        command = lm_eval_command(model, settings, attempt / "results.json", device, on_gpus)
         with log.open("wb") as file:
-            done = subprocess.run(
-                dies_with_parent(
-                    harness_command(model, settings, place / "results.json", device, on_gpus)
-                ),
+            completed = subprocess.run(
+                dies_with_parent(command),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **_ENVIRONMENT},
                 check=False,
             )
-        written = list(place.glob("results_*.json"))
-        if done.returncode or not written:
-            raise _failure(settings, version, done.returncode, log)
+        written = list(attempt.glob("results_*.json"))
+        if completed.returncode or not written:
+            raise failure(settings, version, completed.returncode, log)
         written[0].replace(results)
     return read_result(results, settings, device)
 
 
-def harness_command(
-    model: Path, settings: Harness, output: Path, device: str, on_gpus: OnGpus = NO_SPLIT
+def lm_eval_command(
+    model: Path, settings: Harness, output: Path, device: str, on_gpus: OnGpus = ONE_GPU
 ) -> list[str]:
-    """The words that start lm-eval; it puts the time into the name of the output."""
-    # As JSON, for in the plain form a comma in the path would end it.
+    """Return the command that runs lm-eval, which adds the time to the name of the output."""
     arguments: dict[str, Any] = {"pretrained": str(model.resolve()), "dtype": settings.dtype}
     if device != "cpu" and settings.model == "vllm":
         arguments |= {
@@ -149,13 +134,14 @@ def harness_command(
         if on_gpus.max_model_len is not None:
             arguments["max_model_len"] = on_gpus.max_model_len
     elif device != "cpu" and on_gpus.gpus > 1:
-        # Layer by layer over the GPUs, one after the other at work.
+        # Layers are distributed over the GPUs, which work one after the other.
         arguments["parallelize"] = True
     command = [settings.python, "-m", "lm_eval", "--model", settings.model]
+    # As JSON, because in the plain form a comma in the path would end it.
     command += ["--model_args", json.dumps(arguments), "--tasks", ",".join(settings.tasks)]
     command += ["--batch_size", str(_batch_size(settings))]
-    # The path of a file: in a folder, lm-eval makes one whose name is the whole path of the model.
-    # Only with the samples does it say by a digest what was asked.
+    # A file: in a folder, lm-eval creates one whose name is the whole path of the model. Only with
+    # the samples does it write a digest of the questions.
     command += ["--output_path", str(output.resolve()), "--log_samples"]
     if settings.model == "hf":
         command += ["--device", device]
@@ -172,10 +158,10 @@ def harness_command(
     return command
 
 
-def read_result(path: Path, settings: Harness, device: str) -> HarnessResult:
-    """Read what lm-eval wrote.
+def read_result(path: Path, settings: Harness, device: str) -> LmEvalResult:
+    """Read the results that lm-eval wrote.
 
-    For a model that was asked `arc_easy`, without what is not read here:
+    For the task `arc_easy`, without the parts that are not read:
 
         {"results": {"arc_easy": {"alias": "arc_easy", "acc,none": 0.6, "acc_stderr,none": 0.01}},
          "n-samples": {"arc_easy": {"original": 2376, "effective": 2376}},
@@ -183,42 +169,41 @@ def read_result(path: Path, settings: Harness, device: str) -> HarnessResult:
          "lm_eval_version": "0.4.13", "config": {"model": "hf", "model_dtype": "torch.float32"}}
 
     Raises:
-        DataError: there are no scores in it.
+        DataError: The file has no scores.
     """
-    found = json.loads(path.read_text(encoding="utf-8"))
-    version = found["lm_eval_version"]
-    dtype = str(found["config"].get("model_dtype", settings.dtype)).removeprefix("torch.")
-    counts = {task: count["effective"] for task, count in found["n-samples"].items()}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    dtype = str(content["config"].get("model_dtype", settings.dtype)).removeprefix("torch.")
+    counts = {task: count["effective"] for task, count in content["n-samples"].items()}
     scores = [
         score
-        for task, values in sorted(found["results"].items())
+        for task, values in sorted(content["results"].items())
         for score in _scores(task, values, counts)
     ]
     if not scores:
         raise DataError(
             f"{path} has no scores of {', '.join(settings.tasks)}; "
-            "name tasks that lm-eval computes metrics for"
+            "choose tasks for which lm-eval computes metrics"
         )
-    return HarnessResult(
-        version=version,
+    return LmEvalResult(
+        version=content["lm_eval_version"],
         engine=f"lm-eval {settings.model} {dtype} {hardware_name(device)}",
-        tasks={task: str(each) for task, each in found["versions"].items()},
-        questions=found["task_hashes"],
+        tasks={task: str(version) for task, version in content["versions"].items()},
+        questions=content["task_hashes"],
         scores=scores,
     )
 
 
-def rows(
-    result: HarnessResult, recipe: Recipe, owner: str, libraries: Libraries, inputs_digest: str
+def lm_eval_rows(
+    result: LmEvalResult, recipe: Recipe, owner: str, libraries: Libraries, inputs_digest: str
 ) -> list[dict[str, Any]]:
-    """One row of scores per task and metric; none is primary, for lm-eval does not rank its own.
+    """Return one score row per task and metric; none is primary, as lm-eval does not rank them.
 
     Args:
-        result: what lm-eval found.
-        recipe: what the model was merged from.
-        owner: the expert whose ability the tasks measure, or nothing.
-        libraries: versions of the libraries behind the model.
-        inputs_digest: digest over all that the values depend on but the recipe.
+        result: The scores.
+        recipe: The recipe of the model.
+        owner: The expert whose ability the tasks measure, or an empty string.
+        libraries: Versions of the libraries behind the model.
+        inputs_digest: Digest of everything that the values depend on, except the recipe.
     """
     libraries = union_of_versions([libraries, {"lm-eval": [result.version]}])
     return [
@@ -240,25 +225,25 @@ def rows(
     ]
 
 
-def harness_inputs(
-    result: HarnessResult, settings: Harness, model: str, on_gpus: OnGpus = NO_SPLIT
+def lm_eval_inputs_digest(
+    result: LmEvalResult, settings: Harness, model: str, on_gpus: OnGpus = ONE_GPU
 ) -> str:
-    """Digest over all that the values depend on but the recipe.
+    """Return a digest of everything that the values depend on, except the recipe.
 
     Args:
-        result: what lm-eval found, and with which tasks and questions.
-        settings: how it was asked; where it is installed does not count.
-        model: digest of the model.
-        on_gpus: how the model lay on GPUs; longer questions were cut.
+        result: The scores, with the versions of tasks and questions.
+        settings: The settings; where lm-eval is installed does not count.
+        model: Digest of the model.
+        on_gpus: How the model is distributed over GPUs; its `max_model_len` truncates questions.
     """
-    asked = settings.model_dump(mode="json", exclude={"python", "include_path"})
-    asked["batch_size"] = _batch_size(settings)
+    counted = settings.model_dump(mode="json", exclude={"python", "include_path"})
+    counted["batch_size"] = _batch_size(settings)
     if on_gpus.max_model_len is not None:
-        asked["max_model_len"] = on_gpus.max_model_len
+        counted["max_model_len"] = on_gpus.max_model_len
     return digest(
         {
             "model": model,
-            "settings": asked,
+            "settings": counted,
             "own": own_tasks(settings),
             "engine": result.engine,
             "tasks": result.tasks,
@@ -273,77 +258,42 @@ def _batch_size(settings: Harness) -> int | str:
 
 
 def _version(python: str) -> str:
-    """Version of lm-eval in the environment of a Python."""
+    """Return the version of lm-eval in the environment of a Python."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [python, "-c", _FIND_VERSION], capture_output=True, text=True, check=False
         )
     except OSError as error:
         raise ConfigError(
             f"harness.python = {python!r} cannot be started ({error.strerror}); "
-            "name the Python of an environment that has lm-eval"
+            "set it to the Python of an environment that has lm-eval"
         ) from error
-    if done.returncode:
+    if completed.returncode:
         raise ConfigError(
-            f"harness.python = {python!r}: its environment has no lm-eval; "
-            f"run `{python} -m pip install 'lm-eval[hf]=={LM_EVAL}'`, or name another Python"
+            f"harness.python = {python!r}: its environment has no lm-eval; run "
+            f"`{python} -m pip install 'lm-eval[hf]=={VERSION}'`, or set it to another Python"
         )
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
-def _scores(task: str, values: Mapping[str, Any], counts: Mapping[str, int]) -> list[HarnessScore]:
+def _scores(task: str, values: Mapping[str, Any], counts: Mapping[str, int]) -> list[LmEvalScore]:
     scores = []
     for metric, value in values.items():
-        name, _, kept = metric.partition(",")
+        name, _, answer_filter = metric.partition(",")
         if metric in _NOT_METRICS or name.endswith("_stderr"):
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            logger.warning("%s of %s is left out: it is no number", metric, task)
+            logger.warning(
+                "%s of %s is left out, because it is %r and not a number", metric, task, value
+            )
             continue
-        stderr = values.get(f"{name}_stderr,{kept}")
-        # For a group: the questions of those of its tasks that have the metric.
+        stderr = values.get(f"{name}_stderr,{answer_filter}")
+        # For a group: the number of questions in those of its tasks that have the metric.
         count = values.get("sample_count", {}).get(metric, counts.get(task))
         measurement = Measurement(
             value=float(value),
             stderr=float(stderr) if isinstance(stderr, int | float) else math.nan,
             n=int(values["sample_len"] if count is None else count),
         )
-        scores.append(HarnessScore(task, metric, measurement))
+        scores.append(LmEvalScore(task, metric, measurement))
     return scores
-
-
-def _failure(settings: Harness, version: str, code: int, log: Path) -> MergegridError:
-    """What went wrong, in one line, from the end of a log."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if _ERROR.match(line)]
-    last = (errors or lines or ["nothing"])[-1]
-    tasks = ", ".join(settings.tasks)
-    if unknown := _UNKNOWN.search(last):
-        return ConfigError(
-            f"harness.tasks: lm-eval {version} has no task {unknown[1]}; see "
-            f"`{settings.python} -m lm_eval ls tasks`, or name the folder of your own tasks in "
-            "harness.include_path"
-        )
-    unsafe = _UNSAFE.search(last)
-    if unsafe or any(sign in line for sign in _RUNS_CODE for line in lines[-_TAIL:]):
-        return ConfigError(
-            f"harness.tasks: {unsafe[1] if unsafe else tasks} would run programs that models "
-            "wrote, without a sandbox; take a benchmark of kind humaneval or mbpp instead"
-        )
-    unreached = _UNREACHED.search(last)
-    if unreached or any(sign in last for sign in _OFFLINE):
-        what = (unreached and unreached[1]) or "data"
-        return SourceError(
-            f"harness.tasks: {what} for {tasks} is on the hub, which cannot be reached; run once "
-            "with network and without HF_HUB_OFFLINE, or take tasks whose data is here "
-            f"(lm-eval's log is {log})"
-        )
-    if last.startswith(_MISSING):
-        return ConfigError(
-            f"harness.python = {settings.python!r}: its environment lacks a package for {tasks} "
-            f"on {settings.model} ({last}); install it there"
-        )
-    return MergegridError(
-        f"lm-eval {version} ended with code {code} and said {last!r}; "
-        f"see its log, {log}, mend that and run again"
-    )

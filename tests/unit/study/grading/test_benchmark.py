@@ -180,10 +180,10 @@ def test_single_experts_need_no_question_to_choose_on(tmp_path):
 
 
 def test_a_question_without_an_answer_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="2 questions of words have no answer, first b; generate"):
+    with pytest.raises(DataError, match="2 questions of words have no answer, the first is b; gen"):
         score(tmp_path, ["a", "b", "c"], [answers({"a": "a"})])
     elsewhere = answers({"a": "a"}, benchmark="other")
-    with pytest.raises(DataError, match="1 questions of words have no answer, first a"):
+    with pytest.raises(DataError, match="1 questions of words have no answer, the first is a"):
         score(tmp_path, ["a"], [elsewhere])
 
 

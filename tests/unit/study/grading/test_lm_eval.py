@@ -14,11 +14,11 @@ from mergegrid.methods.average import Average
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.study.grading.lm_eval import (
-    harness_command,
-    harness_inputs,
+    lm_eval_command,
+    lm_eval_inputs_digest,
+    lm_eval_rows,
     read_result,
-    rows,
-    run_harness,
+    run_lm_eval,
 )
 from mergegrid.study.schema.generation import Generation
 from mergegrid.study.schema.lm_eval import Harness, HarnessRequest, OnGpus, own_tasks
@@ -123,16 +123,18 @@ def test_a_metric_without_a_standard_error_or_a_number_is_told_apart(tmp_path, c
     (score,) = read(tmp_path, content).scores
     assert (score.measurement.value, score.measurement.n) == (2.0, 7)
     assert math.isnan(score.measurement.stderr)
-    assert "words,none of a is left out: it is no number" in caplog.text
+    assert "words,none of a is left out, because it is ['x'] and not a number" in caplog.text
 
 
 def test_results_without_scores_are_refused(tmp_path):
-    with pytest.raises(DataError, match="has no scores of both; name tasks"):
+    with pytest.raises(DataError, match="has no scores of both; choose tasks"):
         read(tmp_path, WRITTEN | {"results": {"both": {"alias": "both", "sample_len": 0}}})
 
 
 def test_rows_are_scores_of_the_recipe_that_no_table_compares(tmp_path):
-    frame = score_frame(rows(read(tmp_path), RECIPE, "math", {"torch": ("2.13.0",)}, "digest"))
+    frame = score_frame(
+        lm_eval_rows(read(tmp_path), RECIPE, "math", {"torch": ("2.13.0",)}, "digest")
+    )
     assert len(frame) == 4
     assert not frame["primary"].any()
     constant = {
@@ -154,17 +156,19 @@ def test_vllm_of_lm_eval_is_not_given_a_part_of_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-cccc-0")
     settings = Harness(tasks=["arc_easy"], model="vllm")
     with pytest.raises(ConfigError, match="does not support MIG partitions"):
-        run_harness(tmp_path, settings, tmp_path / "out", "cuda")
+        run_lm_eval(tmp_path, settings, tmp_path / "out", "cuda")
 
 
 def test_one_expert_alone_is_part_of_the_sweep(tmp_path):
     alone = RECIPE.model_copy(update={"experts": ("math",)})
-    assert {row["study"] for row in rows(read(tmp_path), alone, "", {}, "digest")} == {"sweep"}
+    assert {row["study"] for row in lm_eval_rows(read(tmp_path), alone, "", {}, "digest")} == {
+        "sweep"
+    }
 
 
 def test_lm_eval_is_asked_nothing_that_is_not_set():
     settings = Harness(tasks=["arc_easy", "mmlu"], python="/opt/lm_eval/bin/python")
-    assert harness_command(Path("/m/rate~0.9,seed=1"), settings, Path("/o/r.json"), "cuda") == [
+    assert lm_eval_command(Path("/m/rate~0.9,seed=1"), settings, Path("/o/r.json"), "cuda") == [
         "/opt/lm_eval/bin/python",
         "-m",
         "lm_eval",
@@ -189,7 +193,7 @@ def test_lm_eval_is_asked_all_that_is_set(tmp_path, monkeypatch):
     settings = Harness(
         tasks=["mine"], few_shot=0, limit=10, seed=0, include_path="own", model="vllm", chat=True
     )
-    words = harness_command(Path("model"), settings, Path("out.json"), "cuda")
+    words = lm_eval_command(Path("model"), settings, Path("out.json"), "cuda")
     assert words[:3] == ["python", "-m", "lm_eval"]
     assert json.loads(words[6])["pretrained"] == f"{tmp_path}/model"
     assert words[words.index("--log_samples") + 1 :] == [
@@ -203,7 +207,7 @@ def test_on_gpus_the_model_lies_as_the_family_has_it(tmp_path):
 
     def arguments(model, device, on_gpus):
         settings = Harness(tasks=["arc_easy"], model=model)
-        words = harness_command(Path("/m"), settings, Path("/r.json"), device, on_gpus)
+        words = lm_eval_command(Path("/m"), settings, Path("/r.json"), device, on_gpus)
         batch = words[words.index("--batch_size") + 1]
         return {**json.loads(words[words.index("--model_args") + 1]), "batch_size": batch}
 
@@ -225,11 +229,13 @@ def test_on_gpus_the_model_lies_as_the_family_has_it(tmp_path):
     assert arguments("hf", "cuda", OnGpus()) == {**plain, "batch_size": "8"}
     # Longer questions are cut, so it is part of what scores depend on.
     settings, result = Harness(tasks=["arc_easy"], model="vllm"), read(tmp_path)
-    plain, cut = (harness_inputs(result, settings, "model", each) for each in (OnGpus(), split))
-    assert plain == harness_inputs(result, settings, "model")
+    plain, cut = (
+        lm_eval_inputs_digest(result, settings, "model", each) for each in (OnGpus(), split)
+    )
+    assert plain == lm_eval_inputs_digest(result, settings, "model")
     assert cut != plain
     with_batches = Harness(tasks=["arc_easy"], batch_size="auto")
-    assert harness_command(Path("/m"), with_batches, Path("/r"), "cpu").count("auto") == 1
+    assert lm_eval_command(Path("/m"), with_batches, Path("/r"), "cpu").count("auto") == 1
 
 
 @pytest.mark.parametrize(
@@ -249,13 +255,13 @@ def test_on_gpus_the_model_lies_as_the_family_has_it(tmp_path):
             "FileNotFoundError: Couldn't find a module script at /x/code_eval/code_eval.py. "
             "Module 'code_eval' doesn't exist on the Hugging Face Hub either.",
             ConfigError,
-            "arc_easy would run programs that models wrote, without a sandbox; take a benchmark",
+            "arc_easy would run programs written by models without a sandbox; use a benchmark",
         ),
         (
             "ValueError: Attempted to run task: humaneval which is marked as unsafe. Set "
             "confirm_run_unsafe_code=True to run this task.",
             ConfigError,
-            "harness.tasks: humaneval would run programs that models wrote",
+            "harness.tasks: humaneval would run programs written by models",
         ),
         (
             "ModuleNotFoundError: No module named 'vllm'",
@@ -265,9 +271,9 @@ def test_on_gpus_the_model_lies_as_the_family_has_it(tmp_path):
         (
             "torch.OutOfMemoryError: CUDA out of memory.\nRunning: 50%|##  | 1/2 [00:01<00:01]",
             MergegridError,
-            "ended with code 1 and said 'torch.OutOfMemoryError: CUDA out of memory.'; see its log",
+            "is 'torch.OutOfMemoryError: CUDA out of memory.'. Fix it and rerun",
         ),
-        ("", MergegridError, "ended with code 1 and said 'nothing'; see its log"),
+        ("", MergegridError, "exited with code 1; the last line of its log "),
     ],
 )
 def test_what_went_wrong_is_one_line_that_says_what_to_do(tmp_path, log, error, says):
@@ -275,7 +281,7 @@ def test_what_went_wrong_is_one_line_that_says_what_to_do(tmp_path, log, error, 
     if not log:
         settings = Harness(tasks=["arc_easy"], python=stand_in(tmp_path, ""))
     with pytest.raises(error) as raised:
-        run_harness(tmp_path, settings, tmp_path / "out", "cpu")
+        run_lm_eval(tmp_path, settings, tmp_path / "out", "cpu")
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
     assert type(raised.value) is error
@@ -286,8 +292,8 @@ def test_an_end_without_results_is_no_success_and_leaves_no_older_ones(tmp_path)
     older.parent.mkdir()
     older.write_text("{}")
     settings = Harness(tasks=["arc_easy"], python=stand_in(tmp_path, "Could not save", code=0))
-    with pytest.raises(MergegridError, match="ended with code 0 and said 'Could not save'"):
-        run_harness(tmp_path, settings, older.parent, "cpu")
+    with pytest.raises(MergegridError, match=r"exited with code 0; .* is 'Could not save'"):
+        run_lm_eval(tmp_path, settings, older.parent, "cpu")
     assert not older.exists()
 
 
@@ -312,7 +318,7 @@ def test_each_attempt_has_a_place_of_its_own_and_leaves_its_results_and_log(tmp_
     (out / "run-killed").mkdir(parents=True)
     (out / "run-killed" / "results_2025.json").write_text("{}")
     for _ in range(2):
-        assert len(run_harness(tmp_path, settings, out, "cpu").scores) == 4
+        assert len(run_lm_eval(tmp_path, settings, out, "cpu").scores) == 4
         assert sorted(path.name for path in out.iterdir()) == ["lm_eval.log", "results.json"]
     first, second = map(Path, (tmp_path / "places").read_text().splitlines())
     assert first.parent != second.parent
@@ -328,9 +334,9 @@ def test_lm_eval_ends_with_a_killed_job(tmp_path):
     job = (
         "from pathlib import Path\n"
         "from mergegrid.study.schema.lm_eval import Harness\n"
-        "from mergegrid.study.grading.lm_eval import run_harness\n"
+        "from mergegrid.study.grading.lm_eval import run_lm_eval\n"
         f"settings = Harness(tasks=['both'], python={str(program)!r})\n"
-        f"run_harness(Path('model'), settings, Path({str(tmp_path)!r}, 'out'), 'cpu')\n"
+        f"run_lm_eval(Path('model'), settings, Path({str(tmp_path)!r}, 'out'), 'cpu')\n"
     )
     with subprocess.Popen([sys.executable, "-c", job]) as process:
         assert wait_until(lambda: number.exists() and number.read_text())
@@ -343,13 +349,16 @@ def test_lm_eval_ends_with_a_killed_job(tmp_path):
     ("python", "says"),
     [
         ("/nowhere/python", "'/nowhere/python' cannot be started (No such file or directory); "),
-        (os.devnull, "cannot be started (Permission denied); name the Python of an environment"),
+        (
+            os.devnull,
+            "cannot be started (Permission denied); set it to the Python of an environment",
+        ),
         (sys.executable, "its environment has no lm-eval; run `"),
     ],
 )
 def test_an_environment_without_lm_eval_is_refused(tmp_path, python, says):
     with pytest.raises(ConfigError) as refused:
-        run_harness(tmp_path, Harness(tasks=["arc_easy"], python=python), tmp_path / "out", "cpu")
+        run_lm_eval(tmp_path, Harness(tasks=["arc_easy"], python=python), tmp_path / "out", "cpu")
     assert says in str(refused.value)
 
 
@@ -359,24 +368,24 @@ def test_the_digest_of_inputs_follows_what_was_asked_and_not_where(tmp_path, rai
     (own / "mine.yaml").write_text("task: mine")
     settings = Harness(tasks=["both"], include_path=str(own))
     result = read(tmp_path)
-    usual = harness_inputs(result, settings, "model")
+    usual = lm_eval_inputs_digest(result, settings, "model")
 
     elsewhere = settings.model_copy(update={"python": "/opt/lm_eval/bin/python"})
-    assert harness_inputs(result, elsewhere, "model") == usual
+    assert lm_eval_inputs_digest(result, elsewhere, "model") == usual
 
     asked = settings.model_copy(update={"few_shot": 5})
     other = read(tmp_path, WRITTEN | {"task_hashes": {"opinions": "0", "words": "1"}})
     newer = read(tmp_path, WRITTEN | {"lm_eval_version": "0.4.14"})
-    assert harness_inputs(newer, settings, "model") == usual
+    assert lm_eval_inputs_digest(newer, settings, "model") == usual
     changed = [
-        harness_inputs(result, asked, "model"),
-        harness_inputs(other, settings, "model"),
-        harness_inputs(result, settings, "other"),
+        lm_eval_inputs_digest(result, asked, "model"),
+        lm_eval_inputs_digest(other, settings, "model"),
+        lm_eval_inputs_digest(result, settings, "other"),
     ]
     (own / "mine.yaml").write_text("task: mine\ntest_split: test")
-    changed.append(harness_inputs(result, settings, "model"))
+    changed.append(lm_eval_inputs_digest(result, settings, "model"))
     raise_version("harness")
-    changed.append(harness_inputs(result, settings, "model"))
+    changed.append(lm_eval_inputs_digest(result, settings, "model"))
     assert len({usual, *changed}) == 6
 
 
@@ -393,7 +402,7 @@ def test_own_tasks_are_their_files_and_not_what_python_compiled(tmp_path):
 def test_a_folder_of_own_tasks_has_to_be_there(tmp_path):
     settings = Harness(tasks=["mine"], include_path=f"{tmp_path}/nowhere", python="/no/python")
     with pytest.raises(ConfigError, match=r"harness\.include_path = .*: there is no folder"):
-        run_harness(tmp_path, settings, tmp_path / "out", "cpu")
+        run_lm_eval(tmp_path, settings, tmp_path / "out", "cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Final answers of mathematical texts: found, read and compared with the reference."""
+"""Read the final answers of mathematical texts and compare them with the reference."""

@@ -1,67 +1,101 @@
-r"""Answers in LaTeX, as in MATH.
+r"""Grade answers in LaTeX, as in MATH.
 
-Robust rule. The answer is the last part of a text where one may stand (`judgement`); of a part
-after a phrase its first sentence, or the one formula in dollars in it if no digit stands beside
-it. Gold and answer are brought into one spelling, bare names are struck off (`spelling`), and
-compared:
+    gold "\frac{1}{2}", answer "So x = \boxed{0.5}."             -> right
+    gold "(1,2)",       answer "The answer is [1,2]."            -> wrong
+    gold "4",           answer "The answer is at least 4."       -> unparsed
 
-1. One spelling is right. Words, and numbers with the subscript of a base, are compared in no
-   other way; in words, case makes no difference.
-2. Where the gold is a number, the answer may be a sentence that gives one (`sentences`). Numbers
-   are compared as fractions, never rounded. A percentage equals its number or, where only one
-   side has the sign, a hundredth of it.
-3. Else math-verify says whether both are one expression, relation, set, interval or matrix
-   (`equality`). It gets decimals as fractions. `(1, 2)`, `[1, 2]` and `1, 2` differ, and an
-   equation equals an equation only, up to a factor.
+Robust rule: the answer is the last segment that may hold it (`segments`); of a segment after a
+phrase its first sentence, or the only formula in dollars in it if there is no digit outside. Gold
+and answer are normalized and bare names are dropped (`spelling`), then:
 
-An answer in prose that is not right and holds more than words is unparsed: which part of it is
-the answer is not certain.
+1. Equal spellings are right. Words, and numbers with a base as subscript, are compared in no other
+   way; words are compared without case.
+2. If the gold is a number, the answer may be a sentence that gives one (`sentences`). Numbers are
+   compared as fractions, never rounded. A percentage equals its number or, if only one side has
+   the sign, a hundredth of it.
+3. Otherwise math-verify decides whether both are the same expression, relation, set, interval or
+   matrix (`equality`). `(1, 2)`, `[1, 2]` and `1, 2` differ, and an equation equals only an
+   equation, up to a factor.
 
-Units are not compared (`5 cm` equals `5 m`, but 6 AM not 6 PM), nor is the form: `(x+1)^2` equals
-`x^2+2x+1`.
+An answer in prose that is not right and holds more than words is unparsed, because it is uncertain
+which part of it is the answer. Units are not compared (`5 cm` equals `5 m`, but 6 AM is not 6 PM),
+nor is the form: `(x+1)^2` equals `x^2+2x+1`.
 """
 
 import re
 from fractions import Fraction
 
-from mergegrid.study.grading.answers.equality import LONGEST, PROSE, same
-from mergegrid.study.grading.answers.judgement import Judgement, boxed, segments
+from mergegrid.study.grading.answers.answer_grade import AnswerGrade
+from mergegrid.study.grading.answers.equality import LONGEST, PROSE, equal
 from mergegrid.study.grading.answers.number_forms import exact, with_decimal_point
-from mergegrid.study.grading.answers.paper_rule import paper_answer, paper_same
+from mergegrid.study.grading.answers.paper_rule import paper_answer, paper_equal
+from mergegrid.study.grading.answers.segments import boxed, segments
 from mergegrid.study.grading.answers.sentences import read
 from mergegrid.study.grading.answers.spelling import (
     BRACES,
     DOLLARS,
     WORDS,
+    normalized,
     rewrite,
-    spelled,
-    unnamed,
+    without_name,
 )
-from mergegrid.study.grading.answers.words import is_unsure
+from mergegrid.study.grading.answers.words import is_uncertain
 
-__all__ = ["LONGEST", "boxed", "judge", "number_in_prose"]
+__all__ = ["LONGEST", "boxed", "grade", "number_in_prose"]
 
 _FORMULA = re.compile(r"\$\s*([^$]*?)\s*\$")
 _PERCENT = re.compile(r"%|\bper\s?cent\b")
+# A number with a base: 101_2
 _BASE = re.compile(r"\d\s*_")
+# (A) -> A
 _LETTER = re.compile(r"\(([A-Za-z])\)")
-_NOON = re.compile(
+# The "p" of "6:00 p.m.", "6 \text{ PM}"
+_AM_OR_PM = re.compile(
     r"(?<=\d)(?::00)?\s*(?:\\[a-z]+\s*\{)?\s*([ap])\.?\s?m\b\.?\s*\}?", re.IGNORECASE
 )
-# A letter alone may be a variable, where it is no unit after a space.
+# A single letter, as in "3 y", but neither a unit after a space, "3 m", nor a sign, "3 x 4".
 _VARIABLE = re.compile(
     r"(?<![A-Za-z\\/])(?!(?<=\d\s)[mgshlL](?![A-Za-z]))(?!(?<=\w\s)x\s+[\d$])[A-Za-z](?![A-Za-z])"
 )
+# "It is 5" of "It is 5. Then ...", not of "5 . 3" or "1...2"
+_SENTENCE_ENDS = re.compile(r"(?<!\.)\.(?=\s+[^\s+*/×÷·=-]|\s*$)|。")
+
+
+def grade(reference: str, output: str) -> AnswerGrade:
+    r"""Grade whether a text ends in the answer of a MATH problem.
+
+    Args:
+        reference: The gold answer, without its `\boxed{}`.
+        output: The model's text.
+    """
+    answer, paper = _answer(output), paper_answer(output)
+    correct = answer is not None and _equal(rewrite(reference, DOLLARS), *answer)
+    is_read = answer is not None and (correct or not _is_ambiguous(answer[0]))
+    return AnswerGrade(
+        extracted=answer[0] if answer is not None and is_read else None,
+        correct=correct,
+        paper_extracted=paper,
+        paper_correct=paper is not None and paper_equal(reference, paper),
+    )
+
+
+def number_in_prose(text: str) -> str | None:
+    """Return the number that a text in words gives, as `The answer is 5.`; else None."""
+    number = read(text) if PROSE.search(normalized(text)) else None
+    return number[0] if number else None
 
 
 def _answer(output: str) -> tuple[str, str | None] | None:
-    """The answer as it is written, and with a decimal point for a comma, where that is certain."""
+    """Return the answer as written and, if its language has a decimal comma, with a point.
+
+    The second is None if it is uncertain whether a comma is a decimal comma.
+    """
     for segment in segments(output):
         text = rewrite(segment.text, DOLLARS)
-        if not segment.ends:
+        if not segment.is_whole:
             text = _FORMULA.sub(lambda formula: f"${' '.join(formula[1].split())}$", text)
             text = next((line for line in text.splitlines() if line.strip(" :")), "")
-            text = re.split(r"(?<!\.)\.(?=\s+[^\s+*/×÷·=-]|\s*$)|。", text, maxsplit=1)[0]
+            text = _SENTENCE_ENDS.split(text, maxsplit=1)[0]
         formulas = _FORMULA.findall(text)
         if len(formulas) == 1 and not re.search(r"\d", _FORMULA.sub("", text)):
             text = formulas[0]
@@ -71,30 +105,28 @@ def _answer(output: str) -> tuple[str, str | None] | None:
     return None
 
 
-def _number(text: str) -> Fraction | None:
-    """The number that an answer to a question with a number gives."""
-    number = exact(spelled(text))
-    if number is not None:
-        return number
-    found = None if _VARIABLE.search(_NOON.sub("", text)) else read(text)
-    return found[1] if found else None
+def _equal(gold: str, answer: str, pointed: str | None) -> bool:
+    """Return whether an answer equals the gold.
 
-
-def _same(gold: str, answer: str, pointed: str | None) -> bool:
+    Args:
+        gold: The gold answer.
+        answer: The answer.
+        pointed: The answer with a decimal point for a decimal comma, if that is certain.
+    """
     percent = [bool(_PERCENT.search(text)) for text in (gold, answer)]
-    halves = [_NOON.search(text) for text in (gold, answer)]
-    if halves[0] and halves[1] and halves[0][1].lower() != halves[1][1].lower():
+    times = [_AM_OR_PM.search(text) for text in (gold, answer)]
+    if times[0] and times[1] and times[0][1].lower() != times[1][1].lower():
         return False
-    gold, answer = _NOON.sub("", gold), _NOON.sub("", answer)
-    words = re.search(WORDS + r"\{\s*\(?[A-Za-z]", gold) is not None
-    gold, answer = spelled(gold), spelled(answer)
-    gold, answer = unnamed(gold, answer), unnamed(answer, gold)
+    gold, answer = _AM_OR_PM.sub("", gold), _AM_OR_PM.sub("", answer)
+    in_words = re.search(WORDS + r"\{\s*\(?[A-Za-z]", gold) is not None
+    gold, answer = normalized(gold), normalized(answer)
+    gold, answer = without_name(gold, answer), without_name(answer, gold)
     if not gold or not answer:
         return False
     short = [_LETTER.sub(r"\1", rewrite(text, BRACES)) for text in (gold, answer)]
     if short[0] == short[1]:
         return True
-    if PROSE.fullmatch(short[0]) or (words and not re.search(r"[\d\\]", short[0])):
+    if PROSE.fullmatch(short[0]) or (in_words and not re.search(r"[\d\\]", short[0])):
         return short[0].casefold() == short[1].casefold()
     expected = exact(gold)
     if expected is not None:
@@ -102,13 +134,22 @@ def _same(gold: str, answer: str, pointed: str | None) -> bool:
         if number is None:
             number = _number(answer)
         if number is not None:
-            return _same_number(expected, number, percent)
+            return _equal_numbers(expected, number, percent)
     if _BASE.search(gold) or _BASE.search(answer):
         return False
-    return same(*(rewrite(text, BRACES) for text in (gold, answer)))
+    return equal(*(rewrite(text, BRACES) for text in (gold, answer)))
 
 
-def _same_number(gold: Fraction, answer: Fraction, percent: list[bool]) -> bool:
+def _number(text: str) -> Fraction | None:
+    """Return the number that an answer gives: a number alone, or one in a sentence."""
+    number = exact(normalized(text))
+    if number is not None:
+        return number
+    in_sentence = None if _VARIABLE.search(_AM_OR_PM.sub("", text)) else read(text)
+    return in_sentence[1] if in_sentence else None
+
+
+def _equal_numbers(gold: Fraction, answer: Fraction, percent: list[bool]) -> bool:
     if gold == answer:
         return True
     return percent[0] != percent[1] and (gold / 100 if percent[0] else gold) == (
@@ -116,31 +157,9 @@ def _same_number(gold: Fraction, answer: Fraction, percent: list[bool]) -> bool:
     )
 
 
-def _is_open(answer: str) -> bool:
-    """Whether an answer in prose leaves open what it answers."""
-    text = spelled(answer)
-    prose = PROSE.search(text) is not None
-    return prose and (is_unsure(text) or (re.search(r"\d", text) is not None and not read(answer)))
-
-
-def number_in_prose(text: str) -> str | None:
-    """The number that a text gives in words, as `The answer is 5.`; else None."""
-    found = read(text) if PROSE.search(spelled(text)) else None
-    return found[0] if found else None
-
-
-def judge(reference: str, output: str) -> Judgement:
-    r"""Whether a model's text ends in the answer of a MATH problem.
-
-    Args:
-        reference: the gold answer, without its `\boxed{}`.
-        output: what the model wrote.
-    """
-    answer, paper = _answer(output), paper_answer(output)
-    correct = answer is not None and _same(rewrite(reference, DOLLARS), *answer)
-    return Judgement(
-        extracted=None if answer is None or (not correct and _is_open(answer[0])) else answer[0],
-        correct=correct,
-        paper_extracted=paper,
-        paper_correct=paper is not None and paper_same(reference, paper),
-    )
+def _is_ambiguous(answer: str) -> bool:
+    """Return whether an answer in prose leaves open what it answers."""
+    text = normalized(answer)
+    if not PROSE.search(text):
+        return False
+    return is_uncertain(text) or (re.search(r"\d", text) is not None and not read(answer))

@@ -1,15 +1,21 @@
-r"""The one number that a sentence gives as its answer, or nothing where that is not certain.
+r"""Read the one number that a sentence gives as its answer, or nothing if that is uncertain.
 
-A sentence is read as clauses (between commas, semicolons, "so", "which"), which must agree.
+    about $1,234.50 a day                        1234.5
+    9 eggs * $2 = $18                            18
+    9 times 2 is 18, so she makes $18            18
+    48 / 2 = 24, and 48 + 24 = 72                72, because the second uses the first
+    3 or 4; 9 eggs for 18 dollars; at least 5    nothing
+
+A sentence is read as clauses (between commas, semicolons, "so", "which"), which must agree:
 
 * A clause without `=` must hold exactly one number, with nothing around it but words, units,
   currency and percent signs: `about $1,234.50 a day`, `60 km/h`, `6 p.m.`, `negative 5`.
-* Of a calculation (`9 eggs * $2 = $18`, `9 times 2 is 18`) the result counts, which stands behind
-  the last `=`, or in front (`18 = 9 * 2`) where the arithmetic bears it out. In front of `=` a
-  calculation or a bare name may stand (`x`, `f(3)`, `total`), no formula (`2x = 8`).
-* Of calculations in a row the last counts if it uses the others' results.
+* The answer of a calculation (`9 eggs * $2 = $18`, `9 times 2 is 18`) is its result, after the last
+  `=`, or before it (`18 = 9 * 2`) if the arithmetic confirms that. Before `=` there may be a
+  calculation or a bare name (`x`, `f(3)`, `total`), but not a formula (`2x = 8`).
+* Of several calculations the last counts, if it uses the results of the others.
 
-Left unread are, besides all other sentences with several numbers: ranges, lists, times (`3:45`),
+All other sentences with several numbers are left unread, and so are ranges, lists, times (`3:45`),
 bullets (`- 5`), comparisons (`at least 5`), denials, conditions, and words that change a number
 (`half of 36`, `3 dozen`).
 """
@@ -24,126 +30,145 @@ from mergegrid.study.grading.answers.words import (
     changes_a_number,
     has_a_variable,
     is_name,
-    is_unsure,
+    is_uncertain,
     single_letters,
     unit_may_follow,
 )
 
-Read = tuple[str, Fraction]
-"""A number as it is written, and its value."""
+Number = tuple[str, Fraction]
+"""A number as written, and its value: `("1,234.5", Fraction(2469, 2))`."""
 
 LONGEST = 1000
 """Characters of the longest sentence that is read."""
 
 _ABBREVIATIONS = (
-    (re.compile(r"\b(approx|Mr|Mrs|Ms|Dr|St|vs|ca)\."), r"\1"),
-    (re.compile(r"\b([aeip])\.\s?([egm])\b\.?"), r"\1\2"),
-    (re.compile(r"\bo['’]\s?clock\b"), ""),
-    # On the hour.
-    (re.compile(r"(?<![\d:])(\d{1,2}):00(?![\d:])"), r"\1"),
+    (re.compile(r"\b(approx|Mr|Mrs|Ms|Dr|St|vs|ca)\."), r"\1"),  # approx. -> approx
+    (re.compile(r"\b([aeip])\.\s?([egm])\b\.?"), r"\1\2"),  # p.m. -> pm, i.e. -> ie
+    (re.compile(r"\bo['’]\s?clock\b"), ""),  # 3 o'clock -> 3
+    (re.compile(r"(?<![\d:])(\d{1,2}):00(?![\d:])"), r"\1"),  # 3:00 -> 3
 )
-# No sentence begins with a small letter or an operator: 5 ft. by 3 ft., 5 ft. + 3 ft.
-_SENTENCE = re.compile(r"(?<!\.)[.!?](?=\s+[^\sa-z+*/×÷·=<>\u2010-\u2015\u2212-]|\s*$)|[。！？]")
+# The end of a sentence. The next one does not begin with a small letter or an operator, as in
+# "5 ft. by 3 ft." and "5 ft. + 3 ft."
+_SENTENCE_END = re.compile(
+    r"(?<!\.)[.!?](?=\s+[^\sa-z+*/×÷·=<>\u2010-\u2015\u2212-]|\s*$)|[。！？]"
+)
+# "- 5", "2. Add", but not "5. So ..."
 _LIST_MARK = re.compile(
     r"(?:[-\u2013\u2014]|\d+[.)](?!\s+(?:I\s+hope|So|Thus|Hence|Therefore)\b))\s"
 )
-_LINK = re.compile(
+# "=", "=>", "→", "\approx"
+_EQUALS = re.compile(
     r"\s*(?:={1,2}>?|≈|≃|≅|→|⇒|⟹|->|\\(?:approx|to|[Rr]ightarrow|implies)(?![A-Za-z]))\s*"
 )
+# "9 times 2" ... "is 18", "makes 18", "comes out to 18"
 _VERB = re.compile(
     r"\s+(?:is(?:\s+equal\s+to)?|are|was|equals?|makes?|gives?|yields?|totals?|leaves?|becomes?"
     r"|comes?\s+(?:out\s+)?to|results?\s+in|amounts?\s+to|for\s+a\s+total\s+of|costs?|earns?)\s+"
 )
+# "18 eggs" ... "because there are 2 boxes of 9"
 _REASON = re.compile(
     r",?\s+(?:because|since|given\s+that|due\s+to|rather\s+than|instead\s+of)\b|,\s+(?:as|not)\b",
     re.IGNORECASE,
 )
+# "So, 18 eggs"
 _OPENING = re.compile(r"(?:so|thus|hence|therefore|then)\b[,:]?\s*", re.IGNORECASE)
+# "18 eggs. ...", "$18. ...", "x = 18. ..."
 _VALUE_FIRST = re.compile(rf"\W*(?:[\d{CURRENCY}]|negative\b|minus\b|[A-Za-z]\s*=)", re.IGNORECASE)
+# "18 eggs (2 boxes of 9)"
 _ASIDE = re.compile(r"(?<=[\w%])\s+[(\[]([^()\[\]]*)[)\]](?!\s*[-+*/x×÷·^=]\s*[\d($])")
+# Between clauses: "..., ...", "...; ...", "... so ...", "... which ..."
 _CLAUSE = re.compile(
     r"[,;](?:\s+|(?=\D))|(?<=\w):\s+|,?\s+(?:so|then|thus|hence|therefore|which|that|ie)\s+"
 )
 _AND = re.compile(r"\s+and\s+")
+# "9 * 2", "9 - 2", "9 plus 2", "10% of 18"
 _OPERATOR = re.compile(
     rf"[+*×÷·]|[\d)]\s*[-x/]\s*[({CURRENCY}\d]|[^\W\d_]\.?\s+[-x/]\s+[({CURRENCY}\d]|%\s+of\b"
     r"|\b(?:plus|minus|times|multiplied\s+by|divided\s+by)\b"
 )
-# What stands between the operands of a calculation; a hyphen or slash in words or units does not.
+# Between the operands of a calculation: "9 * 2", "half of the total", but not the hyphen or slash
+# of "two-day" and "km/h".
 _BETWEEN = re.compile(
     rf"[+*×÷·^|]|(?<!\w)-|-(?!\w)|/(?=\s*[\d(\\{CURRENCY}])|(?<=[\d)]\s)/(?=\s)"
     r"|\\[A-Za-z]+|(?<=\d)%?\s+(?:of|the|his|her|its|their|my|our)\b|\bper\s?cent\s+of\b"
     r"|\b(?:plus|minus|multiplied\s+by|divided\s+by)\b|(?<=\d)\s+times\s+(?:(?:the|a)\b|(?=\d))"
 )
+# "\theta", "x^2": unlike "\pi" and "\sqrt"
 _UNKNOWN = re.compile(
     r"\\(?!(?:sqrt|pi|binom|log|ln|sin|cos|tan|cot|sec|csc|cdot|pm)(?![A-Za-z]))[A-Za-z]"
     r"|[^\W\d_]\s*\^|[\u0370-\u03bf\u03c1-\u03ff]"
 )
+# "negative 5", "minus $5"
 _MINUS = re.compile(
     rf"(?:^|(?<=[\s(]))(?:negative|minus)\s+(?=[{CURRENCY}]?\s?[\d.])", re.IGNORECASE
 )
+# "over 5", "times 5", "one 5", "3 - 5": words before a number that change it
 _BEFORE = re.compile(
     r"(?:\b(?:over|under|above|below|beyond|times|of\s+the|one)|[-\u2013\u2014])\s*$", re.IGNORECASE
 )
+# "about", "a day", "well-known", "and/or": text around a number that does not change it
 _AROUND = re.compile(
     r"(?:[^\W\d_]|[\s'’\"“”‘.,;:()¢°%\[\]]"
     r"|(?<=\w)[-\u2013](?=[^\W\d_])|(?<=\w)\s?/\s?(?=[^\W\d_])|\s[\u2013\u2014-]\s(?=[^\W\d_]))*"
 )
-_BEHIND = re.compile(rf"(?:\s?[%‰¢°]|\s?[{CURRENCY}])?([^\W\d_]*)")
+# "%", " €" and letters that touch a number, "cm"
+_AFTER = re.compile(rf"(?:\s?[%‰¢°]|\s?[{CURRENCY}])?([^\W\d_]*)")
 
 
-def read(text: str, *, ends: bool = True) -> Read | None:
-    """The number that a text gives as its answer; None where that is not certain.
+def read(text: str, *, is_whole: bool = True) -> Number | None:
+    """Return the number that a text gives as its answer, or None if that is uncertain.
 
     Args:
-        text: what stands in the place of an answer.
-        ends: whether the text ends with the answer; else only its first sentence counts.
+        text: The segment that may hold the answer.
+        is_whole: The answer is the whole text; otherwise only its first sentence counts.
     """
-    if ends and len(text) > LONGEST:
+    if is_whole and len(text) > LONGEST:
         return None
     text = plain(text[: 2 * LONGEST])
     for pattern, replacement in _ABBREVIATIONS:
         text = pattern.sub(replacement, text)
-    if ends:
+    if is_whole:
         text = re.sub(r"^([-+])\s+", r"\1", text)
     else:
         line = next((line for line in text.splitlines() if line.strip(" $*:=")), "").strip(" :")
         if _LIST_MARK.match(line):
             return None
-        end = _SENTENCE.search(line)
+        end = _SENTENCE_END.search(line)
         if end and end[0] in "?？":
             return None
         text = line[: end.start()] if end else line
         rest = line[end.end() :] if end else ""
         goes_on = "=" in rest if "=" in text else not _VALUE_FIRST.match(text)
         if goes_on and re.search(r"\d", rest):
-            # A solution: "There are 60 minutes in an hour. 90 / 60 = ..."
+            # The start of a solution: "There are 60 minutes in an hour. 90 / 60 = ..."
             return None
     text = " ".join(text.split()).lstrip(" :=•").rstrip(" :=.$")
     return _sentence(text) if len(text) <= LONGEST else None
 
 
-def _sentence(text: str) -> Read | None:
+def _sentence(text: str) -> Number | None:
     opening = _OPENING.match(text)
     text = text[opening.end() :] if opening else text
-    text, *reasons = _REASON.split(_LINK.sub(" = ", text))
-    if is_unsure(text) or any(re.search(r",.*\d", each) and "=" not in each for each in reasons):
+    text, *reasons = _REASON.split(_EQUALS.sub(" = ", text))
+    if is_uncertain(text):
+        return None
+    if any(re.search(r",.*\d", reason) and "=" not in reason for reason in reasons):
         return None
     asides = _ASIDE.findall(text)
     if any(re.search(r"\d", aside) and not re.search(r"[^\W\d_]|=", aside) for aside in asides):
-        # 2 (3 + 4) may be a product.
+        # "2 (3 + 4)" may be a product.
         return None
     if any(changes_a_number(aside) and not re.search(r"\d", aside) for aside in asides):
         return None
     # Reasons with a result must agree with the answer.
     clauses = _clauses(_ASIDE.sub("", text))
-    clauses += [clause for each in (*reasons, *asides) if "=" in each for clause in _clauses(each)]
-    found = [(clause, _clause(clause)) for clause in clauses if re.search(r"\d", clause)]
-    results = [result for _, result in found if result is not None]
-    if not results or len(results) < len(found):
+    clauses += [clause for part in (*reasons, *asides) if "=" in part for clause in _clauses(part)]
+    clauses = [clause for clause in clauses if re.search(r"\d", clause)]
+    results = [result for result in map(_clause, clauses) if result is not None]
+    if not results or len(results) < len(clauses):
         return None
     last = results[-1]
-    used = [set(_numbers(clause.rpartition("=")[0])) for clause, _ in found]
+    used = [set(_numbers(clause.rpartition("=")[0])) for clause in clauses]
     for index, result in enumerate(results[:-1]):
         if result[1] != last[1] and not any(result[1] in later for later in used[index + 1 :]):
             return None
@@ -158,8 +183,8 @@ def _clauses(text: str) -> list[str]:
     return clauses
 
 
-def _clause(text: str) -> Read | None:
-    """The number of a clause."""
+def _clause(text: str) -> Number | None:
+    """Return the number of a clause."""
     parts = [part.strip() for part in text.strip(" =").split("=")]
     if len(parts) > 1 and any(is_name(part) and changes_a_number(part) for part in parts):
         return None
@@ -178,15 +203,16 @@ def _clause(text: str) -> Read | None:
     result = _quantity(last)
     if result is None:
         first = _quantity(left[0])
-        return first if first and len(parts) == 2 and _make(_numbers(last), first[1]) else None
-    between = [_quantity(part) for part in left[1:]]
-    # Another number on the way to the result is the result before rounding.
-    return None if any(each and abs(each[1] - result[1]) >= 1 for each in between) else result
+        is_confirmed = first and len(parts) == 2 and _combine_to(_numbers(last), first[1])
+        return first if is_confirmed else None
+    steps = [_quantity(part) for part in left[1:]]
+    # A number on the way to the result may only be the result before rounding.
+    return None if any(step and abs(step[1] - result[1]) >= 1 for step in steps) else result
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a side of an equation holds something unknown, as `2\\theta` or `total + 3`."""
-    # Of "the toys of both together are 15 + 30" only the calculation.
+    """Return whether a side of an equation has an unknown, as `2\\theta` or `total + 3`."""
+    # "15 + 30" of "the toys of both together are 15 + 30"
     text = re.split(r"\b(?:is|are|was|were|be|has|have|had|made|makes)\b", text)[-1]
     operands = [part for part in _BETWEEN.split(text) if re.search(r"[^\W_]", part)]
     calculates = len(operands) > 1 or re.match(r"\s*[-|\\]", text) is not None
@@ -195,24 +221,24 @@ def _is_formula(text: str) -> bool:
     )
 
 
-def _spoken(text: str) -> Read | None:
-    """The result of a calculation in words, as `9 times 2 is 18`."""
+def _spoken(text: str) -> Number | None:
+    """Return the result of a calculation in words, as `9 times 2 is 18`."""
     for verb in reversed(list(_VERB.finditer(text))):
         left, result = text[: verb.start()], _quantity(text[verb.end() :])
         numbers = _numbers(left)
         if result and numbers and not single_letters(left):
             calculation = len(numbers) > 1 and _OPERATOR.search(left)
-            return result if calculation or _make(numbers, result[1]) else None
+            return result if calculation or _combine_to(numbers, result[1]) else None
     return None
 
 
 def _numbers(text: str) -> list[Fraction]:
-    found = (value(match) for match in NUMBER.finditer(text))
-    return [number for number in found if number is not None]
+    values = (value(match) for match in NUMBER.finditer(text))
+    return [number for number in values if number is not None]
 
 
-def _make(numbers: Sequence[Fraction], result: Fraction) -> bool:
-    """Whether a result is the sum or the product of several numbers, or a difference or ratio."""
+def _combine_to(numbers: Sequence[Fraction], result: Fraction) -> bool:
+    """Return whether numbers have a result as sum or product, or two as difference or ratio."""
     if len(numbers) < 2:
         return False
     if result in (sum(numbers), math.prod(numbers)):
@@ -221,29 +247,29 @@ def _make(numbers: Sequence[Fraction], result: Fraction) -> bool:
     return not more and (first - second == result or (second != 0 and first / second == result))
 
 
-def _quantity(text: str) -> Read | None:
-    """The only number of a text, if nothing but words and units stands around it."""
+def _quantity(text: str) -> Number | None:
+    """Return the only number of a text, if nothing but words and units is around it."""
     text = _MINUS.sub("-", text)
     match = NUMBER.search(text)
     if match is None or re.search(r"\d", text[: match.start()] + " " + text[match.end() :]):
         return None
     before, written = text[: match.start()], match[0].strip()
-    behind = _BEHIND.match(text, match.end())
-    assert behind is not None, "the pattern matches the empty text"
+    after = _AFTER.match(text, match.end())
+    assert after is not None, "the pattern matches the empty text"
     harmless = (
         _AROUND.fullmatch(before)
         and not _BEFORE.search(before)
-        and _AROUND.fullmatch(text, behind.end())
-        and unit_may_follow(behind[1])
+        and _AROUND.fullmatch(text, after.end())
+        and unit_may_follow(after[1])
         and not has_a_variable(before + " " + text[match.end() :])
-        and not single_letters(before + " " + text[behind.end() :], units=False)
+        and not single_letters(before + " " + text[after.end() :], units=False)
         and not changes_a_number(before + " " + text[match.end() :])
-        # A sign apart may be a dash, and an amount in parentheses may be a loss.
+        # In "- 5" the sign may be a dash, and "($5)" may be a loss.
         and not re.match(r"[-+]\s", written)
         and not (before.endswith("(") and re.search(rf"[{CURRENCY}]", written))
     )
-    words_behind = len(re.findall(r"[^\W\d_]+", text[match.end() :]))
-    if not harmless or (re.search(r"\d \d{3}", match["whole"]) and words_behind > 1):
+    words_after = len(re.findall(r"[^\W\d_]+", text[match.end() :]))
+    if not harmless or (re.search(r"\d \d{3}", match["whole"]) and words_after > 1):
         return None
     number = value(match)
     return None if number is None else (written, number)

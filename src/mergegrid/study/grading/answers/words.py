@@ -1,16 +1,24 @@
-"""Words and letters around a number: which are harmless, and which leave its meaning open."""
+"""Classify the words and letters around a number: harmless, or changing what it means.
+
+"at least 5", "not 5", "3 or 4"    uncertain
+"half of 36", "3 dozen", "$5 M"    another number
+"5x", "5π"                         a product with a variable
+"5 m", "5 eggs", "the 5th"         harmless
+"""
 
 import re
 
-_UNSURE = re.compile(
+_UNCERTAIN = re.compile(
+    # < 5, 3 \pm 1, \le 5
     r"[<>≤≥≠±]|!=|\+/-|\+-|--|\\(?:pm|mp|leq?|geq?|neq?|lt|gt)(?![A-Za-z])"
     r"|\b(?:not|never|no|neither|nor|either|or|between|if|unless|otherwise|except|cannot)\b"
-    r"|n['’]t\b"
+    r"|n['’]t\b"  # isn't
     r"|\b(?:at\s+(?:least|most)|up\s+to)\b"
     r"|\b(?:more|less|fewer|greater|higher|lower|larger|smaller|bigger)\s+than\b"
     r"|\b(?:below|under|above)\s+zero\b",
     re.IGNORECASE,
 )
+# "half", "dozen", "minus", "squared", "five", also in some other languages
 _CHANGES = re.compile(
     r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?"
     r"|tenths?|hundredths?|thousandths?|twice|thrice|double|triple|dozens?|hundreds?|thousands?"
@@ -24,21 +32,25 @@ _CHANGES = re.compile(
     r"|[万萬億亿千百兆半만억천백반]",
     re.IGNORECASE,
 )
-# $5M is five million, 5m five meters.
+# "$5 M" is five million, "5 m" is five meters.
 _MILLIONS = re.compile(r"\sMM?(?!\w)")
-# Greek, and letters of mathematics, but not µm and words of Greek.
+# π, θ, 𝑥, ₓ, but neither a unit, "μm", nor a word of Greek.
 _GREEK = "[\u0370-\u03ff]"
 _VARIABLE = re.compile(
     rf"(?<!{_GREEK})(?!\u03bc(?:m|g|s|l|L|F|A|V)(?!\w)){_GREEK}{{1,3}}(?!{_GREEK})"
     r"|[\u2071\u207f\u2090-\u209c\u2100-\u214f\U0001d400-\U0001d7ff]"
 )
+# The "x" of "3 x 4"
 _TIMES = re.compile(r"(?<=[\w)\s%])[xX](?=\s*[\d($€£¥₹.])")
+# The "'s" of "it's"
 _CONTRACTION = re.compile(r"(?<=[A-Za-z])['’][A-Za-z]{1,2}\b")
 _WORD = re.compile(r"[A-Za-z]+")
+# x, AB, \theta, x_1, f(3)
 _NAME = re.compile(
     r"(?:[^\W\d_]|[A-Z]{2,3}|\\[A-Za-z]+)['’]?"
     r"(?:\s*_\s*\w+)?(?:\s*\(\s*-?[\w.]+\s*\))?"
 )
+# "total cost"
 _PHRASE = re.compile(r"[^\W\d_](?:[^\W\d_]|['’\s:-])*")
 _LETTER_UNITS = frozenset("mgshlwvjcf")
 _UNITS = """
@@ -53,23 +65,23 @@ _SHORT_WORDS = """
 _SHORT = frozenset(_UNITS.split() + _SHORT_WORDS.split())
 
 
-def is_unsure(text: str) -> bool:
-    """Whether a sentence compares, denies, or gives a choice or a condition."""
-    return _UNSURE.search(text) is not None
+def is_uncertain(text: str) -> bool:
+    """Return whether a sentence compares, denies, or gives alternatives or a condition."""
+    return _UNCERTAIN.search(text) is not None
 
 
 def changes_a_number(text: str) -> bool:
-    """Whether words make another number of one beside them, as in `half of 36` or `3 dozen`."""
+    """Return whether words change the number beside them, as in `half of 36` or `3 dozen`."""
     return _CHANGES.search(text) is not None or _MILLIONS.search(text) is not None
 
 
 def has_a_variable(text: str) -> bool:
-    """Whether a text holds a Greek letter or another sign of mathematics, as in `5π`."""
+    """Return whether a text holds a Greek letter or another symbol for a variable, as in `5π`."""
     return _VARIABLE.search(text) is not None
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is a bare name, as `x`, `f(3)`, `x_1`, `AB` or `total cost`."""
+    """Return whether a text is a bare name, as `x`, `f(3)`, `x_1`, `AB` or `total cost`."""
     if _NAME.fullmatch(text):
         return True
     words = _PHRASE.fullmatch(text) and not single_letters(text)
@@ -77,13 +89,17 @@ def is_name(text: str) -> bool:
 
 
 def single_letters(text: str, *, units: bool = True) -> set[str]:
-    """Short words that may be variables, those of one letter that are units among them or not.
+    """Return the words of one or two letters that may be variables: `{"x"}` for `5x of it`.
 
-    An `x` in front of a number is a multiplication sign, and words of three letters are words, if
-    no digit stands before them.
+    An `x` before a number is a multiplication sign. A word of three or more letters counts only if
+    it touches a number, as in `5abc`.
+
+    Args:
+        text: The text.
+        units: Include single letters that are units, such as `m`.
     """
     text = _TIMES.sub(" ", _CONTRACTION.sub("", text))
-    found = set()
+    letters = set()
     for match in _WORD.finditer(text):
         word, attached = match[0].lower(), text[: match.start()][-1:].isdigit()
         if word in _SHORT and not (attached and word not in _ATTACHED):
@@ -91,10 +107,10 @@ def single_letters(text: str, *, units: bool = True) -> set[str]:
         if len(word) == 1 and word in _LETTER_UNITS and not units:
             continue
         if len(word) < 3 or (attached and word not in _ATTACHED):
-            found.add(word)
-    return found - ({"k"} if re.search(r"\d[kK]\b", text) else set())
+            letters.add(word)
+    return letters - ({"k"} if re.search(r"\d[kK]\b", text) else set())
 
 
 def unit_may_follow(word: str) -> bool:
-    """Whether letters that touch a number, as in `18cm`, are a unit; `5x` is a product."""
+    """Return whether letters that touch a number are a unit, as in `18cm`; `5x` is a product."""
     return not word.isascii() or not word or word.lower() in _ATTACHED

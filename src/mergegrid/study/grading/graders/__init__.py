@@ -1,4 +1,4 @@
-"""Graders by kind of benchmark; a new one is a function and a line here."""
+"""Graders by kind of benchmark. To add one, write a function and register it here."""
 
 from mergegrid.study.grading.graders.answered import grade_formulas, grade_numbers, grade_texts
 from mergegrid.study.grading.graders.grader import Grader

@@ -1,4 +1,4 @@
-"""Graders of questions with one right answer: a number, a formula, a text."""
+"""Graders of questions with one right answer: a number, a formula or a text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -9,76 +9,82 @@ import pandas as pd
 
 from mergegrid.errors import DataError
 from mergegrid.study.grading.answers import latex, numbers
-from mergegrid.study.grading.answers.judgement import Judgement
-from mergegrid.study.grading.graders.grader import Answers, Context, Grades, Question, flat, grouped
-
-Judge = Callable[[Mapping[str, Any], str], Judgement]
+from mergegrid.study.grading.answers.answer_grade import AnswerGrade
+from mergegrid.study.grading.graders.grader import Context, Grades, Samples, flat, grouped
+from mergegrid.study.tasks.benchmarks.question import Question
 
 
 def grade_numbers(
-    context: Context, name: str, questions: Sequence[Question], answers: Answers
+    context: Context, name: str, questions: Sequence[Question], samples: Samples
 ) -> Grades:
-    """GSM8K: the number at the end, by a robust rule and by the paper's."""
-    return _grade(lambda each, text: numbers.judge(each["answer"], text), questions, answers)
+    """Grade answers to GSM8K: the number at the end, by a robust rule and by the paper's."""
+    return _grade(
+        lambda reference, text: numbers.grade(reference["answer"], text), questions, samples
+    )
 
 
 def grade_formulas(
-    context: Context, name: str, questions: Sequence[Question], answers: Answers
+    context: Context, name: str, questions: Sequence[Question], samples: Samples
 ) -> Grades:
-    """MATH: the formula at the end, by a robust rule and by the paper's.
+    """Grade answers to MATH: the formula at the end, by a robust rule and by the paper's.
 
     Raises:
-        DataError: a record has no answer.
+        DataError: A record has no answer.
     """
 
-    def judge(reference: Mapping[str, Any], text: str) -> Judgement:
+    def grade(reference: Mapping[str, Any], text: str) -> AnswerGrade:
         gold = reference.get("answer") or latex.boxed(reference["solution"])
         if gold is None:
             raise DataError(
                 f"the solution {reference['solution'][:80]!r} has no \\boxed answer; "
-                "name the right files, or give records with a column `answer`"
+                "check the files of the benchmark, or add a column `answer` to its records"
             )
-        known = context.verdicts.get({"gold": gold, "text": text})
-        if known is None:
-            known = asdict(latex.judge(gold, text))
-            context.verdicts.add({"gold": gold, "text": text}, known)
-        return Judgement(**known)
+        inputs = {"gold": gold, "text": text}
+        cached = context.verdicts.get(inputs)
+        if cached is None:
+            cached = asdict(latex.grade(gold, text))
+            context.verdicts.add(inputs, cached)
+        return AnswerGrade(**cached)
 
-    return _grade(judge, questions, answers)
+    return _grade(grade, questions, samples)
 
 
 def grade_texts(
-    context: Context, name: str, questions: Sequence[Question], answers: Answers
+    context: Context, name: str, questions: Sequence[Question], samples: Samples
 ) -> Grades:
-    """Instructions: the whole text, but for white space around it."""
+    """Grade answers to instructions: the whole text, except for white space around it."""
     right = [
-        [answer.strip() == question.reference["output"].strip() for answer in each]
-        for question, each in zip(questions, answers, strict=True)
+        [answer.strip() == question.reference["output"].strip() for answer in answers]
+        for question, answers in zip(questions, samples, strict=True)
     ]
     records = pd.DataFrame(
         {
-            "extracted": [answer.strip() for answer in flat(answers)],
-            "verdict": ["right" if each else "wrong" for row in right for each in row],
+            "extracted": [answer.strip() for answer in flat(samples)],
+            "verdict": ["right" if correct else "wrong" for row in right for correct in row],
         }
     )
-    values = pd.DataFrame({"accuracy": [float(np.mean(each)) for each in right]})
-    return Grades(records, values)
+    return Grades(records, pd.DataFrame({"accuracy": [float(np.mean(row)) for row in right]}))
 
 
-def _grade(judge: Judge, questions: Sequence[Question], answers: Answers) -> Grades:
-    rows = []
-    for question, each in zip(questions, answers, strict=True):
-        for answer in each:
-            found = judge(question.reference, answer)
-            rows.append(
-                {
-                    "extracted": found.extracted,
-                    "verdict": _verdict(found.extracted, found.correct),
-                    "paper_extracted": found.paper_extracted,
-                    "paper_verdict": _verdict(found.paper_extracted, found.paper_correct),
-                }
-            )
-    records = pd.DataFrame(rows)
+def _grade(
+    grade: Callable[[Mapping[str, Any], str], AnswerGrade],
+    questions: Sequence[Question],
+    samples: Samples,
+) -> Grades:
+    grades = [
+        grade(question.reference, answer)
+        for question, answers in zip(questions, samples, strict=True)
+        for answer in answers
+    ]
+    records = pd.DataFrame(
+        {
+            "extracted": result.extracted,
+            "verdict": _verdict(result.extracted, result.correct),
+            "paper_extracted": result.paper_extracted,
+            "paper_verdict": _verdict(result.paper_extracted, result.paper_correct),
+        }
+        for result in grades
+    )
     metrics = {
         "accuracy": records["verdict"] == "right",
         "accuracy_paper_rule": records["paper_verdict"] == "right",
@@ -87,8 +93,8 @@ def _grade(judge: Judge, questions: Sequence[Question], answers: Answers) -> Gra
     }
     values = pd.DataFrame(
         {
-            metric: [float(np.mean(each)) for each in grouped(found.tolist(), answers)]
-            for metric, found in metrics.items()
+            metric: [float(np.mean(group)) for group in grouped(hits.tolist(), samples)]
+            for metric, hits in metrics.items()
         }
     )
     return Grades(records, values)

@@ -1,4 +1,4 @@
-"""What every grader does: answers in, a verdict for each and a value for each question out."""
+"""The interface of graders: answers in, a verdict per answer and a value per question out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,28 +10,55 @@ import pandas as pd
 from mergegrid.stages import Libraries, union_of_versions
 from mergegrid.study.runtime.journal import Journal
 from mergegrid.study.schema.decoder_jobs import ScoreRequest
+from mergegrid.study.tasks.benchmarks.question import Question
 
-
-@dataclass(frozen=True)
-class Question:
-    """A question as a grader sees it."""
-
-    id: str
-    instruction: str
-    reference: Mapping[str, Any]
+Samples = Sequence[Sequence[str]]
+"""The sampled answers to every question: `[["4", "5"], ["Paris", "Lyon"]]`."""
 
 
 @dataclass(frozen=True)
 class Grades:
-    """Verdicts on the answers of one variant to the questions of one benchmark."""
+    """Verdicts on one model's answers to the questions of one benchmark."""
 
     records: pd.DataFrame
-    """One row per answer, in order, with at least `extracted` and `verdict`; no times, which
-    no two runs have in common."""
+    """One row per answer, in order, with at least `extracted` and `verdict`. It holds no times, so
+    that equal answers give equal records."""
     values: pd.DataFrame
-    """One row per question, in order, and one column per metric, the first being the primary."""
+    """One row per question, in order, and one column per metric, the primary one first."""
     summaries: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Metrics that are no mean over questions: value and standard error over all of them."""
+    """Metrics that are not a mean over questions: value and standard error over all of them."""
+
+
+class VerdictCache:
+    """Verdicts in a journal, each with the versions of the libraries behind it."""
+
+    def __init__(self, journal: Journal, libraries: Libraries) -> None:
+        """Create a cache.
+
+        Args:
+            journal: The file of verdicts.
+            libraries: Versions installed here, which are recorded with new verdicts.
+        """
+        self._journal, self._installed = journal, libraries
+        self._used: list[Libraries] = []
+
+    def get(self, inputs: Any) -> Any | None:
+        """Return the cached verdict on some inputs, or None."""
+        entry = self._journal.get(inputs)
+        if entry is None:
+            return None
+        self._used.append(entry["libraries"])
+        return entry["verdict"]
+
+    def add(self, inputs: Any, verdict: Any) -> None:
+        """Add a verdict to the journal."""
+        self._used.append(self._installed)
+        self._journal.add(inputs, {"verdict": verdict, "libraries": self._installed})
+
+    @property
+    def libraries(self) -> Libraries:
+        """Versions behind the verdicts that were got or added; if none were, those installed."""
+        return union_of_versions(self._used or [self._installed])
 
 
 @dataclass(frozen=True)
@@ -39,53 +66,23 @@ class Context:
     """What graders may use."""
 
     request: ScoreRequest
-    """What is scored."""
     folder: Path
-    """Folder for what a judge remembers."""
-    verdicts: "Verdicts"
-    """Verdicts known already."""
+    """Folder in which a judge keeps its answers."""
+    verdicts: VerdictCache
     workers: int
-    """Programs that may run side by side."""
+    """Number of programs that may run in parallel."""
 
 
-class Verdicts:
-    """Verdicts in a journal, each with the libraries that it was reached with."""
-
-    def __init__(self, journal: Journal, libraries: Libraries) -> None:
-        self._journal, self._here = journal, libraries
-        self._used: list[Libraries] = []
-
-    def get(self, inputs: Any) -> Any | None:
-        """The verdict on these inputs, if there is one."""
-        known = self._journal.get(inputs)
-        if known is None:
-            return None
-        self._used.append(known["libraries"])
-        return known["verdict"]
-
-    def add(self, inputs: Any, verdict: Any) -> None:
-        """Remember a verdict for good."""
-        self._used.append(self._here)
-        self._journal.add(inputs, {"verdict": verdict, "libraries": self._here})
-
-    @property
-    def libraries(self) -> Libraries:
-        """Libraries behind the verdicts given and added; those of this process if there is none."""
-        return union_of_versions(self._used or [self._here])
+Grader = Callable[[Context, str, Sequence[Question], Samples], Grades]
+"""Grades the answers of one model, which is called by the given name in messages."""
 
 
-Answers = Sequence[Sequence[str]]
-"""The answers to each question, one per sample."""
-Grader = Callable[[Context, str, Sequence[Question], Answers], Grades]
-"""Grades the answers of one variant, which goes by the name given."""
+def flat(samples: Samples) -> list[str]:
+    """Return all answers in order."""
+    return [answer for answers in samples for answer in answers]
 
 
-def flat(answers: Answers) -> list[str]:
-    """All answers in order."""
-    return [answer for each in answers for answer in each]
-
-
-def grouped(values: Sequence[Any], answers: Answers) -> list[list[Any]]:
-    """Values of all answers, by question."""
-    rest = iter(values)
-    return [[next(rest) for _ in each] for each in answers]
+def grouped(values: Sequence[Any], samples: Samples) -> list[list[Any]]:
+    """Group values, one per answer, by question."""
+    remaining = iter(values)
+    return [[next(remaining) for _ in answers] for answers in samples]

@@ -7,108 +7,124 @@ from typing import Any
 
 import pandas as pd
 
-from mergegrid.study.grading.graders.grader import Answers, Context, Grades, Question, grouped
-from mergegrid.study.grading.programs.code import (
-    code_of,
+from mergegrid.study.grading.graders.grader import Context, Grades, Samples, grouped
+from mergegrid.study.grading.programs.assembly import (
     humaneval_completion,
     humaneval_program,
     mbpp_program,
     names_under_test,
 )
 from mergegrid.study.grading.programs.estimate import pass_at_k
+from mergegrid.study.grading.programs.extraction import extract_code
 from mergegrid.study.grading.programs.runner import run_all
 from mergegrid.study.grading.programs.sandbox import Outcome, open_sandbox
+from mergegrid.study.tasks.benchmarks.question import Question
 
 logger = logging.getLogger(__name__)
 
 
 def grade_humaneval(
-    context: Context, name: str, questions: Sequence[Question], answers: Answers
+    context: Context, name: str, questions: Sequence[Question], samples: Samples
 ) -> Grades:
-    """HumanEval: whole functions and bodies, against the hidden tests."""
-    asked = _asked(questions, answers)
-    extracted = [humaneval_completion(reference, answer) for reference, answer in asked]
-    programs = [humaneval_program(reference, answer) for reference, answer in asked]
-    return _grade(context, name, answers, extracted, {"": programs})
+    """Grade answers to HumanEval, whole functions or bodies, by the hidden tests."""
+    pairs = _with_references(questions, samples)
+    extracted = [humaneval_completion(reference, answer) for reference, answer in pairs]
+    programs = [humaneval_program(reference, answer) for reference, answer in pairs]
+    return _grade(context, name, samples, extracted, {"": programs})
 
 
 def grade_mbpp(
-    context: Context, name: str, questions: Sequence[Question], answers: Answers
+    context: Context, name: str, questions: Sequence[Question], samples: Samples
 ) -> Grades:
-    """MBPP: against its tests; besides, without the set-up code that other harnesses leave out."""
-    extracted = []
-    kinds: dict[str, list[str]] = {"": [], "_without_setup": []}
-    for reference, answer in _asked(questions, answers):
+    """Grade answers to MBPP by its tests, also without the setup code, as other harnesses do."""
+    extracted, programs, without_setup = [], [], []
+    for reference, answer in _with_references(questions, samples):
         setup = reference["test_setup_code"]
-        extracted.append(code_of(answer, names_under_test(reference), setup))
-        whole = mbpp_program(reference, answer)
-        # Few have set-up code; the others are one program, which runs once.
-        kinds[""].append(whole)
-        kinds["_without_setup"].append(
-            mbpp_program(reference, answer, setup=False) if setup else whole
+        extracted.append(extract_code(answer, names_under_test(reference), setup))
+        programs.append(mbpp_program(reference, answer))
+        # Without setup code both are one program, which runs once.
+        without_setup.append(
+            mbpp_program(reference, answer, setup=False) if setup else programs[-1]
         )
-    return _grade(context, name, answers, extracted, kinds)
+    variants = {"": programs, "_without_setup": without_setup}
+    return _grade(context, name, samples, extracted, variants)
 
 
-def _asked(questions: Sequence[Question], answers: Answers) -> list[tuple[Mapping[str, Any], str]]:
-    """Every answer with the record of its question."""
+def _with_references(
+    questions: Sequence[Question], samples: Samples
+) -> list[tuple[Mapping[str, Any], str]]:
+    """Pair every answer with the reference of its question."""
     return [
         (question.reference, answer)
-        for question, each in zip(questions, answers, strict=True)
-        for answer in each
+        for question, answers in zip(questions, samples, strict=True)
+        for answer in answers
     ]
 
 
 def _grade(
     context: Context,
     name: str,
-    answers: Answers,
+    samples: Samples,
     extracted: Sequence[str],
-    kinds: Mapping[str, Sequence[str]],
+    variants: Mapping[str, Sequence[str]],
 ) -> Grades:
-    outcomes = _outcomes(context, name, [each for programs in kinds.values() for each in programs])
+    """Grade programs.
+
+    Args:
+        context: The benchmark, the cached verdicts and the number of workers.
+        name: The model, for messages.
+        samples: Its answers.
+        extracted: The code of every answer.
+        variants: The program of every answer, by suffix of the metrics; records describe the first
+            variant, whose suffix is empty.
+    """
+    every_program = [program for programs in variants.values() for program in programs]
+    outcomes = _outcomes(context, name, every_program)
     values: dict[str, list[float]] = {}
-    for suffix, programs in kinds.items():
+    for suffix, programs in variants.items():
         passed = [outcomes[program].status == "passed" for program in programs]
         for k in context.request.benchmark.pass_at:
-            values[f"pass@{k}{suffix}"] = [
-                pass_at_k([samples], k)[0] for samples in grouped(passed, answers)
-            ]
-    found = [outcomes[program] for program in kinds[""]]
+            values[f"pass@{k}{suffix}"] = [pass_at_k(each, k) for each in grouped(passed, samples)]
+    recorded = [outcomes[program] for program in variants[""]]
     records = pd.DataFrame(
         {
             "extracted": extracted,
-            "verdict": [outcome.status for outcome in found],
-            "detail": [outcome.detail for outcome in found],
+            "verdict": [outcome.status for outcome in recorded],
+            "detail": [outcome.detail for outcome in recorded],
         }
     )
     return Grades(records, pd.DataFrame(values))
 
 
 def _outcomes(context: Context, name: str, programs: Sequence[str]) -> dict[str, Outcome]:
-    """Outcomes of programs: equal ones run once, and known ones not at all.
+    """Return the outcomes of programs. Equal programs run once, cached ones not at all.
 
-    Where the machine may have been too slow, the outcome counts now, and is not known afterwards.
+    An outcome that a slow machine may have caused is used now, but not cached.
     """
     verdicts = context.verdicts
-    known = {each: verdicts.get(_key(each)) for each in dict.fromkeys(programs)}
-    outcomes = {program: Outcome(**each) for program, each in known.items() if each is not None}
-    missing = [program for program, each in known.items() if each is None]
+    outcomes: dict[str, Outcome] = {}
+    missing: list[str] = []
+    for program in dict.fromkeys(programs):
+        cached = verdicts.get(_cache_key(program))
+        if cached is None:
+            missing.append(program)
+        else:
+            outcomes[program] = Outcome(**cached)
     if missing:
         sandbox = open_sandbox(context.request.unsafe_execution)
-        found = run_all(missing, sandbox, context.workers, f"programs of {name}")
-        for program, outcome in zip(missing, found, strict=True):
+        new = run_all(missing, sandbox, context.workers, f"programs of {name}")
+        for program, outcome in zip(missing, new, strict=True):
             outcomes[program] = outcome
             if outcome.lasting:
-                verdicts.add(_key(program), asdict(outcome))
-        if late := sum(not outcome.lasting for outcome in found):
+                verdicts.add(_cache_key(program), asdict(outcome))
+        if late := sum(not outcome.lasting for outcome in new):
             logger.warning(
-                "%d programs of %s ran out of time by the wall's clock and count as failures, but "
-                "a busy machine may be why; they run again when this is scored again",
+                "%d programs of %s exceeded the wall-clock limit and count as failures. A busy "
+                "machine may be the reason, so they run again when this benchmark is rescored",
                 *(late, name),
             )
     return outcomes
 
 
-def _key(program: str) -> dict[str, str]:
+def _cache_key(program: str) -> dict[str, str]:
     return {"program": program}

@@ -1,1 +1,1 @@
-"""Judges: models that say whose answer is better."""
+"""Language models as judges that say which of two answers is better."""

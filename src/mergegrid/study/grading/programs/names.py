@@ -1,78 +1,76 @@
-"""Names that pieces of Python read, bind and change."""
+"""Determine which names Python statements bind, read and mutate, from their syntax trees.
+
+total = sum(prices)        binds total; reads sum and prices
+cache[key] = total         mutates cache; reads cache, key and total
+def f(x): return g(x)      binds f; its free name is g
+"""
 
 import ast
 import builtins
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
+
+from mergegrid.study.grading.programs.syntax import FUNCTIONS
 
 BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__", "__annotations__"}
 """Names that need no definition."""
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# Methods of lists, sets, dictionaries and queues that change them, wherever they are called.
-_CHANGING = {
-    "add",
-    "append",
-    "appendleft",
-    "clear",
-    "discard",
-    "extend",
-    "extendleft",
-    "insert",
-    "pop",
-    "popitem",
-    "popleft",
-    "remove",
-    "reverse",
-    "setdefault",
-    "sort",
-    "update",
-}
+_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+# Methods that mutate lists, sets, dictionaries and deques.
+_METHODS = """
+    add append appendleft clear discard extend extendleft insert pop popitem popleft remove reverse
+    setdefault sort update
+"""
+_MUTATING_METHODS = frozenset(_METHODS.split())
 
 
-def running(*nodes: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that run with a statement; of functions that it defines, not their bodies."""
-    rest = list(nodes)
-    while rest:
-        node = rest.pop()
+def executed_nodes(*nodes: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes that execute with a statement: all but the bodies of functions in it."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
         yield node
-        if isinstance(node, (*_FUNCTIONS, ast.Lambda)):
-            rest += _around(node)
+        if isinstance(node, (*FUNCTIONS, ast.Lambda)):
+            pending += _evaluated_at_definition(node)
         else:
-            rest += ast.iter_child_nodes(node)
+            pending += ast.iter_child_nodes(node)
 
 
-def bound(*nodes: ast.AST) -> set[str]:
-    """The names that statements define where they stand."""
-    found: set[str] = set()
-    rest = list(nodes)
-    while rest:
-        node = rest.pop()
+def bound_names(*nodes: ast.AST) -> set[str]:
+    """Return the names that statements bind in their own scope."""
+    names: set[str] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                found.add(node.name)
-                rest += node.decorator_list
+                names.add(node.name)
+                pending += node.decorator_list
                 continue
             case ast.Lambda():
                 continue
             case ast.Name(id=name, ctx=ast.Store()):
-                found.add(name)
+                names.add(name)
             case ast.alias():
-                found.add(node.asname or node.name.partition(".")[0])
+                names.add(node.asname or node.name.partition(".")[0])
             case ast.ExceptHandler(name=str(name)):
-                found.add(name)
+                names.add(name)
             case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
-                found.add(name)
+                names.add(name)
             case ast.MatchMapping(rest=str(name)):
-                found.add(name)
-        rest += ast.iter_child_nodes(node)
-    return found
+                names.add(name)
+        pending += ast.iter_child_nodes(node)
+    return names
 
 
-def changed(*nodes: ast.AST) -> set[str]:
-    """The names whose objects statements change: `x[0] = 1`, `x.y = 1`, `x.append(1)`, `@x.add`."""
-    found: set[str] = set()
-    for node in running(*nodes):
+def mutated_names(*nodes: ast.AST) -> set[str]:
+    """Return the names of objects that statements may mutate.
+
+    Counted are `x[0] = 1`, `x.y = 1`, `x.append(1)`, any method called as a statement, as in
+    `x.train()`, and decorators, as in `@x.register`.
+    """
+    names: set[str] = set()
+    for node in executed_nodes(*nodes):
         targets: list[ast.expr] = []
         match node:
             case ast.Attribute(ctx=ast.Store() | ast.Del()):
@@ -81,148 +79,148 @@ def changed(*nodes: ast.AST) -> set[str]:
                 targets = [node]
             case ast.Expr(value=ast.Call(func=ast.Attribute() as method)):
                 targets = [method]
-            case ast.Call(func=ast.Attribute(attr=name) as method) if name in _CHANGING:
+            case ast.Call(func=ast.Attribute(attr=name) as method) if name in _MUTATING_METHODS:
                 targets = [method]
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 targets = [
-                    each.func if isinstance(each, ast.Call) else each
-                    for each in node.decorator_list
+                    decorator.func if isinstance(decorator, ast.Call) else decorator
+                    for decorator in node.decorator_list
                 ]
-        found |= {root for target in targets if (root := root_name(target))}
-    return found
+        names |= {root for target in targets if (root := root_name(target))}
+    return names
 
 
-def changed_by(function: ast.AST, fillers: Collection[str] = ()) -> set[str]:
-    """The names outside of a function that it binds or changes when it is called.
+def names_changed_by_call(function: ast.AST, mutators: Collection[str] = ()) -> set[str]:
+    """Return the names outside a function that calling it binds or mutates.
 
     Args:
-        function: The function.
-        fillers: Functions that change what is given to them.
+        function: The definition of the function.
+        mutators: Functions that mutate their arguments.
     """
-    if not isinstance(function, _FUNCTIONS):
+    if not isinstance(function, FUNCTIONS):
         return set()
-    inside = list(running(*function.body))
-    declared = {name for node in inside if isinstance(node, ast.Global) for name in node.names}
-    local = (bound(*function.body) | _parameters(function)) - declared
-    return declared | ((changed(*function.body) | arguments_of(fillers, *function.body)) - local)
+    declared = _declared_global(function)
+    local = (bound_names(*function.body) | _parameters(function)) - declared
+    mutated = mutated_names(*function.body) | names_passed_to(mutators, *function.body)
+    return declared | (mutated - local)
 
 
-def changes_arguments(function: ast.AST) -> bool:
-    """Whether a function changes an object that is given to it, or passes it on."""
-    if not isinstance(function, _FUNCTIONS):
+def may_mutate_arguments(function: ast.AST) -> bool:
+    """Return whether a function mutates one of its arguments or passes one on."""
+    if not isinstance(function, FUNCTIONS):
         return False
-    own = _parameters(function)
-    passed = {
+    passed_on = {
         name
-        for node in running(*function.body)
+        for node in executed_nodes(*function.body)
         if isinstance(node, ast.Call)
         and not (isinstance(node.func, ast.Name) and node.func.id in BUILTINS)
-        for name in _given(node)
+        for name in _argument_names(node)
     }
-    return bool((changed(*function.body) | passed) & own)
+    return bool((mutated_names(*function.body) | passed_on) & _parameters(function))
 
 
-def arguments_of(functions: Collection[str], *nodes: ast.AST) -> set[str]:
-    """The names of the objects that statements give to functions."""
+def names_passed_to(functions: Collection[str], *nodes: ast.AST) -> set[str]:
+    """Return the names of objects that statements pass to some functions."""
     return {
         name
-        for node in running(*nodes)
+        for node in executed_nodes(*nodes)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id in functions
-        for name in _given(node)
+        for name in _argument_names(node)
     }
 
 
-def _given(call: ast.Call) -> set[str]:
-    given = [*call.args, *(each.value for each in call.keywords)]
-    given = [each.value if isinstance(each, ast.Starred) else each for each in given]
-    return {root for each in given if (root := root_name(each))}
-
-
-def reads(*nodes: ast.AST) -> set[str]:
-    """The names that statements read when they run."""
+def read_names(*nodes: ast.AST) -> set[str]:
+    """Return the names that statements read when they execute."""
     return {
         node.id
-        for node in running(*nodes)
+        for node in executed_nodes(*nodes)
         if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Load, ast.Del))
     }
 
 
-def needs(*nodes: ast.AST) -> set[str]:
-    """The names from outside that statements read, be it when a function in them is called."""
-    found: set[str] = set()
-    for node in running(*nodes):
+def free_names(*nodes: ast.AST) -> set[str]:
+    """Return the names that statements use, including the free names of functions in them."""
+    names: set[str] = set()
+    for node in executed_nodes(*nodes):
         if isinstance(node, ast.Name):
-            # An augmented assignment reads what it stores.
-            found.add(node.id)
-        elif isinstance(node, _FUNCTIONS):
-            declared = {
-                name
-                for inner in running(*node.body)
-                if isinstance(inner, ast.Global)
-                for name in inner.names
-            }
-            found |= needs(*node.body) - (bound(*node.body) | _parameters(node)) | declared
+            # Stores count too: an augmented assignment reads its target.
+            names.add(node.id)
+        elif isinstance(node, FUNCTIONS):
+            local = bound_names(*node.body) | _parameters(node)
+            names |= free_names(*node.body) - local | _declared_global(node)
         elif isinstance(node, ast.Lambda):
-            found |= needs(node.body) - _parameters(node)
-    return found
+            names |= free_names(node.body) - _parameters(node)
+    return names
 
 
-def unresolved(nodes: Iterable[ast.AST], known: set[str]) -> set[str]:
-    """The names that statements read and nothing defines."""
-    nodes = list(nodes)
-    return needs(*nodes) - bound(*nodes) - _of_classes(nodes) - known - BUILTINS
+def undefined_names(nodes: Collection[ast.AST], known: set[str]) -> set[str]:
+    """Return the names that statements use and neither they, `known` nor Python defines."""
+    defined = bound_names(*nodes) | class_body_names(*nodes)
+    return free_names(*nodes) - defined - known - BUILTINS
+
+
+def class_body_names(*nodes: ast.AST) -> set[str]:
+    """Return the names that are bound in the bodies of classes."""
+    return {
+        name
+        for node in executed_nodes(*nodes)
+        if isinstance(node, ast.ClassDef)
+        for name in bound_names(*node.body)
+    }
 
 
 def root_name(node: ast.expr) -> str | None:
-    """The name `x` of an expression such as `x.y[0].z`."""
+    """Return the leftmost name of an expression: `x` for `x.y[0].z`."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else None
 
 
 def is_import(node: ast.AST) -> bool:
-    """Whether a statement imports something."""
+    """Return whether a statement is an import."""
     return isinstance(node, (ast.Import, ast.ImportFrom))
 
 
-def is_installed(node: ast.Import | ast.ImportFrom) -> bool:
-    """Whether a statement imports from Python's own library alone."""
+def imports_only_stdlib(node: ast.Import | ast.ImportFrom) -> bool:
+    """Return whether an import refers to Python's standard library alone."""
     if isinstance(node, ast.ImportFrom):
         modules = [] if node.level else [node.module or ""]
     else:
-        modules = [each.name for each in node.names]
+        modules = [alias.name for alias in node.names]
     return bool(modules) and all(
-        each.partition(".")[0] in sys.stdlib_module_names for each in modules
+        module.partition(".")[0] in sys.stdlib_module_names for module in modules
     )
 
 
-def _of_classes(nodes: Iterable[ast.AST]) -> set[str]:
-    """The names that the bodies of classes bind for themselves."""
-    return {
-        name
-        for node in running(*nodes)
-        if isinstance(node, ast.ClassDef)
-        for name in bound(*node.body)
-    }
+def _argument_names(call: ast.Call) -> set[str]:
+    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+    arguments = [each.value if isinstance(each, ast.Starred) else each for each in arguments]
+    return {root for argument in arguments if (root := root_name(argument))}
 
 
-def _around(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> list[ast.expr]:
-    """What runs when a function is defined: decorators, defaults and annotations."""
+def _declared_global(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    nodes = executed_nodes(*function.body)
+    return {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
+
+
+def _evaluated_at_definition(function: _Function) -> list[ast.expr]:
+    """Return the decorators, default values and annotations of a function."""
     arguments = function.args
-    found = [*arguments.defaults, *(each for each in arguments.kw_defaults if each)]
+    expressions = [*arguments.defaults, *(value for value in arguments.kw_defaults if value)]
     if not isinstance(function, ast.Lambda):
-        found += function.decorator_list
-        found += [each.annotation for each in _all(arguments) if each.annotation]
-        found += [function.returns] if function.returns else []
-    return found
+        expressions += function.decorator_list
+        expressions += [each.annotation for each in _all_arguments(function) if each.annotation]
+        expressions += [function.returns] if function.returns else []
+    return expressions
 
 
-def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:
-    return {each.arg for each in _all(function.args)}
+def _parameters(function: _Function) -> set[str]:
+    return {argument.arg for argument in _all_arguments(function)}
 
 
-def _all(arguments: ast.arguments) -> list[ast.arg]:
+def _all_arguments(function: _Function) -> list[ast.arg]:
+    arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     return [*named, *(each for each in (arguments.vararg, arguments.kwarg) if each)]

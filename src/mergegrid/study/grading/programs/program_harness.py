@@ -1,8 +1,8 @@
-"""What runs inside the sandbox: one program to its end, then the verdict. Run as text, by `-c`.
+"""Run inside the sandbox: execute one program and report how it ended. Run as text, by `-c`.
 
-Its arguments are limits, `RLIMIT_AS=536870912`; its standard input is a token of 64 bytes and then
-the program. It answers on its standard output with `started `, and then with the token alone when
-the program ran to its end, else with `failed ` and the error. The program sees neither stream.
+Arguments are limits, such as `RLIMIT_AS=536870912`. Standard input is a token of 64 bytes, then
+the program. Standard output is `started `, then the token alone if the program ran to its end, else
+`failed ` and the error. The program can access neither stream.
 """
 
 import os
@@ -17,26 +17,26 @@ DETAIL_BYTES = 300
 
 
 def main() -> None:
-    """Limit this process, run the program, and write the verdict."""
+    """Limit this process, run the program and report how it ended."""
     for limit in sys.argv[1:]:
         name, value = limit.split("=")
-        # One more as the hard limit: a process that reaches that of processor time is killed
-        # without a word, one that reaches the soft limit first gets the signal that says why.
+        # At the soft limit of processor time a process gets a signal that names the reason, at the
+        # hard limit it is just killed; so the hard limit is one more.
         resource.setrlimit(getattr(resource, name), (int(value), int(value) + 1))
     del sys.argv[1:]
     channel = os.dup(1)
     sys.settrace = untraced
     sys.addaudithook(refuse)
-    # From here on it is the program that fails; whoever does not read this saw the sandbox fail.
+    # Failures before this line are the sandbox's, later ones the program's.
     os.write(channel, STARTED)
-    # The token waits in the middle of this expression, where no name, frame or collector shows
-    # it, and so does the function that writes it, which the program therefore cannot replace.
+    # While the program runs, the token and the function that writes it exist only as intermediate
+    # values of this expression: no name, frame or garbage collector exposes them to the program.
     os.write(channel, os.read(0, TOKEN_BYTES) + run(source(), channel))
     os._exit(0)
 
 
 def source() -> str:
-    """The program, taken from the standard input, which is then empty."""
+    """Read the program from standard input, then close all standard streams to it."""
     with open(0, "rb", closefd=False) as file:
         text = file.read()
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -47,33 +47,33 @@ def source() -> str:
 
 
 def run(text: str, channel: int) -> bytes:
-    """Nothing when the program ends; what it raises is told here, and nothing follows."""
+    """Return b"" if the program succeeds; if it raises an exception, report that and exit."""
     program = type(sys)("__main__")
     sys.modules["__main__"] = program
     try:
         exec(compile(text, "program", "exec", dont_inherit=True), program.__dict__)
-    except BaseException as error:  # noqa: BLE001  SystemExit in the middle is a failure, too.
+    except BaseException as error:  # noqa: BLE001  SystemExit is a failure, too.
         message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         os.write(channel, FAILED + message.encode("utf-8", "replace")[:DETAIL_BYTES])
         os._exit(1)
     else:
         return b""
-    # Only reached when the program has replaced os._exit.
+    # Reached only if the program has replaced os._exit.
     raise SystemExit(1)
 
 
 def untraced(function: Any, /) -> None:
-    """Stand in for sys.settrace, which doctest calls to put back that nothing is traced."""
+    """Replace sys.settrace; None is allowed, because doctest calls it to disable tracing."""
     if function is not None:
         raise PermissionError("sys.settrace is refused to programs under test")
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Forbid tracing, which may skip the lines that test, and new code for this function."""
+    """Audit hook: forbid tracing, which can skip test lines, and replacing this function's code."""
     if event == "sys.settrace":
         raise PermissionError("sys.settrace is refused to programs under test")
     new_code = event == "object.__setattr__" and arguments[1] == "__code__"
-    # By its name, because the program can put anything in the place of a global.
+    # Compared by name, because the program can rebind any global.
     if new_code and arguments[0].__code__.co_name == "refuse":
         raise PermissionError("the harness is not open to programs under test")
 

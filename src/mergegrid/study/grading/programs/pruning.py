@@ -1,13 +1,17 @@
-"""A solution without its own tests: what its function does not need, and what may stop a program.
+"""Remove a solution's own tests: what its function does not need and what may stop the program.
 
-A statement at the left margin is *idle* when it neither defines nor changes anything that the
-function asked for reads. Idle statements stay, but for these:
+    import math                                     import math
+    def area(r): return math.pi * r * r     ->      def area(r): return math.pi * r * r
+    print(area(float(input())))
+
+A top-level statement is *idle* if it neither defines nor mutates anything that the requested
+function reads. Idle statements stay, except:
 
 - tests and scripts: an `assert`, a `print`, an `input`, an exit, `unittest` or `doctest`, the name
-  `__name__`, a call of the function itself or with it, and the use of a function or class that
-  does one of these;
-- expressions and annotations without effect, which may be prose that is Python by chance;
-- what cannot run: a read of a name that nothing defines, an import of a package that is not there.
+  `__name__`, a call of the requested function or with it as an argument, and any use of a function
+  or class that does one of these;
+- expressions and annotations without effect, which may be prose that happens to be valid Python;
+- statements that would fail: reads of undefined names, imports from outside the standard library.
 """
 
 import ast
@@ -15,153 +19,148 @@ from collections.abc import Collection, Mapping, Sequence
 
 from mergegrid.study.grading.programs.names import (
     BUILTINS,
-    arguments_of,
-    bound,
-    changed,
-    changed_by,
-    changes_arguments,
+    bound_names,
+    class_body_names,
+    executed_nodes,
+    free_names,
+    imports_only_stdlib,
     is_import,
-    is_installed,
-    needs,
-    reads,
+    may_mutate_arguments,
+    mutated_names,
+    names_changed_by_call,
+    names_passed_to,
+    read_names,
     root_name,
-    running,
 )
-from mergegrid.study.grading.programs.syntax import first_line
+from mergegrid.study.grading.programs.syntax import DEFINITIONS, FUNCTIONS, first_line
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
-_SCRIPTING = {
-    "print",
-    "pprint",
-    "input",
-    "exit",
-    "quit",
-    "help",
-    "breakpoint",
-    "__name__",
-    "SystemExit",
-}
-_TESTING = {"doctest", "unittest", "pytest", "pdb", "timeit"}
-_OF_A_PROCESS = {"exit", "_exit", "abort", "stdin", "argv"}
+_SCRIPT_NAMES = {"print", "pprint", "input", "exit", "quit", "help", "breakpoint"}
+_SCRIPT_NAMES |= {"__name__", "SystemExit"}
+_TEST_MODULES = {"doctest", "unittest", "pytest", "pdb", "timeit"}
+_PROCESS_ATTRIBUTES = {"exit", "_exit", "abort", "stdin", "argv"}
 
 
-def without_own_tests(
+def without_self_tests(
     program: str, tree: ast.Module, names: Collection[str], known: Collection[str], start: int = 0
 ) -> str:
-    """A program without the statements that may stop it and that its functions do not need.
+    """Remove the statements that may stop a program and that its functions do not need.
 
     Args:
-        program: The program.
+        program: The source text.
         tree: Its syntax tree.
-        names: The functions asked for; none stands for all functions and classes.
+        names: The requested functions; empty for all functions and classes.
         known: Names that are defined elsewhere.
-        start: Lines at the beginning that stay as they are.
+        start: Number of lines at the beginning that are kept as they are.
 
     Returns:
-        The program up to its last statement that stays.
+        The program up to the last statement that is kept.
     """
-    every = [each for each in tree.body if first_line(each) > start]
-    asked = set(names) or {each.name for each in every if isinstance(each, _DEFINITIONS)}
-    dropped = _dropped(tree.body, every, asked, set(known))
-    end = max([start, *(each.end_lineno or 0 for each in tree.body if each not in dropped)])
+    removable = [statement for statement in tree.body if first_line(statement) > start]
+    requested = set(names) or {each.name for each in removable if isinstance(each, DEFINITIONS)}
+    dropped = _dropped(tree.body, removable, requested, set(known))
+    kept = [statement for statement in tree.body if statement not in dropped]
+    end = max([start, *(statement.end_lineno or 0 for statement in kept)])
     lines = program.split("\n")[:end]
-    for statement in reversed(every):
+    for statement in reversed(removable):
         if statement in dropped and first_line(statement) <= end:
             _remove(lines, statement)
     return "\n".join(lines)
 
 
 def _dropped(
-    body: Sequence[ast.stmt], every: Sequence[ast.stmt], asked: set[str], known: set[str]
+    body: Sequence[ast.stmt], removable: Sequence[ast.stmt], requested: set[str], known: set[str]
 ) -> list[ast.stmt]:
-    functions = {each.name: each for each in body if isinstance(each, _FUNCTIONS)}
-    needed = _needed(body, functions, asked)
-    idle = [each for each in every if each not in needed]
-    scripts = _scripts(body, asked)
-    dropped = [each for each in idle if _is_test(each, asked, scripts) or _has_no_effect(each)]
+    needed = _needed(body, requested)
+    idle = [statement for statement in removable if statement not in needed]
+    scripts = _script_names(body, requested)
+    dropped = [each for each in idle if _is_test(each, requested, scripts) or _has_no_effect(each)]
     while True:
-        left = [each for each in body if each not in dropped]
-        defined = bound(*left) | known | BUILTINS
-        fail = [each for each in idle if each in left and _cannot_run(each, defined)]
-        if not fail:
+        kept = [statement for statement in body if statement not in dropped]
+        defined = bound_names(*kept) | known | BUILTINS
+        failing = [each for each in idle if each in kept and _would_fail(each, defined)]
+        if not failing:
             return dropped
-        dropped += fail
+        dropped += failing
 
 
-def _needed(
-    body: Sequence[ast.stmt], functions: Mapping[str, ast.stmt], asked: set[str]
-) -> list[ast.stmt]:
-    """The statements that the functions asked for depend on, and those functions."""
-    effects = [bound(each) | changed(each) for each in body]
-    found = _reached(body, effects, asked)
-    # What is done by a function that they call themselves is done when they are called.
-    others = functions.keys() - asked - needs(*found)
-    fillers = {name for name in functions.keys() - asked if changes_arguments(functions[name])}
+def _needed(body: Sequence[ast.stmt], requested: set[str]) -> list[ast.stmt]:
+    """Return the requested functions and the statements that they depend on."""
+    functions = {each.name: each for each in body if isinstance(each, FUNCTIONS)}
+    effects = [bound_names(statement) | mutated_names(statement) for statement in body]
+    # A function that the requested ones call takes effect when they run, so a top-level call of
+    # it is not needed for that.
+    helpers = functions.keys() - requested - free_names(*_acting_on(requested, body, effects))
+    mutators = {
+        name for name in functions.keys() - requested if may_mutate_arguments(functions[name])
+    }
     for statement, effect in zip(body, effects, strict=True):
-        if not isinstance(statement, _DEFINITIONS):
-            called = _called(statement, functions) & others
-            effect.update(*(changed_by(functions[each], fillers) for each in called))
-            # A function that is given to another one is not changed by it.
-            effect.update(arguments_of(fillers, statement) - functions.keys())
-    return _reached(body, effects, asked)
+        if not isinstance(statement, DEFINITIONS):
+            called = _called(statement, functions) & helpers
+            effect.update(*(names_changed_by_call(functions[name], mutators) for name in called))
+            # A function that is passed to another one is not mutated by it.
+            effect.update(names_passed_to(mutators, statement) - functions.keys())
+    return _acting_on(requested, body, effects)
 
 
 def _called(statement: ast.stmt, functions: Mapping[str, ast.stmt]) -> set[str]:
-    """The functions that a statement calls, be it by way of others."""
-    found: set[str] = set()
-    new = reads(statement) & functions.keys()
+    """Return the functions that a statement calls, directly or through others."""
+    called: set[str] = set()
+    new = read_names(statement) & functions.keys()
     while new:
-        found |= new
-        new = (needs(*(functions[each] for each in new)) & functions.keys()) - found
-    return found
+        called |= new
+        new = (free_names(*(functions[name] for name in new)) & functions.keys()) - called
+    return called
 
 
-def _reached(
-    body: Sequence[ast.stmt], effects: Sequence[set[str]], asked: set[str]
+def _acting_on(
+    names: set[str], body: Sequence[ast.stmt], effects: Sequence[set[str]]
 ) -> list[ast.stmt]:
-    """The statements that act on names asked for, or on what those that do so read."""
-    wanted = set(asked)
-    found: list[ast.stmt] = []
+    """Return the statements with an effect on names, or on what such statements use in turn."""
+    names = set(names)
+    acting: list[ast.stmt] = []
     while True:
         new = [
             statement
             for statement, effect in zip(body, effects, strict=True)
-            if effect & wanted and statement not in found
+            if effect & names and statement not in acting
         ]
         if not new:
-            return found
-        found += new
-        wanted |= needs(*new)
+            return acting
+        acting += new
+        names |= free_names(*new)
 
 
-def _scripts(body: Sequence[ast.stmt], asked: set[str]) -> set[str]:
-    """The names of test modules, and of functions and classes that test or may stop a program."""
-    found = {name for each in body if _imports_tests(each) for name in bound(each)}
-    found |= {
-        each.name
-        for each in body
-        if isinstance(each, _FUNCTIONS) and any(map(_is_scripting, running(*each.body)))
+def _script_names(body: Sequence[ast.stmt], requested: set[str]) -> set[str]:
+    """Return the names of test modules, and of functions and classes that test or may exit."""
+    scripts = {name for each in body if _imports_tests(each) for name in bound_names(each)}
+    scripts |= {
+        statement.name
+        for statement in body
+        if isinstance(statement, FUNCTIONS)
+        and any(map(_is_scripting, executed_nodes(*statement.body)))
     }
-    read = {
-        each.name: {node.id for node in ast.walk(each) if isinstance(node, ast.Name)}
-        for each in body
-        if isinstance(each, _DEFINITIONS)
+    used = {
+        statement.name: {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+        for statement in body
+        if isinstance(statement, DEFINITIONS)
     }
-    while new := {name for name in read if name not in found and read[name] & (found | asked)}:
-        found |= new
-    return found
+    while new := {
+        name for name in used if name not in scripts and used[name] & (scripts | requested)
+    }:
+        scripts |= new
+    return scripts
 
 
-def _is_test(statement: ast.stmt, asked: set[str], scripts: set[str]) -> bool:
-    if isinstance(statement, _FUNCTIONS):
+def _is_test(statement: ast.stmt, requested: set[str], scripts: set[str]) -> bool:
+    if isinstance(statement, FUNCTIONS):
         return False
     if is_import(statement):
         return _imports_tests(statement)
-    for node in running(statement):
+    for node in executed_nodes(statement):
         match node:
-            case ast.Call(func=function, args=given) if any(
-                isinstance(each, ast.Name) and each.id in asked for each in [function, *given]
+            case ast.Call(func=function, args=arguments) if any(
+                isinstance(each, ast.Name) and each.id in requested
+                for each in [function, *arguments]
             ):
                 return True
             case ast.Name(id=name) if name in scripts:
@@ -174,9 +173,9 @@ def _is_test(statement: ast.stmt, asked: set[str], scripts: set[str]) -> bool:
 def _imports_tests(statement: ast.stmt) -> bool:
     match statement:
         case ast.Import(names=names):
-            return all(each.name.partition(".")[0] in _TESTING for each in names)
+            return all(alias.name.partition(".")[0] in _TEST_MODULES for alias in names)
         case ast.ImportFrom(module=str(module)):
-            return module.partition(".")[0] in _TESTING
+            return module.partition(".")[0] in _TEST_MODULES
     return False
 
 
@@ -185,10 +184,10 @@ def _is_scripting(node: ast.AST) -> bool:
         case ast.Assert():
             return True
         case ast.Name(id=name):
-            return name in _SCRIPTING
+            return name in _SCRIPT_NAMES
         case ast.Call(func=ast.Name(id="open"), args=[ast.Constant(value=0), *_]):
             return True
-        case ast.Attribute(attr=name) if name in _OF_A_PROCESS:
+        case ast.Attribute(attr=name) if name in _PROCESS_ATTRIBUTES:
             return root_name(node) in ("sys", "os")
     return False
 
@@ -198,26 +197,20 @@ def _has_no_effect(statement: ast.stmt) -> bool:
         case ast.AnnAssign(value=None):
             return True
         case ast.Expr(value=value):
-            acts = (ast.Call, ast.Await, ast.NamedExpr)
+            effects = (ast.Call, ast.Await, ast.NamedExpr)
             is_text = isinstance(value, ast.Constant)
-            return not is_text and not any(isinstance(node, acts) for node in running(value))
+            return not is_text and not any(isinstance(n, effects) for n in executed_nodes(value))
     return False
 
 
-def _cannot_run(statement: ast.stmt, defined: set[str]) -> bool:
+def _would_fail(statement: ast.stmt, defined: set[str]) -> bool:
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        return not is_installed(statement)
-    own = {
-        name
-        for each in running(statement)
-        if isinstance(each, ast.ClassDef)
-        for name in bound(*each.body)
-    }
-    return bool(reads(statement) - defined - own)
+        return not imports_only_stdlib(statement)
+    return bool(read_names(statement) - defined - class_body_names(statement))
 
 
 def _remove(lines: list[str], statement: ast.stmt) -> None:
-    """Take a statement out of lines, and leave a `pass` where others share its lines."""
+    """Remove a statement in place; where others share its lines, replace it by `pass`."""
     first, last = first_line(statement) - 1, (statement.end_lineno or 0) - 1
     head = lines[first].encode()[: statement.col_offset].decode()
     tail = lines[last].encode()[statement.end_col_offset :].decode().strip()

@@ -1,4 +1,4 @@
-"""Many programs, side by side."""
+"""Run many programs in parallel."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,9 @@ from mergegrid.study.grading.programs.sandbox import Outcome, Sandbox
 
 
 def run_all(programs: Sequence[str], sandbox: Sandbox, workers: int, what: str) -> list[Outcome]:
-    """Run programs, `workers` at a time, and tell how each ended, in their order.
+    """Run programs, `workers` at a time, and return their outcomes in order.
 
-    Each of the workers keeps a core busy; more of them than cores turn slow programs into timeouts.
+    Each worker keeps a core busy; more workers than cores can turn slow programs into timeouts.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="programs") as pool:
         return list(progress(pool.map(sandbox.run, programs), what, len(programs)))

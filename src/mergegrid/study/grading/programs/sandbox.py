@@ -1,14 +1,16 @@
-"""One untrusted program at a time, run to its end or stopped, apart from this machine.
+"""Run untrusted programs, one at a time per call, isolated from this machine.
 
-bubblewrap gives it namespaces of its own: a read-only Python, an empty /tmp of a few megabytes, no
-network, no /proc, no other process, none of our environment. A filter of system calls refuses new
-processes, resource limits bound memory, files and processor time, and the wall clock the rest.
+bubblewrap gives each program its own namespaces: a read-only Python, an empty /tmp of a few
+megabytes, no network, no /proc, no other process, none of our environment variables. A seccomp
+filter refuses new processes; resource limits bound memory, files and processor time, and a
+wall-clock limit bounds the rest.
 
-A program passes only if the harness around it reports a random token after its last line; exit
-codes and output count for nothing. What ends before the harness has said that it started is a fault
-of the sandbox, never of the program. Not covered: program and tests share one interpreter, so a
-solution whose results claim to equal everything passes, and so does one that searches the memory
-of its interpreter (ctypes) for the token.
+A program passes only if `program_harness`, in which it runs, reports a random token after the
+program's last line; exit codes and output are ignored. Whatever ends before the harness reports
+that it started is a failure of the sandbox, never of the program.
+
+Not covered: program and tests share one interpreter, so a solution whose results claim to equal
+everything passes, and so does one that searches the interpreter's memory (ctypes) for the token.
 """
 
 import inspect
@@ -29,22 +31,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mergegrid.errors import MergegridError
-from mergegrid.study.grading.programs import program_harness as harness
+from mergegrid.study.grading.programs import program_harness
 from mergegrid.study.grading.programs.bubblewrap import bubblewrap_command, find_bubblewrap
 from mergegrid.study.grading.programs.seccomp import MACHINES, filter_program
 
 Status = Literal["passed", "failed", "timeout", "crashed"]
 
-_HARNESS = inspect.getsource(harness)
+HARNESS_SOURCE = inspect.getsource(program_harness)
 _OUTPUT_BYTES = 4096
 _DETAIL_CHARACTERS = 200
-# Where an object lies differs from run to run.
+# Addresses of objects differ from run to run.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
-# A fixed hash seed: the order of a set must not decide between passed and failed. Thus no -I, which
-# would drop it; beside it, -P and -s isolate as much in an environment that holds nothing else.
+# The hash seed is fixed, so that the order of a set cannot decide the outcome. That rules out -I,
+# which would drop it; in an environment with nothing else, -P and -s isolate as much.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 _PYTHON_OPTIONS = ("-P", "-s", "-S", "-B", "-X", "utf8")
-# Ends well only where new processes are refused, that is, where the filter is at work.
+# Passes only where new processes are refused, that is, where the seccomp filter works.
 _PROBE = """
 import os
 try:
@@ -59,29 +61,29 @@ logger = logging.getLogger(__name__)
 
 
 class SandboxError(MergegridError):
-    """Programs cannot be run apart from this machine."""
+    """Programs cannot be run in isolation."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use."""
+    """Resource limits of one program."""
 
     seconds: float = 20.0
-    """By the clock on the wall."""
+    """Wall-clock seconds."""
     cpu_seconds: int = 8
-    """Of processor time."""
+    """Seconds of processor time."""
     memory_bytes: int = 512 << 20
-    """Of address space."""
+    """Address space."""
     file_bytes: int = 16 << 20
-    """In one file."""
+    """Size of one file."""
     folder_bytes: int = 32 << 20
-    """In /tmp, all files together."""
+    """Total size of the files in /tmp."""
     stack_bytes: int = 64 << 20
-    """Of the main thread's stack."""
+    """Stack of the main thread."""
     open_files: int = 64
-    """At one time."""
+    """Files open at one time."""
     threads: int = 64
-    """At one time; root is not bound by it, only by its memory."""
+    """Threads at one time; the limit does not apply to root, which only memory limits."""
 
 
 LIMITS = Limits()
@@ -92,25 +94,35 @@ class Outcome:
     """How one program ended."""
 
     status: Status
-    """`passed`: it ran to its last line. `failed`: it raised. `timeout`: out of time, by the
-    wall or the processor. `crashed`: it ended in another way, without reaching its last line."""
+    """`passed`: it ran to its last line. `failed`: it raised an exception. `timeout`: it exceeded
+    a limit on wall-clock or processor time. `crashed`: it ended before its last line otherwise."""
     detail: str
-    """The error in one line, without addresses in memory; empty for a program that passed."""
+    """The error in one line, without memory addresses; empty for a program that passed."""
     lasting: bool = True
-    """Whether it says something of the program alone: false where the wall's clock ran out, which
-    a machine that is busy with others may have caused."""
+    """Whether the outcome depends on the program alone: false after a wall-clock timeout, which a
+    busy machine may have caused."""
 
 
 class Sandbox:
     """Runs programs one at a time; threads may share one."""
 
     def __init__(
-        self, wrapper: Sequence[str], calls: bytes | None = None, limits: Limits = LIMITS
+        self,
+        wrapper: Sequence[str],
+        seccomp_filter: bytes | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
-        """Run programs behind a command and, where it takes one, a filter of system calls."""
+        """Create a sandbox.
+
+        Args:
+            wrapper: Command that isolates the Python process whose command follows it; empty to
+                run without isolation.
+            seccomp_filter: Filter that the wrapper reads by `--seccomp`.
+            limits: Resource limits of each program.
+        """
         self.limits = limits
         self.isolated = bool(wrapper)
-        self._wrapper, self._calls = tuple(wrapper), calls
+        self._wrapper, self._filter = tuple(wrapper), seccomp_filter
         settings = {
             "RLIMIT_AS": limits.memory_bytes,
             "RLIMIT_CPU": limits.cpu_seconds,
@@ -119,19 +131,19 @@ class Sandbox:
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_CORE": 0,
         }
-        if wrapper:  # Elsewhere this limit counts every process of the user.
+        if wrapper:  # Outside a user namespace this limit counts all processes of the user.
             settings["RLIMIT_NPROC"] = limits.threads
         python = os.path.realpath(sys.executable)
         arguments = [f"{name}={value}" for name, value in settings.items()]
-        self._command = (python, *_PYTHON_OPTIONS, "-c", _HARNESS, *arguments)
+        self._command = (python, *_PYTHON_OPTIONS, "-c", HARNESS_SOURCE, *arguments)
 
     def run(self, program: str) -> Outcome:
-        """Run a program to its end or to a limit; nothing of it is left afterwards.
+        """Run a program to its end or to a limit, then kill all its processes.
 
         Raises:
-            SandboxError: the sandbox itself failed, before the program began.
+            SandboxError: The sandbox itself failed before the program started.
         """
-        token = secrets.token_hex(harness.TOKEN_BYTES // 2).encode()
+        token = secrets.token_hex(program_harness.TOKEN_BYTES // 2).encode()
         with (
             tempfile.TemporaryFile() as text,
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -140,27 +152,27 @@ class Sandbox:
             text.seek(0)
             process = self._start(text.fileno(), folder)
             try:
-                output, ended = _read(process, time.monotonic() + self.limits.seconds)
+                output, in_time = _read(process, time.monotonic() + self.limits.seconds)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 code = process.wait()
-        if not output.startswith(harness.STARTED):
-            said = self._judge(output, ended, code, token).detail
+        if not output.startswith(program_harness.STARTED):
+            reason = self._outcome(output, in_time, code, token).detail
             raise SandboxError(
-                f"the sandbox did not start ({said}), maybe for want of processes, user namespaces "
-                "or memory; run again, with fewer jobs at once if that does not help"
+                f"the sandbox did not start ({reason}); possibly too few processes, no user "
+                "namespaces, or too little memory. Rerun, with fewer jobs at once if that fails too"
             )
-        return self._judge(output.removeprefix(harness.STARTED), ended, code, token)
+        return self._outcome(output.removeprefix(program_harness.STARTED), in_time, code, token)
 
     def _start(self, text: int, folder: str) -> subprocess.Popen[bytes]:
-        calls: list[int] = []
         wrapper = list(self._wrapper)
-        if self._calls is not None:
+        inherited: list[int] = []
+        if self._filter is not None:
             reading, writing = os.pipe()
             with os.fdopen(writing, "wb") as pipe:
-                pipe.write(self._calls)
-            calls.append(reading)
+                pipe.write(self._filter)
+            inherited.append(reading)
             wrapper += ["--seccomp", str(reading), "--"]
         try:
             return subprocess.Popen(
@@ -168,30 +180,30 @@ class Sandbox:
                 stdin=text,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=calls,
+                pass_fds=inherited,
                 env=_ENVIRONMENT,
                 cwd=folder,
                 start_new_session=True,
             )
         finally:
-            for each in calls:
-                os.close(each)
+            for descriptor in inherited:
+                os.close(descriptor)
 
-    def _judge(self, output: bytes, ended: bool, code: int, token: bytes) -> Outcome:
-        if not ended:
-            said = f"ran for more than {self.limits.seconds:g} s"
-            return Outcome("timeout", said, lasting=False)
+    def _outcome(self, output: bytes, in_time: bool, code: int, token: bytes) -> Outcome:
+        if not in_time:
+            detail = f"ran for more than {self.limits.seconds:g} s"
+            return Outcome("timeout", detail, lasting=False)
         if output == token:
             return Outcome("passed", "")
         text = _ADDRESS.sub("at 0x...", output.decode("utf-8", "replace").strip())
-        if output.startswith(harness.FAILED):
-            said = text.removeprefix(harness.FAILED.decode())
-            return Outcome("failed", said[:_DETAIL_CHARACTERS])
-        # bubblewrap tells of a signal as a shell does.
+        if output.startswith(program_harness.FAILED):
+            detail = text.removeprefix(program_harness.FAILED.decode())
+            return Outcome("failed", detail[:_DETAIL_CHARACTERS])
+        # bubblewrap reports a signal as a shell does: 128 plus its number.
         number = -code if code < 0 else max(code - 128, 0)
         if number == signal.SIGXCPU:
-            said = f"used more than {self.limits.cpu_seconds} s of processor time"
-            return Outcome("timeout", said)
+            detail = f"used more than {self.limits.cpu_seconds} s of processor time"
+            return Outcome("timeout", detail)
         if text:
             return Outcome("crashed", text.splitlines()[-1][:_DETAIL_CHARACTERS])
         if number:
@@ -200,43 +212,46 @@ class Sandbox:
 
 
 def open_sandbox(unsafe: bool = False, limits: Limits = LIMITS) -> Sandbox:
-    """A sandbox that has been seen at work.
+    """Open a sandbox and verify that it works.
 
     Args:
-        unsafe: Where there is no sandbox, run programs without one.
-        limits: What each program may use.
+        unsafe: Run programs without isolation where it is not available.
+        limits: Resource limits of each program.
 
     Raises:
-        SandboxError: bubblewrap does not work here, and `unsafe` is false.
+        SandboxError: Isolation is not available here, and `unsafe` is false.
     """
-    reason = _unusable(limits)
+    reason = _why_unusable(limits)
     if reason is None:
         return _bubblewrapped(limits)
     if not unsafe:
         raise SandboxError(
-            f"programs written by models cannot be run apart from this machine: {reason}; install "
-            "bubblewrap 0.8 or newer and allow user namespaces (user.max_user_namespaces above 0; "
-            "on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; in a container a seccomp "
-            "profile with unshare), or say `unsafe_execution: true` in the config to run them "
-            "with your own rights"
+            f"no sandbox for programs written by models: {reason}. Install bubblewrap 0.8 or newer "
+            "and allow user namespaces (user.max_user_namespaces above 0; on Ubuntu "
+            "kernel.apparmor_restrict_unprivileged_userns=0; in a container a seccomp profile that "
+            "permits unshare), or set `unsafe_execution: true` in the config to run them with your "
+            "own permissions"
         )
-    logger.warning("no sandbox (%s): programs written by models run with your own rights", reason)
+    logger.warning(
+        "no sandbox (%s): programs written by models run with your own permissions", reason
+    )
     return Sandbox((), limits=limits)
 
 
-def _unusable(limits: Limits) -> str | None:
+def _why_unusable(limits: Limits) -> str | None:
     if find_bubblewrap() is None:
         return "there is no program bwrap on the PATH"
     if platform.machine() not in MACHINES:
         return (
-            f"the filter of system calls knows {' and '.join(MACHINES)}, not {platform.machine()}"
+            f"the seccomp filter supports {' and '.join(MACHINES)}, and this machine is "
+            f"{platform.machine()}"
         )
     try:
         outcome = _bubblewrapped(limits).run(_PROBE)
     except SandboxError as error:
         return str(error)
     if outcome.status != "passed":
-        return f"a first empty program {outcome.status} ({outcome.detail})"
+        return f"the probe program {outcome.status} ({outcome.detail})"
     return None
 
 
@@ -246,7 +261,7 @@ def _bubblewrapped(limits: Limits) -> Sandbox:
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
-    """What a process says until it ends or says too much, and whether it did so in time."""
+    """Read output until the process ends or exceeds the maximum; also return whether in time."""
     assert process.stdout is not None
     output = b""
     with process.stdout as pipe:
@@ -256,8 +271,8 @@ def _read(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, boo
             left = deadline - time.monotonic()
             if left <= 0 or not waiting.poll(left * 1000):
                 return output, False
-            some = os.read(pipe.fileno(), _OUTPUT_BYTES)
-            if not some:
+            received = os.read(pipe.fileno(), _OUTPUT_BYTES)
+            if not received:
                 break
-            output += some
+            output += received
     return output, True

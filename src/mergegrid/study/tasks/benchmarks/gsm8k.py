@@ -23,7 +23,7 @@ def _answer(record: Record) -> str:
     if len(ends) > 1:
         raise record.wrong("answer", answer, "of several golds: '####' stands before each")
     try:
-        numbers.judge(answer, "")
+        numbers.grade(answer, "")
     except DataError as error:
         raise record.wrong("answer", answer, f"no gold answer: {error}") from error
     return answer

@@ -46,9 +46,9 @@ def _reference(record: Record) -> dict[str, str]:
                 "name the right files, or give records with a column 'answer'",
             )
     # What the grader cannot tell from itself would make every answer wrong.
-    if not latex.judge(gold, rf"\boxed{{{gold}}}").correct:
+    if not latex.grade(gold, rf"\boxed{{{gold}}}").correct:
         raise record.wrong(name, written, "no answer that the grader of MATH can read")
     number = latex.number_in_prose(gold)
-    if number is not None and not latex.judge(gold, rf"\boxed{{{number}}}").correct:
+    if number is not None and not latex.grade(gold, rf"\boxed{{{number}}}").correct:
         raise record.wrong(name, written, "a sentence", f"give the answer alone, as {number!r}")
     return reference

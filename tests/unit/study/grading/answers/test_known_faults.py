@@ -13,7 +13,7 @@ from mergegrid.errors import DataError
 from mergegrid.study.grading.answers import latex, numbers
 from mergegrid.study.tasks.benchmarks import math
 
-JUDGES = {"gsm8k": numbers.judge, "math": latex.judge}
+GRADE = {"gsm8k": numbers.grade, "math": latex.grade}
 TABLE = [
     json.loads(line)
     for line in Path(__file__).with_name("answers.jsonl").read_text("utf-8").splitlines()
@@ -21,10 +21,10 @@ TABLE = [
 
 
 def verdict(task, gold, text):
-    judgement = JUDGES[task](gold, text)
-    if judgement.extracted is None:
+    result = GRADE[task](gold, text)
+    if result.extracted is None:
         return "unparsed"
-    return "right" if judgement.correct else "wrong"
+    return "right" if result.correct else "wrong"
 
 
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: f"{case['task']}-{case['text'][:60]}")
@@ -256,7 +256,7 @@ def test_equations_are_equal_up_to_a_factor(a, b, c, factor, other, moved):
 
 @given(text=st.text(max_size=60) | st.text("0123456789,./-+ =x$%\\{}#:()\n", max_size=60))
 def test_any_text_has_a_verdict(text):
-    for task in JUDGES:
+    for task in GRADE:
         for phrase in ("{}", "The answer is: {}", "\\boxed{{{}}}", "Ответ: {}"):
             assert verdict(task, "5", phrase.format(text)) in ("right", "wrong", "unparsed")
 
@@ -266,7 +266,7 @@ def test_any_text_has_a_verdict(text):
     "unit", ["a ", "1 ", "= ", "(", "1,", "$", "<think>", "\\boxed{", "# ", "\n"]
 )
 def test_long_texts_are_read_in_time(unit):
-    for task in JUDGES:
+    for task in GRADE:
         for phrase in ("{}", "The answer is: {}", "\\boxed{{{}}}", "{} The answer is: 5"):
             verdict(task, "5", phrase.format(unit * 5000))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergegrid.study.grading.answers.latex import LONGEST, boxed, judge
+from mergegrid.study.grading.answers.latex import LONGEST, boxed, grade
 
 # Gold, answer, robust verdict, the paper's verdict.
 CASES = [
@@ -78,16 +78,16 @@ CASES = [
 
 
 @pytest.mark.parametrize(("gold", "answer", "correct", "paper"), CASES)
-def test_tricky_answers_are_judged_as_a_table_says(gold, answer, correct, paper):
-    judgement = judge(gold, f"Some steps.\nThe answer is: {answer}.")
-    assert (judgement.correct, judgement.paper_correct) == (correct, paper)
+def test_tricky_answers_are_graded_as_a_table_says(gold, answer, correct, paper):
+    result = grade(gold, f"Some steps.\nThe answer is: {answer}.")
+    assert (result.correct, result.paper_correct) == (correct, paper)
     for text in (
         rf"So we get $\boxed{{{answer}}}$.",
         f"The final answer is ${answer}$. I hope so.",
     ):
-        judgement = judge(gold, text)
-        assert judgement.correct is correct
-        assert judgement.paper_extracted is None
+        result = grade(gold, text)
+        assert result.correct is correct
+        assert result.paper_extracted is None
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_tricky_answers_are_judged_as_a_table_says(gold, answer, correct, paper)
     ],
 )
 def test_the_answer_is_the_best_segment(output, extracted):
-    assert judge("0", output).extracted == extracted
+    assert grade("0", output).extracted == extracted
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_answer_is_the_best_segment(output, extracted):
     ],
 )
 def test_the_paper_reads_up_to_a_full_stop_at_the_end_of_a_line(output, extracted):
-    assert judge("0", output).paper_extracted == extracted
+    assert grade("0", output).paper_extracted == extracted
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_the_content_of_the_last_box(text, content):
 
 @given(number=st.integers(-(10**9), 10**9), other=st.integers(-(10**9), 10**9))
 def test_integers_are_right_exactly_when_they_are_equal(number, other):
-    assert judge(str(number), rf"\boxed{{{other:,}}}").correct is (number == other)
-    assert judge(f"{number}", f"The answer is ${number:,}$.").correct
+    assert grade(str(number), rf"\boxed{{{other:,}}}").correct is (number == other)
+    assert grade(f"{number}", f"The answer is ${number:,}$.").correct
 
 
 @settings(max_examples=50, deadline=None)
@@ -159,15 +159,15 @@ def test_integers_are_right_exactly_when_they_are_equal(number, other):
 def test_fractions_are_right_exactly_when_they_are_equal(top, bottom, other, factor):
     gold = rf"\frac{{{top}}}{{{bottom}}}"
     answer = rf"\boxed{{\dfrac{{{other * factor}}}{{{bottom * factor}}}}}"
-    assert judge(gold, answer).correct is (top == other)
-    assert judge(gold + r"\pi", answer.replace("}}", r"}\pi}")).correct is (top == other)
+    assert grade(gold, answer).correct is (top == other)
+    assert grade(gold + r"\pi", answer.replace("}}", r"}\pi}")).correct is (top == other)
 
 
 @settings(max_examples=50, deadline=None)
 @given(output=st.text(r"\{}[]()^_$,.=+-!|&%1x ", max_size=30) | st.text(max_size=30))
-def test_any_text_is_judged(output):
+def test_any_text_is_graded(output):
     for cue in (r"\boxed{{{}}}", "The answer is: {}"):
-        judge("x+2", cue.format(output))
+        grade("x+2", cue.format(output))
 
 
 @pytest.mark.parametrize(
@@ -188,32 +188,32 @@ def test_any_text_is_judged(output):
 )
 def test_what_never_ends_is_wrong_and_ends(answer):
     start = time.process_time()
-    assert not judge("x+2", rf"\boxed{{{answer}}}").correct
+    assert not grade("x+2", rf"\boxed{{{answer}}}").correct
     assert time.process_time() - start < 30
 
 
 def test_a_long_answer_is_compared_only_as_it_is_written():
     ones = "+".join("1" * LONGEST)
-    assert judge("x+" + ones, rf"\boxed{{x + {ones}}}").correct
-    assert not judge("x+" + ones, rf"\boxed{{{ones} + x}}").correct
+    assert grade("x+" + ones, rf"\boxed{{x + {ones}}}").correct
+    assert not grade("x+" + ones, rf"\boxed{{{ones} + x}}").correct
 
 
-def test_threads_judge_as_one_does():
+def test_threads_grade_as_one_does():
     cases = [case for case in CASES if not case[0].startswith("\\begin")][::2]
     expected = [case[2] for case in cases]
     with ThreadPoolExecutor(4) as pool:
-        judged = pool.map(lambda case: judge(case[0], rf"\boxed{{{case[1]}}}").correct, cases)
-        assert list(judged) == expected
+        graded = pool.map(lambda case: grade(case[0], rf"\boxed{{{case[1]}}}").correct, cases)
+        assert list(graded) == expected
 
 
 def test_the_reference_solutions_of_math_are_right():
     folder = os.environ.get("BENCHMARK_DATA")
     if folder is None:
-        pytest.skip("BENCHMARK_DATA names no folder with math/test.jsonl")
+        pytest.skip("BENCHMARK_DATA does not name a folder with math/test.jsonl")
     lines = (Path(folder) / "math" / "test.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert all(boxed(record["solution"]) == record["answer"] for record in records)
-    assert sum(judge(r["answer"], r["solution"]).correct for r in records) == 500
-    said = [judge(r["answer"], f"The answer is: {r['answer']}.") for r in records]
-    assert sum(judgement.correct for judgement in said) == 500
-    assert sum(judgement.paper_correct for judgement in said) == 500
+    assert sum(grade(r["answer"], r["solution"]).correct for r in records) == 500
+    results = [grade(r["answer"], f"The answer is: {r['answer']}.") for r in records]
+    assert sum(result.correct for result in results) == 500
+    assert sum(result.paper_correct for result in results) == 500

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergegrid.errors import DataError
-from mergegrid.study.grading.answers.numbers import exact, judge
+from mergegrid.study.grading.answers.numbers import exact, grade
 
 # Gold, output, robust verdict, what the paper's rule reads.
 CASES = [
@@ -68,15 +68,15 @@ cues = st.sampled_from(
 
 @pytest.mark.parametrize(("gold", "output", "correct", "paper"), CASES)
 def test_tricky_answers_are_read_as_a_table_says(gold, output, correct, paper):
-    judgement = judge(gold, output)
-    assert judgement.correct is correct
-    assert judgement.paper_extracted == paper
-    assert judgement.paper_correct is (paper is not None and float(paper) == float(gold))
+    result = grade(gold, output)
+    assert result.correct is correct
+    assert result.paper_extracted == paper
+    assert result.paper_correct is (paper is not None and float(paper) == float(gold))
 
 
 def test_what_was_read_is_kept_as_it_was_written():
-    assert judge("1", "The answer is: about $1,234.50 a day").extracted == "$1,234.50"
-    assert judge("1", "The answer is: 5 or 6").extracted is None
+    assert grade("1", "The answer is: about $1,234.50 a day").extracted == "$1,234.50"
+    assert grade("1", "The answer is: 5 or 6").extracted is None
 
 
 @given(
@@ -89,32 +89,32 @@ def test_what_was_read_is_kept_as_it_was_written():
 def test_an_integer_is_found_however_it_is_written(number, cue, commas, dollar, unit):
     text = f"{abs(number):,}" if commas else str(abs(number))
     text = ("-" if number < 0 else "") + ("$" if dollar else "") + text
-    judgement = judge(
+    result = grade(
         f"Some steps.\n#### {number:,}", cue.format(text + (unit if cue != "{}" else ""))
     )
-    assert judgement.correct
+    assert result.correct
 
 
 @given(number=st.decimals(-(10**6), 10**6, places=3), cue=cues)
 def test_decimals_are_found(number, cue):
-    assert judge(str(number), cue.format(f"{number:,}")).correct
+    assert grade(str(number), cue.format(f"{number:,}")).correct
 
 
-@given(gold=whole, said=whole, cue=cues, decimals=st.integers(0, 6))
-def test_another_number_is_never_right(gold, said, cue, decimals):
+@given(gold=whole, stated=whole, cue=cues, decimals=st.integers(0, 6))
+def test_another_number_is_never_right(gold, stated, cue, decimals):
     near = Decimal(gold) + Decimal(10) ** -decimals
-    assert judge(str(gold), cue.format(f"{said:,}")).correct is (gold == said)
-    assert not judge(str(gold), cue.format(near)).correct
+    assert grade(str(gold), cue.format(f"{stated:,}")).correct is (gold == stated)
+    assert not grade(str(gold), cue.format(near)).correct
 
 
 @given(output=st.text() | st.text("0123456789,./-+ =x$%\\{}#:"))
-def test_any_text_is_judged(output):
+def test_any_text_is_graded(output):
     for cue in ("{}", "The answer is: {}"):
-        judge("5", cue.format(output))
+        grade("5", cue.format(output))
 
 
 def test_a_model_that_repeats_a_digit_for_ever_is_wrong():
-    assert judge("1", "The answer is: " + "1" * 100_000).extracted is None
+    assert grade("1", "The answer is: " + "1" * 100_000).extracted is None
 
 
 def test_numbers_of_a_whole_text_are_exact():
@@ -125,22 +125,22 @@ def test_numbers_of_a_whole_text_are_exact():
 
 def test_a_reference_without_a_number_is_refused():
     with pytest.raises(DataError, match=r"'many'.*after '####'"):
-        judge("Some steps.\n#### many", "The answer is: 5")
+        grade("Some steps.\n#### many", "The answer is: 5")
 
 
 def test_the_reference_solutions_of_gsm8k_are_right():
     folder = os.environ.get("BENCHMARK_DATA")
     if folder is None:
-        pytest.skip("BENCHMARK_DATA names no folder with gsm8k/test.jsonl")
+        pytest.skip("BENCHMARK_DATA does not name a folder with gsm8k/test.jsonl")
     lines = (Path(folder) / "gsm8k" / "test.jsonl").read_text().splitlines()
     answers = [json.loads(line)["answer"] for line in lines]
     numbers = [answer.rpartition("####")[2].strip() for answer in answers]
-    assert sum(judge(answer, answer).correct for answer in answers) == 1319
-    judgements = [judge(number, f"The answer is: {number}.") for number in numbers]
-    assert sum(judgement.correct for judgement in judgements) == 1319
+    assert sum(grade(answer, answer).correct for answer in answers) == 1319
+    results = [grade(number, f"The answer is: {number}.") for number in numbers]
+    assert sum(result.correct for result in results) == 1319
     # The paper's rule reads no number with two thousands separators: 1,450,000.
-    assert sum(judgement.paper_correct for judgement in judgements) == 1318
+    assert sum(result.paper_correct for result in results) == 1318
     following = numbers[1:] + numbers[:1]
     for number, other in zip(numbers, following, strict=True):
         same = float(number.replace(",", "")) == float(other.replace(",", ""))
-        assert judge(number, f"The answer is: {other}.").correct is same
+        assert grade(number, f"The answer is: {other}.").correct is same

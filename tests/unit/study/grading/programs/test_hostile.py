@@ -500,5 +500,5 @@ def test_a_token_that_is_kept_in_the_open_would_be_found(name, tight, monkeypatc
         "token = [os.read(0, TOKEN_BYTES)]; os.write(channel, token[0] + run(source(), channel))",
     )
     assert "token = [" in careless
-    monkeypatch.setattr("mergegrid.study.grading.programs.sandbox._HARNESS", careless)
+    monkeypatch.setattr("mergegrid.study.grading.programs.sandbox.HARNESS_SOURCE", careless)
     assert open_sandbox(limits=tight.limits).run(FORGE + dedent(text)).status == "passed"

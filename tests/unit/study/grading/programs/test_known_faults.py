@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergegrid.study.grading.programs.code import (
-    code_of,
+from mergegrid.study.grading.programs.assembly import (
     humaneval_completion,
     humaneval_program,
     mbpp_program,
     names_under_test,
 )
+from mergegrid.study.grading.programs.extraction import extract_code
 from mergegrid.study.tasks.generators.functions import generate
 
 ADD = "def add(a, b):\n    return a + b"
@@ -768,9 +768,9 @@ def tasks():
 def test_of_real_solutions_the_same_code_is_kept_in_any_surroundings(data):
     task = data.draw(st.sampled_from(tasks()))
     names = names_under_test(task)
-    known = code_of(task["code"], names, task["test_setup_code"])
+    known = extract_code(task["code"], names, task["test_setup_code"])
     behind = data.draw(st.sampled_from([*PROSE, *OWN_TESTS[:4], LONG[: len(LONG) // 2]]))
     answer = f"{task['code']}\n\n\n{behind.replace('NAME', names[0])}"
     if data.draw(st.booleans()):
         answer = f"{data.draw(st.sampled_from(PROSE))}\n\n```python\n{answer}"
-    assert code_of(answer, names, task["test_setup_code"]) == known
+    assert extract_code(answer, names, task["test_setup_code"]) == known

@@ -2,12 +2,12 @@ from textwrap import dedent, indent
 
 import pytest
 
-from mergegrid.study.grading.programs.code import (
-    code_of,
+from mergegrid.study.grading.programs.assembly import (
     humaneval_completion,
     humaneval_program,
     mbpp_program,
 )
+from mergegrid.study.grading.programs.extraction import extract_code
 
 ADD = "def add(a, b):\n    return a + b"
 PROBLEM = {
@@ -53,7 +53,7 @@ TASK = {
     ],
 )
 def test_the_function_is_found_in_an_answer(answer):
-    assert code_of(answer) == ADD
+    assert extract_code(answer) == ADD
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_function_is_found_in_an_answer(answer):
     ],
 )
 def test_code_alone_stays_as_it_is(code):
-    assert code_of(code) == code.rstrip()
+    assert extract_code(code) == code.rstrip()
 
 
 @pytest.mark.parametrize("answer", ["", "   \n", "```\n```", "I cannot help with that."])
