@@ -252,10 +252,10 @@ BREAKAGES = [
         "unit/checkpoints/test_digests.py",
     ),
     _b(
-        "homology: shapes are compared",
+        "compatibility: configs are compared",
         "checkpoints/**/*.py",
-        r"ours\[key\] != theirs\[key\]",
-        "not ours[key]",
+        r"base\[key\] != expert\[key\]",
+        "not base[key]",
         "unit/checkpoints/test_compatibility.py",
     ),
     _b(

@@ -1,18 +1,18 @@
-"""The errors a user can meet: each says what was found, where, and what to do."""
+"""Errors the user can fix. Each message says what is wrong, where, and what to do."""
 
 from pathlib import Path
 
 
 class MergegridError(Exception):
-    """Base of every error that mergegrid raises on purpose."""
+    """Base class of every error that mergegrid raises deliberately."""
 
 
 class ConfigError(MergegridError):
-    """The configuration asks for something that cannot be done."""
+    """The configuration is invalid or asks for something impossible."""
 
 
 class SourceError(MergegridError):
-    """A model or a data set could not be fetched, or is not what was pinned."""
+    """A model or data set could not be fetched, or differs from what was pinned."""
 
 
 class CheckpointError(MergegridError):
@@ -20,12 +20,12 @@ class CheckpointError(MergegridError):
 
 
 class DamagedError(CheckpointError):
-    """A published folder does not hold what its manifest says."""
+    """The contents of a published folder differ from its manifest."""
 
     def __init__(self, folder: Path, message: str) -> None:
         super().__init__(message)
         self.folder = folder
-        """The whole of it, which must be made again."""
+        """The folder to rebuild."""
 
 
 class DataError(MergegridError):

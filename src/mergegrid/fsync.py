@@ -1,6 +1,6 @@
-"""Files and the disk: what must outlive a power cut, room set aside, and copies that cost none.
+"""Writing files to disk: durability, preallocation and copy-on-write clones.
 
-What must outlive a power cut goes to the disk before the name that promises it.
+Data that must survive a power failure is synced before the rename that announces it.
 """
 
 import ctypes
@@ -10,50 +10,50 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# What file systems answer that have nothing to wait for, or no way to ask for it.
-_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS)
-# FICLONE of linux/fs.h, which no module of Python names.
-_CLONE = 0x40049409
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS)
+# FICLONE of linux/fs.h; Python has no constant for it.
+_FICLONE = 0x40049409
 
 
 def sync_tree(path: Path) -> None:
-    """Wait until a file, or a folder with all that is in it, is on the disk.
+    """Sync a file, or a folder with everything below it, to disk. Symbolic links are skipped.
 
     Raises:
         OSError: the disk failed or is full.
     """
     if path.is_dir():
         for folder, _, names in os.walk(path):
-            for each in (Path(folder) / name for name in names):
-                if not each.is_symlink():
-                    _wait(each)
-            sync_directory(Path(folder))
+            for file in (Path(folder, name) for name in names):
+                if not file.is_symlink():
+                    _sync(file)
+            _sync(Path(folder))
     else:
-        _wait(path)
+        _sync(path)
 
 
 def sync_directory(folder: Path) -> None:
-    """Wait until what was made, renamed and removed in a folder is on the disk.
+    """Sync the entries of a folder, so that new names, renames and removals are on disk.
 
     Raises:
         OSError: the disk failed.
     """
-    _wait(folder)
+    _sync(folder)
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Give a new file its size, and blocks of the disk where the file system can set them aside.
+    """Give a new file its size, reserving disk blocks where the file system supports it.
 
-    Elsewhere the file stays sparse, and free room is compared with the size. The C library's
-    `posix_fallocate` would write into every block of it, which on NFS takes as long as the file.
+    Elsewhere the file stays sparse, and the size is compared with the free space. `posix_fallocate`
+    is not used: where the file system lacks the call, the C library writes to every block instead,
+    which on NFS takes as long as writing the file.
 
     Raises:
-        OSError: the disk has no room.
+        OSError: the disk has too little free space.
     """
     try:
         _fallocate(descriptor, size)
     except OSError as error:
-        if error.errno not in _CANNOT:
+        if error.errno not in _UNSUPPORTED:
             raise
         disk = os.fstatvfs(descriptor)
         if size > disk.f_bavail * disk.f_frsize:
@@ -62,23 +62,23 @@ def allocate(descriptor: int, size: int) -> None:
 
 
 def clone(source: Path, target: Path) -> bool:
-    """Make a file that shares its blocks with another until one of them is written to.
+    """Create a copy-on-write clone of a file.
 
     Returns:
-        Whether the file system can do that (btrfs, XFS, bcachefs); else there is no new file.
+        Whether the file system supports it (btrfs, XFS, bcachefs); if not, no file is created.
     """
     with source.open("rb") as read, target.open("xb") as written, suppress(OSError):
-        fcntl.ioctl(written.fileno(), _CLONE, read.fileno())
+        fcntl.ioctl(written.fileno(), _FICLONE, read.fileno())
         return True
     target.unlink()
     return False
 
 
 def _fallocate(descriptor: int, size: int) -> None:
-    """The system call, which fails where the file system cannot do it.
+    """Make the system call itself, which fails where the file system does not support it.
 
     Raises:
-        OSError: it cannot, or the disk has no room.
+        OSError: the call is not supported, or the disk has too little free space.
     """
     library = ctypes.CDLL(None, use_errno=True)
     function = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
@@ -90,12 +90,12 @@ def _fallocate(descriptor: int, size: int) -> None:
             raise OSError(number, os.strerror(number))
 
 
-def _wait(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT:
+        if error.errno not in _UNSUPPORTED:
             raise
     finally:
         os.close(descriptor)

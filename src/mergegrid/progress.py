@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log."""
+"""Progress of long work: a bar on a terminal, plain lines in a log file."""
 
 import logging
 import time
@@ -14,25 +14,27 @@ _SECONDS_BETWEEN_LINES = 10.0
 logger = logging.getLogger(__name__)
 
 
-def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield the items, telling now and then how many are done and how long the rest will take."""
+def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield the items, reporting how many are done and the estimated time left."""
     start = last = time.monotonic()
-    bar = tqdm(items, desc=what, total=total, disable=None, leave=False)
+    bar = tqdm(items, desc=description, total=total, disable=None, leave=False)
     for done, item in enumerate(bar, start=1):
         yield item
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES or done == total:
             left = (now - start) / done * (total - done)
-            logger.info("%s: %d of %d done, about %.0f s left", what, done, total, left)
+            logger.info("%s: %d of %d done, about %.0f s left", description, done, total, left)
             last = now
 
 
 @contextmanager
-def byte_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told of every bunch of bytes; shows how many, how fast, how long."""
+def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that records bytes processed; reports amount, rate and time left."""
     start = last = time.monotonic()
     done = 0
-    with tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+    with tqdm(
+        desc=description, total=total, unit="B", unit_scale=True, disable=None, leave=False
+    ) as bar:
 
         def advance(count: int) -> None:
             nonlocal done, last
@@ -43,7 +45,8 @@ def byte_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
                 rate = done / (now - start)
                 logger.info(
                     "%s: %.2f of %.2f GB done, %.0f MB/s, about %.0f s left",
-                    *(what, done / 1e9, total / 1e9, rate / 1e6, max(total - done, 0) / rate),
+                    *(description, done / 1e9, total / 1e9, rate / 1e6),
+                    max(total - done, 0) / rate,
                 )
                 last = now
 

@@ -1,14 +1,15 @@
-"""Stages of a study and their versions: what, beside inputs and settings, a result depends on.
+"""Stages of a study and their versions, on which results depend beside inputs and settings.
 
 A stage version is an integer beside the code of the stage, as in `engine/engine.py`:
 
     STAGE_VERSIONS = {"merge": 1}
 
 It is raised by hand when the stage's numbers may change. Rewording a message, moving code or
-upgrading a library raises nothing and so reruns nothing; the versions of the libraries behind a
-number are recorded with it. `tests/golden` fails when numbers change under an unchanged version.
+upgrading a library changes no version and so reruns nothing; the library versions behind a number
+are recorded with it. `tests/golden` fails when numbers change under an unchanged version.
 
-Versions are read from the source text: importing a stage would import torch, which takes seconds.
+Versions are read from the source text, because importing a stage may import torch, which takes
+seconds.
 """
 
 import ast
@@ -25,17 +26,17 @@ _TRAINING = ("accelerate", "numpy", "tokenizers", "torch", "transformers")
 _MERGING = ("numba", "numpy")
 
 Libraries = Mapping[str, tuple[str, ...]]
-"""Versions of libraries, such as `{"torch": ("2.13.0",)}`; several where inputs differ in them."""
+"""Library versions, such as `{"torch": ("2.13.0",)}`; several where inputs used different ones."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a study whose numbers have one version."""
+    """A step of a study, with one version for its numbers."""
 
     module: str
-    """File below the package that holds the version."""
+    """File that holds the version, relative to the package."""
     libraries: tuple[str, ...] = ()
-    """Distributions whose version can change its numbers; Python is always recorded."""
+    """Distributions whose version can change the numbers; Python is always recorded."""
 
 
 STAGES: dict[str, Stage] = {
@@ -71,45 +72,45 @@ STAGES: dict[str, Stage] = {
     "figures": Stage("study/reporting/figures.py", ("matplotlib",)),
     "costs": Stage("study/reporting/costs.py"),
 }
-"""Every stage, in the order data flows."""
+"""All stages, in the order in which data flows."""
 
 
 def stage_versions(*stages: str) -> dict[str, int]:
-    """Versions of stages by name, sorted."""
+    """Stage versions by stage name, sorted."""
     return {stage: module_versions(STAGES[stage].module)[stage] for stage in sorted(stages)}
 
 
 def library_versions(*stages: str) -> Libraries:
-    """Installed versions of what can change the numbers of stages, and of Python.
+    """Installed versions of Python and of the libraries that can change the stages' numbers.
 
-    Distributions that are not installed are left out.
+    Libraries that are not installed are omitted.
     """
     names = {name for stage in stages for name in STAGES[stage].libraries}
-    found = {name: _installed(name) for name in names} | {"python": platform.python_version()}
-    return union_of_versions([{name: (each,) for name, each in found.items() if each is not None}])
+    installed = {name: _installed(name) for name in names} | {"python": platform.python_version()}
+    return {name: (installed[name],) for name in sorted(installed) if installed[name]}
 
 
 def union_of_versions(parts: Iterable[Mapping[str, Iterable[str]]]) -> Libraries:
-    """The versions of several records in one: each library with every version that occurs."""
-    found: dict[str, set[str]] = {}
+    """Combine several records: every library with all of its versions that occur, sorted."""
+    union: dict[str, set[str]] = {}
     for part in parts:
         for name, versions in part.items():
-            found.setdefault(name, set()).update(versions)
-    return {name: tuple(sorted(found[name])) for name in sorted(found)}
+            union.setdefault(name, set()).update(versions)
+    return {name: tuple(sorted(union[name])) for name in sorted(union)}
 
 
 @cache
-def _installed(name: str) -> str | None:
-    """The version of a distribution, without what names its build: `2.13.0` of `2.13.0+cpu`."""
+def _installed(name: str) -> str:
+    """The version of a distribution without its build tag, `2.13.0` for `2.13.0+cpu`, or ""."""
     try:
         return version(name).partition("+")[0]
     except PackageNotFoundError:
-        return None
+        return ""
 
 
 @cache
 def module_versions(module: str) -> dict[str, int]:
-    """The stage versions that a module of the package holds."""
+    """The stage versions defined in a module, given by its path relative to the package."""
     tree = ast.parse((_PACKAGE / module).read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == _CONSTANT:

@@ -1,4 +1,4 @@
-"""Reading what users wrote, with errors that name the key, the value and what would do."""
+"""Reading YAML files, with errors that state the key, its value and the allowed values."""
 
 import difflib
 import re
@@ -16,10 +16,10 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key written twice: the first value would be lost without a word."""
+    """YAML loader that rejects duplicate keys, whose first value would be lost silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
+        lines: dict[Any, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
@@ -27,28 +27,28 @@ class _StrictLoader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if not isinstance(key, str | int | float):
                 raise ConfigError(
-                    f"{node.start_mark.name}: the key in line {line} is no name; "
+                    f"{node.start_mark.name}: the key in line {line} is not a string or number; "
                     "write `name: value`"
                 )
-            if key in seen:
+            if key in lines:
                 raise ConfigError(
-                    f"{node.start_mark.name}: key {key!r} is written twice, in lines {seen[key]} "
-                    f"and {line}; keep one of them"
+                    f"{node.start_mark.name}: duplicate key {key!r} in lines {lines[key]} and "
+                    f"{line}; remove one of them"
                 )
-            seen[key] = line
+            lines[key] = line
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
-        """A number; those that YAML 1.1 reads otherwise than people do are refused."""
+        """A number; octal and base-60 notations of YAML 1.1 are rejected."""
         text = self.construct_scalar(node)
-        assert isinstance(text, str), "a scalar has a text"
+        assert isinstance(text, str), f"a number is written as text, got {text!r}"
         octal = re.fullmatch(r"[-+]?0[0-7_]+", text)
         if octal or ":" in text:
             base = 8 if octal else 60
             raise ConfigError(
-                f"{node.start_mark.name}: {text} in line {node.start_mark.line + 1} is a number to "
-                f"the base {base} in YAML; put quotes around a text, or write the number without "
-                "colons and leading zeros"
+                f"{node.start_mark.name}: {text} in line {node.start_mark.line + 1} is a "
+                f"base-{base} number in YAML; quote it if it is text, or write the number "
+                "without colons and leading zeros"
             )
         integer = node.tag == "tag:yaml.org,2002:int"
         return self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
@@ -59,25 +59,31 @@ for _tag in ("int", "float"):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file as it stands, refusing keys written twice."""
+    """Read a YAML file, without validating its keys.
+
+    Raises:
+        ConfigError: the file does not exist, is not a YAML mapping, or has a duplicate key.
+    """
     if not path.is_file():
-        raise ConfigError(f"there is no configuration file {path}; see config/ for examples")
+        raise ConfigError(f"configuration file {path} does not exist; see config/ for examples")
     try:
         with path.open(encoding="utf-8") as file:
             content = yaml.load(file, _StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        what = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {what}; correct it there") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}; fix it there") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds {type(content).__name__}; write `key: value` lines")
+        raise ConfigError(
+            f"{path} contains a {type(content).__name__}, not a mapping; write `key: value` lines"
+        )
     return content
 
 
 def check_content(kind: type[T], content: Mapping[str, Any], origin: Path | str) -> T:
-    """Check content against what can be asked for.
+    """Validate content against a settings class.
 
     Raises:
-        ConfigError: it does not fit; one line for each key, with its value and what would do.
+        ConfigError: the content is invalid; one line per key, with its value and the remedy.
     """
     try:
         return kind.model_validate(dict(content))
@@ -89,15 +95,15 @@ def check_content(kind: type[T], content: Mapping[str, Any], origin: Path | str)
 def _lines(
     errors: Iterable[ErrorDetails], content: Mapping[str, Any], kind: type[BaseModel]
 ) -> list[str]:
-    found: dict[tuple[str | int, ...], str] = {}
+    lines: dict[tuple[str | int, ...], str] = {}
     for error in errors:
         keys = _keys(error["loc"], content, error["type"] in ("extra_forbidden", "missing"))
-        found.setdefault(tuple(keys), _line(error, keys, kind))
-    # A value that fits none of several types fails once for each type: the innermost says it best.
+        lines.setdefault(tuple(keys), _line(error, keys, kind))
+    # A value that matches no type of a union gives one error per type; keep the most specific.
     return [
         line
-        for keys, line in found.items()
-        if not any(len(other) > len(keys) and other[: len(keys)] == keys for other in found)
+        for keys, line in lines.items()
+        if not any(len(other) > len(keys) and other[: len(keys)] == keys for other in lines)
     ]
 
 
@@ -107,7 +113,7 @@ def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel]) -> 
         known = _known_keys(keys[:-1], kind)
         near = difflib.get_close_matches(str(keys[-1]), known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{key} is not a known key; {hint}known here: {', '.join(known)}"
+        return f"{key} is not a known key; {hint}known keys: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{key} is missing; add it (see config/README.md)"
     message = error["msg"].removeprefix("Value error, ")
@@ -117,7 +123,7 @@ def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel]) -> 
 
 
 def _keys(location: tuple[str | int, ...], content: Any, ends_in_key: bool) -> list[str | int]:
-    """The location without the names of types that pydantic weaves into it."""
+    """The keys of an error's location, without the type names that pydantic inserts."""
     keys: list[str | int] = []
     for index, part in enumerate(location):
         inside = isinstance(content, dict) and part in content
@@ -133,7 +139,7 @@ def _keys(location: tuple[str | int, ...], content: Any, ends_in_key: bool) -> l
 
 
 def _known_keys(keys: list[str | int], kind: type[BaseModel]) -> list[str]:
-    """The keys that are known at a place."""
+    """The keys that are allowed below the given keys."""
     models: list[Any] = [kind]
     for key in keys:
         models = [inner for model in models for inner in _inner(model, key)]
@@ -144,7 +150,7 @@ def _known_keys(keys: list[str | int], kind: type[BaseModel]) -> list[str]:
 def _inner(model: type[BaseModel], key: str | int) -> list[Any]:
     if isinstance(key, str) and key in model.model_fields:
         return list(_models(model.model_fields[key].annotation))
-    # An index or a free name (a task, a family): the type of the items was already collected.
+    # An index or a user-defined name (a task, a family): the item type is already in the list.
     return [model]
 
 

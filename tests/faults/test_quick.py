@@ -30,7 +30,7 @@ def test_a_damaged_expert_is_put_aside_and_made_again(ready, chance, same):
         ready.forget_answers()
         damage(ready.results / EXPERT / "model.safetensors", "bit", chance)
         said = ready.fail()
-        assert f"{EXPERT} is not what manifest.json says" in said
+        assert f"{EXPERT} does not match manifest.json" in said
         assert ready.put_aside(EXPERT) in said
         ready.finish()
         same("a bit of an expert flipped", ready, "put aside and made again")

@@ -68,69 +68,69 @@ def text(folder, content):
 # Weights that are damaged.
 
 
-@case("math/model.safetensors is damaged or cut", "fetch or make it again")
+@case("math/model.safetensors is damaged or truncated", "download or rebuild")
 def truncated(folder):
     content = weights(folder).read_bytes()
     weights(folder).write_bytes(content[:-100])
 
 
-@case("math/model.safetensors is damaged or cut", "would take 9999999 of")
+@case("math/model.safetensors is damaged or truncated", "would take 9999999 of")
 def header_longer_than_the_file(folder):
     write_raw(folder, {}, length=9_999_999)
 
 
-@case("math/model.safetensors is damaged or cut", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "cannot be understood")
 def header_that_is_no_json(folder):
     write_raw(folder, b"{broken")
 
 
-@case("math/model.safetensors is damaged or cut", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "cannot be understood")
 def header_that_is_a_list(folder):
     write_raw(folder, [1, 2])
 
 
-@case("math/model.safetensors is damaged or cut", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "cannot be understood")
 def header_that_is_nested_without_end(folder):
     write_raw(folder, b"[" * 200_000)
 
 
-@case("math/model.safetensors is damaged or cut", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "cannot be understood")
 def header_with_an_infinite_offset(folder):
     write_raw(folder, b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}')
 
 
-@case("math/model.safetensors is damaged or cut", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "cannot be understood")
 def negative_shape(folder):
     write_raw(folder, {"a": entry(0, 4, [-1, -1])}, b"0000")
 
 
-@case("math/model.safetensors is damaged or cut", "b starts at byte 4 of the data instead of 8")
+@case("math/model.safetensors is damaged or truncated", "b starts at byte 4 of the data, not at 8")
 def overlapping_tensors(folder):
     write_raw(folder, {"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12))
 
 
-@case("math/model.safetensors is damaged or cut", "b starts at byte 12 of the data instead of 8")
+@case("math/model.safetensors is damaged or truncated", "b starts at byte 12 of the data, not at 8")
 def a_gap_between_tensors(folder):
     write_raw(folder, {"a": entry(0, 8, [2]), "b": entry(12, 20, [2])}, bytes(20))
 
 
-@case("math/model.safetensors is damaged or cut", "a of shape (3,) takes 8 bytes")
+@case("math/model.safetensors is damaged or truncated", "a of shape (3,) takes 8 bytes")
 def offsets_that_do_not_fit_the_shape(folder):
     write_raw(folder, {"a": entry(0, 8, [3])}, bytes(8))
 
 
-@case("math/model.safetensors is damaged or cut", "describes", "fetch or make it again")
+@case("math/model.safetensors is damaged or truncated", "describes", "download or rebuild")
 def bytes_behind_the_last_tensor(folder):
     with weights(folder).open("ab") as file:
         file.write(bytes(16))
 
 
-@case("math/model.safetensors is damaged or cut")
+@case("math/model.safetensors is damaged or truncated")
 def an_empty_file(folder):
     weights(folder).write_bytes(b"")
 
 
-@case("math holds no model.safetensors, no pytorch_model.bin", "give the folder of a model")
+@case("math has no model.safetensors, no pytorch_model.bin", "specify a model folder")
 def no_weights(folder):
     weights(folder).unlink()
 
@@ -140,43 +140,43 @@ def shard(folder, weight_map):
     path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-@case("math/model-00002-of-00002.safetensors is missing", "fetch the model again")
+@case("math/model-00002-of-00002.safetensors is missing", "download the model again")
 def a_missing_shard(folder):
     names = dict.fromkeys(load_file(weights(folder)), "model.safetensors")
     shard(folder, names | {NORM: "model-00002-of-00002.safetensors"})
 
 
-@case("secret.safetensors points out of its folder", "put the file itself there")
+@case("secret.safetensors points out of its folder", "put the file there")
 def an_index_that_leads_out_of_the_folder(folder):
     shutil.copy(weights(folder), folder / "secret.safetensors")
     shard(folder, {NORM: "../secret.safetensors"})
 
 
-@case("math/model.safetensors.index.json has no weight_map", "fetch the model again")
+@case("math/model.safetensors.index.json has no weight_map", "download the model again")
 def an_index_without_a_map(folder):
     shard(folder, [])
 
 
-@case("math/model.safetensors lacks ghost.weight, which model.safetensors.index.json places there")
+@case("math/model.safetensors lacks ghost.weight, which model.safetensors.index.json assigns to it")
 def an_index_of_tensors_that_are_not_there(folder):
     names = dict.fromkeys(load_file(weights(folder)), "model.safetensors")
     shard(folder, names | {"ghost.weight": "model.safetensors"})
 
 
-@case("math/model.safetensors is missing", "fetch the model again")
+@case("math/model.safetensors is missing", "download the model again")
 def a_link_to_nothing(folder):
     weights(folder).rename(folder / "elsewhere.safetensors")
     weights(folder).symlink_to(folder / "gone.safetensors")
     shard(folder, {NORM: "model.safetensors"})
 
 
-@case("math holds two sets of weights, model.safetensors and", "first other.safetensors", "remove")
+@case("math has two sets of weights, model.safetensors and", "first other.safetensors", "remove")
 def two_sets_of_weights(folder):
     shutil.copy(weights(folder), folder / "math" / "other.safetensors")
     shard(folder, {NORM: "other.safetensors"})
 
 
-@case("math/pytorch_model.bin holds code: it calls 'posix.system'", "do not load it")
+@case("math/pytorch_model.bin contains code: it calls 'posix.system'", "do not load it")
 def a_pickle_with_code(folder):
     class Evil:
         def __reduce__(self):
@@ -194,12 +194,12 @@ def a_pickle_with_code(folder):
             archive.writestr(name, content)
 
 
-@case("math/pytorch_model.bin is no zip file", "load it with torch and save it as safetensors")
+@case("math/pytorch_model.bin is not a zip file", "load it with torch and save it as safetensors")
 def a_bin_of_an_old_torch(folder):
     write_bin(folder, {NORM: torch.ones(64)}, _use_new_zipfile_serialization=False)
 
 
-@case("math/pytorch_model.bin is damaged or cut", "fetch it again")
+@case("math/pytorch_model.bin is damaged or truncated", "download it again")
 def a_truncated_bin(folder):
     write_bin(folder, load_file(weights(folder)))
     path = folder / "math" / "pytorch_model.bin"
@@ -209,12 +209,12 @@ def a_truncated_bin(folder):
 # Models that cannot be merged.
 
 
-@case(f"{UP} is (96, 64) in the base and (64, 96) in expert math", "name the right base")
+@case(f"{UP} has shape (96, 64) in the base and (64, 96) in expert math", "specify the base")
 def another_shape(folder):
     change(folder, {UP: torch.zeros(64, 96)})
 
 
-@case("expert math lacks 1 tensors of its base", NORM, "name the right one")
+@case("expert math lacks 1 tensors of its base", NORM, "specify the right one")
 def a_missing_tensor(folder):
     change(folder, {NORM: None})
 
@@ -259,12 +259,14 @@ def results_beyond_the_dtype(folder):
     return recipe(folder, method=method, output={"dtype": "float16"})
 
 
-@case("expert math", "model_type (llama in the base, mistral in the expert)", "name the right one")
+@case(
+    "expert math", "model_type (llama in the base, mistral in the expert)", "specify the right one"
+)
 def another_architecture(folder):
     change_config(folder, model_type="mistral")
 
 
-@case("rope_theta (10000.0 in the base, 1000000.0 in the expert)", "name the right one")
+@case("rope_theta (10000.0 in the base, 1000000.0 in the expert)", "specify the right one")
 def another_rotary_base(folder):
     rope = {"rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}}
     change_config(folder, **rope)
@@ -278,12 +280,12 @@ def fewer_rows(folder):
     change(folder, rows)
 
 
-@case("base has no config.json", "fetch it again")
+@case("base has no config.json", "download it again")
 def a_base_without_config(folder):
     (folder / "base" / "config.json").unlink()
 
 
-@case("math/config.json is no JSON", "fetch the model again")
+@case("math/config.json is not valid JSON", "download the model again")
 def a_config_that_is_cut(folder):
     path = folder / "math" / "config.json"
     path.write_text(path.read_text()[:50])
@@ -302,7 +304,7 @@ def a_missing_expert(folder):
 # Recipes.
 
 
-@case("there is no configuration file", "none.yaml")
+@case("none.yaml does not exist", "see config/")
 def a_missing_recipe(folder):
     return folder / "none.yaml"
 
@@ -327,27 +329,27 @@ def no_experts(folder):
     return recipe(folder, experts={})
 
 
-@case("merge.yaml: key 'math' is written twice, in lines 3 and 4; keep one of them")
+@case("merge.yaml: duplicate key 'math' in lines 3 and 4")
 def an_expert_written_twice(folder):
     return text(folder, "base: base\nexperts:\n  math: math\n  math: code\n")
 
 
-@case("merge.yaml is not valid YAML", "line 1", "correct it there")
+@case("merge.yaml is not valid YAML", "line 1", "fix it there")
 def no_yaml(folder):
     return text(folder, "base: [unclosed\n")
 
 
-@case("merge.yaml is not valid YAML", "correct it there")
+@case("merge.yaml is not valid YAML", "fix it there")
 def bytes_that_are_no_text(folder):
     return text(folder, b"base: \xff\xfe\n")
 
 
-@case("merge.yaml is not valid YAML", "correct it there")
+@case("merge.yaml is not valid YAML", "fix it there")
 def yaml_that_makes_objects(folder):
     return text(folder, "base: !!python/object/apply:os.system [ls]\n")
 
 
-@case("merge.yaml: the key in line 1 is no name")
+@case("merge.yaml: the key in line 1 is not a string")
 def a_key_that_is_a_list(folder):
     return text(folder, "{[a]: b}\n")
 
@@ -466,7 +468,7 @@ def statistics_that_are_not_there(folder):
     return recipe(folder, method={"kind": "fisher"}, statistics=statistics)
 
 
-@case(f"{NORM} is (3,) in the statistics of expert code and should be (64,)", "gather them again")
+@case(f"{NORM} has shape (3,) in the statistics of expert code instead of (64,)", "recompute them")
 def statistics_of_another_shape(folder):
     def make(base, name):
         wrong = {NORM: torch.ones(3)} if name == "code" else {}
@@ -475,7 +477,7 @@ def statistics_of_another_shape(folder):
     return gathered(folder, make, method={"kind": "fisher"})
 
 
-@case(f"the statistics of expert math lack {NORM}", "gather them again")
+@case(f"the statistics of expert math lack {NORM}", "recompute them")
 def statistics_of_half_the_model(folder):
     def make(base, name):
         held = base.keys() - ({NORM} if name == "math" else set())
@@ -495,7 +497,7 @@ def gram_matrices_of_another_layer(folder):
     return gathered(folder, lambda base, name: {UP: torch.eye(96)}, method={"kind": "regmean"})
 
 
-@case(f"the statistics of expert code lack {UP}", "gather them again")
+@case(f"the statistics of expert code lack {UP}", "recompute them")
 def gram_matrices_of_one_expert(folder):
     def make(base, name):
         return {UP if name == "math" else UP.replace("0", "1"): torch.eye(64)}
@@ -506,12 +508,12 @@ def gram_matrices_of_one_expert(folder):
 # Places.
 
 
-@case("out is there and no folder", "name another place")
+@case("out exists and is not a directory", "choose another output path")
 def an_output_that_is_a_file(folder):
     (folder / "out").write_text("mine")
 
 
-@case("name another place")
+@case("choose another output path")
 def an_output_below_a_file(folder):
     (folder / "file").write_text("mine")
     return [recipe(folder), folder / "file" / "out"]

@@ -184,7 +184,7 @@ def test_a_disk_without_room_for_the_weights_is_found_out_at_once(small, run, sm
     outcome = run("merge", recipe(small), disk / "out")
     assert outcome.code == 2
     wrong = r"error: \S+model\.safetensors cannot be written \(No space left on device\): "
-    assert re.search(wrong + r"0\.1 MB are wanted and 0\.1 MB free; make room", outcome.err)
+    assert re.search(wrong + r"it needs 0\.1 MB and 0\.1 MB are free; free some space", outcome.err)
     assert names(disk) == []
 
 
@@ -201,7 +201,9 @@ def test_a_disk_that_fills_anywhere_leaves_nothing_and_spoils_nothing(small, run
         failures += 1
         assert outcome.code == 2
         last = outcome.err.splitlines()[-1]
-        assert re.match(r"error: .*cannot be written.*No space left on device.*make room", last)
+        assert re.match(
+            r"error: .*cannot be written.*No space left on device.*free some space", last
+        )
         assert names(disk) == []
     assert failures > 5
     before = digests(disk / "out")

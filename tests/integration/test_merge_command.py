@@ -199,7 +199,7 @@ def models_with_a_token(tmp_path_factory):
 def test_rows_that_only_an_expert_has_are_left_out_and_said(models_with_a_token, run, tmp_path):
     outcome = run("merge", asks(tmp_path, models_with_a_token), tmp_path / "out")
     notes = [
-        f"expert math: 1 row of {name} beyond the base's {VOCABULARY} is left out"
+        f"expert math: 1 row of {name} beyond the base's {VOCABULARY} left out"
         for name in ("lm_head.weight", "model.embed_tokens.weight")
     ]
     assert all(note in outcome.err for note in notes)
@@ -334,7 +334,7 @@ def test_a_folder_with_anything_of_others_is_left_alone(models, run, tmp_path, f
         (tmp_path / "out" / name).write_text(text)
     outcome = run("merge", asks(tmp_path, models), tmp_path / "out")
     assert outcome.code == 2
-    assert f"error: {tmp_path / 'out'} is there already and holds" in outcome.err
+    assert f"error: {tmp_path / 'out'} already exists and contains" in outcome.err
     assert listing(tmp_path / "out") == set(files)
 
 
@@ -345,7 +345,7 @@ def test_an_output_inside_an_input_is_refused_and_the_other_way_round(run, tmp_p
     for out in ("models/math/merged", "models"):
         outcome = run("merge", asked, tmp_path / out)
         assert outcome.code == 2
-        assert "name another place" in outcome.err
+        assert "choose another output path" in outcome.err
     assert listing(tmp_path) == before
 
 

@@ -112,7 +112,7 @@ def test_a_damaged_folder_is_put_aside_before_the_work(module, expert, tmp_path)
     with pytest.raises(SystemExit) as ended, module.job(snakemake(tmp_path, expert)):
         pytest.fail("the job began")
     assert str(ended.value) == (
-        f"merge: {expert / 'config.json'} is not what manifest.json says; make the model again: "
+        f"merge: {expert / 'config.json'} does not match manifest.json; rebuild the model: "
         f"it is now {aside}, and the same command makes it again"
     )
     assert not expert.exists()

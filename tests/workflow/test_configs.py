@@ -70,7 +70,7 @@ def test_the_quickstart_and_the_default_profile_are_found_by_themselves(project)
             "tasks.trec.metrc is not a known key; did you mean",
         ),
         ("spam: {}", "spam: {}\n      ham: {}", "experts.ham wants task 'ham', which is not among"),
-        ("  spam:\n    text", "  spam:\n    text: [x]\n    text", "key 'text' is written twice"),
+        ("  spam:\n    text", "  spam:\n    text: [x]\n    text", "duplicate key 'text'"),
     ],
 )
 def test_a_wrong_configuration_stops_before_anything_runs(project, old, new, message):

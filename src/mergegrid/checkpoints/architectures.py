@@ -1,6 +1,6 @@
-"""What transformers' classes say of names: which stand for one matrix, and the prefix of the body.
+"""Tensor names of transformers' architectures: tied embeddings, heads and the prefix of the body.
 
-A table, because merging works without torch; a test compares it with the classes' own
+These are tables, because merging works without torch. A test compares them with the classes'
 `_tied_weights_keys` and `base_model_prefix`, and with the defaults of their configs.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from mergegrid.checkpoints.vocabulary import INPUTS
 
 Config = Mapping[str, Any]
-"""The content of a `config.json`."""
+"""The contents of a `config.json`."""
 
 _TIED = {
     "model.embed_tokens": (
@@ -46,7 +46,7 @@ _TIED = {
     "mobilebert.embeddings.word_embeddings": "mobilebert",
     "model.embeddings.tok_embeddings": "modernbert modernbert-decoder",
 }
-"""Where model types that tie their output embeddings by default have their input embeddings."""
+"""Input embeddings of model types that tie their output embeddings by default."""
 _UNTIED = {
     "model.embed_tokens": (
         "afmoe apertus arcee bamba bitnet cwm deepseek_v2 deepseek_v3 diffllama dots1 "
@@ -62,21 +62,21 @@ _UNTIED = {
     "backbone.embeddings": "mamba2",
     "rwkv.embeddings": "rwkv",
 }
-"""The same of those that do so only where the config says it."""
+"""Input embeddings of model types that tie them only if the config says so."""
 EMBEDDING = {
     kind: path
     for table in (_TIED, _UNTIED)
     for path, kinds in table.items()
     for kind in kinds.split()
 }
-"""The matrix that output embeddings are tied to, by model type, in a model with a head."""
+"""The module that output embeddings are tied to, by model type, in a model with a head."""
 UNTIED = frozenset(kind for kinds in _UNTIED.values() for kind in kinds.split())
-"""Model types that tie nothing where the config has no `tie_word_embeddings`; others do."""
+"""Model types that do not tie embeddings if the config lacks `tie_word_embeddings`."""
 T5 = frozenset(_TIED["shared"].split())
 """Model types that share their input embeddings whatever the config says.
 
-transformers 5 writes `tie_word_embeddings: true` even where the output has a matrix of its own, as
-in T5 1.1, and ties it if the file has it equal or not at all.
+transformers 5 writes `tie_word_embeddings: true` even if the output has a separate matrix, as in
+T5 1.1, and ties that matrix only if it is missing from the file or equal.
 """
 
 HEADS = (
@@ -84,15 +84,15 @@ HEADS = (
     *("cls.predictions.decoder", "predictions.decoder", "generator_lm_head", "vocab_projector"),
     *("pred_layer.proj", "lm_loss", "mlm_score.decoder"),
 )
-"""Modules that give a row for every token and may be tied, wherever they are."""
+"""Output embeddings, which may be tied, at any depth of a model."""
 _TOP_HEADS = ("decoder", "head", "output", "proj_out")
-"""The same of ModernBERT, RWKV, GIT and Whisper; deeper such names mean other things."""
+"""Output embeddings of ModernBERT, RWKV, GIT and Whisper, at the top level only."""
 _BIAS = re.compile(r"(?:^|\.)(?:predictions|lm_head)\.decoder\.bias$")
 _WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
-"""Prefixes that DataParallel, `torch.compile` and PEFT put in front of all names."""
+"""Prefixes that DataParallel, `torch.compile` and PEFT add to all names."""
 _LANGUAGE_MODEL = re.compile(r"CausalLM|LMHead|ConditionalGeneration|DoubleHeads|MTModel")
 _TASK_HEAD = re.compile(
-    r"""([a-z0-9_-]+\.)?(            # In the model or in its body.
+    r"""([a-z0-9_-]+\.)?(            # At the top level or in the body.
         \w*head\d? | v_head | \w*classifier | \w*predictions | pooler | cls | score | summary
         | sequence_summary | qa_outputs | logits_proj | vocab_transform | vocab_layer_norm
         | vocab_projector | pred_layer | lm_loss | embed_out | output_projection
@@ -100,20 +100,17 @@ _TASK_HEAD = re.compile(
     )\.""",
     re.VERBOSE,
 )
-
-
-_ENDS_OF_INPUTS = tuple(f".{module}.weight" for module in INPUTS)
+_INPUT_SUFFIXES = tuple(f".{module}.weight" for module in INPUTS)
 
 
 def text_config(config: Config) -> dict[str, Any]:
-    """A config whose language model's own part, which models of text and images keep apart, is
-    flattened into it."""
+    """A config with its `text_config`, the language model of a multimodal model, merged into it."""
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else dict(config)
 
 
 def ties_output(config: Config) -> bool | None:
-    """Whether output embeddings are the input embeddings; unknown where nothing says so."""
+    """Whether output embeddings are tied to the input embeddings; None if unknown."""
     inner = config.get("text_config")
     parts = (config, inner) if isinstance(inner, dict) else (config,)
     for part in parts:
@@ -126,7 +123,7 @@ def ties_output(config: Config) -> bool | None:
 
 
 def vocabulary_sizes(config: Config) -> set[int]:
-    """Numbers of tokens or entities that a config and those nested in it have."""
+    """Vocabulary sizes (tokens or entities) in a config and its nested configs."""
     sizes = {
         value
         for key, value in config.items()
@@ -137,7 +134,7 @@ def vocabulary_sizes(config: Config) -> set[int]:
 
 
 def unties_all(config: Config) -> bool:
-    """Whether a config says that no matrix is tied, its encoder's and decoder's included."""
+    """Whether a config states that no embeddings are tied, in encoder and decoder too."""
     inner = [config.get(part) for part in ("encoder", "decoder")]
     return ties_output(config) is False and not any(
         ties_output(part) is True for part in inner if isinstance(part, dict)
@@ -145,9 +142,9 @@ def unties_all(config: Config) -> bool:
 
 
 def tied_names(names: Collection[str], config: Config) -> tuple[str | None, list[str]]:
-    """The name of the shared embedding, and those of `names` that the architecture ties to it.
+    """The name of the input embedding, and those of `names` that the architecture ties to it.
 
-    Names come in the order in which they stand in for an embedding that is not among `names`.
+    The first of them stands in for the embedding if that is not among `names`.
     """
     canonical = _embedding(names, config)
     if canonical is None:
@@ -161,7 +158,7 @@ def tied_names(names: Collection[str], config: Config) -> tuple[str | None, list
 
 
 def is_output(name: str) -> bool:
-    """Whether a tensor has a row of weights for every token of the output."""
+    """Whether a tensor is an output embedding, with a row of weights per token."""
     module, _, leaf = name.rpartition(".")
     return leaf == "weight" and (
         module in _TOP_HEADS or any(f".{module}".endswith(f".{head}") for head in HEADS)
@@ -169,43 +166,44 @@ def is_output(name: str) -> bool:
 
 
 def tied_biases(names: Collection[str]) -> dict[str, str]:
-    """Biases of decoders of masked language models, which are those of the head itself."""
+    """Decoder biases of masked language models, with the head bias that each equals."""
     return {
         name: name.removesuffix("decoder.bias") + "bias" for name in names if _BIAS.search(name)
     }
 
 
 def _embedding(names: Collection[str], config: Config) -> str | None:
+    """The name of the input embedding, whether or not it is among `names`; None if unknown."""
     kind = str(config.get("model_type"))
     path = EMBEDDING.get(kind, "")
     if not path.endswith("shared"):
-        found = [name for name in names if f".{name}".endswith(_ENDS_OF_INPUTS)]
-        shared = [name for name in found if f".{name}".endswith(".shared.weight")]
-        for several in (shared, found):
-            if len(several) == 1 and f"{path}.weight" not in names:
-                return several[0]
+        inputs = [name for name in names if f".{name}".endswith(_INPUT_SUFFIXES)]
+        shared = [name for name in inputs if f".{name}".endswith(".shared.weight")]
+        for candidates in (shared, inputs):
+            if len(candidates) == 1 and f"{path}.weight" not in names:
+                return candidates[0]
         if not path:
             return None
     else:
-        # The decoder of BART alone has none to share with; Marian's languages may not either.
-        alone = not any("encoder." in name for name in names)
-        apart = kind == "marian" and config.get("share_encoder_decoder_embeddings") is False
-        if alone or apart:
+        # BART's decoder alone, and Marian with separate vocabularies, have no shared embedding.
+        decoder_only = not any("encoder." in name for name in names)
+        separate = kind == "marian" and config.get("share_encoder_decoder_embeddings") is False
+        if decoder_only or separate:
             path = path.removesuffix("shared") + "decoder.embed_tokens"
     body, _, rest = path.partition(".")
-    bare = rest and not any(name.startswith(f"{body}.") for name in names)
-    return f"{rest if bare else path}.weight"
+    no_prefix = rest and not any(name.startswith(f"{body}.") for name in names)
+    return f"{rest if no_prefix else path}.weight"
 
 
 def wrapper(names: Collection[str]) -> str:
-    """The prefix that a wrapper has put in front of all names, or none."""
+    """The prefix that a wrapper added to all names, or an empty string."""
     return next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), "")
 
 
-def lacking_prefix(names: Collection[str], config: Config) -> str:
-    """The prefix that the class in the config has in front of its body and the names lack.
+def missing_prefix(names: Collection[str], config: Config) -> str:
+    """The prefix of the body that the class in the config uses and the names lack.
 
-    GPT-2 was published as `h.0.ln_1.weight`; its class with a head has `transformer.h.0...`.
+    GPT-2 was published as `h.0.ln_1.weight`; its class with a head uses `transformer.h.0...`.
     """
     path = EMBEDDING.get(str(config.get("model_type")), "")
     body, _, rest = path.partition(".")
@@ -220,23 +218,23 @@ def _has_head(config: Config) -> bool:
 
 
 def _class(config: Config) -> str:
-    """The first of the classes that a config names, or nothing."""
+    """The first class that a config names, or an empty string."""
     return str(next(iter(config.get("architectures") or []), ""))
 
 
 def is_task_head(name: str, config: Config) -> bool:
-    """Whether a tensor belongs to a task and not to the model of this config.
+    """Whether a tensor belongs to a task head rather than to the model.
 
-    The matrix that gives a language model its next token is part of it.
+    The output embedding of a language model is part of the model.
     """
     if not _TASK_HEAD.match(name) and not (is_output(name) or name == "decoder.bias"):
         return False
-    speaks = not _class(config) or _LANGUAGE_MODEL.search(_class(config))
-    return not (speaks and is_output(name))
+    is_language_model = not _class(config) or _LANGUAGE_MODEL.search(_class(config))
+    return not (is_language_model and is_output(name))
 
 
 def is_constant(name: str, config: Config) -> bool:
-    """Whether transformers computes a tensor itself where a file lacks it."""
+    """Whether transformers recomputes a tensor that is missing from a file."""
     kind = config.get("model_type")
     if name == "final_logits_bias":
         return kind != "marian"

@@ -1,4 +1,4 @@
-"""A checkpoint: a lazy, read-only mapping from tensor name to float32 tensor."""
+"""A checkpoint: a lazy, read-only mapping from tensor names to float32 tensors."""
 
 import math
 from abc import abstractmethod
@@ -13,7 +13,7 @@ from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Floats, Stored, decode
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of a tensor without reading it."""
+    """Shape and dtype of a tensor, known without reading it."""
 
     shape: tuple[int, ...]
     dtype: Dtype
@@ -30,9 +30,9 @@ class TensorInfo:
 
 
 class Checkpoint(Mapping[str, Any]):
-    """Tensors by name, in sorted order; runs of their elements can be read one by one.
+    """Tensors by name, in sorted order; ranges of their elements can be read separately.
 
-    A tensor is a float32 array of its shape: of NumPy, or of torch when it lies on a device.
+    A tensor is a float32 array of its shape, from NumPy or, on a device, from torch.
     """
 
     def __init__(self, infos: Mapping[str, TensorInfo]) -> None:
@@ -40,14 +40,15 @@ class Checkpoint(Mapping[str, Any]):
         """Shape and dtype of each tensor."""
 
     @abstractmethod
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Any:
-        """Elements `start` to `stop` of a tensor flattened row by row, as stored.
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> Any:
+        """Read elements `start` to `stop` of a tensor, flattened in row-major order, as stored.
 
-        `room` [stop - start] may be filled and returned; what is returned is not to be changed.
+        An implementation may fill `buffer` [stop - start] and return it, or return memory of its
+        own; callers must not change the result.
         """
 
     def stored_name(self, name: str) -> str:
-        """The name that a tensor has where it is stored."""
+        """The name of a tensor in its file."""
         return name
 
     def __getitem__(self, name: str) -> Any:
@@ -73,18 +74,18 @@ class Checkpoint(Mapping[str, Any]):
 
 
 class Renamed(Checkpoint):
-    """Tensors of a checkpoint under other names; one may have several, or none."""
+    """Tensors of a checkpoint under other names; a tensor may have several names, or none."""
 
     def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
-        super().__init__({name: checkpoint.infos[known] for name, known in names.items()})
+        super().__init__({new: checkpoint.infos[old] for new, old in names.items()})
         self._checkpoint, self._names = checkpoint, dict(names)
 
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Any:
-        """Elements of the tensor that has this name here."""
-        return self._checkpoint.read(self._names[name], start, stop, room)
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> Any:
+        """Read elements of a tensor by its new name."""
+        return self._checkpoint.read(self._names[name], start, stop, buffer)
 
     def stored_name(self, name: str) -> str:
-        """The name that a tensor has where it is stored."""
+        """The name of a tensor in its file."""
         return self._checkpoint.stored_name(self._names[name])
 
 
@@ -103,8 +104,8 @@ class InMemory(Checkpoint):
             }
         )
 
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Floats:
-        """Elements of a tensor, without a copy."""
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> Floats:
+        """Return elements of a tensor without copying them."""
         return self._tensors[name].reshape(-1)[start:stop]
 
     def __getitem__(self, name: str) -> Floats:

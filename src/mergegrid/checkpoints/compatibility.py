@@ -1,7 +1,7 @@
-"""Whether a model was fine-tuned from a base: the same parameters, and a config that agrees.
+"""Checks that an expert was fine-tuned from a base: same parameters, compatible config.
 
-Equal shapes are not enough. `CodeLlama-13b-Python` has the shapes of `Llama-2-13b`, but other
-rotary embeddings: the difference of the two is no delta that can be merged.
+Equal shapes are not enough. `CodeLlama-13b-Python` has the shapes of `Llama-2-13b` but different
+rotary embeddings, so their difference is not a mergeable delta.
 """
 
 import re
@@ -18,7 +18,7 @@ _ATTENTION = (
     *("alibi", "alibi_bias_max", "attn_type", "clip_qkv", "kv_n_heads", "prefix_lm", "qk_ln"),
     *("rope", "rope_theta", "softmax_scale"),
 )
-"""What MPT and DBRX say in `attn_config`; how attention is computed (`attn_impl`) may differ."""
+"""Keys of `attn_config` in MPT and DBRX; the implementation (`attn_impl`) may differ."""
 _MUST_AGREE = (
     "model_type",
     *("hidden_size", "n_embd", "d_model", "embedding_size"),
@@ -30,23 +30,23 @@ _MUST_AGREE = (
     *("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"),
     *("hidden_act", "hidden_activation", "activation_function", "activation"),
     *("feed_forward_proj", "dense_act_fn", "is_gated_act"),
-    # Which tokens see which.
+    # Attention patterns.
     *("is_decoder", "local_attention", "global_attn_every_n_layers", "sliding_window_pattern"),
     "attention_chunk_size",
-    # Where positions enter.
+    # Positions.
     *("position_embedding_type", "alibi", "relative_attention", "pos_att_type"),
     *("sinusoidal_pos_embds", "original_max_position_embeddings"),
     *("relative_attention_num_buckets", "relative_attention_max_distance"),
     *("max_relative_positions", "position_buckets", "share_att_key"),
     *("rotary_pct", "rotary_dim", "partial_rotary_factor"),
     *("rope_local_base_freq", "no_rope_layers"),
-    # Factors on weights, scores and states.
+    # Scaling of weights, scores and hidden states.
     *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "query_pre_attn_scalar"),
     *("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling"),
     *("attention_multiplier", "residual_multiplier", "embedding_multiplier"),
     *("scale_embedding", "scale_emb", "scale_depth", "scale_decoder_outputs"),
     "clip_qkv",
-    # Where norms stand, and how layers follow one another.
+    # Order of norms and layers.
     *("do_layer_norm_before", "normalize_before", "norm_first", "norm_type"),
     *("apply_residual_connection_post_layernorm", "use_parallel_residual", "parallel_attn"),
     *("new_decoder_architecture", "layer_types", "attention_layers", "attention_types"),
@@ -55,11 +55,11 @@ _MUST_AGREE = (
     *(f"attn_config.{key}" for key in _ATTENTION),
 )
 _MAY_DIFFER = (
-    # The first configs of Llama 2 said 1e-6 where 1e-5 was meant, and experts copied them.
+    # The first configs of Llama 2 had 1e-6 instead of 1e-5 by mistake, and experts copied them.
     *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
-    # Without another scaling of the rotary embeddings this is no more than a limit on lengths.
+    # With equal scaling of the rotary embeddings, only a limit on the length of inputs.
     *("max_position_embeddings", "n_positions"),
-    # How far back attention reaches, and how many experts a token has, can be set anew.
+    # The attention window and the number of experts per token can be changed freely.
     *("sliding_window", "use_sliding_window", "num_experts_per_tok"),
 )
 _DEFAULTS = {
@@ -70,15 +70,15 @@ _DEFAULTS = {
     "alibi": False,
     "is_decoder": False,
 }
-"""What configs mean that lack a key, where that is the same for all architectures."""
+"""Values of missing keys that are the same for all architectures."""
 _SYNONYMS = {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
 DEFAULT_THETA = 10000.0
-"""The `rope_theta` of configs that were written before it was a key."""
+"""The `rope_theta` of configs written before the key existed."""
 USES_DEFAULT_THETA = (
     *("falcon", "gemma", "gemma2", "gpt_neox", "granite", "llama", "mistral", "olmo", "olmo2"),
     *("phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "stablelm", "starcoder2"),
 )
-"""Model types whose configs mean it where they have no other."""
+"""Model types whose configs default to it."""
 _EXPLAINED_BY = {
     r"\.bias$": "bias",
     r"norm": "norm",
@@ -87,149 +87,150 @@ _EXPLAINED_BY = {
     r"lora_|adapter": "adapter",
     r"relative|distance|position": "position",
 }
-"""Parts of the keys that say why a model has tensors of some name."""
-_NAMED = 3
-"""Tensors that an error names."""
+"""Patterns of tensor names, with the part of the config keys that create such tensors."""
+_LISTED = 3
+"""Number of tensors listed in an error."""
 
 
 def check_homologous(base: Checkpoint, expert: Checkpoint, expert_name: str) -> None:
     """Check that an expert has every tensor of its base, in the same shape.
 
     Raises:
-        CheckpointError: a tensor is missing or of another shape.
+        CheckpointError: a tensor is missing or has another shape.
     """
     missing = [name for name in base if name not in expert]
     if missing:
         raise CheckpointError(_lacks(missing, expert_name))
     for name in base:
-        ours, theirs = base.infos[name].shape, expert.infos[name].shape
-        if ours != theirs:
+        base_shape, expert_shape = base.infos[name].shape, expert.infos[name].shape
+        if base_shape != expert_shape:
             raise CheckpointError(
-                f"{name} is {ours} in the base and {theirs} in expert {expert_name}; "
-                "only models of equal shapes can be merged: name the right base"
+                f"{name} has shape {base_shape} in the base and {expert_shape} in expert "
+                f"{expert_name}; only models of equal shapes can be merged: specify the base that "
+                "the expert was fine-tuned from"
             )
 
 
-def left_out(
+def unmerged_tensors(
     base: Checkpoint,
     expert: Checkpoint,
     expert_name: str,
     base_config: Config,
     expert_config: Config,
 ) -> tuple[list[str], list[str]]:
-    """What of two models is in one of them alone and stays out of merges: heads and constants.
+    """Find the heads and constants that only one of two models has; they are not merged.
 
     Returns:
-        Tensors of the base that the expert lacks, and a line for each model with such heads.
+        Tensors of the base that the expert lacks, and a note for each model with such heads.
 
     Raises:
-        CheckpointError: one of them has other parameters of its own; they are named, with the
-            keys of `config.json` that explain them.
+        CheckpointError: only one of them has other parameters as well; the message lists these
+            and the keys of `config.json` that explain them.
     """
     missing = [name for name in base if name not in expert]
     extra = [name for name in expert if name not in base]
     for names, message in ((missing, _lacks), (extra, _adds)):
-        inner = [
+        parameters = [
             name
             for name in names
             if not (is_task_head(name, base_config) or is_constant(name, base_config))
         ]
-        if inner:
-            raise CheckpointError(
-                message(inner, expert_name, _why(inner, base_config, expert_config))
-            )
+        if parameters:
+            reason = _reason(parameters, base_config, expert_config)
+            raise CheckpointError(message(parameters, expert_name, reason))
     notes = []
     for names, who in ((extra, f"expert {expert_name}"), (missing, "the base")):
         heads = [name for name in names if not is_constant(name, base_config)]
         if heads:
-            notes.append(f"{_listed(heads)} of {who} stays out of the merge: it is a task head")
+            notes.append(f"{_listed(heads)} of {who} is a task head and not merged")
     return missing, notes
 
 
-def _lacks(names: Sequence[str], expert: str, why: str = "") -> str:
+def _lacks(names: Sequence[str], expert: str, reason: str = "") -> str:
     return (
-        f"expert {expert} lacks {len(names)} tensors of its base, first {_listed(names)}{why}; "
-        "it was not fine-tuned from this base: name the right one"
+        f"expert {expert} lacks {len(names)} tensors of its base, first {_listed(names)}{reason}; "
+        "it was not fine-tuned from this base: specify the right one"
     )
 
 
-def _adds(names: Sequence[str], expert: str, why: str = "") -> str:
+def _adds(names: Sequence[str], expert: str, reason: str = "") -> str:
     return (
         f"expert {expert} has {len(names)} parameters that the base lacks, first "
-        f"{_listed(names)}{why}; only task heads may be left out of a merge: name the base that "
-        "it was fine-tuned from"
+        f"{_listed(names)}{reason}; only task heads may be left out of a merge: specify the base "
+        "that it was fine-tuned from"
     )
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
 
 
-def _why(names: Sequence[str], ours: Config, theirs: Config) -> str:
-    """The keys that differ between two configs and have to do with tensors of these names."""
+def _reason(names: Sequence[str], base_config: Config, expert_config: Config) -> str:
+    """The differing config keys that explain tensors with these names."""
     parts = {
         part
         for name in names
         for pattern, part in _EXPLAINED_BY.items()
         if re.search(pattern, name)
     }
-    one, other = text_config(ours), text_config(theirs)
+    base, expert = text_config(base_config), text_config(expert_config)
     keys = [
-        f"{key} ({one.get(key, 'absent')} in the base, {other.get(key, 'absent')} in the expert)"
-        for key in sorted(one | other)
-        if any(part in key for part in parts) and one.get(key) != other.get(key)
+        _difference(key, base.get(key, "absent"), expert.get(key, "absent"))
+        for key in sorted(base | expert)
+        if any(part in key for part in parts) and base.get(key) != expert.get(key)
     ]
-    keys = list(dict.fromkeys([*keys, *differences(ours, theirs)]))
-    return f" (config.json: {', '.join(keys)})" if keys else " (config.json does not say why)"
+    keys = list(dict.fromkeys([*keys, *config_differences(base_config, expert_config)]))
+    return f" (config.json: {', '.join(keys)})" if keys else " (config.json does not explain them)"
 
 
 def check_configs(base_folder: Path, expert_folder: Path, expert_name: str) -> list[str]:
-    """Check that what `config.json` says of base and expert is one architecture.
+    """Check that base and expert have the same architecture according to `config.json`.
 
-    A key is compared where both have it, or where its absence has one meaning.
+    A key is compared if both have it, or if its absence has one meaning.
 
     Returns:
-        A note for each value that differs without changing what the parameters mean.
+        A note for each value that differs without changing the meaning of the parameters.
 
     Raises:
-        CheckpointError: the architectures differ; all keys are named, with both values.
+        CheckpointError: the architectures differ; the message lists all keys with both values.
     """
-    ours, theirs = read_config(base_folder), read_config(expert_folder)
-    if not ours or not theirs:
-        lacking = expert_folder if ours else base_folder
-        return [f"{lacking} has no config.json: expert {expert_name} is not checked"]
-    if differing := differences(ours, theirs):
+    base, expert = read_config(base_folder), read_config(expert_folder)
+    if not base or not expert:
+        folder = expert_folder if base else base_folder
+        return [f"{folder} has no config.json: the config of expert {expert_name} is not checked"]
+    if differing := config_differences(base, expert):
         raise CheckpointError(
-            f"expert {expert_name} is not of the base's architecture, as config.json says: "
-            f"{', '.join(differing)}; it was not fine-tuned from this base: name the right one, "
+            f"the architecture of expert {expert_name} differs from the base's in config.json: "
+            f"{', '.join(differing)}; it was not fine-tuned from this base: specify the right one, "
             "or correct the expert's config.json if its parameters mean the same"
         )
     return [
-        f"expert {expert_name}: {difference}; the merge has the base's"
-        for difference in _differing(_meaning(ours), _meaning(theirs), _MAY_DIFFER)
+        f"expert {expert_name}: {difference}; the merge uses the base's value"
+        for difference in _differences(_complete(base), _complete(expert), _MAY_DIFFER)
     ]
 
 
-def differences(base: Config, expert: Config) -> list[str]:
-    """Keys, with both values, that give the same parameters another meaning in two configs."""
-    if not base or not expert:
+def config_differences(base_config: Config, expert_config: Config) -> list[str]:
+    """Keys, with both values, that give the same parameters another meaning in the two configs."""
+    if not base_config or not expert_config:
         return []
-    ours, theirs = _meaning(base), _meaning(expert)
+    base, expert = _complete(base_config), _complete(expert_config)
+    base_rope, expert_rope = _rope(base), _rope(expert)
     differing = [
-        *_differing(ours, theirs, _MUST_AGREE),
-        *_differing(_rope(ours), _rope(theirs), sorted(_rope(ours) | _rope(theirs))),
+        *_differences(base, expert, _MUST_AGREE),
+        *_differences(base_rope, expert_rope, sorted(base_rope | expert_rope)),
     ]
-    untied = ours.get("tie_word_embeddings") is True and theirs.get("tie_word_embeddings") is False
-    if untied and ours.get("model_type") not in T5:
-        differing.append("tie_word_embeddings (True in the base, False in the expert)")
+    key = "tie_word_embeddings"
+    if base.get(key) is True and expert.get(key) is False and base.get("model_type") not in T5:
+        differing.append(_difference(key, True, False))
     return differing
 
 
-def _meaning(written: Config) -> dict[str, Any]:
-    """A config with what it means by keys that it lacks."""
+def _complete(written: Config) -> dict[str, Any]:
+    """A config with the implied values of missing keys, and one spelling for each activation."""
     config = text_config(written)
     if config.get("model_type") in ("t5", "longt5"):
-        # T5 1.1 does not scale; until transformers 5, its untied output was the only sign of it.
+        # T5 1.1 does not scale; before transformers 5, only its untied output showed that.
         scaled = config.get("tie_word_embeddings") is not False
         config.setdefault("scale_decoder_outputs", scaled)
     attention = config.get("attn_config")
@@ -237,39 +238,42 @@ def _meaning(written: Config) -> dict[str, Any]:
         config |= {f"attn_config.{key}": value for key, value in attention.items()}
     for key in ("clip_qkv", "attn_config.clip_qkv"):
         config[key] = config.get(key) or "none"
-    activations = ("hidden_act", "hidden_activation", "activation_function", "activation")
-    named = {
-        key: _SYNONYMS.get(str(config[key]), config[key]) for key in activations if key in config
-    }
-    return _DEFAULTS | config | named
+    for key in ("hidden_act", "hidden_activation", "activation_function", "activation"):
+        if key in config:
+            config[key] = _SYNONYMS.get(str(config[key]), config[key])
+    return _DEFAULTS | config
 
 
-def _differing(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Iterable[str]
+def _differences(
+    base: Mapping[str, Any], expert: Mapping[str, Any], keys: Iterable[str]
 ) -> list[str]:
     return [
-        f"{key} ({ours[key]} in the base, {theirs[key]} in the expert)"
+        _difference(key, base[key], expert[key])
         for key in keys
-        if ours.get(key) is not None and theirs.get(key) is not None and ours[key] != theirs[key]
+        if base.get(key) is not None and expert.get(key) is not None and base[key] != expert[key]
     ]
 
 
+def _difference(key: str, base: Any, expert: Any) -> str:
+    return f"{key} ({base} in the base, {expert} in the expert)"
+
+
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary embeddings as one flat mapping, whichever way the config writes them.
+    """The settings of rotary embeddings as one flat mapping, from either format of configs.
 
     transformers 5 writes `"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}`;
     earlier versions wrote `"rope_theta": 10000.0` and `"rope_scaling": null` or
-    `{"type": "linear", "factor": 2.0}`. Where types of layers differ, there is one mapping for each
-    type, which is compared as a whole.
+    `{"type": "linear", "factor": 2.0}`. If layer types differ, there is one mapping per type, which
+    is compared as a whole.
     """
     parameters = config.get("rope_parameters") or {}
     if any(isinstance(value, dict) for value in parameters.values()):
         return dict(parameters)
-    first = DEFAULT_THETA if config.get("model_type") in USES_DEFAULT_THETA else None
+    default = DEFAULT_THETA if config.get("model_type") in USES_DEFAULT_THETA else None
     rope = {
-        "rope_theta": config.get("rope_theta") or config.get("rotary_emb_base") or first,
+        "rope_theta": config.get("rope_theta") or config.get("rotary_emb_base") or default,
         **(config.get("rope_scaling") or {}),
         **parameters,
     }
-    older = rope.pop("type", None)
-    return rope | {"rope_type": rope.get("rope_type") or older or "default"}
+    old_key = rope.pop("type", None)
+    return rope | {"rope_type": rope.get("rope_type") or old_key or "default"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, Renamed
-from mergegrid.checkpoints.compatibility import check_configs, check_homologous, left_out
+from mergegrid.checkpoints.compatibility import check_configs, check_homologous, unmerged_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.tensor_names import (
     canonical,
@@ -21,56 +21,56 @@ class Family:
     """A base and its experts."""
 
     stored: Mapping[str, Checkpoint]
-    """The models as their folders hold them: the base, named "", and the experts."""
+    """The models as stored in their folders: the base, under the name "", and the experts."""
     opened: Mapping[str, Checkpoint]
-    """The experts with the tensors of the base."""
+    """The experts under the tensor names of the base, with their own vocabulary sizes."""
     aligned: Aligned
-    """Base and experts with equal numbers of embedding rows."""
+    """Base and experts with the same number of embedding rows."""
     notes: list[str]
-    """What differs and is merged all the same, and what is left out or resized, a line each."""
+    """Lines about tolerated differences, and about tensors that are left out or resized."""
 
 
 def open_family(
-    base: Path,
-    experts: Mapping[str, Path],
+    base_folder: Path,
+    expert_folders: Mapping[str, Path],
     policy: VocabularyPolicy = "base_rows",
     homologous: bool = True,
 ) -> Family:
     """Open the folders of a base and its experts.
 
-    Weights are read only where a file holds a tied matrix twice: both must be equal.
+    Weights are read only where a file stores a tied matrix twice, to check that both are equal.
 
     Args:
-        base: folder of the base.
-        experts: folders of the experts by name.
-        policy: what happens to embedding rows beyond the base's.
-        homologous: whether configurations must agree (`rope_theta`, say), and not shapes alone.
+        base_folder: folder of the base.
+        expert_folders: folders of the experts by name.
+        policy: how to treat embedding rows beyond those of the base.
+        homologous: whether the configs must agree (in `rope_theta`, say), not only the shapes.
 
     Raises:
         CheckpointError: a model is damaged, cannot be merged, or is not homologous with the base.
     """
-    config = read_config(base)
-    stored = {"": open_checkpoint(base)}
-    ours = canonical(stored[""], config, f"base {base}")
-    theirs: dict[str, Checkpoint] = {}
-    away: set[str] = set()
+    config = read_config(base_folder)
+    stored = {"": open_checkpoint(base_folder)}
+    base = canonical(stored[""], config, f"base {base_folder}")
+    experts: dict[str, Checkpoint] = {}
+    base_only: set[str] = set()
     notes: list[str] = []
-    for name, folder in experts.items():
-        opened = stored[name] = open_checkpoint(folder)
-        who = f"expert {name}"
-        config_of_expert = read_config(folder) or config
-        named = canonical(opened, config_of_expert, who)
-        # What the base ties is one matrix in the merge, whatever the expert's config says.
-        named = canonical(with_names_of_base(named, ours, config, who), config, who)
-        theirs[name] = with_tied_embeddings(named, folder, ours)
-        lacking, heads = left_out(ours, theirs[name], name, config, config_of_expert)
-        away.update(lacking)
+    for name, folder in expert_folders.items():
+        where = f"expert {name}"
+        expert_config = read_config(folder) or config
+        stored[name] = open_checkpoint(folder)
+        expert = canonical(stored[name], expert_config, where)
+        # A matrix that the base ties is one matrix in the merge, whatever the expert's config says.
+        expert = canonical(with_names_of_base(expert, base, config, where), config, where)
+        experts[name] = with_tied_embeddings(expert, folder, base)
+        missing, head_notes = unmerged_tensors(base, experts[name], name, config, expert_config)
+        base_only.update(missing)
         if homologous:
-            notes += check_configs(base, folder, name)
-        notes += heads
-    if away:
-        ours = Renamed(ours, {name: name for name in ours if name not in away})
-    aligned = align(ours, theirs, policy)
+            notes += check_configs(base_folder, folder, name)
+        notes += head_notes
+    if base_only:
+        base = Renamed(base, {name: name for name in base if name not in base_only})
+    aligned = align(base, experts, policy)
     for name, expert in aligned.experts.items():
         check_homologous(aligned.base, expert, name)
-    return Family(stored, theirs, aligned, [*notes, *aligned.report])
+    return Family(stored, experts, aligned, [*notes, *aligned.notes])

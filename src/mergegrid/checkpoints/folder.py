@@ -1,4 +1,4 @@
-"""The tensors of a model folder, read run by run from where they lie in its files."""
+"""The tensors of a model folder, read chunk by chunk from its files."""
 
 import os
 from collections.abc import Mapping
@@ -17,54 +17,53 @@ _ADAPTER = "adapter_config.json"
 
 
 def open_checkpoint(folder: Path) -> "FolderCheckpoint":
-    """The tensors of a folder: safetensors where there are some, else `pytorch_model.bin`.
+    """Open the weights of a folder: safetensors if present, else `pytorch_model.bin`.
 
     Raises:
-        CheckpointError: the folder holds no weights or an adapter, or they are damaged or cannot
-            be merged.
+        CheckpointError: the folder has no weights, or an adapter, or the weights are damaged or
+            cannot be merged.
     """
-    adapts = (folder / _ADAPTER).is_file() or any(folder.glob("adapter_model.*"))
+    has_adapter = (folder / _ADAPTER).is_file() or any(folder.glob("adapter_model.*"))
     for files in (safetensors_files, pytorch_files):
         if files.present(folder):
-            if adapts:
+            if has_adapter:
                 raise CheckpointError(
-                    f"{folder} holds {files.SINGLE} or its shards and an adapter ({_ADAPTER}), "
-                    "which transformers adds to them when it loads the folder; merge the adapter "
-                    "into the model with PEFT (merge_and_unload), or remove it from the folder"
+                    f"{folder} has both {files.SINGLE} (or shards) and an adapter ({_ADAPTER}), "
+                    "which transformers would add when loading; merge the adapter into the model "
+                    "with PEFT (merge_and_unload), or remove it from the folder"
                 )
             return FolderCheckpoint(folder, files.locate(folder))
-    if adapts:
+    if has_adapter:
         raise CheckpointError(
-            f"{folder} holds an adapter ({_ADAPTER}) and not a whole model; merge it into its base "
-            "with PEFT first (merge_and_unload), and give the folder of the result"
+            f"{folder} contains an adapter ({_ADAPTER}), not a whole model; merge it into its base "
+            "with PEFT (merge_and_unload) and use the resulting folder"
         )
     raise CheckpointError(
-        f"{folder} holds no {safetensors_files.SINGLE}, no {pytorch_files.SINGLE} and no index of "
-        "shards; give the folder of a model"
+        f"{folder} has no {safetensors_files.SINGLE}, no {pytorch_files.SINGLE} and no shard "
+        "index; specify a model folder"
     )
 
 
 class FolderCheckpoint(Checkpoint):
-    """Tensors that lie contiguously in files; nothing is read before it is asked for."""
+    """Tensors stored contiguously in files; data is read only on request."""
 
-    def __init__(self, folder: Path, places: Mapping[str, Location]) -> None:
-        super().__init__({name: TensorInfo(at.shape, at.dtype) for name, at in places.items()})
+    def __init__(self, folder: Path, locations: Mapping[str, Location]) -> None:
+        super().__init__({name: TensorInfo(at.shape, at.dtype) for name, at in locations.items()})
         self.folder = folder
-        self.places = dict(places)
-        """Where each tensor lies."""
+        self.locations = dict(locations)
         self._files = {
-            path: os.open(path, os.O_RDONLY) for path in {at.path for at in places.values()}
+            path: os.open(path, os.O_RDONLY) for path in {at.path for at in locations.values()}
         }
         finalize(self, _close, list(self._files.values()))
 
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Stored:
-        """Elements of a tensor as stored, read into `room`.
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> Stored:
+        """Read elements of a tensor into `buffer`, as stored.
 
         Raises:
-            CheckpointError: the file ended or failed while it was read.
+            CheckpointError: the file is shorter than when it was opened, or cannot be read.
         """
-        at = self.places[name]
-        view = room.view(np.uint8).data
+        at = self.locations[name]
+        view = buffer.view(np.uint8).data
         offset = at.offset + start * at.dtype.size
         while view:
             try:
@@ -73,10 +72,11 @@ class FolderCheckpoint(Checkpoint):
                 raise CheckpointError(f"{at.path} cannot be read: {error}") from error
             if count == 0:
                 raise CheckpointError(
-                    f"{at.path} ends inside {name}; it was cut while in use: fetch it again"
+                    f"{at.path} ends inside {name}; it was truncated while in use: download it "
+                    "again"
                 )
             view, offset = view[count:], offset + count
-        return room
+        return buffer
 
 
 def _close(files: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Looking into a model folder: its tensors, their digests, and whether the manifest agrees."""
+"""Inspecting a model folder: its tensors, their digests, and a comparison with the manifest."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from mergegrid.errors import CheckpointError, DamagedError
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a model folder holds."""
+    """The contents of a model folder."""
 
     folder: Path
     infos: dict[str, TensorInfo]
     tensors: dict[str, str]
     """Digest of each tensor."""
     verified: bool
-    """Whether there is a manifest, and it agrees; without one, nothing says what should be here."""
+    """Whether there is a manifest, which then matches."""
 
     @property
     def digest(self) -> str:
-        """Digest of all tensors, which does not depend on how they are spread over files."""
+        """Digest of all tensors, independent of their distribution over files."""
         return checkpoint_digest(self.tensors)
 
     def __str__(self) -> str:
@@ -36,39 +36,33 @@ class Inspection:
             for name, info in self.infos.items()
         ]
         summary = ", ".join(f"{number} {name}" for name, number in sorted(dtypes.items()))
-        manifest = "agrees" if self.verified else "there is none, so nothing was compared"
         return "\n".join(
             [
                 *lines,
                 f"{len(self.infos)} tensors ({summary}), {count:,} parameters, {size:,} bytes",
                 f"digest: {self.digest}",
-                f"manifest: {manifest}",
+                f"manifest: {'matches' if self.verified else 'none, so nothing was compared'}",
             ]
         )
 
 
 def inspect(folder: Path) -> Inspection:
-    """Read all of a model folder, and compare it with its manifest where it has one.
+    """Read a model folder completely, and compare it with its manifest if it has one.
 
     Raises:
-        CheckpointError: the folder holds no model, or not what its manifest says.
+        CheckpointError: the folder has no model, or differs from its manifest.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {folder}; name the folder of a model")
+        raise CheckpointError(f"folder {folder} does not exist; specify a model folder")
     checkpoint = open_checkpoint(folder)
     tensors = digest_tensors(checkpoint)
     has_manifest = (folder / MANIFEST).is_file()
     if has_manifest:
-        _compare(folder, tensors)
+        check_published(folder)
+        published = read_manifest(folder).get("weights", {}).get("tensors", tensors)
+        if unmatched := sorted(published.keys() ^ tensors.keys()):
+            raise DamagedError(
+                folder, f"{unmatched[0]} in {folder} does not match {MANIFEST}; rebuild the model"
+            )
+        check_tensors(folder, tensors)
     return Inspection(folder, dict(checkpoint.infos), tensors, has_manifest)
-
-
-def _compare(folder: Path, tensors: dict[str, str]) -> None:
-    check_published(folder)
-    noted = read_manifest(folder).get("weights", {}).get("tensors", tensors)
-    if noted.keys() != tensors.keys():
-        name = sorted(noted.keys() ^ tensors.keys())[0]
-        raise DamagedError(
-            folder, f"{name} in {folder} is not what {MANIFEST} says; make the model again"
-        )
-    check_tensors(folder, tensors)

@@ -1,4 +1,4 @@
-"""Files of model statistics: tensors that were gathered from an expert, by its tensor names."""
+"""Files of model statistics: tensors computed from an expert, under its tensor names."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,15 @@ from mergegrid.checkpoints.folder import FolderCheckpoint
 from mergegrid.checkpoints.safetensors_files import locate_in_file
 from mergegrid.errors import CheckpointError
 
-#: Key of the metadata of a file.
+#: Key of the statistics in the metadata of a file.
 STATISTICS = "statistics"
 
 
 class Statistics(FolderCheckpoint):
     """The tensors of a file of model statistics, and its metadata.
 
-    Files that mergegrid writes have four entries in one text, because keys may be in any order:
+    Files that mergegrid writes have four entries in one string, because safetensors does not keep
+    the order of several:
 
         {"__metadata__": {"statistics": "{\"arithmetic\": \"exact\", \"examples\": 1024,
          \"expert\": \"5d0c...\", \"kind\": \"fisher\"}"}, ...}
@@ -27,18 +28,18 @@ class Statistics(FolderCheckpoint):
 
 
 def open_statistics(path: Path) -> Statistics:
-    """The tensors of a file of statistics.
+    """Open a statistics file.
 
     Raises:
-        CheckpointError: the file is not there, or damaged.
+        CheckpointError: the file is missing or damaged.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path} with statistics; correct the path")
+        raise CheckpointError(f"statistics file {path} does not exist; correct the path")
     return Statistics(path)
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """The metadata on statistics in the header of an intact file; mostly there are none."""
+    """The metadata in the header of a file that is known to be valid; often empty."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     text = (header.get("__metadata__") or {}).get(STATISTICS, "{}")
@@ -47,7 +48,5 @@ def _metadata(path: Path) -> dict[str, Any]:
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict):
-        raise CheckpointError(
-            f"{path}: unknown metadata {text!r}; gather the model statistics again"
-        )
+        raise CheckpointError(f"{path} has invalid metadata {text!r}; recompute the statistics")
     return metadata

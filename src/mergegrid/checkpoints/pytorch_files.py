@@ -1,15 +1,15 @@
-"""PyTorch files: where the tensors lie, found without torch and without running foreign code.
+"""PyTorch files: tensor locations, without torch and without executing code from the file.
 
-A `pytorch_model.bin` is a zip file whose records are stored as they are:
+A `pytorch_model.bin` is a zip file with uncompressed records:
 
     pytorch_model/data.pkl     {"lm_head.weight": a tensor over storage "0", ...}
-    pytorch_model/data/0       the numbers of storage "0"
+    pytorch_model/data/0       the elements of storage "0"
     pytorch_model/byteorder    little
 
-A pickle is a program. Here it runs with nothing at hand but the few calls that torch writes for
-tensors, and these only note down what they are given. The offset of a storage is looked up in the
-zip file; torch itself, asked for offsets alone, computes them from the order of the records, which
-is wrong in an archive that was packed again.
+A pickle is a program. Here it can call only the few functions that torch writes for tensors, which
+are replaced by ones that record their arguments. The offset of a storage is looked up in the zip
+file; torch itself, when asked for offsets only, computes them from the order of the records, which
+is wrong for a repacked archive.
 """
 
 import pickle
@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from mergegrid.checkpoints.dtypes import dtype_of
-from mergegrid.checkpoints.location import Location, gather, parameters
+from mergegrid.checkpoints.location import Location, locate_all, parameters
 from mergegrid.errors import CheckpointError
 
 SINGLE = "pytorch_model.bin"
@@ -43,33 +43,33 @@ _CODES = {
     "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }
-"""What safetensors calls the type of a storage."""
+"""Safetensors dtype codes by storage type."""
 
 
 def present(folder: Path) -> bool:
-    """Whether a folder has weights of this kind."""
+    """Whether a folder has weights in this format."""
     return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
 
 
 def locate(folder: Path) -> dict[str, Location]:
-    """Every parameter of a folder and where it lies.
+    """Locate every parameter of a folder.
 
     Raises:
-        CheckpointError: a file is damaged, cut, lies outside the folder or lacks a tensor that
-            the index places in it, is no zip file, or holds code, or a tensor is of a type that
-            cannot be merged or does not lie in one piece.
+        CheckpointError: a file is damaged, truncated, outside the folder, not a zip file, contains
+            code or lacks a tensor that the index assigns to it; or a tensor is not contiguous or
+            has a dtype that cannot be merged.
     """
-    return gather(folder, SINGLE, INDEX, locate_in_file)
+    return locate_all(folder, SINGLE, INDEX, locate_in_file)
 
 
 def locate_in_file(path: Path) -> dict[str, Location]:
-    """Every parameter of one file and where it lies; tied ones lie at the same place."""
+    """Locate every parameter of one file; tied parameters have the same location."""
     with path.open("rb") as file:
         start = file.read(len(_LOCAL_HEADER))
         if start != _LOCAL_HEADER:
             raise CheckpointError(
-                f"{path} is no zip file, as torch 1.6 and later write (it starts with {start!r}); "
-                "fetch it again, or load it with torch and save it as safetensors"
+                f"{path} is not a zip file, the format of torch 1.6 and later (it starts with "
+                f"{start!r}); download it again, or load it with torch and save it as safetensors"
             )
         try:
             with ZipFile(file) as archive:
@@ -77,10 +77,10 @@ def locate_in_file(path: Path) -> dict[str, Location]:
                 _check_byte_order(path, archive, records)
                 state = _unpickle(path, archive, records)
                 return {
-                    name: _place(path, file, records, name, entry)
+                    name: _location(path, file, records, name, entry)
                     for name, entry in parameters(state, path).items()
                 }
-        # A pickle is a program, and a damaged one can fail in all the ways that programs do.
+        # A damaged pickle can fail in every way a program can.
         except (
             BadZipFile,
             pickle.UnpicklingError,
@@ -96,19 +96,19 @@ def locate_in_file(path: Path) -> dict[str, Location]:
             ValueError,
         ) as error:
             raise CheckpointError(
-                f"{path} is damaged or cut ({error!r}); fetch it again"
+                f"{path} is damaged or truncated ({error!r}); download it again"
             ) from error
 
 
 class _Storage(NamedTuple):
-    """A record of numbers, which tensors share or divide among them."""
+    """A record of elements, which one or more tensors use."""
 
     kind: str
     key: str
 
 
 class _Tensor(NamedTuple):
-    """What a pickle says of a tensor."""
+    """The description of a tensor in a pickle."""
 
     code: str
     key: str
@@ -121,7 +121,7 @@ def _tensor(
     storage: _Storage, first: int, shape: Any, stride: Any, grad: Any, hooks: Any, bits: Any = None
 ) -> _Tensor:
     if bits:
-        raise ValueError(f"a tensor is a view that changes its numbers: {bits!r}")
+        raise ValueError(f"a tensor is a view that modifies its elements: {bits!r}")
     code = _CODES.get(storage.kind, storage.kind)
     return _Tensor(code, storage.key, first, tuple(shape), tuple(stride))
 
@@ -155,66 +155,66 @@ _TYPE = re.compile(r"(torch|torch\.storage)\.(\w+Storage|bool|(u?int|b?float|com
 
 
 class _Unpickler(pickle.Unpickler):
-    """Runs a pickle in which nothing can be called but what notes down tensors."""
+    """Loads a pickle that can call only the functions in `_CALLS`."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         super().__init__(BytesIO(data))
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the calls above, or the name of a type."""
-        called = f"{module}.{name}"
+        """Return one of the functions in `_CALLS`, or the name of a type."""
+        full_name = f"{module}.{name}"
         if (module, name) in _CALLS:
-            # A wrapper of its own: a pickle can set attributes of whatever it is given.
+            # A new wrapper each time, because a pickle can set attributes of what it receives.
             return partial(_CALLS[module, name])
-        if _TYPE.fullmatch(called):
+        if _TYPE.fullmatch(full_name):
             return name
         raise CheckpointError(
-            f"{self._path} holds code: it calls {called!r}, which no tensor needs; do not load "
-            "it, use a safetensors version of the model or one from a source you trust"
+            f"{self._path} contains code: it calls {full_name!r}, which no tensor needs; do not "
+            "load it; use a safetensors version of the model or a source that you trust"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """The storage that a tensor refers to."""
-        what, kind, key, *_ = pid
-        if what != "storage" or not str(kind).isidentifier():
-            raise ValueError(f"a tensor lies in {what!r} of type {kind!r}")
+        """Return the storage that a tensor refers to."""
+        category, kind, key, *_ = pid
+        if category != "storage" or not str(kind).isidentifier():
+            raise ValueError(f"a tensor is stored in {category!r} of type {kind!r}")
         return _Storage(str(kind), str(key))
 
 
 def _unpickle(path: Path, archive: ZipFile, records: dict[str, ZipInfo]) -> dict[str, Any]:
     record = _stored(path, records, "data.pkl")
     if record.file_size > _LONGEST_PICKLE:
-        raise ValueError(f"data.pkl would take {record.file_size} bytes")
+        raise ValueError(f"data.pkl claims {record.file_size} bytes")
     state = _Unpickler(path, archive.read(record)).load()
     if not isinstance(state, dict):
         raise CheckpointError(
-            f"{path} holds a {type(state).__name__} instead of tensors by name; "
-            "save the model's state dict"
+            f"{path} contains a {type(state).__name__}, not tensors by name; save the model's "
+            "state dict"
         )
     return {str(name): entry for name, entry in state.items()}
 
 
-def _place(
+def _location(
     path: Path, file: IO[bytes], records: dict[str, ZipInfo], name: str, tensor: Any
 ) -> Location:
     if not isinstance(tensor, _Tensor):
         raise CheckpointError(
-            f"{name} in {path} is no tensor but of type {type(tensor).__name__}; the file is more "
-            "than a model's state dict: save that alone"
+            f"{name} in {path} is of type {type(tensor).__name__}, not a tensor; save the model's "
+            "state dict alone"
         )
     dtype = dtype_of(tensor.code, f"{name} in {path}")
     if not _is_contiguous(tensor):
         raise CheckpointError(
-            f"{name} in {path} is a view with shape {tensor.shape} and strides {tensor.stride} "
-            "that does not lie in one piece; load the model and save it as safetensors"
+            f"{name} in {path} is a non-contiguous view with shape {tensor.shape} and strides "
+            f"{tensor.stride}; load the model and save it as safetensors"
         )
     record = _stored(path, records, f"data/{tensor.key}")
     offset = _offset(file, record)
-    place = Location(path, offset + tensor.first * dtype.size, tensor.shape, dtype)
-    if min(tensor.first, *tensor.shape, 0) < 0 or place.end > offset + record.file_size:
-        raise ValueError(f"{name} of shape {tensor.shape} does not fit its storage")
-    return place
+    location = Location(path, offset + tensor.first * dtype.size, tensor.shape, dtype)
+    if min(tensor.first, *tensor.shape, 0) < 0 or location.end > offset + record.file_size:
+        raise ValueError(f"{name} of shape {tensor.shape} does not fit into its storage")
+    return location
 
 
 def _is_contiguous(tensor: _Tensor) -> bool:
@@ -231,13 +231,13 @@ def _stored(path: Path, records: dict[str, ZipInfo], name: str) -> ZipInfo:
     if record.compress_type != ZIP_STORED or record.flag_bits & 1:
         raise CheckpointError(
             f"{path} has a compressed or encrypted record, {record.filename!r}, which torch never "
-            "writes; fetch the original file"
+            "writes; download the original file"
         )
     return record
 
 
 def _offset(file: IO[bytes], record: ZipInfo) -> int:
-    """First byte of a record: behind its local header, whose padding only that header tells."""
+    """Offset of a record's data: after its local header, which alone states its padding."""
     file.seek(record.header_offset)
     signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
     if signature != _LOCAL_HEADER:
@@ -246,7 +246,7 @@ def _offset(file: IO[bytes], record: ZipInfo) -> int:
 
 
 def _check_byte_order(path: Path, archive: ZipFile, records: dict[str, ZipInfo]) -> None:
-    """Files older than torch 2.1 do not say theirs; torch takes them for little-endian too."""
+    # Files older than torch 2.1 do not state it; torch also assumes little-endian.
     if "byteorder" not in records:
         return
     if archive.read(_stored(path, records, "byteorder")) != b"little":

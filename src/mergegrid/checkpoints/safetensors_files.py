@@ -1,6 +1,6 @@
-"""Safetensors: where the tensors lie, from the header alone, after checking all it says.
+"""Safetensors files: tensor locations from the header, which is fully validated.
 
-A file is eight bytes with the length of the header, the header, and the tensors:
+A file consists of eight bytes with the length of the header, the header, and the tensors:
 
     {"lm_head.weight": {"dtype": "BF16", "shape": [32000, 2048], "data_offsets": [0, 131072000]},
      "__metadata__": {"format": "pt"}}
@@ -15,7 +15,7 @@ from typing import Any
 
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.dtypes import dtype_of
-from mergegrid.checkpoints.location import Location, gather, parameters
+from mergegrid.checkpoints.location import Location, locate_all, parameters
 from mergegrid.errors import CheckpointError
 
 SINGLE = "model.safetensors"
@@ -24,27 +24,27 @@ _LONGEST_HEADER = 100_000_000
 
 
 def present(folder: Path) -> bool:
-    """Whether a folder has weights of this kind."""
+    """Whether a folder has weights in this format."""
     return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
 
 
 def locate(folder: Path) -> dict[str, Location]:
-    """Every parameter of a folder and where it lies.
+    """Locate every parameter of a folder.
 
     Raises:
-        CheckpointError: a file is damaged, cut, lies outside the folder or lacks a tensor that
-            the index places in it, or a tensor is of a type that cannot be merged.
+        CheckpointError: a file is damaged, truncated, outside the folder or lacks a tensor that
+            the index assigns to it, or a tensor has a dtype that cannot be merged.
     """
-    return gather(folder, SINGLE, INDEX, locate_in_file)
+    return locate_all(folder, SINGLE, INDEX, locate_in_file)
 
 
 def locate_in_file(path: Path) -> dict[str, Location]:
-    """Every parameter of one file and where it lies."""
+    """Locate every parameter of one file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-            raise _damaged(path, f"its header would take {length} of {size} bytes")
+            raise _damaged(path, f"its header claims {length} of {size} bytes")
         text = file.read(length)
     try:
         header = json.loads(text)
@@ -52,8 +52,8 @@ def locate_in_file(path: Path) -> dict[str, Location]:
         spans = sorted(
             ((name, _span(entry)) for name, entry in header.items()), key=lambda item: item[1]
         )
-        places = {
-            name: _place(path, 8 + length, name, entry)
+        locations = {
+            name: _location(path, 8 + length, name, entry)
             for name, entry in parameters(header, path).items()
         }
     except (
@@ -64,26 +64,26 @@ def locate_in_file(path: Path) -> dict[str, Location]:
         TypeError,
         ValueError,
     ) as error:
-        raise _damaged(path, f"its header cannot be understood: {error!r}") from error
+        raise _damaged(path, f"its header is invalid: {error!r}") from error
     end = 0
     for name, (start, stop) in spans:
         if start != end:
-            raise _damaged(path, f"{name} starts at byte {start} of the data instead of {end}")
+            raise _damaged(path, f"{name} starts at byte {start} of the data, not at {end}")
         end = stop
     if 8 + length + end != size:
-        raise _damaged(path, f"its header describes {8 + length + end} bytes and it has {size}")
-    return places
+        raise _damaged(path, f"its header describes {8 + length + end} bytes, but it has {size}")
+    return locations
 
 
-def _place(path: Path, data: int, name: str, entry: Mapping[str, Any]) -> Location:
+def _location(path: Path, data: int, name: str, entry: Mapping[str, Any]) -> Location:
     shape = tuple(int(length) for length in entry["shape"])
     if any(length < 0 for length in shape):
         raise ValueError(f"{name} has shape {shape}")
     start, stop = _span(entry)
-    place = Location(path, data + start, shape, dtype_of(entry["dtype"], f"{name} in {path}"))
-    if place.end != data + stop:
-        raise ValueError(f"{name} of shape {shape} takes {stop - start} bytes")
-    return place
+    location = Location(path, data + start, shape, dtype_of(entry["dtype"], f"{name} in {path}"))
+    if location.end != data + stop:
+        raise ValueError(f"{name} of shape {shape} has {stop - start} bytes")
+    return location
 
 
 def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
@@ -91,21 +91,23 @@ def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
     return int(start), int(stop)
 
 
-def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged or cut: {what}; fetch or make it again")
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged or truncated: {reason}; download or rebuild the model"
+    )
 
 
 def header_digest(path: Path) -> str:
-    """SHA-256 of all bytes of a file that come before its tensors."""
+    """SHA-256 of all bytes before the tensors: the header and its length."""
     with path.open("rb") as file:
         length = file.read(8)
-        # A damaged length may be beyond all memory.
+        # A damaged length may exceed all memory.
         text = file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
     return hashlib.sha256(length + text).hexdigest()
 
 
 def header(infos: Mapping[str, TensorInfo]) -> bytes:
-    """The first bytes of a file that holds these tensors, one after the other in this order."""
+    """The bytes before the tensors of a file that stores these tensors in this order."""
     offset = 0
     entries: dict[str, Any] = {}
     for name, info in infos.items():

@@ -1,6 +1,6 @@
-"""One set of names for the models of a family, with one name for each matrix.
+"""Canonical tensor names for the models of a family, with one name for each matrix.
 
-Files differ in what they call the same parameters: with or without the prefix of the body
+Files use different names for the same parameters: with or without the prefix of the body
 (`h.0.ln_1.weight` or `transformer.h.0.ln_1.weight`), and with a tied matrix under one of its names
 or under several. Masks are drawn by name, so a matrix with two names would become two matrices.
 """
@@ -19,7 +19,7 @@ from mergegrid.checkpoints.architectures import (
     is_constant,
     is_output,
     is_task_head,
-    lacking_prefix,
+    missing_prefix,
     text_config,
     tied_biases,
     tied_names,
@@ -36,51 +36,49 @@ from mergegrid.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-_READ_AT_ONCE = 2**20
+_CHUNK = 2**20
 
 
 def read_config(folder: Path) -> Config:
-    """The `config.json` of a folder, empty where there is none."""
+    """The `config.json` of a folder, or an empty config if there is none."""
     path = folder / "config.json"
     return read_json(path) if path.is_file() else {}
 
 
 def canonical(checkpoint: Checkpoint, config: Config, where: str) -> Checkpoint:
-    """A checkpoint with the names of the class in its config, each matrix under one of them.
+    """A checkpoint under the names of the class in its config, with one name for each matrix.
 
     Raises:
-        CheckpointError: a matrix that the architecture ties has two values in the file, or it
-            cannot be known whether it is tied.
+        CheckpointError: a matrix that the architecture ties has two different values in the file,
+            or it is unknown whether two equal matrices are tied.
     """
     start = len(wrapper(checkpoint))
-    prefix = lacking_prefix([name[start:] for name in checkpoint], config)
+    prefix = missing_prefix([name[start:] for name in checkpoint], config)
     names = {}
     for stored in checkpoint:
         name = stored[start:]
-        inside = not is_task_head(name, config) and not is_output(name)
-        names[prefix + name if inside and name != "final_logits_bias" else name] = stored
+        in_body = not is_task_head(name, config) and not is_output(name)
+        names[prefix + name if in_body and name != "final_logits_bias" else name] = stored
     if prefix or start:
-        logger.info(
-            "%s: names are completed to those of its class, as %s", where, next(iter(names))
-        )
-    _keep_one_name(names, checkpoint, config, where)
+        logger.info("%s: tensor names completed to those of its class, e.g. %s", where, min(names))
+    _merge_tied_names(names, checkpoint, config, where)
     if not unties_all(config):
-        _refuse_equal(names, checkpoint, config, where)
+        _reject_equal_embeddings(names, checkpoint, config, where)
     same = list(names) == list(names.values()) == list(checkpoint)
     return checkpoint if same else Renamed(checkpoint, names)
 
 
-def _keep_one_name(
+def _merge_tied_names(
     names: dict[str, str], checkpoint: Checkpoint, config: Config, where: str
 ) -> None:
-    """Take from `names`, which lead to those in the file, all but one of each tied matrix."""
+    """Keep one name of each tied matrix in `names`, which maps names to those in the file."""
     kind = str(text_config(config).get("model_type"))
     tied = ties_output(config)
     if kind not in T5 and tied is False:
         return
     embedding, others = tied_names(names, config)
     for other in others:
-        assert embedding is not None, "only then there are others"
+        assert embedding is not None, f"{other} is tied to nothing"
         if kind in T5 and tied is False and is_output(other):
             continue
         if embedding not in names:
@@ -90,36 +88,36 @@ def _keep_one_name(
             continue
         one, two = names[embedding], names[other]
         if not _equal(checkpoint, one, two):
-            # transformers loads both then, and does not tie them.
+            # transformers then loads both and does not tie them.
             if tied is None or (kind in T5 and is_output(other)):
                 continue
             raise CheckpointError(
-                f"{where}: its architecture ties {two} to {one}, but the file holds two different "
-                "matrices; remove the one that was not trained, or set tie_word_embeddings to "
-                "false in config.json if both are used"
+                f"{where}: its architecture ties {two} to {one}, but the file contains two "
+                "different matrices; remove the one that was not trained, or set "
+                "tie_word_embeddings to false in config.json if both are used"
             )
         if tied is None:
             raise CheckpointError(
-                f"{where}: {one} and {two} are equal, and nothing says whether they are one "
+                f"{where}: {one} and {two} are equal, and it is unknown whether they are one "
                 f"matrix: model_type {kind} is unknown and config.json has no "
                 "tie_word_embeddings; add it there"
             )
-        logger.info("%s: %s is tied to %s and is not merged apart", where, two, one)
+        logger.info("%s: %s is tied to %s and merged once", where, two, one)
         del names[other]
     for other, bias in tied_biases(names).items() if tied else ():
         if bias not in names or _equal(checkpoint, names[bias], names[other]):
             names.setdefault(bias, names.pop(other))
 
 
-def _refuse_equal(
+def _reject_equal_embeddings(
     names: Mapping[str, str], checkpoint: Checkpoint, config: Config, where: str
 ) -> None:
-    """Refuse two matrices with a row for every token that are equal, though no table ties them."""
+    """Reject two equal matrices with a row per token that no table of architectures ties."""
     shapes = {stored: checkpoint.infos[stored].shape for stored in names.values()}
     rows = vocabulary_sizes(config)
     rows |= {shapes[stored][0] for name, stored in names.items() if is_output(name)}
-    found = [stored for stored, shape in shapes.items() if len(shape) == 2 and shape[0] in rows]
-    for one, two in combinations(found, 2):
+    embeddings = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] in rows]
+    for one, two in combinations(embeddings, 2):
         if _equal(checkpoint, one, two):
             raise CheckpointError(
                 f"{where}: {one} and {two} are equal, and their names do not say whether they are "
@@ -129,33 +127,33 @@ def _refuse_equal(
 
 
 def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
-    """Whether two tensors of a checkpoint hold the same values; read in runs of a few megabytes."""
+    """Whether two tensors of a checkpoint are equal; reads chunks of a few megabytes."""
     infos = checkpoint.infos[one], checkpoint.infos[two]
-    places = getattr(checkpoint, "places", {})
+    locations = getattr(checkpoint, "locations", {})
     if infos[0].shape != infos[1].shape:
         return False
-    if one in places and places[one] == places[two]:
+    if one in locations and locations[one] == locations[two]:
         return True
-    for start in range(0, infos[0].count, _READ_AT_ONCE):
-        stop = min(start + _READ_AT_ONCE, infos[0].count)
+    for start in range(0, infos[0].count, _CHUNK):
+        stop = min(start + _CHUNK, infos[0].count)
         values = np.empty((2, stop - start), np.float32)
         for name, info, row in zip((one, two), infos, values, strict=True):
-            room = np.empty(stop - start, info.dtype.numpy)
-            decode(checkpoint.read(name, start, stop, room), info.dtype, row)
+            buffer = np.empty(stop - start, info.dtype.numpy)
+            decode(checkpoint.read(name, start, stop, buffer), info.dtype, row)
         if not np.array_equal(values[0], values[1], equal_nan=True):
             return False
     return True
 
 
 def with_names_of_base(
-    expert: Checkpoint, base: Collection[str], config: Config, who: str
+    expert: Checkpoint, base: Collection[str], config: Config, where: str
 ) -> Checkpoint:
-    """An expert under the names of its base, where one prefix or `gamma` makes the difference.
+    """An expert under the names of its base, if they differ by one prefix or by `gamma`.
 
     Raises:
-        CheckpointError: names differ by a prefix, but not all.
+        CheckpointError: some names differ by a prefix, but not all.
     """
-    expert = _with_norms_of(expert, base, who)
+    expert = _with_norm_names_of_base(expert, base, where)
     missing = [name for name in base if name not in expert and _is_body(name, config)]
     prefixes = _prefixes(missing, expert)
     if not prefixes:
@@ -167,36 +165,37 @@ def with_names_of_base(
             names[name.removeprefix(prefix)] = name
         else:
             names[prefix + name if prefix + name in base else name] = name
-    lost = [name for name in missing if name not in names]
-    if 2 * len(lost) > len(missing):
+    unexplained = [name for name in missing if name not in names]
+    if 2 * len(unexplained) > len(missing):
         return expert
-    if lost or len(names) < len(expert):
+    if unexplained or len(names) < len(expert):
         raise CheckpointError(
-            f"{who}: its names differ from the base's by the prefix {prefix!r}, which explains "
-            f"{len(missing) - len(lost)} of {len(missing)} tensors and not the other {len(lost)}, "
-            f"first {(lost or missing)[0]}; save the whole model under one prefix"
+            f"{where}: its tensor names differ from the base's by the prefix {prefix!r}, which "
+            f"explains {len(missing) - len(unexplained)} of {len(missing)} tensors but not the "
+            f"other {len(unexplained)}, first {(unexplained or missing)[0]}; save the whole model "
+            "under one prefix"
         )
-    logger.info("%s: names are those of the base, but for the prefix %r", who, prefix)
+    logger.info("%s: tensor names match the base except for the prefix %r", where, prefix)
     return Renamed(expert, names)
 
 
-def _with_norms_of(expert: Checkpoint, base: Collection[str], who: str) -> Checkpoint:
-    """An expert whose norms have a `weight`, as now, or a `gamma`, as in BERT's first files.
+def _with_norm_names_of_base(expert: Checkpoint, base: Collection[str], where: str) -> Checkpoint:
+    """An expert with the norm names of its base: `weight`, or `gamma` as in the first BERT files.
 
-    transformers loads `LayerNorm.gamma` and `LayerNorm.beta`, and saves the names of today.
+    transformers loads `LayerNorm.gamma` and `LayerNorm.beta`, and saves the new names.
     """
-    older = any(name.endswith("LayerNorm.gamma") for name in base)
-    ends = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    if not older:
-        ends = {new: old for old, new in ends.items()}
+    old_names = any(name.endswith("LayerNorm.gamma") for name in base)
+    suffixes = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    if not old_names:
+        suffixes = {new: old for old, new in suffixes.items()}
     names = {}
     for name in expert:
-        end = next((end for end in ends if name.endswith(end)), None)
-        renamed = name.removesuffix(end) + ends[end] if end else name
+        suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+        renamed = name.removesuffix(suffix) + suffixes[suffix] if suffix else name
         names[name if renamed in expert else renamed] = name
     if list(names) == list(expert):
         return expert
-    logger.info("%s: its norms are named as those of the base", who)
+    logger.info("%s: norms renamed to match the base", where)
     return Renamed(expert, names)
 
 
@@ -205,41 +204,33 @@ def _is_body(name: str, config: Config) -> bool:
 
 
 def _prefixes(missing: Collection[str], expert: Collection[str]) -> Counter[tuple[str, str]]:
-    """How many missing names each prefix explains, of the expert's names or of the base's."""
-    found: Counter[tuple[str, str]] = Counter()
-    wanted = set(missing)
-    for name in missing:
-        for rest in _without_first_parts(name):
-            if rest in expert:
-                found["base", name.removesuffix(rest)] += 1
-    for name in expert:
-        for rest in _without_first_parts(name):
-            if rest in wanted:
-                found["expert", name.removesuffix(rest)] += 1
-    return found
-
-
-def _without_first_parts(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(1, len(parts))]
+    """Number of missing names explained by each prefix, of the base's or the expert's names."""
+    prefixes: Counter[tuple[str, str]] = Counter()
+    for longer, names, others in (("base", missing, expert), ("expert", expert, set(missing))):
+        for name in names:
+            parts = name.split(".")
+            for rest in (".".join(parts[start:]) for start in range(1, len(parts))):
+                if rest in others:
+                    prefixes[longer, name.removesuffix(rest)] += 1
+    return prefixes
 
 
 def with_tied_embeddings(
     checkpoint: Checkpoint, folder: Path, names: Collection[str]
 ) -> Checkpoint:
-    """A checkpoint that also offers those of `names` which it lacks as tied embeddings.
+    """A checkpoint that also provides the missing ones of `names` that are tied embeddings.
 
-    A model that uses one matrix for input and output is saved with either name or with both; a
-    base and an expert may have been saved differently. What else is missing stays missing.
+    A model with one matrix for input and output is saved with either name or both; a base and an
+    expert may have been saved differently. Other missing names stay missing.
     """
     config = read_config(folder)
-    # Before transformers 5, a config left out the key where it was true.
+    # Before transformers 5, configs omitted the key if it was true.
     if not config or text_config(config).get("tie_word_embeddings") is False:
         return checkpoint
-    ends = tuple(f".{module}.weight" for module in (*INPUTS, *OUTPUTS))
-    saved = [name for name in checkpoint if f".{name}".endswith(ends)]
+    suffixes = tuple(f".{module}.weight" for module in (*INPUTS, *OUTPUTS))
+    saved = [name for name in checkpoint if f".{name}".endswith(suffixes)]
     missing = [name for name in names if name not in checkpoint]
-    tied = {name: saved[0] for name in missing if saved and f".{name}".endswith(ends)}
+    tied = {name: saved[0] for name in missing if saved and f".{name}".endswith(suffixes)}
     for name, saved_name in tied.items():
         logger.info("%s: %s is tied to %s", folder, name, saved_name)
-    return Renamed(checkpoint, {n: n for n in checkpoint} | tied) if tied else checkpoint
+    return Renamed(checkpoint, {name: name for name in checkpoint} | tied) if tied else checkpoint

@@ -1,4 +1,4 @@
-"""Checkpoints and torch: tensors that lie on a device, and tensors copied into a model."""
+"""Checkpoints as torch tensors on a device, and loading them into a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,7 @@ from mergegrid.errors import CheckpointError
 
 
 class OnDevice(Checkpoint):
-    """A checkpoint held as float32 torch tensors on one device.
-
-    On the CPU, `InMemory` holds the same in NumPy.
-    """
+    """A checkpoint held as float32 torch tensors on one device; `InMemory` is its NumPy twin."""
 
     def __init__(self, tensors: Mapping[str, Any], device: torch.device | str) -> None:
         self._tensors = {
@@ -28,8 +25,8 @@ class OnDevice(Checkpoint):
             }
         )
 
-    def read(self, name: str, start: int, stop: int, room: Stored) -> torch.Tensor:
-        """Elements of a tensor, on the device and without a copy."""
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> torch.Tensor:
+        """Return elements of a tensor, on the device and without copying them."""
         return self._tensors[name].view(-1)[start:stop]
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -39,7 +36,7 @@ class OnDevice(Checkpoint):
 def load_into(model: torch.nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """Copy every tensor of a checkpoint into the parameter or buffer of the same name.
 
-    What the checkpoint does not hold, such as a task head, stays as it is.
+    Tensors that the checkpoint lacks, such as a task head, keep their values.
 
     Raises:
         CheckpointError: the model lacks a tensor of the checkpoint.
@@ -48,8 +45,8 @@ def load_into(model: torch.nn.Module, checkpoint: Mapping[str, Any]) -> None:
     unknown = [name for name in checkpoint if name not in state]
     if unknown:
         raise CheckpointError(
-            f"{type(model).__name__} has no {unknown[0]} ({len(unknown)} tensors are unknown to "
-            "it); load the checkpoint into a model of its own architecture"
+            f"{type(model).__name__} has no {unknown[0]} ({len(unknown)} unknown tensors); load "
+            "the checkpoint into a model of the same architecture"
         )
     with torch.no_grad():
         for name, tensor in checkpoint.items():

@@ -1,4 +1,4 @@
-"""Experts whose vocabulary is larger than the base's: cut to its rows, or all padded to one size.
+"""Experts with more tokens than the base: embeddings are cut to the base's rows or all padded.
 
 Fine-tuning often adds a padding token, and with it a row to the embeddings: 32001 rows in
 `WizardMath-13B-V1.0`, 32000 in its base.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
-from mergegrid.checkpoints.dtypes import Dtype, Stored, decode, encode
+from mergegrid.checkpoints.dtypes import Stored, decode, encode
 from mergegrid.errors import CheckpointError
 
 VocabularyPolicy = Literal["base_rows", "pad"]
@@ -21,7 +21,7 @@ VocabularyPolicy = Literal["base_rows", "pad"]
 every model to the largest number of rows with the mean of its own (arXiv 2311.03099, its code)."""
 
 INPUTS = ("shared", "embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
-"""Modules with a row per token of the input, as transformers names them."""
+"""Names in transformers of modules with a row per input token."""
 OUTPUTS = (
     "lm_head",
     "embed_out",
@@ -31,32 +31,32 @@ OUTPUTS = (
     "generator_lm_head",
     "vocab_projector",
 )
-"""Modules with a row, and often a bias, per token of the output."""
-_READ_AT_ONCE = 2**20
+"""Names of modules with a row, and often a bias, per output token."""
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """A base and its experts with equal numbers of rows."""
+    """A base and its experts with the same number of embedding rows."""
 
     base: Checkpoint
     experts: dict[str, Checkpoint]
     rows: int | None
-    """Tokens that a merge has where the base was padded: the `vocab_size` of its config."""
-    report: list[str]
-    """A line per tensor that was cut or padded."""
+    """`vocab_size` of merged models if the base was padded, else None."""
+    notes: list[str]
+    """A line per tensor that is cut or padded."""
 
 
 def align(
     base: Checkpoint, experts: Mapping[str, Checkpoint], policy: VocabularyPolicy = "base_rows"
 ) -> Aligned:
-    """Base and experts whose embeddings have equal numbers of rows; nothing is copied.
+    """Give the embeddings of base and experts the same number of rows, without copying them.
 
-    Only tensors with a row per token are touched, known by name; those that differ otherwise are
-    left for `check_homologous` to refuse.
+    Only tensors with a row per token, recognized by name, are resized. `check_homologous` rejects
+    other differences in shape.
 
     Raises:
-        CheckpointError: an expert has fewer rows than its base, and `policy` is `base_rows`.
+        CheckpointError: an expert has fewer rows than the base, and `policy` is `base_rows`.
     """
     models = {"base": base} | {f"expert {name}": expert for name, expert in experts.items()}
     rows = {
@@ -68,11 +68,11 @@ def align(
         targets = {name: base.infos[name].shape[0] for name in rows}
     else:
         targets = {name: max(counts) for name, counts in rows.items()}
-    report: list[str] = []
-    aligned = [_resized(who, model, targets, policy, report) for who, model in models.items()]
+    notes: list[str] = []
+    aligned = [_resized(model, who, targets, policy, notes) for who, model in models.items()]
     padded = [count for name, count in targets.items() if count > base.infos[name].shape[0]]
     return Aligned(
-        aligned[0], dict(zip(experts, aligned[1:], strict=True)), max(padded, default=None), report
+        aligned[0], dict(zip(experts, aligned[1:], strict=True)), max(padded, default=None), notes
     )
 
 
@@ -85,7 +85,7 @@ def is_vocabulary(name: str) -> bool:
 
 
 def _differ_in_rows(name: str, base: Checkpoint, experts: Mapping[str, Checkpoint]) -> bool:
-    """Whether some expert's tensor has another number of rows, and all agree in the rest."""
+    """Whether the tensors of base and experts differ in their number of rows, and only in that."""
     shape = base.infos[name].shape
     others = [expert.infos[name].shape for expert in experts.values() if name in expert]
     return any(other != shape for other in others) and all(
@@ -94,41 +94,39 @@ def _differ_in_rows(name: str, base: Checkpoint, experts: Mapping[str, Checkpoin
 
 
 def _resized(
-    who: str,
     model: Checkpoint,
+    who: str,
     targets: Mapping[str, int],
     policy: VocabularyPolicy,
-    report: list[str],
+    notes: list[str],
 ) -> Checkpoint:
+    """A model with the target number of rows in each tensor; adds a line to `notes` for each."""
     changed = {}
     for name, rows in targets.items():
         if name not in model or model.infos[name].shape[0] == rows:
             continue
         info = model.infos[name]
-        difference = abs(info.shape[0] - rows)
-        some = f"{difference} row{'s' if difference > 1 else ''}"
-        are = "are" if difference > 1 else "is"
+        count = abs(info.shape[0] - rows)
+        difference = f"{who}: {count} row{'s' if count > 1 else ''} of {name}"
         if rows < info.shape[0]:
-            report.append(f"{who}: {some} of {name} beyond the base's {rows} {are} left out")
+            notes.append(f"{difference} beyond the base's {rows} left out")
         elif policy == "pad":
-            report.append(
-                f"{who}: {some} of {name} {are} added, the mean of the {info.shape[0]} it has"
-            )
+            notes.append(f"{difference} added, each the mean of the existing {info.shape[0]}")
         else:
             raise CheckpointError(
                 f"{name} has {info.shape[0]} rows in {who} and {rows} in the base; an expert with "
-                "fewer tokens cannot be merged row by row: ask for the vocabulary policy pad, or "
-                "name the right base"
+                "fewer tokens than the base cannot be merged row by row: set the vocabulary policy "
+                "to pad, or specify another base"
             )
         changed[name] = TensorInfo((rows, *info.shape[1:]), info.dtype)
     return ResizedCheckpoint(model, changed) if changed else model
 
 
 class ResizedCheckpoint(Checkpoint):
-    """A checkpoint of which some tensors have fewer rows, or more: the mean of those it has.
+    """A checkpoint in which some tensors have fewer rows, or more, which equal the mean row.
 
-    The mean is taken in float64 and rounded to float32, then to the stored type. It is read once,
-    when the checkpoint is made, in runs of a megabyte or so.
+    The mean is computed once, at construction, in float64; it is rounded to float32 and then to the
+    stored dtype.
     """
 
     def __init__(self, checkpoint: Checkpoint, resized: Mapping[str, TensorInfo]) -> None:
@@ -141,42 +139,37 @@ class ResizedCheckpoint(Checkpoint):
         }
 
     def stored_name(self, name: str) -> str:
-        """The name that a tensor has where it is stored."""
+        """The name of a tensor in its file."""
         return self._checkpoint.stored_name(name)
 
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Stored:
-        """Elements of a tensor, new rows included."""
-        there = self._checkpoint.infos[name].count
-        if stop <= there:
-            found: Stored = self._checkpoint.read(name, start, stop, room)
-            return found
-        known = max(there - start, 0)
-        if known:
-            room[:known] = self._checkpoint.read(name, start, there, room[:known])
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> Stored:
+        """Read elements of a tensor, including its new rows."""
+        count = self._checkpoint.infos[name].count
+        if stop <= count:
+            stored: Stored = self._checkpoint.read(name, start, stop, buffer)
+            return stored
+        existing = max(count - start, 0)
+        if existing:
+            buffer[:existing] = self._checkpoint.read(name, start, count, buffer[:existing])
         row = self._new_rows[name]
-        place_in_row = (start + known) % row.size
-        room[known:] = np.resize(np.roll(row, -place_in_row), stop - start - known)
-        return room
+        column = (start + existing) % row.size
+        buffer[existing:] = np.resize(np.roll(row, -column), stop - start - existing)
+        return buffer
 
 
 def _mean_row(checkpoint: Checkpoint, name: str) -> Stored:
     info = checkpoint.infos[name]
     rows, width = info.shape[0], math.prod(info.shape[1:])
-    at_once = max(_READ_AT_ONCE // max(width, 1), 1)
-    stored = np.empty(at_once * width, info.dtype.numpy)
-    values = np.empty(at_once * width, np.float32)
+    height = max(_CHUNK // max(width, 1), 1)
+    buffer = np.empty(height * width, info.dtype.numpy)
+    values = np.empty(height * width, np.float32)
     total: NDArray[np.float64] = np.zeros(width)
-    for first in range(0, rows, at_once):
-        count = min(at_once, rows - first) * width
+    for first in range(0, rows, height):
+        count = min(height, rows - first) * width
         start = first * width
-        decode(
-            checkpoint.read(name, start, start + count, stored[:count]), info.dtype, values[:count]
-        )
+        stored = checkpoint.read(name, start, start + count, buffer[:count])
+        decode(stored, info.dtype, values[:count])
         total += values[:count].reshape(-1, width).sum(axis=0, dtype=np.float64)
-    return _rounded(total / rows, info.dtype)
-
-
-def _rounded(values: NDArray[np.float64], dtype: Dtype) -> Stored:
-    stored = np.empty(values.size, dtype.numpy)
-    encode(values.astype(np.float32), dtype, stored)
-    return stored
+    mean = np.empty(width, info.dtype.numpy)
+    encode((total / rows).astype(np.float32), info.dtype, mean)
+    return mean

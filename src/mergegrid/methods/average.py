@@ -13,7 +13,7 @@ Weight = Annotated[float, Field(ge=0)]
 class Average(Method):
     """The mean of the experts (arXiv 2203.05482)."""
 
-    refinements: ClassVar[frozenset[str]] = frozenset({"weights"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     kind: Literal["average"] = "average"
     weights: dict[str, Weight] = {}

@@ -20,7 +20,9 @@ from mergegrid.sparsifiers.rates import Arithmetic
 class Fisher(DataDependentMethod):
     """Experts weighted by their diagonal Fisher information (arXiv 2111.09832)."""
 
-    refinements: ClassVar[frozenset[str]] = frozenset({"weights", "examples", "arithmetic"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset(
+        {"weights", "examples", "arithmetic"}
+    )
 
     kind: Literal["fisher"] = "fisher"
     weights: dict[str, Weight] = {}

@@ -29,7 +29,7 @@ _SINGULAR = 1e10
 class RegMean(DataDependentMethod):
     """Linear layers that fit the experts' outputs best in least squares (arXiv 2212.09849)."""
 
-    refinements: ClassVar[frozenset[str]] = frozenset({"examples", "arithmetic"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"examples", "arithmetic"})
     whole_rows: ClassVar[bool] = True
 
     kind: Literal["regmean"] = "regmean"

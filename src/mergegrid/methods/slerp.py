@@ -21,7 +21,7 @@ class Slerp(Method):
     """The point between two experts on the great circle through them."""
 
     expert_count: ClassVar[tuple[int, int | None]] = (2, 2)
-    refinements: ClassVar[frozenset[str]] = frozenset({"weights"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     kind: Literal["slerp"] = "slerp"
     weights: dict[str, Weight] = {}

@@ -9,7 +9,7 @@ from mergegrid.engine.ops.operations import Array
 class TaskArithmetic(Method):
     """The base plus a multiple of the summed deltas (arXiv 2212.04089)."""
 
-    refinements: ClassVar[frozenset[str]] = frozenset({"coefficients"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"coefficients"})
 
     kind: Literal["task_arithmetic"] = "task_arithmetic"
     coefficient: float = 1.0

@@ -18,7 +18,7 @@ from mergegrid.sparsifiers.rates import Arithmetic, Rate, Scope
 class Ties(Method):
     """Trim, elect a sign, average what agrees with it (arXiv 2306.01708)."""
 
-    refinements: ClassVar[frozenset[str]] = frozenset({"arithmetic"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"arithmetic"})
 
     kind: Literal["ties"] = "ties"
     coefficient: float = 1.0

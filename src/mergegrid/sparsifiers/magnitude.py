@@ -21,7 +21,9 @@ from mergegrid.sparsifiers.rates import Arithmetic, RatedSparsifier, Scope
 class Magnitude(RatedSparsifier):
     """Drop the deltas of smallest magnitude (arXiv 2311.03099, section 4.5)."""
 
-    refinements: ClassVar[frozenset[str]] = RatedSparsifier.refinements | {"arithmetic"}
+    omitted_when_default: ClassVar[frozenset[str]] = RatedSparsifier.omitted_when_default | {
+        "arithmetic"
+    }
 
     kind: Literal["magnitude"] = "magnitude"
     scope: Scope = "per_tensor"

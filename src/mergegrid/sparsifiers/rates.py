@@ -64,7 +64,7 @@ class Rule(Spec):
 class RatedSparsifier(Sparsifier):
     """A sparsifier with a drop rate."""
 
-    refinements: ClassVar[frozenset[str]] = frozenset({"rates", "rules"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"rates", "rules"})
     leaves_base: ClassVar[bool] = True
     """Whether only the base is left at rate 1."""
 

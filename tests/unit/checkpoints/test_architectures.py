@@ -9,7 +9,7 @@ from mergegrid.checkpoints.architectures import (
     EMBEDDING,
     UNTIED,
     is_output,
-    lacking_prefix,
+    missing_prefix,
     tied_biases,
     tied_names,
     ties_output,
@@ -63,8 +63,8 @@ def test_the_table_says_what_transformers_classes_say(kind):
         if rest and "ForCausalLM" in model.__name__ and "shared" not in path:
             assert model.base_model_prefix == body
             bare = [f"{rest}.weight", "layers.0.weight"]
-            assert lacking_prefix(bare, says) == f"{body}."
-            assert lacking_prefix([f"{path}.weight"], says) == ""
+            assert missing_prefix(bare, says) == f"{body}."
+            assert missing_prefix([f"{path}.weight"], says) == ""
 
 
 def test_heads_of_all_text_models_are_known_as_such():
@@ -94,4 +94,4 @@ def test_heads_of_all_text_models_are_known_as_such():
 )  # fmt: skip
 def test_a_prefix_lacks_only_in_a_class_that_has_a_head(names, name, prefix):
     config = {"model_type": "llama", "architectures": [name] if name else None}
-    assert lacking_prefix(names, config) == prefix
+    assert missing_prefix(names, config) == prefix

@@ -63,14 +63,16 @@ def test_a_run_of_a_tensor_is_read_as_it_is_stored(folder):
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors, no pytorch_model"):
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors, no pytorch_model"):
         open_checkpoint(tmp_path)
 
 
 def test_a_cut_file_is_refused(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"is damaged or cut: its header .* fetch or make"):
+    with pytest.raises(
+        CheckpointError, match=r"is damaged or truncated: its header .* download or rebuild"
+    ):
         open_checkpoint(folder)
 
 
@@ -89,13 +91,15 @@ def test_a_failed_write_leaves_nothing(tmp_path):
             (draft / "config.json").write_text("{}")
             raise OSError("disk full")
 
-    with pytest.raises(CheckpointError, match="model cannot be written: disk full; make room"):
+    with pytest.raises(
+        CheckpointError, match="model cannot be written: disk full; free some space"
+    ):
         fail()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_without_manifest_is_not_a_model(tmp_path):
-    with pytest.raises(CheckpointError, match=r"has no manifest\.json, so it is not complete"):
+    with pytest.raises(CheckpointError, match=r"has no manifest\.json, so it is incomplete"):
         read_manifest(tmp_path)
 
 
@@ -103,5 +107,5 @@ def test_a_published_folder_that_lost_a_file_is_refused(tmp_path):
     with publish(tmp_path / "model", {}) as draft:
         (draft / "config.json").write_text("{}")
     (tmp_path / "model" / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"has lost config\.json; make it again"):
+    with pytest.raises(CheckpointError, match=r"lacks config\.json; rebuild it"):
         published_digest(tmp_path / "model")

@@ -54,7 +54,7 @@ def test_a_folder_as_it_was_published_passes(encoder, decoder):
 def test_a_changed_byte_in_any_file_is_named_with_its_folder(encoder, name, place):
     flip(encoder / name, place)
     with pytest.raises(
-        DamagedError, match=rf"{name} is not what manifest\.json says; make"
+        DamagedError, match=rf"{name} does not match manifest\.json; rebuild"
     ) as wrong:
         check_published(encoder)
     assert wrong.value.folder == encoder
@@ -74,7 +74,7 @@ def test_a_changed_bit_in_streamed_weights_is_found_by_who_digests_them(decoder)
     flip(decoder / "model.safetensors", -1)
     check_published(decoder)
     found = digest_tensors(open_checkpoint(decoder))
-    with pytest.raises(DamagedError, match=r"^w in .*decoder is not what manifest\.json says"):
+    with pytest.raises(DamagedError, match=r"^w in .*decoder does not match manifest\.json"):
         check_tensors(decoder, found)
     check_tensors(decoder, {"another": "0" * 64})
 
@@ -94,7 +94,7 @@ def test_a_manifest_that_is_gone_or_damaged_is_damage(encoder, text):
 
 def test_a_lost_file_is_damage(encoder):
     (encoder / "config.json").unlink()
-    with pytest.raises(DamagedError, match=r"has lost config\.json; make it again"):
+    with pytest.raises(DamagedError, match=r"lacks config\.json; rebuild it"):
         check_published(encoder)
 
 
@@ -128,5 +128,5 @@ def test_what_cannot_be_read_just_now_is_not_damaged(encoder, failing, name, met
 @pytest.mark.parametrize("name", ["manifest.json", "config.json"])
 def test_what_the_disk_cannot_read_is_damage(encoder, failing, name):
     failing(encoder / name, "open", errno.EIO)
-    with pytest.raises(DamagedError, match=r"cannot be read: .*Input/output error.*make it again"):
+    with pytest.raises(DamagedError, match=r"cannot be read: .*Input/output error.*rebuild it"):
         check_published(encoder)

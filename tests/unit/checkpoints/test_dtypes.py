@@ -154,9 +154,9 @@ def test_a_type_that_cannot_be_merged_is_refused_by_name(code):
 
 def test_arrays_that_do_not_fit_together_are_refused():
     values, bfloat16 = np.zeros(4, np.float32), DTYPES["bfloat16"]
-    with pytest.raises(ValueError, match="4 numbers do not go into 3"):
+    with pytest.raises(ValueError, match="4 elements do not fit an array of 3"):
         encode(values, bfloat16, np.zeros(3, np.uint16))
-    with pytest.raises(ValueError, match="float32 arrays, got float64"):
+    with pytest.raises(ValueError, match="contiguous array of float32, got float64"):
         encode(values.astype(np.float64), bfloat16, np.zeros(4, np.uint16))
     with pytest.raises(ValueError, match="contiguous: False"):
         decode(np.zeros(8, np.uint16)[::2], bfloat16, values)

@@ -279,7 +279,9 @@ def configs(folder, base, expert):
 
 @pytest.mark.parametrize(("base", "expert"), OTHER_MEANING, ids=str)
 def test_keys_that_give_parameters_another_meaning_are_refused(base, expert, tmp_path):
-    with pytest.raises(CheckpointError, match=r"expert math is not of the base's architecture"):
+    with pytest.raises(
+        CheckpointError, match=r"architecture of expert math differs from the base's"
+    ):
         configs(tmp_path, base, expert)
 
 
@@ -293,7 +295,7 @@ def test_what_changes_no_parameter_is_noted(base, expert, tmp_path):
     (key,) = base
     (note,) = configs(tmp_path, base, expert)
     assert note.startswith(f"expert math: {key} (")
-    assert note.endswith("the merge has the base's")
+    assert note.endswith("the merge uses the base's value")
 
 
 @pytest.mark.parametrize("kind", USES_DEFAULT_THETA)

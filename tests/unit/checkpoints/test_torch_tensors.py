@@ -24,7 +24,7 @@ def test_loading_replaces_what_the_checkpoint_holds_and_nothing_else(model, kind
 
 
 def test_loading_into_another_architecture_is_refused():
-    with pytest.raises(CheckpointError, match=r"Linear has no body\.bias \(2 tensors are unknown"):
+    with pytest.raises(CheckpointError, match=r"Linear has no body\.bias \(2 unknown tensors"):
         load_into(torch.nn.Linear(2, 2), InMemory(TENSORS))
 
 

@@ -41,7 +41,7 @@ def test_models_of_equal_size_stay_as_they_are():
         assert aligned.base is base
         assert aligned.experts == {"math": math}
         assert aligned.rows is None
-        assert aligned.report == []
+        assert aligned.notes == []
 
 
 def test_rows_beyond_the_base_s_are_left_out_by_default():
@@ -58,15 +58,17 @@ def test_rows_beyond_the_base_s_are_left_out_by_default():
 
 def test_the_report_names_every_tensor_that_is_cut_or_padded():
     models = {"math": model(5), "code": model(6)}
-    assert align(model(4), models).report == [
-        "expert math: 1 row of lm_head.weight beyond the base's 4 is left out",
-        "expert math: 1 row of model.embed_tokens.weight beyond the base's 4 is left out",
-        "expert code: 2 rows of lm_head.weight beyond the base's 4 are left out",
-        "expert code: 2 rows of model.embed_tokens.weight beyond the base's 4 are left out",
+    assert align(model(4), models).notes == [
+        "expert math: 1 row of lm_head.weight beyond the base's 4 left out",
+        "expert math: 1 row of model.embed_tokens.weight beyond the base's 4 left out",
+        "expert code: 2 rows of lm_head.weight beyond the base's 4 left out",
+        "expert code: 2 rows of model.embed_tokens.weight beyond the base's 4 left out",
     ]
-    padded = align(model(4), models, "pad").report
-    assert padded[0] == "base: 2 rows of lm_head.weight are added, the mean of the 4 it has"
-    assert padded[2] == "expert math: 1 row of lm_head.weight is added, the mean of the 5 it has"
+    padded = align(model(4), models, "pad").notes
+    assert padded[0] == "base: 2 rows of lm_head.weight added, each the mean of the existing 4"
+    assert (
+        padded[2] == "expert math: 1 row of lm_head.weight added, each the mean of the existing 5"
+    )
     assert len(padded) == 4
 
 
@@ -120,7 +122,7 @@ def test_the_mean_does_not_depend_on_how_much_is_read_at_once(monkeypatch):
     larger = {"math": model(60)}
     whole = align(model(50), larger, "pad").base[EMBEDDINGS]
     for at_once in (1, 7, 100):
-        monkeypatch.setattr(vocabulary, "_READ_AT_ONCE", at_once)
+        monkeypatch.setattr(vocabulary, "_CHUNK", at_once)
         in_parts = align(model(50), larger, "pad").base[EMBEDDINGS]
         np.testing.assert_allclose(in_parts, whole, rtol=1e-6)
 

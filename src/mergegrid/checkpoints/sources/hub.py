@@ -1,9 +1,9 @@
 """Repositories of the Hugging Face hub, kept in the hub library's own cache.
 
-The library's settings hold: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE. Of a
-repository only what one format of it needs is downloaded: bert-base-uncased is 440 MB instead of
-3 GB. Once at hand, a commit is used without asking the hub again. A file that was cut there, or
-whose SHA-256 is not the hub's, is downloaded again.
+The library's settings apply: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE. Only
+one weight format of a repository is downloaded: bert-base-uncased is 440 MB instead of 3 GB. A
+commit in the cache is used without contacting the hub again. A cached file that is truncated, or
+whose SHA-256 differs from the hub's, is downloaded again.
 """
 
 import glob
@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 
 from mergegrid.checkpoints.sources import cache
-from mergegrid.checkpoints.sources.cache import Found
+from mergegrid.checkpoints.sources.cache import LocalFiles
 from mergegrid.checkpoints.sources.hub_files import nothing, patterns
 from mergegrid.checkpoints.sources.source import HubOrigin
 from mergegrid.errors import SourceError
@@ -39,12 +39,12 @@ _log = logging.getLogger(__name__)
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def find(origin: HubOrigin, kind: Literal["model", "dataset"], store: Path) -> Found:
-    """The folder or file of a repository in the hub's cache, downloaded where it is missing.
+def find(origin: HubOrigin, kind: Literal["model", "dataset"], store: Path) -> LocalFiles:
+    """The folder or file of a repository in the hub's cache, downloaded if missing.
 
     Raises:
-        SourceError: the repository, revision or subfolder does not exist or may not be read, the
-            hub cannot be reached and the cache lacks the files, or the disk is too small.
+        SourceError: the repository, revision or subfolder does not exist or is not accessible, the
+            hub is unreachable and the cache lacks the files, or the disk is too small.
     """
     try:
         commit = HfApi().resolve_revision(origin.repo, repo_type=kind, revision=origin.revision)
@@ -52,39 +52,39 @@ def find(origin: HubOrigin, kind: Literal["model", "dataset"], store: Path) -> F
         names = patterns(list(sizes), kind, origin.subfolder)
         if not names:
             raise SourceError(nothing(origin, kind, list(sizes)))
-        wanted = {name: sizes[name] for name in names}
-        snapshot = _snapshot(origin.repo, kind, commit.resolved, wanted)
-        found = _measure(origin, snapshot, names, store)
-        if changed := _changed(found):
+        selected = {name: sizes[name] for name in names}
+        snapshot = _snapshot(origin.repo, kind, commit.resolved, selected)
+        local = _measure(origin, snapshot, names, store)
+        if changed := _changed(local):
             for blob in changed:
-                _log.warning("%s is not what the hub says; downloading it again", blob)
+                _log.warning("%s does not match its checksum; downloading it again", blob)
                 blob.unlink(missing_ok=True)
-            snapshot = _snapshot(origin.repo, kind, commit.resolved, wanted)
-            found = _measure(origin, snapshot, names, store)
+            snapshot = _snapshot(origin.repo, kind, commit.resolved, selected)
+            local = _measure(origin, snapshot, names, store)
     except (HTTPError, OSError, EntryNotFoundError, RevisionResolutionError, ValueError) as error:
         raise SourceError(_explain(origin, kind, error)) from error
-    if changed := _changed(found):
+    if changed := _changed(local):
         raise SourceError(
-            f"{changed[0]} does not get the checksum that is its name; check the disk of "
-            f"{constants.HF_HUB_CACHE}"
+            f"{changed[0]} does not have the checksum in its name, even after a new download; "
+            f"check the disk of {constants.HF_HUB_CACHE}"
         )
-    return replace(found, resolved=commit.resolved, licence=_licence(snapshot / "README.md"))
+    return replace(local, resolved=commit.resolved, licence=_licence(snapshot / "README.md"))
 
 
-def _measure(origin: HubOrigin, snapshot: Path, names: list[str], store: Path) -> Found:
+def _measure(origin: HubOrigin, snapshot: Path, names: list[str], store: Path) -> LocalFiles:
     below = f"{origin.subfolder}/" if origin.subfolder else ""
     inside = [name.removeprefix(below) for name in names if name.startswith(below)]
     return cache.measure(snapshot / (origin.subfolder or ""), inside, store)
 
 
-def _changed(found: Found) -> list[Path]:
-    """Files whose bits are not those that the hub gave.
+def _changed(local: LocalFiles) -> list[Path]:
+    """Files whose checksum differs from the hub's.
 
-    The hub's cache calls a large file by its SHA-256; of small ones, which are called by what git
-    makes of them, nothing is known.
+    The hub's cache names large files by their SHA-256. Small files are named by their git hash and
+    cannot be checked.
     """
-    folder = found.path.parent if found.path.is_file() else found.path
-    blobs = {(folder / name).resolve(): checksum for name, checksum in found.files.items()}
+    folder = local.path.parent if local.path.is_file() else local.path
+    blobs = {(folder / name).resolve(): checksum for name, checksum in local.files.items()}
     return [
         blob
         for blob, checksum in blobs.items()
@@ -93,7 +93,7 @@ def _changed(found: Found) -> list[Path]:
 
 
 def _sizes(repo: str, kind: str, commit: str) -> dict[str, int]:
-    """Name -> bytes of all files in a commit."""
+    """Sizes of all files in a commit, by name."""
     try:
         tree = get_cached_repo_tree(repo, repo_type=kind, revision=commit)
         return {file.path: file.size for file in tree}
@@ -103,20 +103,19 @@ def _sizes(repo: str, kind: str, commit: str) -> dict[str, int]:
         listed = HfApi().list_repo_tree(repo, repo_type=kind, revision=commit, recursive=True)
         return {file.path: file.size for file in listed if isinstance(file, RepoFile)}
     except (HTTPError, OSError) as unreachable:
-        # A cache made before huggingface_hub 2 has no list of files: what is there counts as all.
+        # Caches of huggingface_hub before version 2 have no list of files; use the files in it.
         try:
-            at_hand = snapshot_download(
-                repo, repo_type=kind, revision=commit, local_files_only=True
+            folder = Path(
+                snapshot_download(repo, repo_type=kind, revision=commit, local_files_only=True)
             )
         except LocalEntryNotFoundError:
             raise unreachable from None
-        folder = Path(at_hand)
         files = [path for path in folder.rglob("*") if path.is_file()]
         return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _snapshot(repo: str, kind: str, commit: str, sizes: dict[str, int]) -> Path:
-    """The folder of a commit with whole files of the given names and sizes in it."""
+    """The folder of a commit, with complete files of the given names and sizes."""
     exact = [glob.escape(name) for name in sizes]
     try:
         folder = Path(
@@ -129,7 +128,7 @@ def _snapshot(repo: str, kind: str, commit: str, sizes: dict[str, int]) -> Path:
             return folder
         for name in damaged:
             if (path := (folder / name).resolve()).is_file():
-                _log.warning("%s (%s of %s) was cut; downloading it again", path, name, repo)
+                _log.warning("%s (%s of %s) is truncated; downloading it again", path, name, repo)
                 path.unlink()
     except LocalEntryNotFoundError:
         pass
@@ -146,40 +145,39 @@ def _snapshot(repo: str, kind: str, commit: str, sizes: dict[str, int]) -> Path:
         path = (folder / damaged[0]).resolve()
         size = path.stat().st_size if path.is_file() else 0
         raise SourceError(
-            f"{path} ({damaged[0]} of {repo}) has {size} bytes, the hub says {sizes[damaged[0]]}; "
-            "delete it and run again"
+            f"{path} ({damaged[0]} of {repo}) has {size} bytes instead of {sizes[damaged[0]]}; "
+            "delete it and rerun"
         )
     return folder
 
 
 def check_space(needed: int, folder: Path) -> None:
-    """Make sure that a disk has room for a download.
+    """Check that a disk has enough free space for a download.
 
     Raises:
-        SourceError: it has not; both numbers are said.
+        SourceError: it has too little; the message states both sizes.
     """
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise SourceError(
-            f"the download needs {needed / 1e9:.1f} GB and the disk of {folder} has "
-            f"{free / 1e9:.1f} GB free; make room, or set HF_HOME to a folder on a larger disk"
+            f"the download needs {needed / 1e9:.1f} GB, but the disk of {folder} has "
+            f"{free / 1e9:.1f} GB free; free some space or set HF_HOME to a folder on another disk"
         )
 
 
 def _damaged(folder: Path, sizes: dict[str, int]) -> list[str]:
-    """Files that are missing or have another size."""
-    paths = {name: folder / name for name in sizes}
+    """Names of files that are missing or have another size."""
     return [
         name
-        for name, path in paths.items()
-        if not path.is_file() or path.stat().st_size != sizes[name]
+        for name, size in sizes.items()
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size
     ]
 
 
 def _licence(card: Path) -> str | None:
-    """What the `license:` of a model or data set card says, `license_name:` where it is `other`."""
+    """The `license:` of a model or data set card, or `license_name:` if that is `other`."""
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     parts = re.split(r"^---\s*$", text, maxsplit=2, flags=re.MULTILINE)
     if len(parts) < 3 or parts[0].strip():
@@ -197,7 +195,7 @@ def _licence(card: Path) -> str | None:
 
 
 def _explain(origin: HubOrigin, kind: str, error: Exception) -> str:
-    """One line for what the hub or its library answered, and what to do."""
+    """Describe an error of the hub or its library in one line, with the remedy."""
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{origin.repo}"
     revision = f"@{origin.revision}" if origin.revision else ""
     what = f"hub:{origin.repo}{revision}"
@@ -206,36 +204,36 @@ def _explain(origin: HubOrigin, kind: str, error: Exception) -> str:
         case GatedRepoError() if status == 401:
             return (
                 f"{what} is gated and no token was sent (401); accept the terms on {page}, then "
-                "run `hf auth login` or set HF_TOKEN, or name an ungated copy"
+                "run `hf auth login` or set HF_TOKEN, or use an ungated copy"
             )
         case GatedRepoError():
             return (
-                f"{what} is gated and your token has no access to it ({status}); ask for access "
-                f"on {page} and wait until it is granted, or name an ungated copy"
+                f"{what} is gated and your token has no access ({status}); request access on "
+                f"{page} and wait until it is granted, or use an ungated copy"
             )
         case RepositoryNotFoundError():
             return (
-                f"{what}: the hub knows no {kind} of this name that you may read ({status}); "
+                f"{what}: the hub has no {kind} of this name, or you have no access ({status}); "
                 f"check the spelling on {page}; if it is private, run `hf auth login` or set "
                 "HF_TOKEN"
             )
         case RevisionNotFoundError():
-            return f"{what}: no such branch, tag or commit; see {page}/commits/main"
+            return f"{what}: this branch, tag or commit does not exist; see {page}/commits/main"
         case HfHubHTTPError():
             return (
-                f"{what}: {constants.ENDPOINT} answered {status} ({_line(error)}); try again later"
+                f"{what}: {constants.ENDPOINT} replied {status} ({_line(error)}); try again later"
             )
         case ValueError():
             return f"{what}: {_line(error)}; correct the name in the config"
     if constants.is_offline_mode():
         return (
-            f"{what} is not whole in {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; fetch it "
-            "once without HF_HUB_OFFLINE, or set HF_HOME to a cache that has it"
+            f"{what} is not complete in {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; fetch "
+            "it once without HF_HUB_OFFLINE, or set HF_HOME to a cache that has it"
         )
     return (
-        f"{what} could not be fetched from {constants.ENDPOINT} ({_line(error)}) and is not whole "
-        f"in {constants.HF_HUB_CACHE}; check the connection (HF_ENDPOINT, proxies) and run again, "
-        "or bring a filled HF_HOME"
+        f"{what} could not be downloaded from {constants.ENDPOINT} ({_line(error)}) and is not "
+        f"complete in {constants.HF_HUB_CACHE}; check the connection (HF_ENDPOINT, proxies) and "
+        "rerun, or set HF_HOME to a cache that has it"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which files of a hub repository are worth downloading, decided from its list of files."""
+"""Selection of the files to download from a hub repository."""
 
 import re
 from pathlib import PurePosixPath
@@ -6,11 +6,11 @@ from typing import Literal
 
 from mergegrid.checkpoints.sources.source import HubOrigin
 
-# In the order in which transformers looks for them, so that adapter_model.safetensors does not
-# stand for a .bin-only model, nor shards or consolidated.safetensors come along as a second copy.
+# In the order of transformers, so that adapter_model.safetensors is not taken for the weights of a
+# .bin-only model, and neither shards nor consolidated.safetensors are downloaded as a second copy.
 _WEIGHTS = tuple(
-    re.compile(each)
-    for each in (
+    re.compile(pattern)
+    for pattern in (
         r"model\.safetensors",
         r"model-\d+-of-\d+\.safetensors",
         r"pytorch_model\.bin",
@@ -22,18 +22,18 @@ _WEIGHTS = tuple(
 _BESIDE_WEIGHTS = re.compile(r".*\.(json|model|txt|jinja)")
 _INDEX = re.compile(r".*\.index\.json")
 _TERMS = re.compile(r"README\.md|LICEN[SC]E.*", re.IGNORECASE)
-_UNWANTED = re.compile(r".*\.py|\.gitattributes")
+_IGNORED = re.compile(r".*\.py|\.gitattributes")
 
 
 def patterns(
     files: list[str], kind: Literal["model", "dataset"], subfolder: str | None
 ) -> list[str]:
-    """Names to download, out of all the names in a repository, sorted.
+    """The names to download, out of all names in a repository, sorted.
 
-    A model is the flat folder of a checkpoint: the weights in one format, with the configuration
-    and the tokenizer beside them. A data set is the subfolder (or all) without scripts. The
-    repository's README and licence come along. A subfolder that names a file means that file.
-    No weights, or nothing in the subfolder: an empty list.
+    A model is a flat checkpoint folder: weights in one format, with config and tokenizer. A data
+    set is the subfolder, or the whole repository, without scripts. The repository's README and
+    license are included. `subfolder` may also be a single file. The list is empty if there are no
+    weights, or nothing in the subfolder.
     """
     terms = [name for name in files if _TERMS.fullmatch(name)]
     if subfolder in files:
@@ -41,7 +41,7 @@ def patterns(
     if kind == "dataset":
         below = f"{subfolder}/" if subfolder else ""
         inside = (name for name in files if name.startswith(below))
-        chosen = [name for name in inside if not _UNWANTED.fullmatch(name)]
+        chosen = [name for name in inside if not _IGNORED.fullmatch(name)]
     else:
         home = PurePosixPath(subfolder or ".")
         chosen = _checkpoint([name for name in files if PurePosixPath(name).parent == home])
@@ -49,17 +49,17 @@ def patterns(
 
 
 def nothing(origin: HubOrigin, kind: str, files: list[str]) -> str:
-    """Why `patterns` is empty for a repository, and what it has instead."""
+    """Error message for a repository in which `patterns` selects no files."""
     where = f"{origin.repo}:{origin.subfolder}" if origin.subfolder else origin.repo
     if kind == "dataset":
         tops = sorted({name.split("/")[0] for name in files})
-        return f"there is nothing to fetch in {where}; at the top it has: {', '.join(tops[:12])}"
+        return f"{where} has no files; the repository contains: {', '.join(tops[:12])}"
     paths = map(PurePosixPath, files)
     folders = sorted({str(p.parent) for p in paths if any(w.fullmatch(p.name) for w in _WEIGHTS)})
     advice = (
-        f"it has them in: {', '.join(folders[:8])}; write hub:{origin.repo}:{folders[0]}"
+        f"there are some in: {', '.join(folders[:8])}; write hub:{origin.repo}:{folders[0]}"
         if folders
-        else "name another repository or revision"
+        else "specify another repository or revision"
     )
     return f"{where} has no *.safetensors and no pytorch_model*.bin; {advice}"
 

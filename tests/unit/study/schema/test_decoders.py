@@ -107,7 +107,7 @@ WRONG = [
     (f"{CHAT}.data.prompt", "Do it.", "data.prompt = 'Do it.': there is no place for the question"),
     (f"{CHAT}.data.validation_fraction", 1, "validation_fraction = 1: Input should be less than"),
     (f"{CHAT}.finetune", {"lora": {"rank": 0}}, "finetune.lora.rank = 0: Input should be greater"),
-    (f"{MATH}.finetune", {"rank": 8}, "finetune.rank is not a known key; known here: learning_ra"),
+    (f"{MATH}.finetune", {"rank": 8}, "finetune.rank is not a known key; known keys: learning_ra"),
     (
         "families.llama.experts.base",
         {"benchmarks": ["sums"], "source": LOCAL},
