@@ -49,8 +49,8 @@ class StateDict(Checkpoint):
         super().__init__(infos)
         self._stored = stored
 
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Stored:
-        """Elements of a tensor, without a copy."""
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> Stored:
+        """Return elements of a tensor without copying them."""
         return self._stored[name][start:stop]
 
 

@@ -184,7 +184,7 @@ class MergedCheckpoint(Checkpoint):
         self._ops = engine.options.operations()
         self._prepared = False
 
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Any:
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> Any:
         """Merged elements, from a multiple of GRAIN on; whole rows where the recipe needs them."""
         return self._ops.values(self._merged(name, start, stop))
 

@@ -747,7 +747,7 @@ def test_hub_errors_say_what_to_do(hub: tuple[str, type[Hub]], tmp_path: Path) -
     (offline,) = run(url, tmp_path, "model hub:org/other", HF_HUB_OFFLINE="1")
     assert "fetch it once without HF_HUB_OFFLINE" in offline
     (down,) = run("http://127.0.0.1:9", tmp_path, "model hub:org/other")
-    assert "could not be fetched from http://127.0.0.1:9" in down
+    assert "could not be downloaded from http://127.0.0.1:9" in down
 
 
 def test_a_download_larger_than_the_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:

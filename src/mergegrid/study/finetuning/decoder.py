@@ -200,14 +200,14 @@ class _Rounded(Checkpoint):
         super().__init__(base.infos)
         self._trained, self._base = trained, base
 
-    def read(self, name: str, start: int, stop: int, room: Stored) -> Stored:
+    def read(self, name: str, start: int, stop: int, buffer: Stored) -> Stored:
         """Elements of a tensor as they are to be stored."""
         if name not in self._trained:
-            read: Stored = self._base.read(name, start, stop, room)
+            read: Stored = self._base.read(name, start, stop, buffer)
             return read
         values = np.empty(stop - start, np.float32)
-        encode(self._trained.read(name, start, stop, values), self.infos[name].dtype, room)
-        return room
+        encode(self._trained.read(name, start, stop, values), self.infos[name].dtype, buffer)
+        return buffer
 
 
 def _only_at(wanted: torch.Tensor) -> Callable[[torch.nn.Module, Any], tuple[torch.Tensor]]:
