@@ -15,7 +15,7 @@ from mergegrid.recipes.output import Output
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.encoders.scoring import TaskScorer
 from mergegrid.study.finetuning import classifier, decoder, multitask
-from mergegrid.study.generation.answering import answer
+from mergegrid.study.generation.answering import AnswerJob, answer
 from mergegrid.study.model_statistics.gather import gather
 from mergegrid.study.schema.decoder_jobs import Ask, DecoderFinetuneRequest
 from mergegrid.study.schema.encoder_jobs import (
@@ -185,7 +185,7 @@ def generate(folder: Path) -> Any:
         ask = Ask(benchmark="words", chat=chat, sampling=Sampling(**sampling))
         settings = Generation(backend="transformers", dtype="float32", batch_size=3)
         store = folder / f"{name}.jsonl"
-        table = answer(model, "tiny", [ask], {"words": _QUESTIONS}, settings, store, "cpu", 0)
+        table = answer(model, "tiny", AnswerJob([ask], {"words": _QUESTIONS}, settings, store))
         columns = ["id", "sample", "prompt_digest", "output", "finish", "tokens"]
         found[name] = {"engine": table["engine"][0], "answers": table[columns]}
     return found

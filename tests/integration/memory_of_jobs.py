@@ -13,6 +13,7 @@ import torch
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.study.finetuning.decoder import finetune_decoder
+from mergegrid.study.generation.answering import AnswerJob
 from mergegrid.study.generation.merged import Models
 from mergegrid.study.generation.variants import answer_variants
 from mergegrid.study.schema.decoder_jobs import Ask, DecoderFinetuneRequest
@@ -50,12 +51,12 @@ def generate(folder: Path) -> None:
         Models(base=folder / "base", experts={"math": folder / "math"}),
         RECIPES,
         lambda recipe: recipe.digest,
-        [Ask(benchmark="words", chat=False, sampling=Sampling(max_tokens=2))],
-        {"words": questions.astype("string")},
-        Generation(backend="transformers"),
-        folder / "store.jsonl",
-        "cpu",
-        0,
+        AnswerJob(
+            [Ask(benchmark="words", chat=False, sampling=Sampling(max_tokens=2))],
+            {"words": questions.astype("string")},
+            Generation(backend="transformers"),
+            folder / "store.jsonl",
+        ),
     )
 
 

@@ -30,7 +30,7 @@ from mergegrid.methods.ties import Ties
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe, base_only
 from mergegrid.sparsifiers.dare import Dare
-from mergegrid.study.generation.answering import answer
+from mergegrid.study.generation.answering import AnswerJob, answer
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
 from mergegrid.study.generation.variants import answer_variants
@@ -102,12 +102,7 @@ def by_transformers(folder, questions):
         recipe.digest: answer(
             folder / recipe.digest,
             recipe.digest,
-            [ASK],
-            {"facts": questions[:count]},
-            settings,
-            folder / "transformers.jsonl",
-            "cpu",
-            0,
+            AnswerJob([ASK], {"facts": questions[:count]}, settings, folder / "transformers.jsonl"),
         )
         for recipe, count in zip(RECIPES, (20, 8, 8), strict=True)
     }
@@ -223,12 +218,12 @@ def test_transformers_answers_for_variants_as_for_their_checkpoints(
         models,
         RECIPES,
         lambda recipe: recipe.digest,
-        [ASK],
-        {"facts": few},
-        Generation(backend="transformers", dtype="float32"),
-        folder / "variants.jsonl",
-        "cpu",
-        0,
+        AnswerJob(
+            [ASK],
+            {"facts": few},
+            Generation(backend="transformers", dtype="float32"),
+            folder / "variants.jsonl",
+        ),
     )
     for recipe in RECIPES:
         wanted = by_transformers[recipe.digest][: len(few)]

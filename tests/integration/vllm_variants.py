@@ -16,10 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.study.generation import variants, vllm_compat
-from mergegrid.study.generation.answering import answer
+from mergegrid.study.generation import vllm_compat
+from mergegrid.study.generation.answering import AnswerJob, Answers, answer
 from mergegrid.study.generation.backend import GenerationError
 from mergegrid.study.generation.merged import Models
+from mergegrid.study.generation.variants import answer_variants
 from mergegrid.study.generation.vllm_backend import VllmBackend
 from mergegrid.study.generation.vllm_environment import import_vllm
 from mergegrid.study.schema.decoder_jobs import Ask
@@ -50,22 +51,17 @@ def main(order: Path) -> None:
     recipes = [Recipe.model_validate(each) for each in asked["recipes"]]
     asks = [Ask.model_validate(asked["ask"])]
     questions = {asks[0].benchmark: pd.DataFrame(asked["questions"]).astype("string")}
-    common = (asks, questions, SETTINGS)
     seconds = Seconds()
     seconds("import vllm", lambda: __import__("vllm"))
     timed(seconds)
     refusals = refused_at_first(recipes[0])
-    store = order.with_name("one_engine.jsonl")
-    one = variants.answer_variants(
-        models, recipes, lambda recipe: recipe.digest, *common, store, "cpu", 0
-    )
-    store = order.with_name("new_engines.jsonl")
+    job = AnswerJob(asks, questions, SETTINGS, order.with_name("one_engine.jsonl"))
+    one = answer_variants(models, recipes, lambda recipe: recipe.digest, job)
+    job = AnswerJob(asks, questions, SETTINGS, order.with_name("new_engines.jsonl"))
     new = {
         recipe.digest: seconds(
             f"new engine and answers {number}",
-            lambda recipe=recipe, folder=folder: answer(
-                Path(folder), recipe.digest, *common, store, "cpu", 0
-            ),
+            lambda recipe=recipe, folder=folder: answer(Path(folder), recipe.digest, job),
         )
         for number, (recipe, folder) in enumerate(zip(recipes, asked["folders"], strict=True))
     }
@@ -100,7 +96,7 @@ def hashes(first: str, second: str) -> list[list[str]]:
 def timed(seconds: Seconds) -> None:
     """Take the time of each part of a sweep."""
     numbers = iter(range(99))
-    load, generate, start = VllmBackend.load, variants.generate_answers, VllmBackend.__init__
+    load, generate, start = VllmBackend.load, Answers.generate, VllmBackend.__init__
 
     def timed_load(self, variant):
         return seconds(f"merge and load {next(numbers)}", lambda: load(self, variant))
@@ -111,7 +107,7 @@ def timed(seconds: Seconds) -> None:
     def timed_start(self, *words):
         return seconds(f"start {len(seconds.found)}", lambda: start(self, *words))
 
-    VllmBackend.load, variants.generate_answers, VllmBackend.__init__ = (
+    VllmBackend.load, Answers.generate, VllmBackend.__init__ = (
         timed_load,
         timed_generate,
         timed_start,

@@ -8,7 +8,7 @@ if __name__ == "__main__":
         import pandas as pd
 
         from mergegrid.checkpoints.publish import published_digest
-        from mergegrid.study.generation.answering import answer
+        from mergegrid.study.generation.answering import AnswerJob, answer
         from mergegrid.study.schema.decoder_jobs import GenerateRequest
 
         quiet_transformers()
@@ -16,13 +16,12 @@ if __name__ == "__main__":
         names = [ask.benchmark for ask in request.asks]
         tables = map(pd.read_parquet, snakemake.input.questions)
         model, output = Path(snakemake.input.model), Path(snakemake.output.answers)
-        answer(
-            model,
-            published_digest(model),
+        answer_job = AnswerJob(
             request.asks,
             dict(zip(names, tables, strict=True)),
             request.generation,
             output.with_suffix(".store.jsonl"),
             device(snakemake),
             snakemake.resources.get("gpu", 0),
-        ).to_parquet(output)
+        )
+        answer(model, published_digest(model), answer_job).to_parquet(output)

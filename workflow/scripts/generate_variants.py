@@ -10,6 +10,7 @@ if __name__ == "__main__":
         from mergegrid.checkpoints.publish import published_digest
         from mergegrid.hashing import digest
         from mergegrid.stages import stage_versions
+        from mergegrid.study.generation.answering import AnswerJob
         from mergegrid.study.generation.merged import Models
         from mergegrid.study.generation.variants import answer_variants
         from mergegrid.study.schema.decoder_jobs import GenerateRequest
@@ -38,12 +39,14 @@ if __name__ == "__main__":
             models,
             recipes,
             lambda recipe: digest({**made_from, "recipe": recipe.digest}),
-            request.asks,
-            dict(zip(names, tables, strict=True)),
-            request.generation,
-            Path(snakemake.params.store),
-            device(snakemake),
-            snakemake.resources.get("gpu", 0),
+            AnswerJob(
+                request.asks,
+                dict(zip(names, tables, strict=True)),
+                request.generation,
+                Path(snakemake.params.store),
+                device(snakemake),
+                snakemake.resources.get("gpu", 0),
+            ),
         )
         for recipe, path in zip(recipes, snakemake.output.answers, strict=True):
             answers[recipe.digest].to_parquet(path)

@@ -80,11 +80,6 @@ def finetuning_mb(size: Size, on_gpu: bool, adapters: bool = False) -> int:
     return _rounded_mb(_PROCESS + 1.25 * model)
 
 
-def generation_bytes(parameters: int, dtype_size: int) -> int:
-    """Return the device memory of a generating model without its KV cache, in bytes."""
-    return dtype_size * parameters
-
-
 def generation_mb(size: Size, gpus: int, one_engine: bool) -> int:
     """Return the host memory of a generation job, in megabytes.
 

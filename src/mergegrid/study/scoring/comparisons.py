@@ -88,7 +88,14 @@ def compare(
         DataError: a score has no answers, or not as many as there are examples.
     """
     tested = _tested(scores)
-    comparisons = [*_comparisons_of_sweeps(tested), *_comparisons_of_merges(tested)]
+    base = base_only()
+    not_base = (tested["sparsifier"] != base.kind) | (tested["rate"] != base.rate)
+    sweep = tested[(tested["study"] == "sweep") & not_base]
+    merges = tested[tested["study"] == "merges"]
+    comparisons = [
+        *_comparisons(sweep, ["sparsifier", "rate", "settings"], "expert"),
+        *_comparisons(merges, ["sparsifier"], "none"),
+    ]
     if resamples is None:
         groups = [(item.keys["study"], item.keys["family"]) for item in comparisons]
         largest = max((groups.count(group) for group in set(groups)), default=0)
@@ -157,17 +164,6 @@ def _tested(scores: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows["study"] == "sweep") | ((rows["study"] == "merges") & rows["selected"])]
     rows = rows.drop_duplicates(["recipe_digest", "head", "task"])
     return rows.reset_index(drop=True).rename_axis("model").reset_index()
-
-
-def _comparisons_of_sweeps(tested: pd.DataFrame) -> Iterator[_Comparison]:
-    rows = tested[tested["study"] == "sweep"]
-    base = base_only()
-    rows = rows[(rows["sparsifier"] != base.kind) | (rows["rate"] != base.rate)]
-    yield from _comparisons(rows, ["sparsifier", "rate", "settings"], "expert")
-
-
-def _comparisons_of_merges(tested: pd.DataFrame) -> Iterator[_Comparison]:
-    yield from _comparisons(tested[tested["study"] == "merges"], ["sparsifier"], "none")
 
 
 def _comparisons(rows: pd.DataFrame, kinds: list[str], against: str) -> Iterator[_Comparison]:

@@ -53,10 +53,10 @@ def ask():
 @pytest.fixture
 def answers(model, questions, tmp_path):
     """`answers(ask)`: the table of the tiny model's answers, by transformers in float32."""
-    from mergegrid.study.generation.answering import answer
+    from mergegrid.study.generation.answering import AnswerJob, answer
 
     def call(*asks, store=tmp_path / "store.jsonl", digest="tiny", **settings):
         settings = Generation(**({"backend": "transformers", "dtype": "float32"} | settings))
-        return answer(model, digest, asks, {"words": questions}, settings, store, "cpu", 0)
+        return answer(model, digest, AnswerJob(asks, {"words": questions}, settings, store))
 
     return call

@@ -1,13 +1,14 @@
 """The limit on a question with its answer, and the errors about it."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import small_models
 
 from mergegrid.errors import ConfigError, DataError
-from mergegrid.study.generation.answering import tokenize
+from mergegrid.study.generation.answering import AnswerJob, tokenize
 from mergegrid.study.generation.backend import read_model_config
 from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.schema.decoder_jobs import Ask
@@ -91,8 +92,10 @@ def refused(prompts, max_model_len):
     text = " ".join(["film"] * 40)
     questions = pd.DataFrame({"id": ["7"], "instruction": [text], "prompt": [text]})
     ask = Ask(benchmark="words", chat=False, sampling=Sampling())
+    settings = Generation(max_model_len=max_model_len)
+    job = AnswerJob([ask], {"words": questions}, settings, Path("store.jsonl"))
     with pytest.raises((DataError, ConfigError)) as error:
-        tokenize(prompts, [ask], {"words": questions}, Generation(max_model_len=max_model_len))
+        tokenize(prompts, job)
     return str(error.value)
 
 

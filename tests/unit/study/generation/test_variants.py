@@ -10,7 +10,7 @@ from mergegrid.methods.ties import Ties
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe, base_only
 from mergegrid.sparsifiers.dare import Dare
-from mergegrid.study.generation.answering import answer
+from mergegrid.study.generation.answering import AnswerJob, answer
 from mergegrid.study.generation.backend import GenerationError
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
@@ -59,7 +59,7 @@ def on_disk(family, output, recipe, asks, questions):
     experts = {name: family / name for name in recipe.experts}
     merge_recipe(recipe, family / "base", experts, output, True, folder, 1)
     store = family / "disk.jsonl"
-    return answer(folder, recipe.digest, asks, {"words": questions}, GENERATION, store, "cpu", 0)
+    return answer(folder, recipe.digest, AnswerJob(asks, {"words": questions}, GENERATION, store))
 
 
 def digest_of(recipe):
@@ -73,12 +73,7 @@ def test_variants_of_one_engine_answer_as_their_checkpoints_do(family, questions
         models(family, dtype=output.dtype),
         RECIPES,
         digest_of,
-        asks,
-        {"words": questions},
-        GENERATION,
-        family / "store.jsonl",
-        "cpu",
-        0,
+        AnswerJob(asks, {"words": questions}, GENERATION, family / "store.jsonl"),
     )
     assert list(found) == [recipe.digest for recipe in RECIPES]
     assert len({tuple(table["output"]) for table in found.values()}) == len(RECIPES)
@@ -116,12 +111,9 @@ def test_only_variants_that_lack_answers_are_merged(family, questions, ask, monk
             models(family),
             recipes,
             digest_of,
-            [ask(max_tokens=4)],
-            {"words": questions},
-            GENERATION,
-            family / "store.jsonl",
-            "cpu",
-            0,
+            AnswerJob(
+                [ask(max_tokens=4)], {"words": questions}, GENERATION, family / "store.jsonl"
+            ),
         )
 
     first = run(RECIPES[:2])
@@ -144,12 +136,7 @@ def test_padded_vocabularies_fit_the_engine(tmp_path, questions, ask):
         models(tmp_path, vocabulary="pad"),
         [recipe],
         digest_of,
-        asks,
-        {"words": questions},
-        GENERATION,
-        tmp_path / "store.jsonl",
-        "cpu",
-        0,
+        AnswerJob(asks, {"words": questions}, GENERATION, tmp_path / "store.jsonl"),
     )
     wanted = on_disk(tmp_path, output, recipe, asks, questions)
     pd.testing.assert_frame_equal(found[recipe.digest], wanted)
