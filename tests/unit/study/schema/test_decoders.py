@@ -330,7 +330,7 @@ MORE = {"kind": "humaneval", "pass_at": [1, 2], "sampling": {"samples": 2, "temp
         ({f"{SUMS}.sampling.max_tokens": 9}, {("generate", None), ("score", "sums")}),
         ({"generation.batch_size": 9}, {("generate", None)}),
     ],
-    ids=lambda each: ", ".join(map(str, each))[:60],
+    ids=lambda each: ", ".join(sorted(map(str, each)))[:60],
 )
 def test_a_request_changes_with_what_it_depends_on_alone(decoders, changes, again):
     decoders["benchmarks"]["talk"]["judge"]["length_files"]["licence"] = "old"
