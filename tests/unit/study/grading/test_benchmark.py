@@ -69,14 +69,14 @@ def answers(texts, engine=ENGINE, benchmark="words", libraries=LIBRARIES):
             "engine": json.dumps(engine, sort_keys=True),
             "libraries": json.dumps(libraries),
         }
-        for name, each in texts.items()
-        for sample, text in enumerate([each] if isinstance(each, str) else each)
+        for name, samples in texts.items()
+        for sample, text in enumerate([samples] if isinstance(samples, str) else samples)
     ]
     return pd.DataFrame(rows)
 
 
-def score(folder, asked, found, **changes):
-    return score_benchmark(request(len(found), **changes), questions(asked), found, folder)
+def score(folder, names, frames, **changes):
+    return score_benchmark(request(len(frames), **changes), questions(names), frames, folder)
 
 
 NAMES = [f"q{number}" for number in range(40)]
@@ -97,8 +97,8 @@ def test_the_value_is_the_mean_over_questions_with_its_standard_error(tmp_path):
 
 
 def test_one_question_has_no_standard_error():
-    found = mean_of(np.array([1.0]))
-    assert (found.value, found.n, math.isnan(found.stderr)) == (1.0, 1, True)
+    mean = mean_of(np.array([1.0]))
+    assert (mean.value, mean.n, math.isnan(mean.stderr)) == (1.0, 1, True)
 
 
 def test_single_experts_are_rows_of_the_sweep(tmp_path):
@@ -109,17 +109,17 @@ def test_single_experts_are_rows_of_the_sweep(tmp_path):
 
 
 def test_a_question_counts_once_however_many_samples_it_has(tmp_path):
-    found = answers({"a": ["a", "x", "x", "x"], "b": ["b", "b", "b", "b"]})
-    scores, records = score(tmp_path, ["a", "b"], [found])
+    frame = answers({"a": ["a", "x", "x", "x"], "b": ["b", "b", "b", "b"]})
+    scores, records = score(tmp_path, ["a", "b"], [frame])
     assert (scores["value"][0], scores["n"][0]) == ((0.25 + 1) / 2, 2)
     assert records["sample"].tolist() == [0, 1, 2, 3] * 2
     assert records["verdict"].tolist() == ["right", *["wrong"] * 3, *["right"] * 4]
 
 
 def test_records_have_the_split_and_the_value_of_their_question(tmp_path):
-    texts = {each: [each, each if index % 2 else "x"] for index, each in enumerate(NAMES)}
-    found = [answers(texts)]
-    scores, records = score(tmp_path, NAMES, found, fraction=0.4, selection="validation")
+    texts = {name: [name, name if index % 2 else "x"] for index, name in enumerate(NAMES)}
+    frames = [answers(texts)]
+    scores, records = score(tmp_path, NAMES, frames, fraction=0.4, selection="validation")
     assert records["value"].tolist() == [value for _ in range(20) for value in (0.5, 0.5, 1, 1)]
     questions = records.drop_duplicates("id").groupby("split")["value"]
     expected = scores.set_index("split")
@@ -129,9 +129,12 @@ def test_records_have_the_split_and_the_value_of_their_question(tmp_path):
 
 def split_of(folder, names, fraction, name="words"):
     """The split of each question: one variant answers it right, and no other one."""
-    found = [answers({each: each if each == right else "" for each in names}) for right in names]
-    found = [frame.assign(benchmark=name) for frame in found]
-    scores, _ = score(folder, names, found, fraction=fraction, selection="validation", name=name)
+    frames = [
+        answers({question: question if question == right else "" for question in names})
+        for right in names
+    ]
+    frames = [frame.assign(benchmark=name) for frame in frames]
+    scores, _ = score(folder, names, frames, fraction=fraction, selection="validation", name=name)
     hits = scores[scores["value"] > 0]
     assert len(hits) == len(names)
     return dict(zip(names, hits["split"], strict=True))
@@ -152,8 +155,8 @@ def test_the_split_of_a_question_is_decided_by_its_name_alone(tmp_path):
 @pytest.mark.parametrize("fraction", [0.1, 0.5])
 def test_the_share_held_out_is_near_the_fraction(tmp_path, fraction):
     names = [str(number) for number in range(1500)]
-    found = [answers(dict.fromkeys(names, ""))]
-    scores, _ = score(tmp_path, names, found, fraction=fraction, selection="validation")
+    frames = [answers(dict.fromkeys(names, ""))]
+    scores, _ = score(tmp_path, names, frames, fraction=fraction, selection="validation")
     held_out = scores.set_index("split")["n"]
     # Three standard deviations of a fair draw.
     spread = 3 * math.sqrt(fraction * (1 - fraction) / 1500)
@@ -168,14 +171,14 @@ def test_where_nothing_is_chosen_all_are_test_questions(tmp_path):
 
 @pytest.mark.parametrize(("fraction", "split"), [(1e-6, "validation"), (1 - 1e-6, "test")])
 def test_a_split_without_questions_is_refused(tmp_path, fraction, split):
-    found = [answers(dict.fromkeys(NAMES, ""))]
+    frames = [answers(dict.fromkeys(NAMES, ""))]
     with pytest.raises(DataError, match=f"none of the 40 questions of words is in the {split} spl"):
-        score(tmp_path, NAMES, found, fraction=fraction, selection="validation")
+        score(tmp_path, NAMES, frames, fraction=fraction, selection="validation")
 
 
 def test_single_experts_need_no_question_to_choose_on(tmp_path):
-    found = [answers(dict.fromkeys(NAMES, ""))]
-    scores, _ = score(tmp_path, NAMES, found, fraction=1e-6, selection="none")
+    frames = [answers(dict.fromkeys(NAMES, ""))]
+    scores, _ = score(tmp_path, NAMES, frames, fraction=1e-6, selection="none")
     assert scores["n"].tolist() == [40]
 
 
@@ -236,8 +239,8 @@ def test_the_digest_of_inputs_is_that_of_questions_answers_benchmark_and_version
     tmp_path, raise_version
 ):
     def digest(asked=("a", "b"), first="a", others=0, **changes):
-        found = [answers({"a": first, "b": "b"})] * (1 + others)
-        scores, _ = score(tmp_path, asked, found, **changes)
+        frames = [answers({"a": first, "b": "b"})] * (1 + others)
+        scores, _ = score(tmp_path, asked, frames, **changes)
         return scores["inputs_digest"][0]
 
     longer = Benchmark(kind="instructions", records={"source": "path:x"}, prompt="{instruction}")
@@ -252,8 +255,8 @@ def test_all_metrics_are_rows_and_the_first_is_the_one_to_compare(tmp_path):
     asked = pd.DataFrame(
         [{"id": "0", "instruction": "2 + 3?", "reference": json.dumps({"answer": "#### 5"})}]
     )
-    found = [answers({"0": "#### 5"})]
-    scores, _ = score_benchmark(request(benchmark=sums), asked, found, tmp_path)
+    frames = [answers({"0": "#### 5"})]
+    scores, _ = score_benchmark(request(benchmark=sums), asked, frames, tmp_path)
     assert dict(zip(scores["metric"], scores["value"], strict=True)) == {
         "accuracy": 1,
         "accuracy_paper_rule": 0,
@@ -270,12 +273,12 @@ def test_metrics_of_all_questions_together_are_given_where_none_is_held_out(tmp_
         return Grades(records, values, {"length": (3.5, float("nan"))})
 
     monkeypatch.setitem(graders.GRADERS, "instructions", grade)
-    found = [answers(dict.fromkeys(NAMES, ""))]
-    whole, _ = score(tmp_path, NAMES, found)
+    frames = [answers(dict.fromkeys(NAMES, ""))]
+    whole, _ = score(tmp_path, NAMES, frames)
     row = whole[whole["metric"] == "length"].iloc[0]
     assert (row["value"], row["n"], row["primary"]) == (3.5, 40, False)
     assert np.isnan(row["stderr"])
-    split, _ = score(tmp_path, NAMES, found, fraction=0.4, selection="validation")
+    split, _ = score(tmp_path, NAMES, frames, fraction=0.4, selection="validation")
     assert set(split["metric"]) == {"accuracy"}
 
 

@@ -79,10 +79,10 @@ def read(folder, content=WRITTEN, **settings):
 
 def stand_in(folder, log, code=1):
     """A Python whose lm-eval says something and ends: the real one takes many seconds for it."""
-    (folder / "said.txt").write_text(log)
+    (folder / "log.txt").write_text(log)
     program = folder / "python"
     program.write_text(
-        f'#!/bin/sh\n[ "$1" = -c ] && echo 0.4.13 && exit\ncat "{folder}/said.txt"\nexit {code}\n'
+        f'#!/bin/sh\n[ "$1" = -c ] && echo 0.4.13 && exit\ncat "{folder}/log.txt"\nexit {code}\n'
     )
     program.chmod(0o755)
     return str(program)
@@ -90,11 +90,11 @@ def stand_in(folder, log, code=1):
 
 def test_every_metric_of_every_task_and_group_is_a_score(tmp_path):
     result = read(tmp_path)
-    found = [
-        (each.task, each.metric, each.measurement.value, each.measurement.stderr)
-        for each in result.scores
+    scores = [
+        (score.task, score.metric, score.measurement.value, score.measurement.stderr)
+        for score in result.scores
     ]
-    assert found == [
+    assert scores == [
         ("both", "acc,none", 1.0, 0.0),
         ("opinions", "acc,none", 1.0, 0.0),
         ("opinions", "acc_norm,none", 0.3333333333333333, 0.33333333333333337),
@@ -104,7 +104,7 @@ def test_every_metric_of_every_task_and_group_is_a_score(tmp_path):
 
 
 def test_a_group_counts_the_questions_that_have_the_metric(tmp_path):
-    counts = {each.task: each.measurement.n for each in read(tmp_path).scores}
+    counts = {score.task: score.measurement.n for score in read(tmp_path).scores}
     assert counts == {"both": 3, "opinions": 3, "words": 2}
 
 
@@ -363,26 +363,26 @@ def test_an_environment_without_lm_eval_is_refused(tmp_path, python, says):
 
 
 def test_the_digest_of_inputs_follows_what_was_asked_and_not_where(tmp_path, raise_version):
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "mine.yaml").write_text("task: mine")
-    settings = Harness(tasks=["both"], include_path=str(own))
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "mine.yaml").write_text("task: mine")
+    settings = Harness(tasks=["both"], include_path=str(tasks))
     result = read(tmp_path)
     usual = lm_eval_inputs_digest(result, settings, "model")
 
     elsewhere = settings.model_copy(update={"python": "/opt/lm_eval/bin/python"})
     assert lm_eval_inputs_digest(result, elsewhere, "model") == usual
 
-    asked = settings.model_copy(update={"few_shot": 5})
+    few_shot = settings.model_copy(update={"few_shot": 5})
     other = read(tmp_path, WRITTEN | {"task_hashes": {"opinions": "0", "words": "1"}})
     newer = read(tmp_path, WRITTEN | {"lm_eval_version": "0.4.14"})
     assert lm_eval_inputs_digest(newer, settings, "model") == usual
     changed = [
-        lm_eval_inputs_digest(result, asked, "model"),
+        lm_eval_inputs_digest(result, few_shot, "model"),
         lm_eval_inputs_digest(other, settings, "model"),
         lm_eval_inputs_digest(result, settings, "other"),
     ]
-    (own / "mine.yaml").write_text("task: mine\ntest_split: test")
+    (tasks / "mine.yaml").write_text("task: mine\ntest_split: test")
     changed.append(lm_eval_inputs_digest(result, settings, "model"))
     raise_version("harness")
     changed.append(lm_eval_inputs_digest(result, settings, "model"))
@@ -394,8 +394,8 @@ def test_own_tasks_are_their_files_and_not_what_python_compiled(tmp_path):
     (tmp_path / "__pycache__").mkdir()
     for name in ("deep/mine.yaml", "utils.py", "__pycache__/utils.pyc", ".hidden"):
         (tmp_path / name).write_text(name)
-    found = own_tasks(Harness(tasks=["mine"], include_path=str(tmp_path)))
-    assert list(found) == ["deep/mine.yaml", "utils.py"]
+    files = own_tasks(Harness(tasks=["mine"], include_path=str(tmp_path)))
+    assert list(files) == ["deep/mine.yaml", "utils.py"]
     assert own_tasks(Harness(tasks=["arc_easy"])) == {}
 
 

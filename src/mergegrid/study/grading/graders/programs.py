@@ -84,7 +84,7 @@ def _grade(
     for suffix, programs in variants.items():
         passed = [outcomes[program].status == "passed" for program in programs]
         for k in context.request.benchmark.pass_at:
-            values[f"pass@{k}{suffix}"] = [pass_at_k(each, k) for each in grouped(passed, samples)]
+            values[f"pass@{k}{suffix}"] = [pass_at_k(row, k) for row in grouped(passed, samples)]
     recorded = [outcomes[program] for program in variants[""]]
     records = pd.DataFrame(
         {

@@ -73,7 +73,7 @@ def judge_outputs(
     request = {
         "annotator": str(write_annotator(settings, folder)),
         "generator": generator,
-        "examples": [{name: _without_marks(each[name]) for name in KEYS} for each in examples],
+        "examples": [{key: _without_marks(row[key]) for key in KEYS} for row in examples],
         "concurrency": settings.concurrency,
         "retries": settings.retries,
         "length_file": None if length_file is None else str(length_file.resolve()),

@@ -89,7 +89,7 @@ def extract_completion(prompt: str, name: str, answer: str) -> str:
     known = bound_names(*statements(prompt))
     for passages in readings(answer):
         # A body takes precedence over a function that follows it in the same passage.
-        without_body = [each for each in passages if not _bodies(prompt, name, each.text)]
+        without_body = [passage for passage in passages if not _bodies(prompt, name, passage.text)]
         code = (
             _solution(without_body, (name,), known, prompt)
             or _body(prompt, name, passages)
@@ -265,8 +265,10 @@ def _bodies(prompt: str, name: str, text: str) -> list[str]:
 
 
 def _returns_a_value(program: str, name: str) -> bool:
-    functions = [each for each in statements(program) if isinstance(each, FUNCTIONS)]
-    return any(map(returns_a_value, [each for each in functions if each.name == name][:1]))
+    for statement in statements(program):
+        if isinstance(statement, FUNCTIONS) and statement.name == name:
+            return returns_a_value(statement)
+    return False
 
 
 def _before_redefinition(prompt: str, name: str, body: str) -> str:
@@ -283,7 +285,7 @@ def _wraps(statement: ast.stmt, name: str) -> bool:
     """Return whether a statement is like `name = cache(name)`."""
     match statement:
         case ast.Assign(value=ast.Call(args=arguments)):
-            return any(isinstance(each, ast.Name) and each.id == name for each in arguments)
+            return any(getattr(argument, "id", None) == name for argument in arguments)
     return False
 
 

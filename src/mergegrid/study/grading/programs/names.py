@@ -196,7 +196,7 @@ def imports_only_stdlib(node: ast.Import | ast.ImportFrom) -> bool:
 
 def _argument_names(call: ast.Call) -> set[str]:
     arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
-    arguments = [each.value if isinstance(each, ast.Starred) else each for each in arguments]
+    arguments = [node.value if isinstance(node, ast.Starred) else node for node in arguments]
     return {root for argument in arguments if (root := root_name(argument))}
 
 
@@ -211,7 +211,8 @@ def _evaluated_at_definition(function: _Function) -> list[ast.expr]:
     expressions = [*arguments.defaults, *(value for value in arguments.kw_defaults if value)]
     if not isinstance(function, ast.Lambda):
         expressions += function.decorator_list
-        expressions += [each.annotation for each in _all_arguments(function) if each.annotation]
+        annotations = (argument.annotation for argument in _all_arguments(function))
+        expressions += [annotation for annotation in annotations if annotation]
         expressions += [function.returns] if function.returns else []
     return expressions
 
@@ -223,4 +224,4 @@ def _parameters(function: _Function) -> set[str]:
 def _all_arguments(function: _Function) -> list[ast.arg]:
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    return [*named, *(each for each in (arguments.vararg, arguments.kwarg) if each)]
+    return [*named, *(argument for argument in (arguments.vararg, arguments.kwarg) if argument)]

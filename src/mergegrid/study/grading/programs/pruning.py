@@ -34,6 +34,8 @@ from mergegrid.study.grading.programs.names import (
 )
 from mergegrid.study.grading.programs.syntax import DEFINITIONS, FUNCTIONS, first_line
 
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
 _SCRIPT_NAMES = {"print", "pprint", "input", "exit", "quit", "help", "breakpoint"}
 _SCRIPT_NAMES |= {"__name__", "SystemExit"}
 _TEST_MODULES = {"doctest", "unittest", "pytest", "pdb", "timeit"}
@@ -56,7 +58,7 @@ def without_self_tests(
         The program up to the last statement that is kept.
     """
     removable = [statement for statement in tree.body if first_line(statement) > start]
-    requested = set(names) or {each.name for each in removable if isinstance(each, DEFINITIONS)}
+    requested = set(names) or set(_definitions(removable, DEFINITIONS))
     dropped = _dropped(tree.body, removable, requested, set(known))
     kept = [statement for statement in tree.body if statement not in dropped]
     end = max([start, *(statement.end_lineno or 0 for statement in kept)])
@@ -73,11 +75,17 @@ def _dropped(
     needed = _needed(body, requested)
     idle = [statement for statement in removable if statement not in needed]
     scripts = _script_names(body, requested)
-    dropped = [each for each in idle if _is_test(each, requested, scripts) or _has_no_effect(each)]
+    dropped = [
+        statement
+        for statement in idle
+        if _is_test(statement, requested, scripts) or _has_no_effect(statement)
+    ]
     while True:
         kept = [statement for statement in body if statement not in dropped]
         defined = bound_names(*kept) | known | BUILTINS
-        failing = [each for each in idle if each in kept and _would_fail(each, defined)]
+        failing = [
+            statement for statement in idle if statement in kept and _would_fail(statement, defined)
+        ]
         if not failing:
             return dropped
         dropped += failing
@@ -85,7 +93,7 @@ def _dropped(
 
 def _needed(body: Sequence[ast.stmt], requested: set[str]) -> list[ast.stmt]:
     """Return the requested functions and the statements that they depend on."""
-    functions = {each.name: each for each in body if isinstance(each, FUNCTIONS)}
+    functions = _definitions(body, FUNCTIONS)
     effects = [bound_names(statement) | mutated_names(statement) for statement in body]
     # A function that the requested ones call takes effect when they run, so a top-level call of
     # it is not needed for that.
@@ -100,6 +108,12 @@ def _needed(body: Sequence[ast.stmt], requested: set[str]) -> list[ast.stmt]:
             # A function that is passed to another one is not mutated by it.
             effect.update(names_passed_to(mutators, statement) - functions.keys())
     return _acting_on(requested, body, effects)
+
+
+def _definitions(
+    body: Sequence[ast.stmt], kinds: tuple[type[_Definition], ...]
+) -> dict[str, ast.stmt]:
+    return {statement.name: statement for statement in body if isinstance(statement, kinds)}
 
 
 def _called(statement: ast.stmt, functions: Mapping[str, ast.stmt]) -> set[str]:
@@ -132,7 +146,7 @@ def _acting_on(
 
 def _script_names(body: Sequence[ast.stmt], requested: set[str]) -> set[str]:
     """Return the names of test modules, and of functions and classes that test or may exit."""
-    scripts = {name for each in body if _imports_tests(each) for name in bound_names(each)}
+    scripts = bound_names(*filter(_imports_tests, body))
     scripts |= {
         statement.name
         for statement in body
@@ -159,8 +173,8 @@ def _is_test(statement: ast.stmt, requested: set[str], scripts: set[str]) -> boo
     for node in executed_nodes(statement):
         match node:
             case ast.Call(func=function, args=arguments) if any(
-                isinstance(each, ast.Name) and each.id in requested
-                for each in [function, *arguments]
+                isinstance(node, ast.Name) and node.id in requested
+                for node in [function, *arguments]
             ):
                 return True
             case ast.Name(id=name) if name in scripts:

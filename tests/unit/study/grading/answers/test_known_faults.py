@@ -131,14 +131,14 @@ JOINTS = [
 )
 def test_of_two_numbers_none_is_read_by_chance(first, second, joint, phrase):
     text = phrase.format(f"{first}{joint}{second}")
-    found = {
+    read = {
         number
         for number in (first, second)
         if verdict("gsm8k", str(number), text) != "unparsed" and first != second
     }
     # "5 eggs, not 6" says which.
-    assert found <= ({first, second} if "not" in joint else set())
-    if found:
+    assert read <= ({first, second} if "not" in joint else set())
+    if read:
         assert verdict("gsm8k", str(first), text) == "right"
 
 
@@ -237,7 +237,7 @@ factors = small.filter(bool)
 )
 def test_only_a_bare_name_is_struck_off(number, left, name, swapped):
     equation, named = (
-        f"{number} = {each}" if swapped else f"{each} = {number}" for each in (left, name)
+        f"{number} = {side}" if swapped else f"{side} = {number}" for side in (left, name)
     )
     assert verdict("math", str(number), rf"\boxed{{{equation}}}") == "wrong"
     assert verdict("math", str(number), rf"\boxed{{{named}}}") == "right"

@@ -71,8 +71,8 @@ class Judge:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     @property
-    def asked(self):
-        """How often each instruction was asked for."""
+    def requests(self):
+        """Number of requests per instruction."""
         return Counter(instruction(body) for body in self.bodies)
 
     def close(self):
@@ -109,10 +109,10 @@ class Judge:
                     words = "Rate limit reached" if fault == 429 else "The judge is out of order"
                     self.send(fault, json.dumps({"error": {"message": words}}).encode())
                 else:
-                    said, odds = message(body, preferred(text(body)))
+                    content, odds = message(body, preferred(text(body)))
                     if fault in ("empty", "chatter"):
-                        said, odds = {"content": fault.replace("empty", "")}, None
-                    self.send(200, json.dumps(completion(body, said, odds)).encode())
+                        content, odds = {"content": fault.replace("empty", "")}, None
+                    self.send(200, json.dumps(completion(body, content, odds)).encode())
 
             def send(self, status, content):
                 self.send_response(status)
@@ -142,10 +142,10 @@ def instruction(body):
     raise AssertionError(f"the prompt shows no instruction: {prompt}")
 
 
-def completion(body, said, odds):
+def completion(body, content, odds):
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": None, **said},
+        "message": {"role": "assistant", "content": None, **content},
         "logprobs": odds,
         "finish_reason": "stop",
     }

@@ -31,7 +31,7 @@ PAIRS = [
     ("What is 2 + 2?", "4", "22"),
     ("Say hello.", "Hello, and a very good day to you.", "Hello."),
     ("Name a river.", "Elbe", "Elbe"),
-    ("Name a colour.", "", "Red"),
+    ("Name a color.", "", "Red"),
     ("Write two lines.", "One\n\nTwo\n", "One"),
     ("Quote yourself.", 'I said """yes"""', "No"),
     ("Name a town.", "Grüße aus Köln", "Bonn"),
@@ -88,22 +88,22 @@ def test_a_judge_who_likes_length_prefers_exactly_the_longer_outputs(
     style, server, settings, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("JUDGE_KEY", "a-secret")
-    # Settings of this process that alpaca_eval would take for its own.
+    # Variables of this process that alpaca_eval would read.
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("OPENAI_API_KEYS", "one,two")
     monkeypatch.setenv("OPENAI_API_KEY", "another")
     before = dict(os.environ), snapshot(PACKAGE)
-    asked = with_(settings, style=style, api_key_env="JUDGE_KEY")
-    result = judge_outputs(EXAMPLES, "merge", asked, tmp_path)
+    styled = with_(settings, style=style, api_key_env="JUDGE_KEY")
+    result = judge_outputs(EXAMPLES, "merge", styled, tmp_path)
 
     likes = [taste(one) for one in EXAMPLES]
     if style == "choice":
-        likes = [0.5 + (2 * each - 1) * (SURE - 0.5) for each in likes]
+        likes = [0.5 + (2 * like - 1) * (SURE - 0.5) for like in likes]
     assert result.preferences == pytest.approx(likes)
     assert result.length_controlled is None
 
-    # Equal texts need no judge; everything else is asked once, some one way round, some the other.
-    assert server.asked == {each[0]: 1 for each in PAIRS if each[1] != each[2]}
+    # Equal texts need no judge; everything else is requested once, in either order.
+    assert server.requests == {name: 1 for name, output, reference in PAIRS if output != reference}
     first = [stub.preferred(stub.text(body)) for body in server.bodies]
     won = [taste(next(o for o in EXAMPLES if o["instruction"] == i)) for i in asked_for(server)]
     assert {(place, win) for place, win in zip(first, won, strict=True)} == {
@@ -139,7 +139,7 @@ def test_real_answers_are_judged_once_and_the_same_on_every_run(server, settings
     choice = with_(settings, style="choice")
     result = judge_outputs(examples, "alpaca-7b", choice, tmp_path)
     assert len(result.preferences) == 41
-    assert [round(each) for each in result.preferences] == [round(taste(one)) for one in examples]
+    assert list(map(round, result.preferences)) == [round(taste(one)) for one in examples]
     assert len(server.bodies) == sum(one["output"] != one["reference"] for one in examples)
     server.bodies.clear()
     assert judge_outputs(examples, "alpaca-7b", choice, tmp_path) == result
@@ -167,14 +167,14 @@ def test_what_stays_without_an_answer_is_never_scored_and_asked_again_by_a_rerun
     with pytest.raises(MergegridError, match="no readable answer for 4 of 10 examples") as refused:
         judge_outputs(EXAMPLES, "merge", settings, tmp_path)
     assert "\n" not in str(refused.value)
-    assert server.asked["Name a tree."] > 1
+    assert server.requests["Name a tree."] > 1
     (answers,) = tmp_path.rglob("annotations.json")
     kept = {row["instruction"] for row in json.loads(answers.read_text())}
     assert kept == {one["instruction"] for one in EXAMPLES} - set(faults)
     server.fault_of = None
     server.bodies.clear()
     result = judge_outputs(EXAMPLES, "merge", settings, tmp_path)
-    assert server.asked == dict.fromkeys(faults, 1)
+    assert server.requests == dict.fromkeys(faults, 1)
     assert result.preferences == [taste(one) for one in EXAMPLES]
 
 
@@ -191,7 +191,7 @@ def test_a_judge_who_answers_nothing_is_not_asked_for_the_rest(server, settings,
     many = [example(f"Say {number}.", str(number), "No") for number in range(40)]
     with pytest.raises(MergegridError, match=r"40 of 40 examples .*: Error code: 401"):
         judge_outputs(many, "merge", alone, tmp_path)
-    assert len(server.asked) == 8
+    assert len(server.requests) == 8
     assert len(server.bodies) == 2 * 8
 
 
@@ -213,7 +213,7 @@ def test_awkward_texts_are_judged_as_they_are(server, settings, tmp_path):
         temperature=None,
     )
     result = judge_outputs(awkward, "merge", modern, tmp_path)
-    assert [round(each) for each in result.preferences] == [round(taste(one)) for one in awkward]
+    assert list(map(round, result.preferences)) == [round(taste(one)) for one in awkward]
     # The same pair twice is one question.
     assert len(server.bodies) == 6
     for body in server.bodies:
@@ -263,15 +263,15 @@ def test_a_missing_key_is_said_before_any_request(server, settings, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("examples", "said"),
+    ("examples", "message"),
     [
         ([], "there are no examples"),
         ([*EXAMPLES, {**EXAMPLES[0], "output": None}], "`output` of example 10 is None"),
         ([{"instruction": "Say hello."}], "`output` of example 0 is None"),
     ],
 )
-def test_examples_without_texts_are_refused(examples, said, settings, tmp_path):
-    with pytest.raises(DataError, match=said):
+def test_examples_without_texts_are_refused(examples, message, settings, tmp_path):
+    with pytest.raises(DataError, match=message):
         judge_outputs(examples, "merge", settings, tmp_path)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mergegrid.study.grading.programs.sandbox import Limits, open_sandbox
 
-# A number of ours in the command line of every process that these tests start.
+# A number that marks the command line of every process that these tests start.
 MARK = (512 << 20) + 4096 * os.getpid()
 
 
@@ -23,14 +23,14 @@ def tight(sandbox):
 
 
 def marked():
-    found = []
+    numbers = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if f"RLIMIT_AS={MARK}".encode() in path.read_bytes():
-                found.append(int(path.parent.name))
+                numbers.append(int(path.parent.name))
         except OSError:
             continue
-    return found
+    return numbers
 
 
 @pytest.fixture(scope="session")

