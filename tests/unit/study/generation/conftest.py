@@ -29,7 +29,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def questions():
-    """Nine prompts of one word to nine."""
+    """Return nine prompts of one to nine words."""
     prompts = [" ".join(small_models.WORDS[: count + 1]) for count in range(9)]
     return pd.DataFrame(
         {
@@ -42,7 +42,7 @@ def questions():
 
 @pytest.fixture
 def ask():
-    """`ask(max_tokens=8, stop=[...])`: one benchmark, asked with raw prompts."""
+    """`ask(max_tokens=8, stop=[...])`: one benchmark with raw prompts."""
 
     def make(chat=False, **sampling):
         return Ask(benchmark="words", chat=chat, sampling=Sampling(**sampling))
@@ -52,7 +52,7 @@ def ask():
 
 @pytest.fixture
 def answers(model, questions, tmp_path):
-    """`answers(ask)`: the table of the tiny model's answers, by transformers in float32."""
+    """`answers(ask)`: the answers of the tiny model by transformers in float32."""
     from mergegrid.study.generation.answering import AnswerJob, answer
 
     def call(*asks, store=tmp_path / "store.jsonl", digest="tiny", **settings):

@@ -14,7 +14,7 @@ COLUMNS += ["engine", "libraries"]
 
 @pytest.fixture
 def newly(tmp_path):
-    """`newly(call)`: how many requests a call had answered anew."""
+    """`newly(call)`: the number of answers that a call adds to the store."""
 
     def count():
         path = tmp_path / "store.jsonl"
@@ -28,7 +28,7 @@ def newly(tmp_path):
     return call
 
 
-def test_answers_come_as_asked_with_all_that_identifies_them(answers, ask, model, questions):
+def test_answers_are_in_question_order_with_all_identifying_columns(answers, ask, model, questions):
     table = answers(ask(max_tokens=8))
     assert list(table) == COLUMNS
     assert list(table["id"]) == list(questions["id"])
@@ -50,7 +50,7 @@ def test_samples_of_a_question_follow_each_other(answers, ask):
     assert table["output"].nunique() > 9
 
 
-def test_only_what_a_killed_run_lacks_is_answered_and_the_end_is_the_same(answers, ask, tmp_path):
+def test_a_rerun_after_a_kill_generates_only_missing_answers(answers, ask, tmp_path):
     whole = answers(ask(max_tokens=8))
     path = tmp_path / "store.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5])[:-3])
@@ -58,7 +58,7 @@ def test_only_what_a_killed_run_lacks_is_answered_and_the_end_is_the_same(answer
     assert len(path.read_bytes().splitlines()) == 4 + 5
 
 
-def test_what_was_answered_before_a_failure_is_kept(answers, ask, tmp_path, monkeypatch):
+def test_answers_before_a_failure_are_kept(answers, ask, tmp_path, monkeypatch):
     completion, calls = TransformersBackend._generate_batch, []
 
     def fails_at_last(self, rows, sampling):
@@ -73,13 +73,13 @@ def test_what_was_answered_before_a_failure_is_kept(answers, ask, tmp_path, monk
     assert len((tmp_path / "store.jsonl").read_text().splitlines()) == 4
 
 
-def test_no_engine_is_opened_where_all_is_answered(answers, ask, monkeypatch):
+def test_no_engine_is_opened_if_nothing_is_missing(answers, ask, monkeypatch):
     first = answers(ask(max_tokens=8))
     monkeypatch.delattr(TransformersBackend, "generate")
     assert answers(ask(max_tokens=8)).equals(first)
 
 
-def test_an_engine_reuses_its_own_answers_alone(answers, ask, newly):
+def test_an_engine_reuses_only_its_own_answers(answers, ask, newly):
     assert newly(answers, ask()) == 9
     assert newly(answers, ask(), batch_size=2) == 0
     assert newly(answers, ask(), dtype="bfloat16") == 9
@@ -87,12 +87,12 @@ def test_an_engine_reuses_its_own_answers_alone(answers, ask, newly):
     assert newly(answers, ask(), digest="another") == 9
 
 
-def test_a_question_that_leaves_no_room_is_named(answers, ask):
+def test_a_question_without_room_for_an_answer_is_an_error(answers, ask):
     with pytest.raises(DataError, match=r"q7 of words has 8 tokens, but the limit .* is 8"):
         answers(ask(), max_model_len=8)
 
 
-def test_answers_end_where_the_longest_text_does(answers, ask):
+def test_answers_end_at_the_limit_of_the_model(answers, ask):
     table = answers(ask(max_tokens=50), max_model_len=12)
     cut = table[table["finish"] == "length"]
     assert len(cut)

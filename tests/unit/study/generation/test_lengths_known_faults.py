@@ -79,12 +79,12 @@ def scaled(kind, factor, positions=64, **more):
         ({"text_config": scaled("yarn", 2.0, original_max_position_embeddings=64)}, 128),
     ],
 )
-def test_scaling_of_rotary_embeddings_counts(prompts, config, longest):
-    found = prompts(config)
-    assert found.max_length(None) == longest
-    assert found.max_length(longest) == longest
+def test_scaling_of_rotary_embeddings_raises_the_limit(prompts, config, longest):
+    actual = prompts(config)
+    assert actual.max_length(None) == longest
+    assert actual.max_length(longest) == longest
     with pytest.raises(ConfigError, match=f"supports {longest} tokens"):
-        found.max_length(longest + 1)
+        actual.max_length(longest + 1)
 
 
 def refused(prompts, max_model_len):
@@ -101,15 +101,15 @@ def refused(prompts, max_model_len):
 
 def test_advice_does_not_lead_in_a_circle(prompts):
     """The advice raises the limit that is too low, not another one."""
-    found = prompts({"max_position_embeddings": 64}, model_max_length=32)
-    first = refused(found, None)
+    actual = prompts({"max_position_embeddings": 64}, model_max_length=32)
+    first = refused(actual, None)
     assert (
         "question 7 of words has 40 tokens, but the limit for a question with its answer is 32"
         in first
     )
     assert "raise model_max_length from 32 in the tokenizer_config.json" in first
     assert "generation.max_model_len" not in first
-    second = refused(found, 48)
+    second = refused(actual, 48)
     assert "generation.max_model_len is 48, but" in second
     assert "raise model_max_length from 32 in the tokenizer_config.json" in second
     assert "its config.json allows 64" in second
@@ -118,13 +118,13 @@ def test_advice_does_not_lead_in_a_circle(prompts):
 
 
 def test_advice_is_to_raise_the_configured_limit_if_the_model_allows_it(prompts):
-    found = prompts({"max_position_embeddings": 64})
-    said = refused(found, 24)
-    assert "raise generation.max_model_len; " in said
-    assert " supports 64, or leave the question out" in said
+    actual = prompts({"max_position_embeddings": 64})
+    message = refused(actual, 24)
+    assert "raise generation.max_model_len; " in message
+    assert " supports 64, or leave the question out" in message
 
 
 def test_advice_for_a_model_with_a_short_limit_is_another_model(prompts):
-    said = refused(prompts({"max_position_embeddings": 32}), None)
-    assert "use a model that supports more than the 32 tokens of its config" in said
-    assert "generation.max_model_len" not in said
+    message = refused(prompts({"max_position_embeddings": 32}), None)
+    assert "use a model that supports more than the 32 tokens of its config" in message
+    assert "generation.max_model_len" not in message

@@ -12,8 +12,8 @@ ANSWERS = [Completion("18", "stop", 3), Completion("ein\nWort ☕", "length", 8)
 
 def test_answers_are_found_again(tmp_path):
     AnswerStore(tmp_path / "store.jsonl").add("model", REQUEST, ENGINE, ANSWERS, LIBRARIES)
-    found = AnswerStore(tmp_path / "store.jsonl").get("model", REQUEST, ENGINE)
-    assert found == StoredAnswer(ANSWERS, LIBRARIES)
+    actual = AnswerStore(tmp_path / "store.jsonl").get("model", REQUEST, ENGINE)
+    assert actual == StoredAnswer(ANSWERS, LIBRARIES)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ def test_answers_are_found_again(tmp_path):
         ("model", REQUEST, ENGINE | {"backend": "vllm"}),
     ],
 )
-def test_answers_of_another_model_prompt_sampling_or_engine_are_not_taken(tmp_path, other):
+def test_answers_of_another_model_prompt_sampling_or_engine_are_not_used(tmp_path, other):
     store = AnswerStore(tmp_path / "store.jsonl")
     store.add("model", REQUEST, ENGINE, ANSWERS, LIBRARIES)
     assert store.get(*other) is None
 
 
-def test_answers_of_another_stage_version_are_not_taken(tmp_path, raise_version):
+def test_answers_of_another_stage_version_are_not_used(tmp_path, raise_version):
     store = AnswerStore(tmp_path / "store.jsonl")
     store.add("model", REQUEST, ENGINE, ANSWERS, LIBRARIES)
     raise_version("generate")

@@ -1,4 +1,4 @@
-"""Variants are merged by as many threads as their job has, not by one for each processor."""
+"""Variants are merged with the threads of their job, not with one per processor."""
 
 import pytest
 import small_models
@@ -11,7 +11,7 @@ from mergegrid.study.generation.merged import Merger, Models
 
 
 @pytest.mark.parametrize("threads", [None, 1, 3])
-def test_a_merger_starts_no_more_threads_than_it_is_given(tmp_path, monkeypatch, threads):
+def test_a_merger_starts_only_the_configured_threads(tmp_path, monkeypatch, threads):
     torch.manual_seed(0)
     base = small_models.llama(tied=True)
     small_models.save(base, tmp_path / "base")

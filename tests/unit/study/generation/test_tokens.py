@@ -15,7 +15,7 @@ BOS, EOS = 1, 2
 
 @pytest.fixture
 def folder(tmp_path):
-    """`folder("<s> $A", bos_token="<s>")`: config of a model, and a tokenizer such as this."""
+    """`folder("<s> $A", bos_token="<s>")`: a folder with a config and such a tokenizer."""
 
     def make(layout="<s> $A", template=None, config=(), **special):
         tokenizer = small_models.tokenizer()
@@ -33,17 +33,17 @@ def folder(tmp_path):
     return make
 
 
-def test_a_raw_prompt_starts_with_the_token_that_starts_texts(folder):
+def test_a_raw_prompt_begins_with_the_start_token(folder):
     assert PromptTokenizer(folder()).encode("the film")[0] == BOS
     assert PromptTokenizer(folder("$A")).encode("the film")[0] != BOS
 
 
-def test_a_tokenizer_that_starts_texts_with_another_token_is_refused(folder):
+def test_a_tokenizer_with_another_start_token_is_refused(folder):
     with pytest.raises(CheckpointError, match=r"with </s> \(2\), but its config expects <s> \(1\)"):
         PromptTokenizer(folder("</s> $A", bos_token="</s>"))
 
 
-def test_generation_config_may_name_the_start_too(folder):
+def test_generation_config_may_define_the_start_token(folder):
     path = folder("</s> $A", bos_token="</s>", config={"bos_token_id": None})
     PromptTokenizer(path)
     (path / "generation_config.json").write_text(json.dumps({"bos_token_id": BOS}))
@@ -51,12 +51,12 @@ def test_generation_config_may_name_the_start_too(folder):
         PromptTokenizer(path)
 
 
-def test_a_tokenizer_that_ends_prompts_is_refused(folder):
+def test_a_tokenizer_that_appends_an_end_token_is_refused(folder):
     with pytest.raises(CheckpointError, match=r"adds </s> \(2\) after every text"):
         PromptTokenizer(folder("<s> $A </s>"))
 
 
-def test_a_chat_has_one_start_though_template_and_tokenizer_both_write_it(folder):
+def test_a_chat_has_one_start_token_if_template_and_tokenizer_add_it(folder):
     template = (
         "{{ bos_token }} one {{ messages[0].content }} {% if add_generation_prompt %}two{% endif %}"
     )
@@ -67,7 +67,7 @@ def test_a_chat_has_one_start_though_template_and_tokenizer_both_write_it(folder
     assert tokenizer.decode(list(ids)) == "<s> one the film two"
 
 
-def test_a_template_that_starts_chats_with_another_token_is_refused(folder):
+def test_a_template_with_another_start_token_is_refused(folder):
     prompts = PromptTokenizer(
         folder("$A", "{{ bos_token }} {{ messages[0].content }}", bos_token="</s>")
     )
@@ -80,7 +80,7 @@ def test_chat_without_a_template_is_refused(folder):
         PromptTokenizer(folder()).chat("the film")
 
 
-def test_the_longest_text_is_the_models_or_what_was_asked(folder):
+def test_the_limit_is_the_configured_one_or_that_of_the_model(folder):
     prompts = PromptTokenizer(folder())
     assert (prompts.max_length(None), prompts.max_length(32)) == (64, 32)
     with pytest.raises(ConfigError, match=r"is 65, but .* supports 64"):
@@ -104,13 +104,13 @@ def test_answers_are_cut_at_their_end_and_before_the_first_stop_text(folder):
     assert completion([*ids[:2], EOS, *ids], stops) == Completion("good film", "stop", 3)
 
 
-def test_every_end_that_any_file_names_ends_an_answer(folder):
+def test_end_tokens_of_every_config_end_an_answer(folder):
     path = folder(config={"eos_token_id": [7, 8]})
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 9}))
     assert PromptTokenizer(path).end_tokens == {EOS, 7, 8, 9}
 
 
-def test_the_space_in_front_of_an_answer_is_kept(folder):
+def test_the_leading_space_of_an_answer_is_kept(folder):
     prompts = PromptTokenizer(folder("$A"))
     ids = prompts.tokenizer("good film").input_ids
     assert prompts.text(prompts.encode("the"), ids) == " good film"

@@ -23,10 +23,10 @@ def test_padding_and_batches_change_no_answer_in_float32(model, answers, ask, tm
     assert tables[0].equals(tables[2])
 
 
-def test_greedy_answers_take_the_likeliest_word_each_time(model, answers, ask, questions):
+def test_greedy_answers_are_the_likeliest_words(model, answers, ask, questions):
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    for prompt, found in zip(
+    for prompt, actual in zip(
         questions["prompt"], answers(ask(max_tokens=6))["output"], strict=True
     ):
         ids = tokenizer(prompt).input_ids
@@ -36,28 +36,28 @@ def test_greedy_answers_take_the_likeliest_word_each_time(model, answers, ask, q
             if ids[-1] == tokenizer.eos_token_id:
                 break
         text = tokenizer.decode(ids, skip_special_tokens=True)
-        assert text == prompt + found
+        assert text == prompt + actual
 
 
-def test_what_the_models_files_say_of_sampling_is_not_taken(model, answers, ask, tmp_path):
+def test_sampling_settings_in_the_model_folder_are_ignored(model, answers, ask, tmp_path):
     plain = answers(ask(max_tokens=8))
     path = model / "generation_config.json"
     before = path.read_text()
     wild = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 9.0, "max_length": 3}
     path.write_text(json.dumps(json.loads(before) | wild))
     try:
-        found = answers(ask(max_tokens=8), store=tmp_path / "wild.jsonl")
+        actual = answers(ask(max_tokens=8), store=tmp_path / "wild.jsonl")
     finally:
         path.write_text(before)
-    assert found.equals(plain)
+    assert actual.equals(plain)
 
 
-def test_a_stop_text_ends_its_own_row_and_no_other(answers, ask):
+def test_a_stop_text_ends_only_its_row(answers, ask):
     plain = answers(ask(max_tokens=12))
     stop = plain["output"][4].split()[3]
-    found = answers(ask(max_tokens=12, stop=[f" {stop}"]))
+    actual = answers(ask(max_tokens=12, stop=[f" {stop}"]))
     assert 0 < sum(f" {stop}" in text for text in plain["output"]) < 9
-    for before, after in zip(plain.itertuples(), found.itertuples(), strict=True):
+    for before, after in zip(plain.itertuples(), actual.itertuples(), strict=True):
         if f" {stop}" not in before.output:
             assert (after.output, after.tokens) == (before.output, before.tokens)
         else:
@@ -66,7 +66,7 @@ def test_a_stop_text_ends_its_own_row_and_no_other(answers, ask):
             assert after.tokens == len(after.output.split()) + 1
 
 
-def test_a_batch_is_left_as_soon_as_all_rows_have_stopped(model, monkeypatch):
+def test_a_batch_ends_as_soon_as_all_rows_have_stopped(model, monkeypatch):
     backend = opened(model)
     words = AutoTokenizer.from_pretrained(model)
     request = GenerationRequest(tuple(words("the film").input_ids), Sampling(max_tokens=40))
@@ -81,14 +81,14 @@ def test_a_batch_is_left_as_soon_as_all_rows_have_stopped(model, monkeypatch):
         return step(*args, **named)
 
     monkeypatch.setattr(type(backend.model), "forward", counted)
-    (_, (found,)) = next(backend.generate([GenerationRequest(request.ids, sampling)]))
-    assert len(steps) == found.tokens <= 3
+    (_, (actual,)) = next(backend.generate([GenerationRequest(request.ids, sampling)]))
+    assert len(steps) == actual.tokens <= 3
 
 
 def test_draws_depend_on_seed_prompt_and_sample_and_not_on_the_batch(answers, ask, tmp_path):
-    asked = ask(max_tokens=8, temperature=1.0, top_p=0.9, samples=2, seed=3)
+    requested = ask(max_tokens=8, temperature=1.0, top_p=0.9, samples=2, seed=3)
     one, all_ = (
-        answers(asked, store=tmp_path / f"{size}.jsonl", batch_size=size) for size in (1, 18)
+        answers(requested, store=tmp_path / f"{size}.jsonl", batch_size=size) for size in (1, 18)
     )
     assert one.equals(all_)
     other = answers(ask(max_tokens=8, temperature=1.0, top_p=0.9, samples=2, seed=4))
@@ -98,7 +98,7 @@ def test_draws_depend_on_seed_prompt_and_sample_and_not_on_the_batch(answers, as
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.6])
-def test_words_are_drawn_as_often_as_they_are_likely(top_p):
+def test_words_are_drawn_with_their_probabilities(top_p):
     shares = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
     sampling = Sampling(temperature=2.0, top_p=top_p)
     rows = [Row(index, 0, GenerationRequest((index,), sampling)) for index in range(4000)]
@@ -106,14 +106,14 @@ def test_words_are_drawn_as_often_as_they_are_likely(top_p):
     drawn = _CountedDraws(rows, sampling)(
         torch.zeros(len(rows), 1, dtype=torch.long), scores
     ).argmax(-1)
-    found = np.bincount(drawn.numpy(), minlength=5) / len(rows)
+    actual = np.bincount(drawn.numpy(), minlength=5) / len(rows)
     # 0.4 and 0.25 are the fewest that reach 0.6.
-    wanted = shares if top_p == 1 else np.where(shares >= 0.25, shares, 0) / 0.65
-    assert found[wanted == 0].sum() == 0
-    assert np.abs(found - wanted).max() < 4 * np.sqrt(0.25 / len(rows))
+    expected = shares if top_p == 1 else np.where(shares >= 0.25, shares, 0) / 0.65
+    assert actual[expected == 0].sum() == 0
+    assert np.abs(actual - expected).max() < 4 * np.sqrt(0.25 / len(rows))
 
 
-def test_auto_precision_is_that_of_the_checkpoint(model, tmp_path):
+def test_auto_dtype_is_that_of_the_checkpoint(model, tmp_path):
     assert resolve_dtype(Generation(), model) == "float32"
     half = small_models.save(small_models.llama(), tmp_path / "half")
     assert resolve_dtype(Generation(), half) == "bfloat16"
@@ -125,7 +125,7 @@ def test_auto_precision_is_that_of_the_checkpoint(model, tmp_path):
     assert opened(half, dtype="auto").model.dtype == torch.bfloat16
 
 
-def test_vllm_that_is_not_installed_is_said_with_the_way_to_get_it(monkeypatch):
+def test_a_missing_vllm_is_an_error_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setattr("mergegrid.study.generation.engines.find_spec", lambda name: None)
     assert choose_backend(Generation()) == "transformers"
     assert choose_backend(Generation(backend="transformers")) == "transformers"
@@ -138,7 +138,7 @@ def opened(model, **settings):
     return TransformersBackend(engine_identity(settings, model, "cpu", 0), settings, model, "cpu")
 
 
-def test_vllm_is_taken_where_it_is_installed(monkeypatch):
+def test_vllm_is_used_if_installed(monkeypatch):
     monkeypatch.setattr("mergegrid.study.generation.engines.find_spec", lambda name: name)
     assert choose_backend(Generation()) == "vllm"
     assert choose_backend(Generation(backend="transformers")) == "transformers"

@@ -39,8 +39,8 @@ def family(request, tmp_path):
     for seed, name in enumerate(["math", "code"], start=1):
         moved = small_models.finetuned(base, seed)
         with torch.no_grad():
-            for ours, theirs in zip(base.parameters(), moved.parameters(), strict=True):
-                theirs += 30 * (theirs - ours)
+            for start, end in zip(base.parameters(), moved.parameters(), strict=True):
+                end += 30 * (end - start)
         small_models.save(moved, tmp_path / name)
     return tmp_path
 
@@ -54,7 +54,7 @@ def models(family, **output):
 
 
 def on_disk(family, output, recipe, asks, questions):
-    """Answers of a new engine on the written checkpoint."""
+    """Answer with a new engine on the written checkpoint."""
     folder = family / "merged" / recipe.digest[:8]
     experts = {name: family / name for name in recipe.experts}
     merge_recipe(recipe, family / "base", experts, output, True, folder, 1)
@@ -67,33 +67,33 @@ def digest_of(recipe):
 
 
 @pytest.mark.parametrize("output", [Output(), Output(dtype="float32")])
-def test_variants_of_one_engine_answer_as_their_checkpoints_do(family, questions, ask, output):
+def test_variants_of_one_engine_answer_like_their_checkpoints(family, questions, ask, output):
     asks = [ask(max_tokens=10)]
-    found = answer_variants(
+    actual = answer_variants(
         models(family, dtype=output.dtype),
         RECIPES,
         digest_of,
         AnswerJob(asks, {"words": questions}, GENERATION, family / "store.jsonl"),
     )
-    assert list(found) == [recipe.digest for recipe in RECIPES]
-    assert len({tuple(table["output"]) for table in found.values()}) == len(RECIPES)
+    assert list(actual) == [recipe.digest for recipe in RECIPES]
+    assert len({tuple(table["output"]) for table in actual.values()}) == len(RECIPES)
     for recipe in RECIPES:
-        wanted = on_disk(family, output, recipe, asks, questions)
-        pd.testing.assert_frame_equal(found[recipe.digest], wanted)
+        expected = on_disk(family, output, recipe, asks, questions)
+        pd.testing.assert_frame_equal(actual[recipe.digest], expected)
 
 
-def test_merged_weights_are_the_bits_that_a_folder_holds(family):
+def test_merged_weights_are_bit_identical_to_a_folder(family):
     from safetensors.torch import load_file
 
     for recipe in RECIPES:
         folder = family / "merged" / recipe.digest[:8]
         experts = {name: family / name for name in recipe.experts}
         merge_recipe(recipe, family / "base", experts, Output(), True, folder, 1)
-        wanted = load_file(folder / SINGLE)
-        found = Merger(models(family)).weights(recipe)
-        assert found.keys() == wanted.keys()
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-        assert {each.dtype for each in found.values()} == {torch.bfloat16}
+        expected = load_file(folder / SINGLE)
+        actual = Merger(models(family)).weights(recipe)
+        assert actual.keys() == expected.keys()
+        assert all(torch.equal(actual[name], expected[name]) for name in expected)
+        assert {tensor.dtype for tensor in actual.values()} == {torch.bfloat16}
 
 
 def test_only_variants_that_lack_answers_are_merged(family, questions, ask, monkeypatch):
@@ -132,17 +132,17 @@ def test_padded_vocabularies_fit_the_engine(tmp_path, questions, ask):
     small_models.save(more, tmp_path / "code", extra=("x1", "x2", "x3"))
     output, asks = Output(vocabulary="pad"), [ask(max_tokens=6)]
     recipe = RECIPES[2]
-    found = answer_variants(
+    actual = answer_variants(
         models(tmp_path, vocabulary="pad"),
         [recipe],
         digest_of,
         AnswerJob(asks, {"words": questions}, GENERATION, tmp_path / "store.jsonl"),
     )
-    wanted = on_disk(tmp_path, output, recipe, asks, questions)
-    pd.testing.assert_frame_equal(found[recipe.digest], wanted)
+    expected = on_disk(tmp_path, output, recipe, asks, questions)
+    pd.testing.assert_frame_equal(actual[recipe.digest], expected)
 
 
-def test_a_merge_that_leaves_parameters_as_they_were_is_refused(family):
+def test_a_merge_that_lacks_parameters_is_refused(family):
     weights = Merger(models(family)).weights(RECIPES[0])
     network = empty_model(family / "base", "bfloat16")
     replace_weights(network, weights)

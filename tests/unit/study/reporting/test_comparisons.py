@@ -15,7 +15,7 @@ def frame(*rows):
     same = {"family": "minilm", "task": "t", "metric": "accuracy", "engine": "", "against": "none"}
     numbers = {"runs": 1, "n": 10, "low": 0.0, "high": 0.0, "p": 0.5, "p_holm": 1.0}
     settings = json.dumps({"method": {}, "sparsifier": {}})
-    made = [
+    built = [
         {
             **same,
             **numbers,
@@ -26,11 +26,11 @@ def frame(*rows):
         for row in rows
     ]
     types = {name: kind for name, (kind, _) in COLUMNS.items()}
-    return pd.DataFrame(made, columns=list(types)).astype(types)
+    return pd.DataFrame(built, columns=list(types)).astype(types)
 
 
 def test_merges_are_counted_by_method_and_sparsifier():
-    found = comparison_summary(
+    actual = comparison_summary(
         frame(
             *({"difference": 0.02, "rate": rate} for rate in ("0.9", "0.5", "0.5, 0.9")),
             {"difference": 0.1, "p_holm": 0.049},
@@ -39,7 +39,7 @@ def test_merges_are_counted_by_method_and_sparsifier():
             {"difference": 0.5, "method": "average"},
         )
     )
-    ties = found[found["method"] == "ties"].iloc[0]
+    ties = actual[actual["method"] == "ties"].iloc[0]
     assert ties["comparisons"] == 6
     assert ties["difference"] == pytest.approx(0.02)
     names = ["better", "worse", "surely_better", "surely_worse"]
@@ -47,7 +47,7 @@ def test_merges_are_counted_by_method_and_sparsifier():
     # Four heads or more, or one or fewer, of five coins: 2 * (5 + 1) / 32.
     assert ties["p_sign"] == pytest.approx(12 / 32)
     assert ties["rate"] == "0.5, 0.9"
-    assert len(found) == 2
+    assert len(actual) == 2
 
 
 def test_sweeps_are_counted_by_rate_and_variant():
@@ -55,7 +55,7 @@ def test_sweeps_are_counted_by_rate_and_variant():
         scope: json.dumps({"method": {}, "sparsifier": {"scope": scope}})
         for scope in ("global", "per_tensor")
     }
-    found = comparison_summary(
+    actual = comparison_summary(
         frame(
             *(
                 {
@@ -70,18 +70,18 @@ def test_sweeps_are_counted_by_rate_and_variant():
             )
         )
     )
-    assert found[["rate", "variant"]].to_numpy().tolist() == [
+    assert actual[["rate", "variant"]].to_numpy().tolist() == [
         ["0.1", "scope=global"],
         ["0.1", "scope=per_tensor"],
         ["0.9", "scope=global"],
         ["0.9", "scope=per_tensor"],
     ]
-    assert found["p_sign"].tolist() == [1] * 4
+    assert actual["p_sign"].tolist() == [1] * 4
 
 
 @pytest.mark.parametrize("name", ["comparisons", "comparison_summary"])
 @pytest.mark.parametrize("rows", [[], [{"difference": 0.1}]])
-def test_tables_have_the_described_columns(tmp_path, name, rows):
+def test_tables_have_the_documented_columns(tmp_path, name, rows):
     frame(*rows).to_parquet(tmp_path / "comparisons.parquet")
     results = Results.from_files({"comparisons": str(tmp_path / "comparisons.parquet")})
     table = TABLES[name].make(results)

@@ -35,7 +35,7 @@ def logs(tmp_path):
     return tmp_path
 
 
-def test_jobs_are_listed_in_the_order_of_the_rules_with_their_gpus(logs):
+def test_jobs_are_listed_in_rule_order_with_their_gpus(logs):
     jobs = job_costs(logs)
     assert list(zip(jobs["rule"], jobs["job"], strict=True)) == [
         ("fetch", "base"),

@@ -23,10 +23,10 @@ def deltas():
                 "family": "tiny",
                 "expert": expert,
                 "training_seed": 0,
-                **each.row(),
-                "histogram": list(each.histogram),
+                **size.row(),
+                "histogram": list(size.histogram),
             }
-            for each in delta_sizes(*models)
+            for size in delta_sizes(*models)
         ]
     return pd.DataFrame(rows)
 
@@ -58,7 +58,7 @@ def similarity():
     return pd.DataFrame(rows)
 
 
-def test_tables_of_deltas_show_whole_models_with_what_rounding_loses(deltas):
+def test_delta_tables_show_whole_models_and_losses_to_rounding(deltas):
     table = tables.delta_ranges(deltas)
     assert list(table["expert"]) == ["small", "large"]
     assert table["share_zero"].tolist() == [0, 1 / 3]
@@ -112,13 +112,13 @@ def test_the_figure_of_similarities_has_a_panel_per_sparsifier_and_a_line_per_ra
     figure = similarity_figure(similarity, "tiny")
     panels = {axis.get_title(): axis for axis in figure.axes}
     assert list(panels) == ["trec: DARE", "trec: drop only"]
-    # The last line of each panel is the base.
+    # The last line of size panel is the base.
     assert [len(axis.lines) for axis in panels.values()] == [3, 2]
     assert list(panels["trec: DARE"].lines[0].get_ydata()) == pytest.approx([1, 0.945, 0.89])
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["p = 0.5", "p = 0.9", "base"]
 
 
-def test_similarities_without_a_rate_between_get_a_note(similarity):
+def test_similarities_without_a_partial_rate_get_a_note(similarity):
     ends = similarity[similarity["rate"].isin([0, 1])]
     assert "no sparsifier" in similarity_figure(ends, "tiny").texts[0].get_text()

@@ -1,4 +1,4 @@
-"""Figures: what they say, that nothing is cut off, and that the same input gives the same bytes."""
+"""Figures: their content, that nothing is cut off, and that equal input gives equal bytes."""
 
 import html
 import json
@@ -33,9 +33,9 @@ FALL = {"dare": 9.0, "drop_only": 4.0, "magnitude": 6.0, "masked_finetuned": 0.8
 
 
 def row(**values: Any) -> dict[str, Any]:
-    """One row of scores of a sweep on test."""
+    """Return a row of test scores of a sweep."""
     settings = {"sparsifier": values.pop("settings", {}), "method": {}}
-    made = {
+    built = {
         "study": "sweep", "family": "minilm", "experts": "trec", "training_seed": 0,
         "sparsifier": "none", "rate": 0.0, "mask_seed": None, "method": "average",
         "settings": json.dumps(settings, sort_keys=True), "task": "trec", "split": "test",
@@ -43,12 +43,12 @@ def row(**values: Any) -> dict[str, Any]:
         "stderr": 0.01, "n": 500, "selected": True, "selection": "validation", "recipe": "slug",
         **values,
     }  # fmt: skip
-    point = [made[name] for name in ("experts", "method", "sparsifier", "rate", "mask_seed")]
-    return {"recipe_digest": f"{point} {settings}", **made}
+    point = [built[name] for name in ("experts", "method", "sparsifier", "rate", "mask_seed")]
+    return {"recipe_digest": f"{point} {settings}", **built}
 
 
 def sweep(tasks: list[str], rates: list[float], seeds: int, scopes: bool = False) -> pd.DataFrame:
-    """Curves that fall with the rate, each sparsifier's at its own pace."""
+    """Make curves that fall with the rate, differently for each sparsifier."""
     noise = np.random.default_rng(0)
     rows = []
     for index, task in enumerate(tasks):
@@ -74,7 +74,7 @@ def sweep(tasks: list[str], rates: list[float], seeds: int, scopes: bool = False
 def study_of_merges(
     tasks: list[str], sets: list[tuple[str, ...]], seeds: int = 3, selection: str = "validation"
 ) -> pd.DataFrame:
-    """Every set under three methods, without a sparsifier and with DARE."""
+    """Make merges of every set by three methods, without a sparsifier and with DARE."""
     noise = np.random.default_rng(1)
     rows = []
     for names in sets:
@@ -144,7 +144,7 @@ def texts(figure: Figure) -> set[str]:
 
 
 def drawn_texts(figure: Figure) -> list[Text]:
-    """Texts that are seen: tick labels beyond the limits of an axis are never drawn."""
+    """Return the visible texts: tick labels beyond the limits of an axis are not drawn."""
     hidden = set()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -152,8 +152,8 @@ def drawn_texts(figure: Figure) -> list[Text]:
             for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
                 if not low <= tick.get_loc() <= high:
                     hidden |= {tick.label1, tick.label2}
-    found = figure.findobj(Text)
-    return [t for t in found if t.get_visible() and t.get_text().strip() and t not in hidden]
+    actual = figure.findobj(Text)
+    return [t for t in actual if t.get_visible() and t.get_text().strip() and t not in hidden]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -169,7 +169,7 @@ def test_no_text_leaves_the_figure(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_titles_do_not_run_into_each_other(name: str) -> None:
+def test_titles_do_not_overlap(name: str) -> None:
     figure = FIGURES[name]()
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -220,7 +220,7 @@ def test_drop_rates_have_a_panel_per_expert_and_name_every_line() -> None:
     ]  # fmt: skip
 
 
-def test_lines_start_at_the_expert_and_bands_reach_over_the_seeds() -> None:
+def test_lines_start_at_the_expert_and_bands_span_the_seeds() -> None:
     figure = FIGURES["drop_rates"]()
     scores = sweep(FOUR, RATES, 3)
     dare = figure.axes[0].lines[0]
@@ -237,7 +237,7 @@ def test_one_seed_has_no_band_in_the_legend() -> None:
     assert "smallest to largest over seeds" not in texts(FIGURES["drop_rates_1"]())
 
 
-def test_experts_of_one_task_get_panels_of_their_own() -> None:
+def test_experts_of_one_task_have_separate_panels() -> None:
     rows = [row(value=0.8, experts=name, task="trec") for name in ("small", "large")]
     titles = [axes.get_title() for axes in drop_rate_figure(score_frame(rows), "minilm").axes]
     assert titles == ["small on trec (accuracy)", "large on trec (accuracy)"]
@@ -250,19 +250,19 @@ def test_seven_sets_get_a_panel_each_with_a_bar_per_method_and_sparsifier() -> N
     assert "p = 0.9" in texts(figure)
 
 
-def test_many_sets_are_boxes_over_sets() -> None:
+def test_many_sets_are_drawn_as_box_plots() -> None:
     figure = FIGURES["merges_28"]()
     assert len(figure.axes) == 1
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[:4] == ["single experts", "base", "average", "average + DARE"]
 
 
-def test_what_was_chosen_on_test_is_labelled_so() -> None:
+def test_selection_on_test_is_stated_in_the_title() -> None:
     assert any("chosen on the test split" in text for text in texts(FIGURES["merges_replayed"]()))
     assert not any("chosen on the test split" in text for text in texts(FIGURES["merges"]()))
 
 
-def test_the_share_of_deltas_is_that_of_the_whole_model() -> None:
+def test_delta_shares_are_of_the_whole_model() -> None:
     figure = FIGURES["deltas"]()
     line = figure.axes[0].lines[0]
     whole = sizes(FOUR).iloc[0]
@@ -286,7 +286,7 @@ def test_a_family_without_results_gets_a_sentence(draw, given: pd.DataFrame) -> 
     assert figure.texts[0].get_text().startswith("other: ")
 
 
-def test_kinds_of_a_registry_look_different() -> None:
+def test_registered_kinds_look_different() -> None:
     for looks in (
         [sparsifier_look(kind) for kind in SPARSIFIER_ORDER],
         [method_look(kind) for kind in METHOD_ORDER],
@@ -295,7 +295,7 @@ def test_kinds_of_a_registry_look_different() -> None:
         assert len({look.label for look in looks}) == len(looks)
 
 
-def test_tables_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
+def test_tables_are_exact_in_csv_and_rounded_elsewhere(tmp_path: Path) -> None:
     table = pd.DataFrame(
         {"task": ["trec", "rte"], "rate": [0.5, 0.95], "mean": [0.9, 0.912345678],
          "std": [0.0012345, np.nan], "runs": [3, 1], "selected": [True, False]}

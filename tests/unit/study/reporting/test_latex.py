@@ -1,4 +1,4 @@
-"""Tables in LaTeX: nothing unescaped, everything closed."""
+"""LaTeX tables: everything escaped and every environment closed."""
 
 import re
 
@@ -14,12 +14,12 @@ SPECIAL = r"\&%$#_{}~^"
 
 
 @given(st.text(alphabet=SPECIAL + 'ab ±<>|"', max_size=30))
-def test_nothing_in_an_escaped_text_means_anything_to_latex(text):
+def test_escaped_text_has_no_special_characters_of_latex(text):
     left = re.sub(r"\\[&%$#_{}]|\\[a-z]+\{\}|\$\\pm\$", "", escaped(text))
     assert not set(SPECIAL) & set(left)
 
 
-def made(count):
+def built(count):
     return pd.DataFrame(
         {
             "task_name": ["50 % of R&D #1"] * count,
@@ -36,11 +36,11 @@ def written(frame, tmp_path, caption="What `a_b` is"):
 
 
 def check(text, columns):
-    """Braces and environments are balanced, and every row has as many cells as the head."""
+    """Check that braces and environments are balanced and that rows have the cells of the head."""
     plain = re.sub(r"\\[{}\\&%]", "", text)
     depth = 0
-    for each in plain:
-        depth += {"{": 1, "}": -1}.get(each, 0)
+    for character in plain:
+        depth += {"{": 1, "}": -1}.get(character, 0)
         assert depth >= 0
     assert depth == 0
     open_ones = []
@@ -56,7 +56,7 @@ def check(text, columns):
 
 
 def test_a_short_table_shrinks_to_the_width_of_the_text(tmp_path):
-    text = written(made(3), tmp_path)
+    text = written(built(3), tmp_path)
     assert check(text, 3) == 4
     assert r"\resizebox{\ifdim\width>\linewidth" in text
     assert r"50 \% of R\&D \#1" in text
@@ -66,7 +66,7 @@ def test_a_short_table_shrinks_to_the_width_of_the_text(tmp_path):
 
 
 def test_a_long_table_breaks_over_pages_and_a_wide_one_into_lines(tmp_path):
-    text = written(made(LONG + 1), tmp_path)
+    text = written(built(LONG + 1), tmp_path)
     assert check(text, 3) == LONG + 3
     assert r"\endhead" in text
     assert r"\begin{landscape}" in text
@@ -77,11 +77,11 @@ def test_a_long_table_breaks_over_pages_and_a_wide_one_into_lines(tmp_path):
 
 
 def test_an_empty_table_says_so(tmp_path):
-    text = written(made(0), tmp_path)
+    text = written(built(0), tmp_path)
     assert "No rows." in text
     assert check(text, 3) == 1
 
 
 @pytest.mark.parametrize("text", ["mean ± std", "p ≥ 0.9"])
-def test_signs_are_set_as_mathematics(text):
+def test_symbols_are_typeset_as_mathematics(text):
     assert "$" in latex_table([text], [], [False], "t", "t")

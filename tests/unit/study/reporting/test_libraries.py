@@ -1,4 +1,4 @@
-"""Tables that mix versions of libraries say so."""
+"""Notes below tables that mix versions of libraries."""
 
 import json
 from pathlib import Path
@@ -14,21 +14,21 @@ ROOT = Path(__file__).parents[4]
 
 
 def scores(*libraries):
-    return pd.DataFrame({"libraries": [json.dumps(each) for each in libraries]})
+    return pd.DataFrame({"libraries": [json.dumps(versions) for versions in libraries]})
 
 
-def test_scores_of_one_version_each_need_no_note():
+def test_scores_with_one_version_per_library_have_no_note():
     same = {"python": ["3.11.2"], "torch": ["2.13.0"]}
     assert mixed_libraries(scores(same, same, {"math-verify": ["0.9.0"]})) == []
 
 
-def test_every_library_with_several_versions_is_named_with_the_count_of_scores():
+def test_a_library_with_several_versions_is_listed_with_counts():
     old, new = {"torch": ["2.13.0"], "numpy": ["2.3.5"]}, {"torch": ["2.14.0"], "numpy": ["2.3.5"]}
     (note,) = mixed_libraries(scores(old, old, new))
     assert "several versions of torch: 2.13.0 (2 scores), 2.14.0 (1 score)" in note
 
 
-def test_a_score_whose_inputs_differ_in_versions_is_mixed_by_itself():
+def test_a_score_whose_inputs_differ_in_versions_is_mixed():
     assert len(mixed_libraries(scores({"torch": ["2.13.0", "2.14.0"]}))) == 1
 
 
@@ -37,7 +37,7 @@ def test_minor_versions_of_python_matter_and_patches_do_not():
     assert mixed_libraries(scores({"python": ["3.11.2"]}, {"python": ["3.12.2"]})) != []
 
 
-def test_the_note_stands_below_the_table_and_in_the_caption_of_latex(tmp_path):
+def test_the_note_is_below_the_table_and_in_the_latex_caption(tmp_path):
     scores({"torch": ["2.13.0"]}, {"torch": ["2.14.0"]}).to_parquet(tmp_path / "scores.parquet")
     notes = table_notes([tmp_path / "scores.parquet"])
     paths = [tmp_path / f"table.{kind}" for kind in ("csv", "md", "html", "tex")]
@@ -47,11 +47,11 @@ def test_the_note_stands_below_the_table_and_in_the_caption_of_latex(tmp_path):
     assert paths[0].read_text() == "value\n1\n"
 
 
-def test_tables_of_anything_but_scores_have_no_note():
+def test_tables_without_scores_have_no_note():
     assert table_notes([]) == []
 
 
-def test_the_check_of_a_study_warns_of_mixed_and_of_older_results(tmp_path, monkeypatch):
+def test_checking_a_study_warns_of_mixed_and_of_old_results(tmp_path, monkeypatch):
     study = read_study(ROOT / "config" / "smoke.yaml")
     monkeypatch.chdir(tmp_path)
     assert library_warnings(study) == []

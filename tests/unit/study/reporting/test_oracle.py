@@ -1,4 +1,4 @@
-"""The oracle beside the merges: one more line to measure them against, and nothing else."""
+"""The oracle: a further reference for merges that changes nothing else."""
 
 import pandas as pd
 import pytest
@@ -9,7 +9,7 @@ from mergegrid.study.scoring.scores import score_frame
 
 
 def row(study, experts, task, value, method="average", **values):
-    made = {
+    built = {
         "study": study, "family": "minilm", "experts": experts, "training_seed": 0,
         "sparsifier": "none", "rate": 0.0, "mask_seed": None, "method": method,
         "settings": '{"method":{},"sparsifier":{}}', "head": task, "task": task, "split": "test",
@@ -17,7 +17,7 @@ def row(study, experts, task, value, method="average", **values):
         "selected": True, "selection": "validation" if study == "merges" else "none",
         "recipe": "slug", "engine": "", "inputs_digest": "digest", **values,
     }  # fmt: skip
-    return {"recipe_digest": f"{study} {experts} {made['sparsifier']} {method}", **made}
+    return {"recipe_digest": f"{study} {experts} {built['sparsifier']} {method}", **built}
 
 
 BASE = {"sparsifier": "drop_only", "rate": 1.0, "mask_seed": 0}
@@ -39,7 +39,7 @@ ORACLES = [
 ]
 
 
-def test_the_oracle_is_a_line_beside_single_experts_and_base_with_its_own_test_scores():
+def test_the_oracle_is_a_reference_with_its_own_test_scores():
     summary = tables.merge_summary(score_frame([*PLAIN, *ORACLES]))
     assert list(summary["method"].unique()) == [
         "single experts",
@@ -54,7 +54,7 @@ def test_the_oracle_is_a_line_beside_single_experts_and_base_with_its_own_test_s
     assert wide.set_index("method").loc["multitask oracle", "mean"] == "0.950"
 
 
-def test_an_oracle_changes_no_other_line_of_any_table():
+def test_an_oracle_changes_no_other_row():
     without, with_oracle = score_frame([*PLAIN]), score_frame([*PLAIN, *ORACLES])
     for table in (tables.drop_rates, tables.merges, tables.merge_candidates, tables.benchmarks):
         pd.testing.assert_frame_equal(table(with_oracle), table(without))
@@ -64,7 +64,7 @@ def test_an_oracle_changes_no_other_line_of_any_table():
 
 
 @pytest.mark.parametrize("oracles", [[], ORACLES])
-def test_the_figure_has_the_line_and_its_name_where_there_is_an_oracle(oracles):
+def test_the_figure_shows_and_names_an_oracle_if_there_is_one(oracles):
     figure = merges_figure(score_frame([*PLAIN, *oracles]), "minilm")
     (axis,) = figure.axes
     levels = sorted(line.get_xdata()[0] for line in axis.lines if len(set(line.get_xdata())) == 1)

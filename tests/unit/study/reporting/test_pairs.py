@@ -1,4 +1,4 @@
-"""Ordered pairs against values computed by hand."""
+"""Tables of ordered pairs against values computed by hand."""
 
 import json
 
@@ -11,8 +11,8 @@ from mergegrid.study.scoring.scores import score_frame as frame
 
 
 def row(**values):
-    """One row of scores: trec alone, on test."""
-    made = {
+    """Return a row of test scores of the expert `trec` alone."""
+    built = {
         **{"study": "sweep", "family": "minilm", "experts": "trec", "training_seed": 0},
         **{"sparsifier": "none", "rate": 0.0, "mask_seed": None, "method": "average"},
         **{"settings": '{"method":{},"sparsifier":{}}', "task": "trec", "split": "test"},
@@ -20,7 +20,7 @@ def row(**values):
         **{"selection": "validation", "recipe": "slug", "engine": "", "inputs_digest": "x"},
         **values,
     }
-    return {"recipe_digest": json.dumps(made), **made}
+    return {"recipe_digest": json.dumps(built), **built}
 
 
 def merge(**values):
@@ -28,7 +28,7 @@ def merge(**values):
 
 
 def only(table, **values):
-    """The one row with these values."""
+    """Return the only row with these values."""
     for name, value in values.items():
         table = table[table[name] == value]
     assert len(table) == 1, table
@@ -54,15 +54,15 @@ PAIR = [
 
 def test_each_expert_is_a_target_once_with_the_other_as_source():
     table = pairs(frame(PAIR))
-    found = table[["source", "target", "task", "sparsifier"]].to_numpy().tolist()
-    assert sorted(found) == sorted(
+    actual = table[["source", "target", "task", "sparsifier"]].to_numpy().tolist()
+    assert sorted(actual) == sorted(
         [s, t, t, kind]
         for s, t in (("spam", "trec"), ("trec", "spam"))
         for kind in ("none", "dare")
     )
 
 
-def test_a_pair_stands_beside_its_target_and_its_method_without_a_sparsifier():
+def test_a_pair_has_the_scores_of_its_target_and_of_the_method_alone():
     dare = only(pairs(frame(PAIR)), target="trec", sparsifier="dare")
     assert dare["mean"] == pytest.approx(0.74)
     assert dare["runs"] == 2
@@ -74,8 +74,8 @@ def test_a_pair_stands_beside_its_target_and_its_method_without_a_sparsifier():
     assert np.isnan(plain["change"])
 
 
-def test_the_change_is_to_the_run_of_the_same_training_seed():
-    later = [{**each, "training_seed": 1, "value": each["value"] + 0.1} for each in PAIR]
+def test_changes_compare_runs_of_the_same_training_seed():
+    later = [{**row, "training_seed": 1, "value": row["value"] + 0.1} for row in PAIR]
     dare = only(pairs(frame([*PAIR, *later])), target="trec", sparsifier="dare")
     assert dare["change"] == pytest.approx(0.04)
 
@@ -87,7 +87,7 @@ def test_the_oracle_is_that_of_the_same_set():
     assert np.isnan(only(table, target="spam", sparsifier="none")["oracle"])
 
 
-def test_larger_sets_candidates_and_validation_are_no_pairs():
+def test_larger_sets_candidates_and_validation_are_excluded():
     others = [
         merge(value=1.0, head="trec", experts="trec+spam+x"),
         merge(value=1.0, head="trec", selected=False),
@@ -109,7 +109,7 @@ def test_an_effect_is_the_mean_change_over_ordered_pairs_in_points_and_per_cent(
     assert np.isnan(effect["published"])
 
 
-def test_a_published_change_stands_beside_its_own_method_and_family_only():
+def test_a_published_change_is_shown_for_its_method_and_family_only():
     known = {"family": "minilm", "method": "ties", "sparsifier": "dare", "value": 0.84}
     table = sparsifier_effects(frame(PAIR), [known, {**known, "method": "average", "value": 0.58}])
     assert table["published"].tolist() == [0.84]

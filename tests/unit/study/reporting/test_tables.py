@@ -16,9 +16,9 @@ from mergegrid.study.scoring.scores import COLUMNS, score_frame
 
 
 def row(**values: Any) -> dict[str, Any]:
-    """One row of scores: a sweep of `trec` on test unless told otherwise."""
+    """Return a row of scores, by default of a sweep of `trec` on test."""
     settings = {"sparsifier": values.pop("settings", {}), "method": {}}
-    made = {
+    built = {
         "study": "sweep",
         "family": "minilm",
         "experts": "trec",
@@ -44,8 +44,8 @@ def row(**values: Any) -> dict[str, Any]:
         *("head", "task", "split", "metric", "value", "stderr", "selected"),
         *("primary", "engine", "n"),
     )
-    point = {key: value for key, value in made.items() if key not in not_of_the_recipe}
-    return {"recipe_digest": json.dumps(point), "head": made["experts"], **made}
+    point = {key: value for key, value in built.items() if key not in not_of_the_recipe}
+    return {"recipe_digest": json.dumps(point), "head": built["experts"], **built}
 
 
 def merge(**values: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def only(table: pd.DataFrame, **values: Any) -> pd.Series:
-    """The one row with these values."""
+    """Return the only row with these values."""
     for name, value in values.items():
         table = table[table[name] == value]
     assert len(table) == 1, table
@@ -124,7 +124,7 @@ def test_change_compares_runs_of_the_same_training_seed_only() -> None:
     assert np.isnan(point["std"])
 
 
-def test_expert_and_base_stand_once_each() -> None:
+def test_expert_and_base_have_one_row() -> None:
     table = tables.drop_rates(frame(SWEEP))
     whole = only(table, expert="trec", sparsifier="none")
     base = only(table, expert="trec", sparsifier="base")
@@ -134,14 +134,14 @@ def test_expert_and_base_stand_once_each() -> None:
     assert not ((table["sparsifier"] == "drop_only") & (table["rate"] == 1)).any()
 
 
-def test_rows_go_by_expert_then_registry_then_rate() -> None:
+def test_rows_are_sorted_by_expert_then_registry_then_rate() -> None:
     table = tables.drop_rates(frame(SWEEP[::-1]))
     assert list(table["expert"].unique()) == ["spam", "trec"]
     kinds = list(table.loc[table["expert"] == "trec", "sparsifier"])
     assert kinds == ["none", "base", "dare", "magnitude", "magnitude"]
 
 
-def test_variants_are_named_by_what_differs_and_only_where_something_does() -> None:
+def test_variants_are_labeled_by_differing_settings_only() -> None:
     table = tables.drop_rates(frame(SWEEP))
     magnitude = table[table["sparsifier"] == "magnitude"]
     assert set(magnitude["variant"]) == {"scope=global", "scope=per_tensor"}
@@ -170,7 +170,7 @@ def test_the_wide_table_reads_from_the_expert_at_zero_to_the_base_at_one() -> No
     ]  # fmt: skip
 
 
-def test_merges_show_the_chosen_on_test_beside_expert_and_base_of_their_seed() -> None:
+def test_selected_merges_have_test_scores_and_references_of_their_seed() -> None:
     table = tables.merges(frame([*SWEEP, *MERGES]))
     assert len(table) == 4
     dare = only(table, sparsifier="dare", task="trec")
@@ -183,7 +183,7 @@ def test_merges_show_the_chosen_on_test_beside_expert_and_base_of_their_seed() -
 
 
 @pytest.mark.parametrize("base", [0.49, 0.50, 0.70])
-def test_nothing_is_retained_where_the_expert_gained_nothing(base: float) -> None:
+def test_nothing_is_retained_if_the_expert_gained_nothing(base: float) -> None:
     close = [
         row(value=0.50), row(value=base, sparsifier="drop_only", rate=1.0, mask_seed=0),
         merge(task="trec", value=0.6),
@@ -197,7 +197,7 @@ def test_merges_without_a_sweep_have_no_reference() -> None:
     assert set(tables.merges_wide(frame(MERGES))["method"]) == {"ties"}
 
 
-def test_the_wide_merges_have_tasks_side_by_side_and_the_mean_over_tasks_per_run() -> None:
+def test_wide_merges_have_a_column_per_task_and_the_mean_over_tasks() -> None:
     wide = tables.merges_wide(frame([*SWEEP, *MERGES]))
     assert list(wide.columns[-3:]) == ["trec", "sms", "mean"]
     keys = ["method", "sparsifier", "trec", "sms", "mean"]
@@ -210,14 +210,14 @@ def test_the_wide_merges_have_tasks_side_by_side_and_the_mean_over_tasks_per_run
     ]
 
 
-def test_the_mean_stands_last_when_sets_have_different_tasks() -> None:
+def test_the_mean_is_the_last_column_for_sets_with_different_tasks() -> None:
     other = merge(experts="spam+rte", task="rte", value=0.5)
     wide = tables.merges_wide(frame([*SWEEP, *MERGES, other]))
     assert list(wide.columns[-4:]) == ["trec", "sms", "rte", "mean"]
     assert only(wide, experts="spam+rte", method="average")["trec"] == ""
 
 
-def test_training_seeds_that_choose_different_rates_are_one_line_of_the_wide_table() -> None:
+def test_training_seeds_with_different_rates_share_a_row_of_the_wide_table() -> None:
     other = merge(method="ties", task="trec", value=0.7, sparsifier="dare", rate=0.5, mask_seed=0,
                   training_seed=1)  # fmt: skip
     wide = tables.merges_wide(frame([*SWEEP, *MERGES, other]))
@@ -226,8 +226,8 @@ def test_training_seeds_that_choose_different_rates_are_one_line_of_the_wide_tab
 
 def test_candidates_are_means_over_tasks_and_mask_seeds_on_the_selection_split() -> None:
     table = tables.merge_candidates(frame([*SWEEP, *MERGES]))
-    found = table[["sparsifier", "rate", "mean", "runs", "selected"]].to_numpy().tolist()
-    assert found == [
+    actual = table[["sparsifier", "rate", "mean", "runs", "selected"]].to_numpy().tolist()
+    assert actual == [
         ["none", 0.0, pytest.approx(0.6), 1, False],
         ["none", 0.0, pytest.approx(0.7), 1, True],
         ["dare", 0.9, pytest.approx(0.75), 2, True],
@@ -235,7 +235,7 @@ def test_candidates_are_means_over_tasks_and_mask_seeds_on_the_selection_split()
     assert set(table["selection"]) == {"validation"}
 
 
-def test_candidates_compared_on_test_are_told_from_the_chosen() -> None:
+def test_candidates_compared_on_test_are_not_selected_merges() -> None:
     rows = [
         merge(method="ties", settings={"coefficient": c}, task=task, value=c, selection="test",
               selected=c == 1.0)
@@ -246,7 +246,7 @@ def test_candidates_compared_on_test_are_told_from_the_chosen() -> None:
     assert set(tables.merges_wide(frame(rows))["selection"]) == {"test"}
 
 
-def test_tasks_shared_by_two_experts_are_measured_against_the_mean_of_both() -> None:
+def test_the_reference_of_a_task_shared_by_two_experts_is_their_mean() -> None:
     rows = [
         row(value=0.8, experts="a"), row(value=0.6, experts="b"),
         merge(value=0.5, experts="a+b", head="a"), merge(value=0.3, experts="a+b", head="b"),
@@ -268,7 +268,7 @@ def test_tasks_shared_by_two_experts_are_measured_against_the_mean_of_both() -> 
         (tables.benchmarks, "family", "n"),
     ],
 )
-def test_a_study_that_asks_for_nothing_gives_an_empty_table_with_its_columns(
+def test_a_study_without_results_has_empty_tables_with_their_columns(
     make: Any, first: str, last: str
 ) -> None:
     table = make(frame([]))
@@ -278,7 +278,7 @@ def test_a_study_that_asks_for_nothing_gives_an_empty_table_with_its_columns(
     assert set(table.columns) <= set(full.columns)
 
 
-def test_either_study_alone_is_enough() -> None:
+def test_sweep_or_merges_alone_are_enough() -> None:
     assert tables.merges(frame(SWEEP)).empty
     assert tables.merges_wide(frame(SWEEP)).empty
     assert tables.drop_rates(frame(MERGES)).empty
@@ -326,7 +326,7 @@ VLLM, PLAIN = "vllm 0.9 bfloat16 H100", "transformers 5.1 float32 cpu"
 
 
 def decoder(**values: Any) -> dict[str, Any]:
-    """One row of a decoder: `math` on `gsm8k` by vLLM unless told otherwise."""
+    """Return a row of scores of a decoder, by default of `math` on `gsm8k` by vLLM."""
     defaults = {"family": "llama", "experts": "math", "task": "gsm8k", "engine": VLLM}
     head = values.get("experts", "math").split("+")[0]
     return row(**{**defaults, "head": head, **values})
@@ -345,7 +345,7 @@ DECODERS = [
 ]
 
 
-def test_every_metric_of_every_decoder_stands_with_its_engine() -> None:
+def test_every_metric_of_every_decoder_is_listed_with_its_engine() -> None:
     table = tables.benchmarks(frame([*SWEEP, *DECODERS]))
     assert set(table["family"]) == {"llama"}
     assert len(table) == 8
@@ -365,7 +365,7 @@ def test_answers_of_two_engines_are_never_averaged() -> None:
     assert dict(zip(dare["engine"], dare["mean"], strict=True)) == {VLLM: 0.45, PLAIN: 0.9}
 
 
-def test_a_value_without_a_standard_error_is_in_the_table_all_the_same() -> None:
+def test_a_value_without_a_standard_error_is_listed() -> None:
     rows = [
         decoder(value=800.0, stderr=float("nan"), metric="output_characters", primary=False),
         decoder(value=0.5, stderr=float("nan"), n=1),
@@ -376,7 +376,7 @@ def test_a_value_without_a_standard_error_is_in_the_table_all_the_same() -> None
     assert table["n"].tolist() == [500, 1]
 
 
-def test_tables_compare_by_the_primary_metric_alone() -> None:
+def test_tables_compare_the_primary_metric_only() -> None:
     scores = frame(DECODERS)
     points = tables.drop_rates(scores)
     assert set(points["metric"]) == {"accuracy"}
@@ -387,11 +387,11 @@ def test_tables_compare_by_the_primary_metric_alone() -> None:
     assert only(tables.merge_candidates(scores), experts="math+code")["mean"] == 0.45
 
 
-def test_one_engine_is_not_named_at_the_tasks() -> None:
+def test_a_single_engine_is_not_part_of_task_names() -> None:
     assert set(tables.drop_rates(frame([*SWEEP, *DECODERS]))["task"]) == {"trec", "sms", "gsm8k"}
 
 
-def test_a_benchmark_of_two_experts_is_measured_against_the_one_whose_ability_it_is() -> None:
+def test_the_reference_of_a_benchmark_is_the_expert_it_measures() -> None:
     of_lm = {"experts": "lm", "head": "lm"}
     rows = [
         *DECODERS,
@@ -407,21 +407,21 @@ def test_a_benchmark_of_two_experts_is_measured_against_the_one_whose_ability_it
     assert single["mean"] == 0.60
 
 
-def test_where_engines_differ_each_task_says_by_which_and_they_are_not_compared() -> None:
+def test_tasks_name_the_engine_if_engines_differ() -> None:
     other = decoder(study="merges", experts="math+code", value=0.7, method="ties", engine=PLAIN)
     scores = frame([*SWEEP, *DECODERS, other])
     marked = f"gsm8k [{PLAIN}]"
-    found = tables.merges(scores)
-    assert set(found["task"]) == {f"gsm8k [{VLLM}]", marked}
+    actual = tables.merges(scores)
+    assert set(actual["task"]) == {f"gsm8k [{VLLM}]", marked}
     # The single expert answered in the other engine.
-    assert np.isnan(only(found, task=marked)["expert"])
-    assert only(found, task=f"gsm8k [{VLLM}]")["expert"] == 0.60
+    assert np.isnan(only(actual, task=marked)["expert"])
+    assert only(actual, task=f"gsm8k [{VLLM}]")["expert"] == 0.60
     # Another family has one engine, and its tasks go by their names.
     points = tables.drop_rates(scores)
     assert set(points.loc[points["family"] == "minilm", "task"]) == {"trec", "sms"}
 
 
-def test_metrics_of_other_programs_mark_no_task() -> None:
+def test_engines_of_secondary_metrics_are_not_part_of_task_names() -> None:
     other = decoder(value=0.8, task="arc_easy", primary=False, engine="lm-eval 0.4")
     assert set(tables.drop_rates(frame([*DECODERS, other]))["task"]) == {"gsm8k"}
     assert only(tables.benchmarks(frame([*DECODERS, other])), task="arc_easy")["mean"] == 0.8
@@ -468,7 +468,7 @@ def test_decoders_are_read_from_their_folders_and_ready_ones_have_no_training(
     assert np.isnan(table["validation_loss"][1])
 
 
-def test_sources_show_the_licence_of_the_configuration_before_their_own(tmp_path: Path) -> None:
+def test_a_configured_licence_replaces_that_of_the_source(tmp_path: Path) -> None:
     record = {"kind": "hub", "source": "hub:a/b", "licence": "mit", "resolved": "abc", "bytes": 1}
     for name in ("base~llama-2.7b", "benchmark~gsm8k"):
         (tmp_path / f"{name}.json").write_text(json.dumps({**record, "sha256": None}))

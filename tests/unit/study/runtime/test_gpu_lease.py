@@ -362,8 +362,8 @@ def test_a_driver_too_old_for_torch_is_reported(tmp_path, monkeypatch, offered, 
     program.write_text(f"#!/bin/sh\necho '{line}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = driver_is_too_old(built)
-    assert (found is None) if says is None else found.startswith(says)
+    actual = driver_is_too_old(built)
+    assert (actual is None) if says is None else actual.startswith(says)
     monkeypatch.setenv("PATH", "/nowhere")
     assert driver_is_too_old(built) is None
 
@@ -494,9 +494,9 @@ def test_a_job_that_got_fewer_gpus_than_its_model_needs_stops(tmp_path, rehearse
     rehearse(4)
     code, printed = run_job(tmp_path, SPLIT)
     assert code == 1
-    said = "split: generation.gpus is 2, and the job was given gpu=1"
-    assert said in printed
-    assert said.removeprefix("split: ") in (tmp_path / "logs" / "split.log").read_text()
+    message = "split: generation.gpus is 2, and the job was given gpu=1"
+    assert message in printed
+    assert message.removeprefix("split: ") in (tmp_path / "logs" / "split.log").read_text()
 
 
 @pytest.mark.usefixtures("nvidia_smi")

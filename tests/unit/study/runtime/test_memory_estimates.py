@@ -39,7 +39,7 @@ def test_a_size_is_that_of_the_tensors_and_nothing_before_there_is_a_model(tmp_p
     assert hardware.size_of(tmp_path / "base") == Size(0, 0)
     model = small_models.llama()
     small_models.save(model, tmp_path / "base")
-    count = sum(each.numel() for each in model.parameters())
+    count = sum(parameter.numel() for parameter in model.parameters())
     assert hardware.size_of(tmp_path / "base") == Size(count, 2 * count)
     (tmp_path / "base" / "more.safetensors").write_bytes(b"cut")
     assert hardware.size_of(tmp_path / "base") == Size(0, 0)
@@ -48,8 +48,8 @@ def test_a_size_is_that_of_the_tensors_and_nothing_before_there_is_a_model(tmp_p
 def test_larger_models_ask_for_more():
     small, large = Size(10**9, 2 * 10**9), Size(7 * 10**9, 14 * 10**9)
     for on_gpu in (True, False):
-        for asked in (hardware.finetuning_mb, hardware.similarity_mb):
-            assert asked(small, on_gpu) < asked(large, on_gpu)
+        for requested in (hardware.finetuning_mb, hardware.similarity_mb):
+            assert requested(small, on_gpu) < requested(large, on_gpu)
     # Loaded in float32, a model of 7 billion parameters takes 28 GB of the host by itself.
     assert hardware.finetuning_mb(large, on_gpu=True) > 28_000
     # The merged model, and the file that both ranks map.

@@ -1,4 +1,4 @@
-"""The choice among variants, against means computed by hand."""
+"""Selection among candidates, against means computed by hand."""
 
 import pandas as pd
 import pytest
@@ -16,7 +16,7 @@ SPLIT = "validation"
 
 
 def rows(method, sparsifier, values, split=SPLIT, seed=0, experts=("a", "b"), **changes):
-    """Scores of one recipe on benchmarks: values by name."""
+    """Return the scores of a recipe from values by benchmark."""
     recipe = Recipe(
         family="llama", experts=experts, training_seed=seed, sparsifier=sparsifier, method=method
     )
@@ -40,9 +40,9 @@ def rows(method, sparsifier, values, split=SPLIT, seed=0, experts=("a", "b"), **
     ]
 
 
-def chosen(found):
-    """The chosen settings: kind of method, kind of sparsifier, rate, settings."""
-    table = choose(score_frame(found))
+def chosen(actual):
+    """Return the selected candidates: method, sparsifier, rate, settings."""
+    table = choose(score_frame(actual))
     kept = table[table["selected"]]
     keys = ["method", "sparsifier", "rate", "settings"]
     return list(kept[keys].drop_duplicates().itertuples(index=False, name=None))
@@ -52,8 +52,8 @@ def dare(rate, seed=0):
     return Dare(rate=rate, seed=seed)
 
 
-def test_the_best_mean_over_benchmarks_and_mask_seeds_is_chosen():
-    found = [
+def test_the_best_mean_over_benchmarks_and_mask_seeds_is_selected():
+    actual = [
         # Means 0.5, 0.55 and 0.525: the best benchmark and the best seed are not those chosen.
         *rows(Average(), dare(0.1, 0), {"sums": 0.9, "words": 0.1}),
         *rows(Average(), dare(0.1, 1), {"sums": 0.9, "words": 0.1}),
@@ -62,19 +62,19 @@ def test_the_best_mean_over_benchmarks_and_mask_seeds_is_chosen():
         *rows(Average(), dare(0.9, 0), {"sums": 1.0, "words": 1.0}),
         *rows(Average(), dare(0.9, 1), {"sums": 0.1, "words": 0.0}),
     ]
-    assert [rate for _, _, rate, _ in chosen(found)] == [0.5]
-    table = choose(score_frame(found))
+    assert [rate for _, _, rate, _ in chosen(actual)] == [0.5]
+    table = choose(score_frame(actual))
     assert table["selected"].sum() == 4
 
 
-def test_every_kind_of_method_behind_every_kind_of_sparsifier_has_its_own_choice():
-    found = []
+def test_every_method_with_every_sparsifier_has_its_own_selection():
+    actual = []
     for weight, method in enumerate([Average(), Ties(trim=0.5), Ties(trim=0.8)]):
-        found += rows(method, NoSparsifier(), {"sums": 0.1 * weight})
+        actual += rows(method, NoSparsifier(), {"sums": 0.1 * weight})
         for rate in (0.1, 0.9):
-            found += rows(method, dare(rate), {"sums": rate if weight == 1 else 0.3 - rate / 10})
-    by_kind = {(method, front): (rate, text) for method, front, rate, text in chosen(found)}
-    assert len(chosen(found)) == len(by_kind) == 4
+            actual += rows(method, dare(rate), {"sums": rate if weight == 1 else 0.3 - rate / 10})
+    by_kind = {(method, front): (rate, text) for method, front, rate, text in chosen(actual)}
+    assert len(chosen(actual)) == len(by_kind) == 4
     assert by_kind["average", "none"][0] == 0
     assert by_kind["average", "dare"][0] == 0.1
     assert by_kind["ties", "dare"][0] == 0.9
@@ -82,81 +82,81 @@ def test_every_kind_of_method_behind_every_kind_of_sparsifier_has_its_own_choice
     assert '"trim":0.8' in by_kind["ties", "none"][1]
 
 
-def test_settings_of_a_sparsifier_are_chosen_among_too():
-    found = [
+def test_settings_of_a_sparsifier_are_candidates_too():
+    actual = [
         *rows(Average(), Magnitude(rate=0.5, scope="global"), {"sums": 0.2}),
         *rows(Average(), Magnitude(rate=0.5, scope="per_tensor"), {"sums": 0.4}),
     ]
-    assert ['"scope":"per_tensor"' in text for *_, text in chosen(found)] == [True]
+    assert ['"scope":"per_tensor"' in text for *_, text in chosen(actual)] == [True]
 
 
 @pytest.mark.parametrize("order", [(0.1, 0.5, 0.9), (0.9, 0.5, 0.1)])
-def test_the_first_of_equals_is_chosen(order):
-    found = [row for rate in order for row in rows(Average(), dare(rate), {"sums": 0.5})]
-    assert [rate for _, _, rate, _ in chosen(found)] == [order[0]]
+def test_the_first_of_equal_candidates_is_selected(order):
+    actual = [row for rate in order for row in rows(Average(), dare(rate), {"sums": 0.5})]
+    assert [rate for _, _, rate, _ in chosen(actual)] == [order[0]]
 
 
 @pytest.mark.parametrize(("selection", "best"), [("validation", 0.1), ("test", 0.9)])
 def test_only_the_split_of_the_selection_and_primary_metrics_count(selection, best):
-    found = []
+    actual = []
     for rate in (0.1, 0.9):
         common = {"selection": selection}
-        found += rows(Average(), dare(rate), {"sums": 1 - rate}, **common)
-        found += rows(Average(), dare(rate), {"sums": rate}, split="test", **common)
+        actual += rows(Average(), dare(rate), {"sums": 1 - rate}, **common)
+        actual += rows(Average(), dare(rate), {"sums": rate}, split="test", **common)
         for split in ("validation", "test"):
             value = {"sums": 10 * (1 - rate) if selection == "test" else 10 * rate}
-            found += rows(Average(), dare(rate), value, split=split, primary=False, **common)
-    assert [rate for _, _, rate, _ in chosen(found)] == [best]
+            actual += rows(Average(), dare(rate), value, split=split, primary=False, **common)
+    assert [rate for _, _, rate, _ in chosen(actual)] == [best]
     # All rows of what is chosen are marked, those of the other split and metrics too.
-    assert choose(score_frame(found))["selected"].sum() == 4
+    assert choose(score_frame(actual))["selected"].sum() == 4
 
 
-def test_mask_seeds_alone_are_no_choice():
-    found = [
+def test_mask_seeds_alone_are_not_candidates():
+    actual = [
         row
         for seed in range(3)
         for row in rows(Average(), dare(0.9, seed), {"sums": seed / 10}, selection="none")
     ]
-    assert choose(score_frame(found))["selected"].all()
+    assert choose(score_frame(actual))["selected"].all()
 
 
-def test_in_a_sweep_all_count():
-    found = [
+def test_a_sweep_selects_every_recipe():
+    actual = [
         row
         for rate in (0.1, 0.9)
         for row in rows(Average(), dare(rate), {"sums": rate}, experts=("a",), selection="none")
     ]
-    assert choose(score_frame(found))["selected"].all()
+    assert choose(score_frame(actual))["selected"].all()
 
 
-def test_each_training_seed_chooses_for_itself():
-    found = [
+def test_training_seeds_select_independently():
+    actual = [
         *rows(Average(), dare(0.1), {"sums": 0.9}, seed=0),
         *rows(Average(), dare(0.5), {"sums": 0.1}, seed=0),
         *rows(Average(), dare(0.1), {"sums": 0.2}, seed=1),
         *rows(Average(), dare(0.5), {"sums": 0.3}, seed=1),
     ]
-    table = choose(score_frame(found))
+    table = choose(score_frame(actual))
     kept = table[table["selected"]]
     assert list(zip(kept["training_seed"], kept["rate"], strict=True)) == [(0, 0.1), (1, 0.5)]
 
 
 def test_a_value_that_is_missing_is_never_the_best():
     nan = float("nan")
-    found = [
+    actual = [
         *rows(Average(), dare(0.1), {"sums": nan}),
         *rows(Average(), dare(0.5), {"sums": 0.1}),
         *rows(Average(), dare(0.9), {"sums": 0.0}),
     ]
-    assert [rate for _, _, rate, _ in chosen(found)] == [0.5]
+    assert [rate for _, _, rate, _ in chosen(actual)] == [0.5]
 
 
-def test_scores_come_back_as_they_were_but_for_what_is_selected():
-    found = score_frame(
+def test_scores_are_unchanged_except_for_selected():
+    actual = score_frame(
         [row for rate in (0.1, 0.5) for row in rows(Average(), dare(rate), {"sums": rate})]
     )
-    before = found.copy()
-    table = choose(found)
-    pd.testing.assert_frame_equal(found, before)
+    before = actual.copy()
+    table = choose(actual)
+    pd.testing.assert_frame_equal(actual, before)
     pd.testing.assert_frame_equal(table.drop(columns="selected"), before.drop(columns="selected"))
     assert table["selected"].dtype == bool

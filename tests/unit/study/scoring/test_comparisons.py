@@ -1,4 +1,4 @@
-"""Paired comparisons against a bootstrap in plain Python, and cases whose answer is known."""
+"""Paired comparisons against a bootstrap in plain Python, and cases with a known answer."""
 
 import json
 
@@ -16,7 +16,7 @@ LABELS = {"trec": np.random.default_rng(0).integers(0, 2, COUNT) * 1.0}
 
 
 class Made:
-    """Scores and answers of a study that is made up, model by model."""
+    """Scores and answers of a made-up study, built model by model."""
 
     def __init__(self, engine=""):
         self.rows, self.answers, self.engine = [], {}, engine
@@ -48,21 +48,21 @@ class Made:
 
 
 def answering(right, seed=0):
-    """Answers of which a share is right."""
+    """Return answers with this share of correct ones."""
     random = np.random.default_rng(seed)
     return np.where(random.random(COUNT) < right, LABELS["trec"], 1 - LABELS["trec"])
 
 
-def test_intervals_and_p_are_those_of_a_bootstrap_in_plain_python():
-    made = Made()
+def test_intervals_and_p_match_a_bootstrap_in_plain_python():
+    built = Made()
     whole = {0: answering(0.9, 1), 1: answering(0.8, 2)}
     masked = {(s, m): answering(0.7, 10 + 2 * s + m) for s in (0, 1) for m in (0, 1)}
     for seed, answers in whole.items():
-        made.add(answers, seed=seed)
+        built.add(answers, seed=seed)
     for (seed, mask), answers in masked.items():
-        made.add(answers, "dare", seed, mask, 0.9)
-    row = made.compared(20_000).iloc[0]
-    right = {key: LABELS["trec"] == each for key, each in (whole | masked).items()}
+        built.add(answers, "dare", seed, mask, 0.9)
+    row = built.compared(20_000).iloc[0]
+    right = {key: LABELS["trec"] == answer for key, answer in (whole | masked).items()}
     random = np.random.default_rng(5)
     differences = []
     for _ in range(20_000):
@@ -83,26 +83,26 @@ def test_intervals_and_p_are_those_of_a_bootstrap_in_plain_python():
     assert (row["runs"], row["n"], row["against"]) == (4, COUNT, "expert")
 
 
-def test_models_that_answer_alike_do_not_differ():
-    made = Made()
-    made.add(answering(0.8))
-    made.add(answering(0.8), "dare", 0, 0, 0.5)
-    row = made.compared().iloc[0]
+def test_models_with_equal_answers_do_not_differ():
+    built = Made()
+    built.add(answering(0.8))
+    built.add(answering(0.8), "dare", 0, 0, 0.5)
+    row = built.compared().iloc[0]
     assert (row["difference"], row["low"], row["high"], row["p"], row["p_holm"]) == (0, 0, 0, 1, 1)
 
 
-def test_under_the_null_p_is_seldom_small():
-    made = Made()
+def test_p_is_rarely_small_under_the_null_hypothesis():
+    built = Made()
     for index in range(200):
-        made.add(answering(0.7, 2 * index), experts=f"expert {index}")
-        made.add(answering(0.7, 2 * index + 1), "dare", 0, 0, 0.5, experts=f"expert {index}")
-    p = made.compared(1000)["p"]
+        built.add(answering(0.7, 2 * index), experts=f"expert {index}")
+        built.add(answering(0.7, 2 * index + 1), "dare", 0, 0, 0.5, experts=f"expert {index}")
+    p = built.compared(1000)["p"]
     # Of 200 fair tests 20 are below 0.1; three standard deviations are 13 more.
     assert (p < 0.1).sum() <= 33
     assert (p < 0.5).sum() >= 60
 
 
-def test_holm_is_as_computed_by_hand():
+def test_holm_matches_a_computation_by_hand():
     # 0.01 * 4, then 0.02 * 3, then 0.03 * 2 = 0.06, then max(0.06, 0.04 * 1).
     np.testing.assert_allclose(
         holm(np.array([0.03, 0.01, 0.04, 0.02])), [0.06, 0.04, 0.06, 0.06], rtol=1e-12
@@ -110,85 +110,85 @@ def test_holm_is_as_computed_by_hand():
     assert holm(np.array([0.5, 0.6])).tolist() == [1, 1]
 
 
-def test_every_study_of_every_family_is_corrected_for_itself():
-    made = Made()
+def test_each_study_and_family_is_corrected_separately():
+    built = Made()
     for family, rates in (("minilm", (0.1, 0.5, 0.9)), ("other", (0.5,))):
-        made.add(answering(0.99), family=family)
+        built.add(answering(0.99), family=family)
         for rate in rates:
-            made.add(answering(0.6, 3), "dare", 0, 0, rate, family=family)
-    found = made.compared().groupby("family")
-    assert (found["p_holm"].first() / found["p"].first()).round(9).to_dict() == {
+            built.add(answering(0.6, 3), "dare", 0, 0, rate, family=family)
+    actual = built.compared().groupby("family")
+    assert (actual["p_holm"].first() / actual["p"].first()).round(9).to_dict() == {
         "minilm": 3,
         "other": 1,
     }
 
 
 def test_merges_are_compared_with_the_same_method_set_head_and_seed():
-    made = Made()
+    built = Made()
     same = {"study": "merges", "experts": "trec+spam", "aim": "each"}
     for method, share in (("average", 0.5), ("ties", 0.9)):
-        made.add(answering(share, 1), method=method, **same)
-        made.add(answering(0.7, 2), "dare", 0, 0, 0.5, method=method, **same)
+        built.add(answering(share, 1), method=method, **same)
+        built.add(answering(0.7, 2), "dare", 0, 0, 0.5, method=method, **same)
     # Neither was chosen for this head, or is on test.
-    made.add(answering(0.1), "dare", 0, 0, 0.9, method="ties", selected=False, **same)
-    made.add(answering(0.1), "dare", 0, 0, 0.9, method="ties", split="validation", **same)
+    built.add(answering(0.1), "dare", 0, 0, 0.9, method="ties", selected=False, **same)
+    built.add(answering(0.1), "dare", 0, 0, 0.9, method="ties", split="validation", **same)
     # Another training seed has nothing to be compared with.
-    made.add(answering(0.1), "dare", 1, 0, 0.9, method="ties", **same)
-    found = made.compared()
-    assert found[["method", "sparsifier", "rate", "against", "runs"]].to_numpy().tolist() == [
+    built.add(answering(0.1), "dare", 1, 0, 0.9, method="ties", **same)
+    actual = built.compared()
+    assert actual[["method", "sparsifier", "rate", "against", "runs"]].to_numpy().tolist() == [
         ["average", "dare", "0.5", "none", 1],
         ["ties", "dare", "0.5", "none", 1],
     ]
-    values = score_frame(made.rows)["value"]
+    values = score_frame(built.rows)["value"]
     expected = [values[1] - values[0], values[3] - values[2]]
-    assert found["difference"].tolist() == pytest.approx(expected)
+    assert actual["difference"].tolist() == pytest.approx(expected)
 
 
-def test_seeds_that_chose_different_rates_are_one_comparison():
-    made = Made()
+def test_seeds_with_different_rates_are_one_comparison():
+    built = Made()
     same = {"study": "merges", "experts": "trec+spam"}
     for seed, rate in ((0, 0.9), (1, 0.5)):
-        made.add(answering(0.8, seed), seed=seed, **same)
-        made.add(answering(0.7, seed), "dare", seed, 0, rate, **same)
-    found = made.compared()
-    assert (len(found), found["rate"][0], found["runs"][0]) == (1, "0.5, 0.9", 2)
+        built.add(answering(0.8, seed), seed=seed, **same)
+        built.add(answering(0.7, seed), "dare", seed, 0, rate, **same)
+    actual = built.compared()
+    assert (len(actual), actual["rate"][0], actual["runs"][0]) == (1, "0.5, 0.9", 2)
 
 
-def test_the_base_alone_is_no_sparsifier():
-    made = Made()
-    made.add(answering(0.8))
-    made.add(answering(0.1), "drop_only", 0, 0, 1.0)
-    assert made.compared().empty
-    assert list(made.compared().columns) == list(COLUMNS)
+def test_the_base_alone_is_not_compared():
+    built = Made()
+    built.add(answering(0.8))
+    built.add(answering(0.1), "drop_only", 0, 0, 1.0)
+    assert built.compared().empty
+    assert list(built.compared().columns) == list(COLUMNS)
 
 
 def test_answers_of_decoders_are_compared_by_the_mean_of_their_values():
-    made = Made("vllm")
-    made.add(np.array([1.0, 0.5, 0.0, 1.0]), task="gsm8k", metric="pass@1")
-    made.add(np.array([0.0, 0.5, 0.0, 1.0]), "dare", 0, 0, 0.9, task="gsm8k", metric="pass@1")
-    row = made.compared().iloc[0]
+    built = Made("vllm")
+    built.add(np.array([1.0, 0.5, 0.0, 1.0]), task="gsm8k", metric="pass@1")
+    built.add(np.array([0.0, 0.5, 0.0, 1.0]), "dare", 0, 0, 0.9, task="gsm8k", metric="pass@1")
+    row = built.compared().iloc[0]
     assert (row["difference"], row["n"], row["high"]) == (-0.25, 4, 0)
 
 
 def test_the_same_study_gives_the_same_numbers_in_any_order():
-    made = Made()
+    built = Made()
     for rate in (0.0, 0.1, 0.5, 0.9):
-        made.add(answering(0.7, int(rate * 10)), "dare" if rate else "none", 0, 0, rate)
-    first = made.compared()
-    made.rows.reverse()
-    pd.testing.assert_frame_equal(made.compared(), first)
+        built.add(answering(0.7, int(rate * 10)), "dare" if rate else "none", 0, 0, rate)
+    first = built.compared()
+    built.rows.reverse()
+    pd.testing.assert_frame_equal(built.compared(), first)
 
 
 def test_answers_that_are_missing_or_too_few_are_an_error():
-    made = Made()
-    made.add(answering(0.8))
-    made.add(answering(0.8), "dare", 0, 0, 0.5)
-    made.answers["recipe 1", "trec"] = answering(0.8)[:-1]
+    built = Made()
+    built.add(answering(0.8))
+    built.add(answering(0.8), "dare", 0, 0, 0.5)
+    built.answers["recipe 1", "trec"] = answering(0.8)[:-1]
     with pytest.raises(DataError, match="recipe 1 has 39 stored answers to 40 examples of trec"):
-        made.compared()
-    del made.answers["recipe 1", "trec"]
+        built.compared()
+    del built.answers["recipe 1", "trec"]
     with pytest.raises(DataError, match="recipe 1 has 0 stored answers"):
-        made.compared()
+        built.compared()
 
 
 def test_answers_and_labels_are_read_from_their_files(tmp_path):
@@ -208,8 +208,8 @@ def test_answers_and_labels_are_read_from_their_files(tmp_path):
         columns=["recipe_digest", "benchmark", "id", "sample", "split", "value"],
     )
     records.to_parquet(tmp_path / "records.parquet")
-    found = read_answers([tmp_path / "predictions.parquet"], [tmp_path / "records.parquet"])
-    assert {key: each.tolist() for key, each in found.items()} == {
+    actual = read_answers([tmp_path / "predictions.parquet"], [tmp_path / "records.parquet"])
+    assert {key: values.tolist() for key, values in actual.items()} == {
         ("x", "sst"): [1, 0],
         ("y", "gsm8k"): [1, 0.5],
     }

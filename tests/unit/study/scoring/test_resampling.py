@@ -1,4 +1,4 @@
-"""Metrics on resamples against the metric of a task computed on each resample in turn."""
+"""Metrics on resamples against the task metric computed on each resample in turn."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ COUNT, RESAMPLES = 60, 230
 
 
 def study(metric):
-    """Labels and three models: one that knows something, one constant, one with equal answers."""
+    """Return labels and three models: one informative, one constant, one with equal answers."""
     random = np.random.default_rng(0)
     if metric in REGRESSION_METRICS:
         labels = random.integers(0, 5, COUNT) / 2
@@ -24,27 +24,27 @@ def study(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_metrics_on_resamples_are_those_of_the_task(metric):
+def test_metrics_on_resamples_match_the_metric_of_the_task(metric):
     labels, predictions = study(metric)
-    found = resampled(metric, labels, predictions, RESAMPLES, generator("draw"))
+    actual = resampled(metric, labels, predictions, RESAMPLES, generator("draw"))
     random = generator("draw")
     # The first 200 resamples are drawn together, then the rest.
     draws = np.concatenate([random.integers(COUNT, size=(size, COUNT)) for size in (200, 30)])
     kind = float if metric in REGRESSION_METRICS else int
     expected = [
-        [score(metric, labels[draw].astype(kind), each[draw].astype(kind)) for draw in draws]
-        for each in predictions
+        [score(metric, labels[draw].astype(kind), model[draw].astype(kind)) for draw in draws]
+        for model in predictions
     ]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
 def test_without_labels_the_mean_of_values_is_resampled():
     values = np.array([[0.0, 0.25, 1.0], [1.0, 1.0, 1.0]])
-    found = resampled(None, None, values, 50, generator("draw"))
+    actual = resampled(None, None, values, 50, generator("draw"))
     draws = generator("draw").integers(3, size=(50, 3))
-    np.testing.assert_allclose(found, [each[draws].mean(axis=1) for each in values])
+    np.testing.assert_allclose(actual, [model[draws].mean(axis=1) for model in values])
 
 
-def test_draws_follow_from_what_they_are_for():
+def test_draws_are_determined_by_their_description():
     draws = [generator(text).integers(1000, size=5).tolist() for text in ("a", "a", "b")]
     assert draws[0] == draws[1] != draws[2]

@@ -28,7 +28,7 @@ def recipes(rates, expert="praise"):
 
 
 class TwoLayers:
-    """Token i is the i-th direction of a plane; the second layer turns what the first gives."""
+    """Token i is the i-th direction of a plane; the second layer rotates the first."""
 
     def __init__(self):
         self.angle = 0.0
@@ -76,7 +76,7 @@ def test_the_columns_are_those_documented(of_encoder):
     assert set(of_encoder["examples"]) == {10}
 
 
-def test_the_expert_as_it_is_is_like_itself_in_every_layer(of_encoder):
+def test_the_unchanged_expert_equals_itself_in_every_layer(of_encoder):
     whole = of_encoder[of_encoder["sparsifier"] == "none"]
     assert len(whole) == 3
     assert whole[["mean", "q05"]].to_numpy() == pytest.approx(1, abs=1e-12)
@@ -84,8 +84,8 @@ def test_the_expert_as_it_is_is_like_itself_in_every_layer(of_encoder):
     assert (others["mean"] < 1 - 1e-6).all()
 
 
-def test_the_base_is_as_far_as_transformers_says_text_by_text(of_encoder, base, expert, examples):
-    found = of_encoder[(of_encoder["sparsifier"] == "drop_only") & (of_encoder["rate"] == 1)]
+def test_the_similarity_of_the_base_matches_transformers(of_encoder, base, expert, examples):
+    actual = of_encoder[(of_encoder["sparsifier"] == "drop_only") & (of_encoder["rate"] == 1)]
     tokenizer = AutoTokenizer.from_pretrained(expert)
     models = [
         AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -102,8 +102,10 @@ def test_the_base_is_as_far_as_transformers_says_text_by_text(of_encoder, base, 
             one, other = (states[0].double().numpy() for states in pair)
             norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
             per_layer[layer].extend((one * other).sum(axis=1) / norms)
-    assert found["mean"].tolist() == pytest.approx([np.mean(each) for each in per_layer], abs=1e-5)
-    assert found["tokens"].tolist() == [len(each) for each in per_layer]
+    assert actual["mean"].tolist() == pytest.approx(
+        [np.mean(layer) for layer in per_layer], abs=1e-5
+    )
+    assert actual["tokens"].tolist() == [len(cosines) for cosines in per_layer]
 
 
 def test_every_mask_seed_has_its_own_rows(of_encoder):
