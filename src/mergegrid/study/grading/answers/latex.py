@@ -26,7 +26,7 @@ import re
 from fractions import Fraction
 
 from mergegrid.study.grading.answers.answer_grade import AnswerGrade
-from mergegrid.study.grading.answers.equality import LONGEST, PROSE, equal
+from mergegrid.study.grading.answers.equality import PROSE, equal
 from mergegrid.study.grading.answers.number_forms import exact, with_decimal_point
 from mergegrid.study.grading.answers.paper_rule import paper_answer, paper_equal
 from mergegrid.study.grading.answers.segments import boxed, segments
@@ -41,7 +41,7 @@ from mergegrid.study.grading.answers.spelling import (
 )
 from mergegrid.study.grading.answers.words import is_uncertain
 
-__all__ = ["LONGEST", "boxed", "grade", "number_in_prose"]
+__all__ = ["boxed", "grade", "number_in_prose"]
 
 _FORMULA = re.compile(r"\$\s*([^$]*?)\s*\$")
 _PERCENT = re.compile(r"%|\bper\s?cent\b")

@@ -20,8 +20,6 @@ from mergegrid.study.grading.answers.number_forms import exact, plain, with_deci
 from mergegrid.study.grading.answers.segments import final_part, paper_segment, segments
 from mergegrid.study.grading.answers.sentences import LONGEST, Number, read
 
-__all__ = ["exact", "grade"]
-
 # "-1,234", "5/2", ".5"
 _PAPER_NUMBER = re.compile(r"[-+]?\d*[.,/]?\d+")
 

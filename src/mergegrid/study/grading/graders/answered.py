@@ -10,7 +10,13 @@ import pandas as pd
 from mergegrid.errors import DataError
 from mergegrid.study.grading.answers import latex, numbers
 from mergegrid.study.grading.answers.answer_grade import AnswerGrade
-from mergegrid.study.grading.graders.grader import Context, Grades, Samples, flat, grouped
+from mergegrid.study.grading.graders.grader import (
+    Context,
+    Grades,
+    Samples,
+    grouped,
+    with_references,
+)
 from mergegrid.study.tasks.benchmarks.question import Question
 
 
@@ -53,17 +59,15 @@ def grade_texts(
     context: Context, name: str, questions: Sequence[Question], samples: Samples
 ) -> Grades:
     """Grade answers to instructions: the whole text, except for white space around it."""
-    right = [
-        [answer.strip() == question.reference["output"].strip() for answer in answers]
-        for question, answers in zip(questions, samples, strict=True)
-    ]
+    pairs = with_references(questions, samples)
+    right = [answer.strip() == reference["output"].strip() for reference, answer in pairs]
     records = pd.DataFrame(
         {
-            "extracted": [answer.strip() for answer in flat(samples)],
-            "verdict": ["right" if correct else "wrong" for row in right for correct in row],
+            "extracted": [answer.strip() for _, answer in pairs],
+            "verdict": ["right" if correct else "wrong" for correct in right],
         }
     )
-    return Grades(records, pd.DataFrame({"accuracy": [float(np.mean(row)) for row in right]}))
+    return Grades(records, _means({"accuracy": right}, samples))
 
 
 def _grade(
@@ -71,33 +75,35 @@ def _grade(
     questions: Sequence[Question],
     samples: Samples,
 ) -> Grades:
-    grades = [
-        grade(question.reference, answer)
-        for question, answers in zip(questions, samples, strict=True)
-        for answer in answers
-    ]
+    pairs = with_references(questions, samples)
+    grades = [grade(reference, answer) for reference, answer in pairs]
+    verdicts = [_verdict(result.extracted, result.correct) for result in grades]
+    paper_verdicts = [_verdict(result.paper_extracted, result.paper_correct) for result in grades]
     records = pd.DataFrame(
         {
-            "extracted": result.extracted,
-            "verdict": _verdict(result.extracted, result.correct),
-            "paper_extracted": result.paper_extracted,
-            "paper_verdict": _verdict(result.paper_extracted, result.paper_correct),
+            "extracted": [result.extracted for result in grades],
+            "verdict": verdicts,
+            "paper_extracted": [result.paper_extracted for result in grades],
+            "paper_verdict": paper_verdicts,
         }
-        for result in grades
     )
     metrics = {
-        "accuracy": records["verdict"] == "right",
-        "accuracy_paper_rule": records["paper_verdict"] == "right",
-        "unparsed": records["verdict"] == "unparsed",
-        "unparsed_paper_rule": records["paper_verdict"] == "unparsed",
+        "accuracy": [verdict == "right" for verdict in verdicts],
+        "accuracy_paper_rule": [verdict == "right" for verdict in paper_verdicts],
+        "unparsed": [verdict == "unparsed" for verdict in verdicts],
+        "unparsed_paper_rule": [verdict == "unparsed" for verdict in paper_verdicts],
     }
-    values = pd.DataFrame(
+    return Grades(records, _means(metrics, samples))
+
+
+def _means(metrics: Mapping[str, Sequence[bool]], samples: Samples) -> pd.DataFrame:
+    """Average metrics, given per answer, by question."""
+    return pd.DataFrame(
         {
-            metric: [float(np.mean(group)) for group in grouped(hits.tolist(), samples)]
-            for metric, hits in metrics.items()
+            metric: [float(np.mean(group)) for group in grouped(values, samples)]
+            for metric, values in metrics.items()
         }
     )
-    return Grades(records, values)
 
 
 def _verdict(extracted: str | None, correct: bool) -> str:

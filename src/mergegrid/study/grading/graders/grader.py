@@ -77,9 +77,15 @@ Grader = Callable[[Context, str, Sequence[Question], Samples], Grades]
 """Grades the answers of one model, which is called by the given name in messages."""
 
 
-def flat(samples: Samples) -> list[str]:
-    """Return all answers in order."""
-    return [answer for answers in samples for answer in answers]
+def with_references(
+    questions: Sequence[Question], samples: Samples
+) -> list[tuple[Mapping[str, Any], str]]:
+    """Pair every answer, in order, with the reference of its question."""
+    return [
+        (question.reference, answer)
+        for question, answers in zip(questions, samples, strict=True)
+        for answer in answers
+    ]
 
 
 def grouped(values: Sequence[Any], samples: Samples) -> list[list[Any]]:

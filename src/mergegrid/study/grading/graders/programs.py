@@ -3,11 +3,16 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 
-from mergegrid.study.grading.graders.grader import Context, Grades, Samples, grouped
+from mergegrid.study.grading.graders.grader import (
+    Context,
+    Grades,
+    Samples,
+    grouped,
+    with_references,
+)
 from mergegrid.study.grading.programs.assembly import (
     humaneval_completion,
     humaneval_program,
@@ -27,7 +32,7 @@ def grade_humaneval(
     context: Context, name: str, questions: Sequence[Question], samples: Samples
 ) -> Grades:
     """Grade answers to HumanEval, whole functions or bodies, by the hidden tests."""
-    pairs = _with_references(questions, samples)
+    pairs = with_references(questions, samples)
     extracted = [humaneval_completion(reference, answer) for reference, answer in pairs]
     programs = [humaneval_program(reference, answer) for reference, answer in pairs]
     return _grade(context, name, samples, extracted, {"": programs})
@@ -38,7 +43,7 @@ def grade_mbpp(
 ) -> Grades:
     """Grade answers to MBPP by its tests, also without the setup code, as other harnesses do."""
     extracted, programs, without_setup = [], [], []
-    for reference, answer in _with_references(questions, samples):
+    for reference, answer in with_references(questions, samples):
         setup = reference["test_setup_code"]
         extracted.append(extract_code(answer, names_under_test(reference), setup))
         programs.append(mbpp_program(reference, answer))
@@ -48,17 +53,6 @@ def grade_mbpp(
         )
     variants = {"": programs, "_without_setup": without_setup}
     return _grade(context, name, samples, extracted, variants)
-
-
-def _with_references(
-    questions: Sequence[Question], samples: Samples
-) -> list[tuple[Mapping[str, Any], str]]:
-    """Pair every answer with the reference of its question."""
-    return [
-        (question.reference, answer)
-        for question, answers in zip(questions, samples, strict=True)
-        for answer in answers
-    ]
 
 
 def _grade(

@@ -57,17 +57,16 @@ def judge_outputs(
     the same folder at a time.
 
     Args:
-        examples: Texts by the keys `instruction`, `output`, `reference` and `dataset`.
+        examples: At least one; texts by the keys `instruction`, `output`, `reference`, `dataset`.
         generator: Name of the model.
         settings: The judge.
         folder: Folder of the judges' answers.
 
     Raises:
         ConfigError: The API key or the package alpaca_eval is missing.
-        DataError: The examples cannot be judged, or not with length control.
+        DataError: Length control is not possible with these examples or files.
         MergegridError: The judge did not answer for every example; nothing is scored.
     """
-    _check(examples)
     key = _api_key(settings)
     length_file = _length_file(settings, len(examples))
     request = {
@@ -96,18 +95,6 @@ def judge_outputs(
         )
     controlled = result.get("length_controlled")
     return Preferences(preferences, None if controlled is None else tuple(controlled))
-
-
-def _check(examples: Sequence[Mapping[str, str]]) -> None:
-    if not examples:
-        raise DataError("there are no examples to judge; check the records of the benchmark")
-    for index, example in enumerate(examples):
-        for name in KEYS:
-            if not isinstance(example.get(name), str):
-                raise DataError(
-                    f"`{name}` of example {index} is {example.get(name)!r}, not text; "
-                    f"every example needs texts for {', '.join(KEYS)}"
-                )
 
 
 def _without_marks(text: str) -> str:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergegrid.study.grading.answers.latex import LONGEST, boxed, grade
+from mergegrid.study.grading.answers.equality import LONGEST
+from mergegrid.study.grading.answers.latex import boxed, grade
 
 # Gold, answer, robust verdict, the paper's verdict.
 CASES = [

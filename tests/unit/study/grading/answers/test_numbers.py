@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergegrid.errors import DataError
-from mergegrid.study.grading.answers.numbers import exact, grade
+from mergegrid.study.grading.answers.number_forms import exact
+from mergegrid.study.grading.answers.numbers import grade
 
 # Gold, output, robust verdict, what the paper's rule reads.
 CASES = [

@@ -262,19 +262,6 @@ def test_a_missing_key_is_said_before_any_request(server, settings, tmp_path, mo
     assert not server.bodies
 
 
-@pytest.mark.parametrize(
-    ("examples", "message"),
-    [
-        ([], "there are no examples"),
-        ([*EXAMPLES, {**EXAMPLES[0], "output": None}], "`output` of example 10 is None"),
-        ([{"instruction": "Say hello."}], "`output` of example 0 is None"),
-    ],
-)
-def test_examples_without_texts_are_refused(examples, message, settings, tmp_path):
-    with pytest.raises(DataError, match=message):
-        judge_outputs(examples, "merge", settings, tmp_path)
-
-
 def test_another_judge_or_prompt_has_other_answers(settings, tmp_path, monkeypatch):
     def folder(**changes):
         return write_annotator(with_(settings, **changes), tmp_path)
