@@ -35,8 +35,9 @@ TRAINED = {"request_for_praise"}
 #: whole files; one that began such a file last would keep the others waiting.
 FIRST = (
     "integration/test_vllm.py",
-    "faults/test_quick.py",
     "workflow/test_smoke.py",
+    "workflow/test_decoders.py",
+    "faults/test_quick.py",
 )
 
 
