@@ -1,1 +1,0 @@
-"""A merging method and a sparsifier for mergegrid."""
