@@ -27,6 +27,7 @@ SLOW = (
     "unit/study/reporting/test_figures.py",
     "unit/study/runtime/test_gpu_lease.py",
     "unit/test_job.py",
+    "unit/test_plugins.py",
     "unit/test_readme.py",
 )
 #: Fixtures that train a model.
