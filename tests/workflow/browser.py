@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WAIT = 10.0
+WAIT = 30.0
 
 
 def find_browser() -> str | None:
