@@ -1,13 +1,13 @@
 """Methods and sparsifiers of other packages: the example package, installed as users do."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import example_package
 import numpy as np
 import pytest
 import small_models
@@ -31,12 +31,7 @@ output: {dtype: float32}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Run mergegrid where the example package is installed."""
-    place = tmp_path_factory.mktemp("packages")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place]
-    source = ROOT / "examples" / "mergegrid-example"
-    subprocess.run([*command, "--no-build-isolation", source], check=True)
-    paths = [str(place), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = example_package.install(tmp_path_factory.mktemp("packages"))
 
     def mergegrid(*words):
         program = [sys.executable, "-c", "from mergegrid.cli import main; main()", *words]
