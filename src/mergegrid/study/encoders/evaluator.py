@@ -117,7 +117,7 @@ class Bench:
         return digest(self._inputs_of(recipe))
 
     def _libraries_of(self, recipe: Recipe) -> Libraries:
-        """Libraries behind a score measured now: those of its inputs and those that chunk here."""
+        """Libraries behind a score measured now: those of its inputs and those used here."""
         folders = [self._members[name].folder for name in recipe.experts]
         if statistic_of(recipe.method):
             of_experts = (self._members[name].statistics for name in recipe.experts)
