@@ -1,1 +1,1 @@
-"""Loops over numbers: compiled for the processor once, then carried out as programs."""
+"""Compiled loops over arrays, executed as programs of instructions."""

@@ -1,8 +1,8 @@
-"""Machine code of the program loop: compiled once for a processor, then loaded from disk.
+"""Machine code of the program loop: compiled once per processor, then loaded from a file.
 
-The compiler, numba, takes half a second to start, more than a small merge. So what is kept is the
-machine code itself, which LLVM loads in a few milliseconds. Its file's name covers all that it is
-made from: the source, the compiler and the processor.
+Importing the compiler, numba, takes longer than a small merge. So the machine code is kept as an
+object file, which LLVM loads in a few milliseconds. The file name is a digest of everything that
+the code depends on: the source, the compiler and the processor.
 """
 
 import ctypes
@@ -25,13 +25,13 @@ from mergegrid.errors import MergegridError
 
 logger = logging.getLogger(__name__)
 
-#: The function that is compiled.
+#: Name of the compiled function.
 NAME = "execute"
-#: Arrays whose addresses it takes.
+#: Number of its arguments, all of them addresses of arrays.
 ARRAYS = 12
 _HERE = Path(__file__).parent
 _DIGEST = hashlib.sha256().digest_size
-# Read when the rest of this package is: its files may change while a long job runs.
+# Read at import, like the rest of the package, because the files may change during a long job.
 _SOURCE = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))
 ).hexdigest()
@@ -39,27 +39,26 @@ _SOURCE = hashlib.sha256(
 
 @cache
 def program_loop() -> Callable[..., None]:
-    """`program_loop.execute`, which runs without the interpreter's lock."""
+    """The compiled `program_loop.execute`, which releases the interpreter's lock."""
     name, machine = file_name(), target()
     code = next(filter(None, (_read(folder / name) for folder in _folders())), None)
     if code is None:
         logger.warning("compiling the merging loops for this processor, once (10 to 30 seconds)")
         code = _compile(name)
-        _keep(name, code)
+        _save(name, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     function: Any = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * ARRAYS)(
         engine.get_function_address(NAME)
     )
-    # The machine code lives as long as what loaded it.
-    function.engine = engine
-    found: Callable[..., None] = function
-    return found
+    function.engine = engine  # The machine code lives as long as its engine.
+    loop: Callable[..., None] = function
+    return loop
 
 
 def target() -> Any:
-    """What code is made for: this processor, with all it can do."""
+    """The LLVM target machine: this processor with all of its features."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
@@ -68,9 +67,9 @@ def target() -> Any:
 
 
 def file_name() -> str:
-    """Name of the file with the machine code that is made from what runs here."""
-    made_from = (*_processor(), version("numba"), version("llvmlite"), _SOURCE)
-    digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+    """Name of the file with the machine code for this source, compiler and processor."""
+    inputs = (*_processor(), version("numba"), version("llvmlite"), _SOURCE)
+    digest = hashlib.sha256("\n".join(inputs).encode()).hexdigest()
     return f"{NAME}-{digest[:16]}.o"
 
 
@@ -79,31 +78,31 @@ def _processor() -> tuple[str, str]:
 
 
 def _compile(name: str) -> bytes:
-    """The machine code, from a process of its own: numba takes 160 MB, which stay taken.
+    """Compile in a separate process, because the memory of numba (160 MB) is never released.
 
     Raises:
-        MergegridError: it failed, or the source has changed since this process started.
+        MergegridError: compilation failed, or the source has changed since this process started.
     """
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import mergegrid.kernels.numba_compat as c;"
     )
     command = [sys.executable, "-c", f"{program} c.main()", str(_HERE.parents[1]), name]
-    own = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
-    made = subprocess.run(command, env=own, stdout=subprocess.PIPE, check=False)
-    if made.returncode:
-        raise MergegridError("the merging loops were not compiled, for the reason above")
-    return made.stdout
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise MergegridError("compiling the merging loops failed; see the error above")
+    return done.stdout
 
 
 def _folders() -> Iterator[Path]:
-    """Where machine code is kept: beside the source, or else in the user's own cache."""
+    """Folders for machine code: beside the source, or else in the user's cache."""
     yield _HERE / "__pycache__"
-    with suppress(RuntimeError):  # There is no home.
+    with suppress(RuntimeError):  # The user has no home directory.
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergegrid"
 
 
 def _read(path: Path) -> bytes | None:
-    """Machine code from a file; none where there is no file, or it is not as it was written."""
+    """The machine code in a file, or None if the file is missing or damaged."""
     try:
         text = path.read_bytes()
     except OSError:
@@ -112,8 +111,8 @@ def _read(path: Path) -> bytes | None:
     return code if hashlib.sha256(code).digest() == digest else None
 
 
-def _keep(name: str, code: bytes) -> None:
-    """Write machine code where that is possible; a reader sees all of it or none."""
+def _save(name: str, code: bytes) -> None:
+    """Save machine code in the first writable folder; readers see the whole file or none."""
     for folder in _folders():
         part = folder / f"{name}.{uuid.uuid4().hex[:8]}"
         try:
@@ -125,7 +124,7 @@ def _keep(name: str, code: bytes) -> None:
             with suppress(OSError):
                 part.unlink()
     logger.warning(
-        "machine code cannot be kept, so every start compiles again: %s cannot be written; "
-        "set XDG_CACHE_HOME to a folder that can",
+        "machine code cannot be saved, so it is compiled at every start: %s are not writable; set "
+        "XDG_CACHE_HOME to a writable folder",
         " and ".join(map(str, _folders())),
     )

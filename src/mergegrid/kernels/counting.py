@@ -1,4 +1,4 @@
-"""Loops that count magnitudes: what finds the threshold of a selection (`merging.selection`)."""
+"""Loops that count magnitudes, with which `engine.thresholds` finds the k-th value."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +8,14 @@ from mergegrid.kernels.opcodes import LIST_OTHERS
 
 Counts = NDArray[np.int64]
 Guesses = NDArray[np.uint64]
-"""Four distinct magnitudes, or the bits of none."""
+"""Four distinct magnitudes, or bits that are not a magnitude."""
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
 @kernel
 def count_high(bits: Bits, counts: Counts) -> None:
-    """Histogram of the leading 15 bits of magnitudes, and after it the number of zeros."""
+    """Add to a histogram of the upper 15 bits of magnitudes; counts[-1] counts zeros."""
     zeros = np.int64(0)
     for i in range(bits.size):
         zeros += np.int64(np.uint32(bits[i] & _MAGNITUDE) == np.uint32(0))
@@ -30,11 +30,11 @@ def count_high(bits: Bits, counts: Counts) -> None:
 
 
 @kernel
-def count_equal(bits: Bits, wanted: np.uint32) -> np.int64:
-    """Number of magnitudes with the wanted bits."""
+def count_equal(bits: Bits, target: np.uint32) -> np.int64:
+    """Number of magnitudes equal to `target`."""
     count = np.int64(0)
     for i in range(bits.size):
-        count += np.int64(np.uint32(bits[i] & _MAGNITUDE) == wanted)
+        count += np.int64(np.uint32(bits[i] & _MAGNITUDE) == target)
     return count
 
 
@@ -47,51 +47,57 @@ def count_near(
     shift: np.uint32,
     counts: Counts,
     flags: Bits,
-    found: Bits,
+    others: Bits,
 ) -> None:
-    """Magnitudes below `low`, equal to each guess, and the others in low + [0, width), in bins.
+    """Count magnitudes in and below the range low + [0, width).
 
-    Guesses are four distinct magnitudes in that range, or the bits of none. With the shift
-    `LIST_OTHERS`, the others are counted together and listed in what is left of `counts`, while
-    there is room, in order. `flags` and `found` are room for 256 numbers, or as many as there are.
+    Adds to `counts`:
+
+        counts[0]           magnitudes below the range
+        counts[1] to [4]    magnitudes equal to each guess
+        counts[5 + bin]     other magnitudes in the range, by bin = (magnitude - low) >> shift
+
+    With the shift `LIST_OTHERS`, counts[5] is the number of other magnitudes, and they are listed
+    in order from counts[6] on, as far as they fit. Guesses are four distinct magnitudes in the
+    range, or bits that are not a magnitude. `flags` and `others` are scratch space [256].
     """
     first, second = np.uint32(guesses[0]), np.uint32(guesses[1])
     third, fourth = np.uint32(guesses[2]), np.uint32(guesses[3])
     for start in range(0, bits.size, 256):
         part = bits[start : start + 256]
-        below = near = ones = twos = threes = fours = np.uint32(0)
+        below = near = equal_1 = equal_2 = equal_3 = equal_4 = np.uint32(0)
         for i in range(part.size):
             magnitude = np.uint32(part[i] & _MAGNITUDE)
             below = np.uint32(below + np.uint32(magnitude < low))
             near = np.uint32(near + np.uint32(np.uint32(magnitude - low) < width))
-            ones = np.uint32(ones + np.uint32(magnitude == first))
-            twos = np.uint32(twos + np.uint32(magnitude == second))
-            threes = np.uint32(threes + np.uint32(magnitude == third))
-            fours = np.uint32(fours + np.uint32(magnitude == fourth))
+            equal_1 = np.uint32(equal_1 + np.uint32(magnitude == first))
+            equal_2 = np.uint32(equal_2 + np.uint32(magnitude == second))
+            equal_3 = np.uint32(equal_3 + np.uint32(magnitude == third))
+            equal_4 = np.uint32(equal_4 + np.uint32(magnitude == fourth))
         counts[0] += below
-        counts[1] += ones
-        counts[2] += twos
-        counts[3] += threes
-        counts[4] += fours
-        if near != np.uint32(np.uint32(ones + twos) + np.uint32(threes + fours)):
-            others = _others(part, guesses, low, width, flags, found)
+        counts[1] += equal_1
+        counts[2] += equal_2
+        counts[3] += equal_3
+        counts[4] += equal_4
+        if near != np.uint32(np.uint32(equal_1 + equal_2) + np.uint32(equal_3 + equal_4)):
+            number = _collect_others(part, guesses, low, width, flags, others)
             if shift == LIST_OTHERS:
-                for i in range(others):
+                for i in range(number):
                     counts[5] += 1
                     if 5 + counts[5] < counts.size:
-                        counts[5 + counts[5]] = np.int64(found[i])
+                        counts[5 + counts[5]] = np.int64(others[i])
             else:
-                for i in range(others):
-                    counts[5 + (np.uint32(found[i] - low) >> shift)] += 1
+                for i in range(number):
+                    counts[5 + (np.uint32(others[i] - low) >> shift)] += 1
 
 
 @kernel
-def _others(
-    bits: Bits, guesses: Guesses, low: np.uint32, width: np.uint32, flags: Bits, found: Bits
+def _collect_others(
+    bits: Bits, guesses: Guesses, low: np.uint32, width: np.uint32, flags: Bits, others: Bits
 ) -> np.uint64:
-    """Find the magnitudes in low + [0, width) that are no guess; how many there are.
+    """Collect the magnitudes in low + [0, width) that are not a guess; return their number.
 
-    They come without a branch, which would be mispredicted for every one of them.
+    There is no branch, which would be mispredicted for every one of them.
     """
     first, second = np.uint32(guesses[0]), np.uint32(guesses[1])
     third, fourth = np.uint32(guesses[2]), np.uint32(guesses[3])
@@ -107,17 +113,17 @@ def _others(
         flags[i] = np.uint32(near & ~known)
     count = np.uint64(0)
     for i in range(bits.size):
-        found[count] = np.uint32(bits[i] & _MAGNITUDE)
+        others[count] = np.uint32(bits[i] & _MAGNITUDE)
         count += np.uint64(flags[i])
     return count
 
 
 @kernel
-def place_of_equal(bits: Bits, wanted: np.uint32, rank: np.int64) -> np.int64:
-    """Index of the magnitude with the wanted bits that has `rank` such before it."""
+def place_of_equal(bits: Bits, target: np.uint32, rank: np.int64) -> np.int64:
+    """Index of the magnitude equal to `target` that has `rank` equal ones before it, or -1."""
     passed = np.int64(-1)
     for i in range(bits.size):
-        passed += np.int64(np.uint32(bits[i] & _MAGNITUDE) == wanted)
+        passed += np.int64(np.uint32(bits[i] & _MAGNITUDE) == target)
         if passed == rank:
             return np.int64(i)
     return np.int64(-1)

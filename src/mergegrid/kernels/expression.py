@@ -1,4 +1,4 @@
-"""Expressions: what is computed, before it is."""
+"""Expressions: lazy arrays, computed only when a program stores or counts them."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from mergegrid.kernels.opcodes import (
 
 
 class Expression:
-    """A lazy array: opcode, operands and scalar parameters."""
+    """A lazy array: opcode, number of elements, operands and scalars (see `opcodes.OPCODES`)."""
 
     __slots__ = ("count", "floats", "integers", "op", "operands")
 
@@ -33,11 +33,11 @@ _LOAD = {"float32": LOAD_FLOAT32, "bfloat16": LOAD_BFLOAT16, "float16": LOAD_FLO
 _STORE = {"float32": STORE_FLOAT32, "bfloat16": STORE_BFLOAT16, "float16": STORE_FLOAT16}
 
 
-def load(dtype: str, count: int, room: int) -> Expression:
-    """The float32 values of `count` numbers in a room of the machine."""
-    return Expression(_LOAD[dtype], count, integers=[room])
+def load(dtype: str, count: int, row: int) -> Expression:
+    """The first `count` elements of an input row of the machine, as float32."""
+    return Expression(_LOAD[dtype], count, integers=[row])
 
 
 def store(dtype: str, values: Expression) -> Expression:
-    """The nearest stored numbers."""
+    """The values, rounded to a dtype and written to the next output row."""
     return Expression(_STORE[dtype], values.count, [values])

@@ -1,7 +1,8 @@
-"""Loops over numbers that the program loop runs through.
+"""Loops over the elements of arrays, one for each opcode or part of one.
 
-Operands are cast one by one: two uint32 would otherwise become a uint64, and two float32 with a
-Python number a float64. Nothing is contracted or reordered, so every processor gives the same bits.
+Every operand is cast explicitly: numba would make a uint64 of two uint32, and a float64 of a
+float32 and a Python number. Nothing is contracted or reordered, so all processors give the same
+bits.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ Floats = NDArray[np.float32]
 Bits = NDArray[np.uint32]
 Halves = NDArray[np.uint16]
 kernel: Any = njit(error_model="numpy", forceinline=True)
-"""Compiles a loop: it cannot raise, so dividing by zero gives what NumPy gives."""
+"""Compiles a loop that cannot raise: dividing by zero gives an infinity or NaN, as in NumPy."""
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -32,45 +33,45 @@ _OVERFLOW_16 = np.uint32(0x477FF000)  # 65520: from here on float16 is infinite.
 
 @kernel
 def fill(number: np.float32, out: Floats) -> None:
-    """The same number everywhere."""
+    """Set all elements to a number."""
     for i in range(out.size):
         out[i] = number
 
 
 @kernel
 def copy(values: Floats, out: Floats) -> None:
-    """The same numbers."""
+    """Copy the elements."""
     for i in range(out.size):
         out[i] = values[i]
 
 
 @kernel
 def widen_bfloat16(stored: Halves, bits: Bits) -> None:
-    """The float32 bits of bfloat16 numbers."""
+    """Convert bfloat16 to the bits of float32."""
     for i in range(stored.size):
         bits[i] = np.uint32(stored[i]) << np.uint32(16)
 
 
 @kernel
 def round_to_bfloat16(bits: Bits, stored: Halves) -> None:
-    """The nearest bfloat16 numbers, ties to even."""
+    """Round to bfloat16, ties to even."""
     for i in range(bits.size):
         value = bits[i]
         even = np.uint32((value >> np.uint32(16)) & np.uint32(1))
         rounded = np.uint32(np.uint32(value + np.uint32(0x7FFF)) + even) >> np.uint32(16)
-        # A NaN stays one: rounding up its payload could carry into the sign.
+        # Keep NaN a NaN: rounding up its payload could carry into the sign.
         is_nan = np.uint32(value & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         stored[i] = np.uint16(np.uint32(0x7FC0) if is_nan else rounded)
 
 
 @kernel
 def widen_float16(stored: Halves, bits: Bits) -> None:
-    """The float32 bits of float16 numbers."""
+    """Convert float16 to the bits of float32."""
     for i in range(stored.size):
         half = np.uint32(stored[i])
         sign = np.uint32(np.uint32(half & _SIGN_16) << np.uint32(16))
         magnitude = np.uint32(np.uint32(half & np.uint32(0x7FFF)) << np.uint32(13))
-        # The exponents of the two types are 112 apart; the product is exact, subnormals included.
+        # The exponents of the two dtypes differ by 112; the product is exact, even for subnormals.
         scaled = np.float32(magnitude.view(np.float32) * np.float32(2.0**112)).view(np.uint32)
         full = np.uint32(half & np.uint32(0x7C00)) == np.uint32(0x7C00)
         widened = np.uint32(magnitude | _INFINITY_32) if full else scaled
@@ -79,14 +80,14 @@ def widen_float16(stored: Halves, bits: Bits) -> None:
 
 @kernel
 def round_to_float16(bits: Bits, stored: Halves) -> None:
-    """The nearest float16 numbers, ties to even."""
+    """Round to float16, ties to even."""
     for i in range(bits.size):
         sign = np.uint32(bits[i] & _SIGN_32) >> np.uint32(16)
         value = np.uint32(bits[i] & np.uint32(0x7FFFFFFF))
         even = np.uint32((value >> np.uint32(13)) & np.uint32(1))
         shifted = np.uint32(value - np.uint32(112 << 23))
         normal = np.uint32(np.uint32(shifted + np.uint32(0x0FFF)) + even) >> np.uint32(13)
-        # Adding 0.5 aligns a subnormal's last bit with that of the sum, which rounds it.
+        # Adding 0.5 aligns the last bit of a subnormal with that of the sum, which rounds it.
         aligned = np.float32(value.view(np.float32) + np.float32(0.5)).view(np.uint32)
         subnormal = np.uint32(aligned - np.uint32(0x3F000000))
         half = subnormal if value < _LOWEST_NORMAL_16 else normal
@@ -96,35 +97,34 @@ def round_to_float16(bits: Bits, stored: Halves) -> None:
 
 
 @kernel
-def any_exponent_full_16(stored: Halves, lowest: np.uint16) -> bool:
-    """Whether a 16-bit number is an infinity or NaN; `lowest` is the lowest bit of exponents.
+def any_nonfinite_16(stored: Halves, lowest: np.uint16) -> bool:
+    """Whether an element is an infinity or NaN; `lowest` is the lowest bit of the exponent.
 
-    One more than a full exponent, and only that, is carried to where the sign was.
+    Adding `lowest` to an exponent carries into the sign bit only if all exponent bits are set.
     """
-    found, exponent = np.uint16(0), np.uint16(np.uint16(0x8000) - lowest)
+    carries, exponent = np.uint16(0), np.uint16(np.uint16(0x8000) - lowest)
     for i in range(stored.size):
-        found = np.uint16(found | np.uint16(np.uint16(stored[i] & exponent) + lowest))
-    return bool(np.uint16(found & np.uint16(0x8000)) != 0)
+        carries = np.uint16(carries | np.uint16(np.uint16(stored[i] & exponent) + lowest))
+    return bool(np.uint16(carries & np.uint16(0x8000)) != 0)
 
 
 @kernel
-def any_exponent_full_32(stored: Bits) -> bool:
-    """Whether a float32 number is an infinity or NaN, found in the same way."""
-    found = np.uint32(0)
+def any_nonfinite_32(stored: Bits) -> bool:
+    """Whether a float32 element is an infinity or NaN, computed in the same way."""
+    carries = np.uint32(0)
     for i in range(stored.size):
-        found = np.uint32(found | np.uint32(np.uint32(stored[i] & _INFINITY_32) + _EXPONENT_32))
-    return bool(np.uint32(found & _SIGN_32) != 0)
+        carries = np.uint32(carries | np.uint32(np.uint32(stored[i] & _INFINITY_32) + _EXPONENT_32))
+    return bool(np.uint32(carries & _SIGN_32) != 0)
 
 
 @kernel
 def philox(
     k0: np.uint64, k1: np.uint64, c2: np.uint64, c3: np.uint64, first: np.uint64, out: Bits
 ) -> None:
-    """Philox4x32-10 words of consecutive blocks; counter = block number, then c2 and c3.
+    """Compute Philox4x32-10 words of consecutive blocks; counter = block number, c2, c3.
 
-    Words are the lower halves of 64 bits, where the processor multiplies them; what is in the upper
-    halves is left there. Source: Salmon, Moraes, Dror,
-    Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.3.
+    Words are kept in the lower halves of 64-bit integers, whose upper halves are ignored. Source:
+    Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.3.
     """
     for i in range(out.size // 4):
         block = np.uint64(first + np.uint64(i))
@@ -143,49 +143,49 @@ def philox(
 
 @kernel
 def subtract(left: Floats, right: Floats, out: Floats) -> None:
-    """Left minus right."""
+    """left - right."""
     for i in range(out.size):
         out[i] = np.float32(left[i] - right[i])
 
 
 @kernel
 def product(left: Floats, right: Floats, out: Floats) -> None:
-    """Left times right."""
+    """left * right."""
     for i in range(out.size):
         out[i] = np.float32(left[i] * right[i])
 
 
 @kernel
 def quotient(left: Floats, right: Floats, out: Floats) -> None:
-    """Left over right."""
+    """left / right."""
     for i in range(out.size):
         out[i] = np.float32(left[i] / right[i])
 
 
 @kernel
 def scaled(values: Floats, factor: np.float32, out: Floats) -> None:
-    """Values times a factor."""
+    """factor * values."""
     for i in range(out.size):
         out[i] = np.float32(values[i] * factor)
 
 
 @kernel
 def plus_number(values: Floats, number: np.float32, out: Floats) -> None:
-    """Values plus a number."""
+    """values + number."""
     for i in range(out.size):
         out[i] = np.float32(values[i] + number)
 
 
 @kernel
 def divided(values: Floats, divisor: np.float32, out: Floats) -> None:
-    """Values over a divisor."""
+    """values / divisor."""
     for i in range(out.size):
         out[i] = np.float32(values[i] / divisor)
 
 
 @kernel
 def thin(words: Bits, last: np.uint32, values: Floats, factor: np.float32, out: Floats) -> None:
-    """Values times factor where the word is at most `last`."""
+    """factor * values where the word is at most `last`, else 0."""
     for i in range(out.size):
         product = np.float32(values[i] * factor)
         out[i] = product if words[i] <= last else np.float32(0)
@@ -195,28 +195,28 @@ def thin(words: Bits, last: np.uint32, values: Floats, factor: np.float32, out: 
 def add_two(
     one: Floats, weight: np.float32, other: Floats, other_weight: np.float32, out: Floats
 ) -> None:
-    """Weighted sum of two arrays."""
+    """weight * one + other_weight * other."""
     for i in range(out.size):
         out[i] = np.float32(np.float32(weight * one[i]) + np.float32(other_weight * other[i]))
 
 
 @kernel
 def add_one(total: Floats, array: Floats, weight: np.float32) -> None:
-    """Add a weighted array in place."""
+    """total += weight * array."""
     for i in range(total.size):
         total[i] = np.float32(total[i] + np.float32(weight * array[i]))
 
 
 @kernel
 def add_exactly(total: NDArray[np.float64], array: Floats, weight: np.float64) -> None:
-    """Add a weighted array to a float64 one in place."""
+    """total += weight * array, in float64."""
     for i in range(array.size):
         total[i] += weight * np.float64(array[i])
 
 
 @kernel
 def plus(base: Floats, change: Floats, factor: np.float32, out: Floats) -> None:
-    """Base plus change; base where the change is zero, whose sign a sum could lose."""
+    """base + factor * change, and exactly base where that product is 0: a sum would lose -0.0."""
     for i in range(out.size):
         unchanged, product = base[i], np.float32(factor * change[i])
         changed = np.float32(unchanged + product)
@@ -224,16 +224,16 @@ def plus(base: Floats, change: Floats, factor: np.float32, out: Floats) -> None:
 
 
 @kernel
-def instead(change: Floats, base: Floats, values: Floats, out: Floats) -> None:
-    """Values where the change is not zero, else the base."""
+def where_changed(change: Floats, base: Floats, values: Floats, out: Floats) -> None:
+    """values where change is not 0, else base."""
     for i in range(out.size):
         unchanged, changed = base[i], values[i]
         out[i] = unchanged if change[i] == np.float32(0) else changed
 
 
 @kernel
-def masked(mask: Floats, values: Floats, out: Floats) -> None:
-    """Values where the mask is not zero, else zero."""
+def where_nonzero(mask: Floats, values: Floats, out: Floats) -> None:
+    """values where mask is not 0, else 0."""
     for i in range(out.size):
         value = values[i]
         out[i] = np.float32(0) if mask[i] == np.float32(0) else value
@@ -241,7 +241,7 @@ def masked(mask: Floats, values: Floats, out: Floats) -> None:
 
 @kernel
 def keep_above(bits: Bits, threshold: np.uint32, out: Bits) -> None:
-    """Zero magnitudes that are not above the threshold."""
+    """Keep elements whose magnitude exceeds the threshold; set the others to 0."""
     for i in range(out.size):
         keeps = np.uint32(bits[i] & _MAGNITUDE) > threshold
         out[i] = np.uint32(bits[i] * np.uint32(keeps))
@@ -256,7 +256,7 @@ def agree(
     total: Floats,
     mass: Floats,
 ) -> None:
-    """Add what has the elected sign to the total, and its weight to the mass."""
+    """Add weighted elements of the elected sign to the total, and their weight to the mass."""
     zero = np.float32(0)
     for i in range(total.size):
         value = delta[i]
@@ -276,7 +276,7 @@ def agree_of_two(
     undecided: np.float32,
     out: Floats,
 ) -> None:
-    """The mean of what has the elected sign, of two: the same steps as of more, in one loop."""
+    """Weighted mean of the elements of the elected sign; `agree` for two arrays, in one loop."""
     zero = np.float32(0)
     for i in range(out.size):
         elected = np.float32(one[i] + other[i])
@@ -292,7 +292,7 @@ def agree_of_two(
 
 @kernel
 def divide(total: Floats, mass: Floats) -> None:
-    """Total over mass in place; where there is no mass the total is zero and stays."""
+    """total /= mass where mass is not 0; elsewhere the total is 0 and stays."""
     for i in range(total.size):
         divisor = np.float32(1) if mass[i] == np.float32(0) else mass[i]
         total[i] = np.float32(total[i] / divisor)
@@ -300,7 +300,7 @@ def divide(total: Floats, mass: Floats) -> None:
 
 @kernel
 def dot(left: Floats, right: Floats, sums: NDArray[np.float64]) -> None:
-    """Add an inner product to `LANES` sums, element i to sum i modulo LANES."""
+    """Add an inner product to `LANES` partial sums, element i to sum i modulo LANES."""
     whole = left.size // LANES * LANES
     for i in range(0, whole, LANES):
         for lane in range(LANES):

@@ -1,4 +1,9 @@
-"""Makes the machine code of the program loop; `compiled` starts this as a process of its own."""
+"""Compiling the program loop with numba to an object file that needs neither numba nor Python.
+
+This relies on how numba lowers a C callback: `inspect_llvm` returns the whole module as text,
+`native_name` is the function without the wrapper for Python, and all other functions are internal
+to it. `compiled` runs this module in a separate process.
+"""
 
 import sys
 
@@ -11,10 +16,10 @@ from mergegrid.kernels.compiled import ARRAYS, NAME, file_name, target
 
 
 def machine_code() -> bytes:
-    """An object file with nothing but the program loop, for this processor.
+    """An object file that contains only the program loop, for this processor.
 
     Raises:
-        MergegridError: the loop could allocate or raise, which machine code on its own cannot.
+        MergegridError: the loop may allocate or raise, for which it would need numba's library.
     """
     signature = types.void(*[types.voidptr] * ARRAYS)
     compiled = cfunc(signature, error_model="numpy")(program_loop.execute)
@@ -23,7 +28,7 @@ def machine_code() -> bytes:
     for function in module.functions:
         if not function.is_declaration and function.name != NAME:
             function.linkage = "internal"
-    # What numba adds to report errors needs its own library. No loop can fail, so that goes.
+    # Remove numba's error reporting, which needs its library and is unreachable in these loops.
     machine, passes = target(), llvm.create_new_module_pass_manager()
     passes.add_ipsccp_pass()
     passes.add_simplify_cfg_pass()
@@ -33,18 +38,18 @@ def machine_code() -> bytes:
     outside = sorted(name for name in needed if not name.startswith("llvm."))
     if outside:
         raise MergegridError(
-            f"the compiled loops need {', '.join(outside)}: a loop must neither raise nor "
-            "allocate; change the loop that does, or install the numba and llvmlite versions "
-            "that pyproject.toml names"
+            f"the compiled loops need {', '.join(outside)}: loops must neither raise nor allocate; "
+            "change the loop that does, or install the numba and llvmlite versions of "
+            "pyproject.toml"
         )
     code: bytes = machine.emit_object(module)
     return code
 
 
 def main() -> None:
-    """Write the machine code that the process which starts this one asks for by its file's name."""
+    """Write the machine code to standard output, if it belongs to the file name in `sys.argv`."""
     if file_name() != sys.argv[2]:
-        sys.exit("mergegrid has changed since this program was started; start it again")
+        sys.exit("mergegrid has changed since this program was started; restart it")
     try:
         code = machine_code()
     except MergegridError as error:

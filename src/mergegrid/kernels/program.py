@@ -1,9 +1,9 @@
-"""Programs: what an expression over arrays asks for, carried out in one pass through the cache.
+"""Programs: expressions over arrays, computed in one pass through the processor's cache.
 
-Operations do not compute; they build expressions. Only when numbers are wanted, all that leads to
-them becomes a list of instructions, which one compiled loop carries out for a few thousand
-elements at a time. So no intermediate array ever leaves the processor's cache, and threads meet in
-the interpreter once per run instead of once per operation.
+Operations build expressions and compute nothing. When results are requested, the expressions that
+they depend on become a list of instructions, which one compiled loop executes for about a thousand
+elements at a time. So no intermediate array leaves the cache, and threads contend for the
+interpreter once per chunk instead of once per operation.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,31 +19,31 @@ from mergegrid.kernels.opcodes import BLOCK, LANES, SIZES, STORE_FLOAT32
 
 
 class Rows:
-    """Memory for arrays, one in each row; it grows when it has to."""
+    """Memory for arrays, one in each row, which grows on demand."""
 
     def __init__(self, array: NDArray[np.uint8] | None = None) -> None:
-        self._take(np.empty((0, 0), np.uint8) if array is None else array)
+        self._set(np.empty((0, 0), np.uint8) if array is None else array)
 
-    def _take(self, array: NDArray[np.uint8]) -> None:
+    def _set(self, array: NDArray[np.uint8]) -> None:
         if array.dtype != np.uint8 or array.ndim != 2 or not array.flags.c_contiguous:
             raise ValueError(
                 f"memory is {array.dtype} {array.shape}, contiguous: {array.flags.c_contiguous}; "
                 "pass contiguous bytes [rows, length]"
             )
         self.array = array
-        # Asking an array takes longer than a short program.
+        # Kept, because NumPy takes longer to return it than a short program runs.
         self.address = array.ctypes.data
 
     def reserve(self, index: int, size: int) -> NDArray[np.uint8]:
-        """The first `size` bytes of a row; what is in the others is kept."""
+        """The first `size` bytes of a row; grows the memory if needed and keeps its contents."""
         if index < 0 or size < 0:
-            raise ValueError(f"row {index} of {size} bytes: neither can be negative")
+            raise ValueError(f"row {index} of {size} bytes: neither may be negative")
         rows, length = self.array.shape
         if index >= rows or size > length:
-            # Rows are looked at as numbers of up to four bytes.
+            # Rows are viewed as elements of up to four bytes.
             grown = np.empty((max(index + 1, rows), -(-max(size, length) // 4) * 4), np.uint8)
             grown[:rows, :length] = self.array
-            self._take(grown)
+            self._set(grown)
         return self.array[index, :size]
 
 
@@ -52,15 +52,15 @@ _NO_SUMS = np.zeros((1, LANES))
 
 
 class Machine:
-    """Carries out programs; its memory is used again and again."""
+    """Executes programs, reusing its memory."""
 
     def __init__(self) -> None:
         self.inputs = Rows()
-        """Memory for what is read."""
+        """Arrays to load, one in each row."""
         self.outputs = Rows()
-        """Memory for what is stored."""
+        """Stored arrays, one in each row."""
         self.nonfinite_input = c_int64()
-        """Not 0 from where something that was loaded is not finite."""
+        """Not 0 once an infinity or NaN has been loaded; reset by the caller."""
         self._registers = Rows()
         self._scratch = (c_double * BLOCK)()
         self._execute = program_loop()
@@ -71,25 +71,25 @@ class Machine:
         counts: NDArray[np.int64] = _NO_COUNTS,
         sums: NDArray[np.float64] = _NO_SUMS,
     ) -> list[int]:
-        """Carry out what leads to the sinks.
+        """Compute the sinks.
 
         Args:
             sinks: expressions that store or count.
-            counts: histogram that counts are added to.
-            sums: sums that inner products are added to, LANES for each part of the arrays.
+            counts: counts to add to; their layout depends on the opcode.
+            sums: partial sums [parts, LANES] of inner products to add to.
 
         Returns:
-            For each sink a number: whether it stored something that is not finite, or its count.
+            One number per sink: whether it stored an infinity or NaN, or its count.
 
         Raises:
-            ValueError: the program would read or write beyond its arrays, or in another layout.
+            ValueError: the program is invalid or would exceed its arrays.
         """
-        uses = _in_order(sinks)
+        uses = _count_uses(sinks)
         memory = Memory(self.inputs.array, self.outputs.array, counts, sums)
         check_program(uses, sinks, memory)
         program, floats, integers, registers = _compile(uses)
         self._registers.reserve(registers - 1, 4 * BLOCK)
-        found = (c_int64 * len(sinks))()
+        results = (c_int64 * len(sinks))()
         sizes = (c_int64 * SIZES)(
             sinks[0].count,
             len(program),
@@ -113,22 +113,22 @@ class Machine:
             self._scratch,
             counts.ctypes.data,
             sums.ctypes.data,
-            found,
+            results,
             byref(self.nonfinite_input),
         )
-        return list(found)
+        return list(results)
 
 
 def _compile(uses: dict[Expression, int]) -> tuple[list[int], list[float], list[int], int]:
-    """Instructions, one after the other, their numbers, and how many registers they need.
+    """Translate expressions to code, floats, integers and the number of registers.
 
-    An instruction is: op, target, first of its floats, first of its integers, number of operands,
-    operands.
+    An instruction consists of the opcode, target register or output row, index of its first float,
+    index of its first integer, number of operands, and the registers of the operands.
     """
     program: list[int] = []
     floats: list[float] = []
     integers: list[int] = []
-    places: dict[Expression, int] = {}
+    targets: dict[Expression, int] = {}
     free: list[int] = []
     registers = stored = 0
     for expression in list(uses):
@@ -141,22 +141,22 @@ def _compile(uses: dict[Expression, int]) -> tuple[list[int], list[float], list[
         else:
             target = registers
             registers += 1
-        places[expression] = target
+        targets[expression] = target
         program += (expression.op, target, len(floats), len(integers), len(operands))
         floats += expression.floats
         integers += expression.integers
-        # A target is taken before operands are let go: no instruction writes what it reads.
+        # Operands are freed after the target is chosen, so no instruction overwrites its operands.
         for operand in operands:
-            program.append(places[operand])
+            program.append(targets[operand])
             uses[operand] -= 1
             if not uses[operand]:
-                free.append(places[operand])
-    # Two more for instructions that need room of their own.
+                free.append(targets[operand])
+    # Two more as scratch space for single instructions.
     return program, floats, integers, registers + 2
 
 
-def _in_order(sinks: Iterable[Expression]) -> dict[Expression, int]:
-    """How often every expression is used, each after all it is of."""
+def _count_uses(sinks: Iterable[Expression]) -> dict[Expression, int]:
+    """The number of uses of every expression, each after all of its operands."""
     uses: dict[Expression, int] = {}
 
     def visit(expression: Expression) -> None:

@@ -1,4 +1,4 @@
-"""What the compiled loop would do to memory if its callers were wrong, and that they are told."""
+"""Invalid programs are rejected before they reach memory; compiled loops match their source."""
 
 import ctypes
 import warnings
@@ -21,15 +21,15 @@ COUNT = 8
 
 
 def machine(rows=2, length=4 * COUNT):
-    """A machine with rooms and results for eight float32 numbers."""
+    """A machine with input and output rows for eight float32 elements."""
     made = Machine()
     made.inputs = Rows(np.zeros((rows, length), np.uint8))
     made.outputs = Rows(np.zeros((rows, length), np.uint8))
     return made
 
 
-def array(count=COUNT, room=0):
-    return load("float32", count, room)
+def array(count=COUNT, row=0):
+    return load("float32", count, row)
 
 
 def near(low=5, width=8, shift=0, guesses=(NO_BITS,) * 4):
@@ -41,7 +41,7 @@ def op(op, operands=1, floats=(), integers=(), count=COUNT):
 
 
 STORED = store("float32", array())
-#: Programs that would read or write where nothing is, or misread what is there.
+#: Programs that would read or write outside of arrays, or misinterpret their contents.
 WRONG = {
     "no sink": [],
     "one sink twice": [STORED, STORED],
@@ -49,15 +49,15 @@ WRONG = {
     "a count as operand": [store("float32", op(do.COUNT_EQUAL, integers=[3]))],
     "an unknown instruction": [store("float32", op(99))],
     "a negative instruction": [store("float32", op(-1))],
-    "room that is not there": [store("float32", array(room=2))],
-    "room before the first": [store("float32", array(room=-1))],
-    "room that is too short": [store("float32", array(count=COUNT + 1))],
+    "input row that does not exist": [store("float32", array(row=2))],
+    "negative input row": [store("float32", array(row=-1))],
+    "input row that is too short": [store("float32", array(count=COUNT + 1))],
     "negative count": [store("float32", array(count=-1))],
-    "results that are not there": [store("float32", array()) for _ in range(3)],
+    "output rows that do not exist": [store("float32", array()) for _ in range(3)],
     "operand of another length": [store("float32", op(do.SUBTRACT, 2, count=4))],
     "sinks of two lengths": [store("float32", array()), store("float32", array(4))],
     "too few operands": [store("float32", op(do.SUBTRACT, 1))],
-    "too many operands": [store("float32", op(do.MASKED, 3))],
+    "too many operands": [store("float32", op(do.WHERE_NONZERO, 3))],
     "no operand at all": [store("float32", op(do.WEIGHTED_SUM, 0))],
     "mean of nothing": [store("float32", op(do.WEIGHTED_MEAN, 0, [1.0]))],
     "election of nobody": [store("float32", op(do.AGREEING_MEAN, 0, [0.0]))],
@@ -68,19 +68,19 @@ WRONG = {
     "no threshold": [store("float32", op(do.THIN, 2, [1.0]))],
     "threshold beyond a word": [store("float32", op(do.THIN, 2, [1.0], [2**32 + 1]))],
     "negative threshold": [store("float32", op(do.THIN, 2, [1.0], [-1]))],
-    "key beyond a word": [store("float32", op(do.WORDS, 0, (), [2**32, 0, 0, 0, 0]))],
-    "negative block": [store("float32", op(do.WORDS, 0, (), [0, 0, 0, 0, -1]))],
+    "key beyond a word": [store("float32", op(do.RANDOM_WORDS, 0, (), [2**32, 0, 0, 0, 0]))],
+    "negative block": [store("float32", op(do.RANDOM_WORDS, 0, (), [0, 0, 0, 0, -1]))],
     "threshold of nothing": [store("float32", op(do.KEEP_LARGE, 1, (), [0, 0]))],
     "boundary beyond the end": [store("float32", op(do.KEEP_LARGE, 1, (), [1, COUNT + 1]))],
     "boundary before the start": [store("float32", op(do.KEEP_LARGE, 1, (), [1, -1]))],
     "histogram without bins": [op(do.COUNT_HIGH)],
     "near without bins": [near()],
-    "list without room for its length": [near(shift=do.LIST_OTHERS)],
+    "list without its length": [near(shift=do.LIST_OTHERS)],
     "near of nothing": [near(width=0)],
     "near beyond all magnitudes": [near(low=2**31 - 1, width=2)],
     "guess outside": [near(guesses=(4, NO_BITS, NO_BITS, NO_BITS))],
     "guess twice": [near(guesses=(6, 6, NO_BITS, NO_BITS))],
-    "place without room": [op(do.PLACE_OF_EQUAL, integers=[1, 0])],
+    "place without counts": [op(do.PLACE_OF_EQUAL, integers=[1, 0])],
     "negative rank": [op(do.PLACE_OF_EQUAL, integers=[1, -1])],
     "bits beyond a word": [op(do.COUNT_EQUAL, integers=[2**32])],
     "products without sums": [op(do.DOTS, 2, integers=[0])],
@@ -146,11 +146,12 @@ def test_numbers_are_not_taken_for_another_type(stored):
 @pytest.mark.parametrize("start", [1, 2, 3, 5, -4])
 def test_random_words_start_at_whole_blocks(start):
     with pytest.raises(ValueError, match="multiple of four"):
-        CpuOperations().words((0, 0, 0, 0), start, 4)
+        CpuOperations().random_words((0, 0, 0, 0), start, 4)
 
 
-@pytest.mark.parametrize("number", range(26))
-def test_every_instruction_has_a_check(number):
+@pytest.mark.parametrize("number", range(do.DOTS + 1))
+def test_the_signature_of_every_opcode_is_checked(number):
+    assert set(do.OPCODES) == set(range(do.DOTS + 1))
     with pytest.raises(ValueError, match="takes"):
         machine().run([op(number, operands=5, floats=[0.0] * 9, integers=[0] * 9)])
 
@@ -259,9 +260,9 @@ def test_the_compiled_loops_do_what_is_written_for_any_number(in_python, numbers
 @pytest.mark.parametrize(
     "sinks",
     [
-        WRONG["room that is not there"],
-        WRONG["room that is too short"],
-        WRONG["results that are not there"],
+        WRONG["input row that does not exist"],
+        WRONG["input row that is too short"],
+        WRONG["output rows that do not exist"],
         WRONG["near without bins"],
         WRONG["histogram without bins"],
         [op(do.PLACE_OF_EQUAL, integers=[0x3F800000, 0])],

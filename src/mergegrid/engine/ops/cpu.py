@@ -115,16 +115,16 @@ class CpuOperations:
 
     def where_changed(self, change: Expression, base: Expression, values: Expression) -> Expression:
         """Values where the change is not zero."""
-        return Expression(do.INSTEAD, base.count, [change, base, values])
+        return Expression(do.WHERE_CHANGED, base.count, [change, base, values])
 
     def where_nonzero(self, mask: Expression, values: Expression) -> Expression:
         """Values under a mask."""
-        return Expression(do.MASKED, values.count, [mask, values])
+        return Expression(do.WHERE_NONZERO, values.count, [mask, values])
 
     def random_words(self, key: MaskKey, start: int, count: int) -> Expression:
         """Random words: uint32 in place of float32."""
         check_start(start)
-        return Expression(do.WORDS, count, integers=[*key, start // 4])
+        return Expression(do.RANDOM_WORDS, count, integers=[*key, start // 4])
 
     def thin(
         self, words: Expression, threshold: int, values: Expression, factor: float
