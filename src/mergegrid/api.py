@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
 
+from pydantic import ValidationError
+
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.inspection import Inspection
@@ -117,12 +119,7 @@ def merge(
             check_expert_name(name)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    recipe = Recipe(
-        family="base",
-        experts=tuple(experts),
-        sparsifier=sparsifier or NoSparsifier(),
-        method=method or Average(),
-    )
+    recipe = _recipe(tuple(experts), sparsifier or NoSparsifier(), method or Average())
     output = output or Output()
     limit = _bytes(max_memory)
     if isinstance(base, Mapping):
@@ -273,6 +270,14 @@ def load_into(model: Any, tensors: Mapping[str, Any]) -> None:
     from mergegrid.checkpoints.torch_tensors import load_into as load
 
     load(model, tensors)
+
+
+def _recipe(experts: tuple[str, ...], sparsifier: Sparsifier, method: Method) -> Recipe:
+    try:
+        return Recipe(family="base", experts=experts, sparsifier=sparsifier, method=method)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
 
 
 def _bytes(size: int | str | None) -> int | None:

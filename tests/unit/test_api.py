@@ -124,6 +124,34 @@ def test_state_dicts_that_do_not_fit_are_refused(expert, settings, message):
         mergegrid.merge({"w": np.ones((2, 3), np.float32)}, {"a": expert}, **settings)
 
 
+def test_an_expert_that_unties_what_the_base_ties_is_refused():
+    tied = np.ones((2, 3), np.float32)
+    base = {"embed_tokens.weight": tied, "lm_head.weight": tied}
+    expert = {name: tied + row for row, name in enumerate(base)}
+    with pytest.raises(MergegridError, match=r"one tensor in the base, but differ in expert a"):
+        mergegrid.merge(base, {"a": expert})
+    copies = {name: tensor.copy() for name, tensor in base.items()}
+    merged = mergegrid.merge(copies, {"a": expert})
+    assert all((merged[name] == expert[name]).all() for name in base)
+
+
+def test_tensors_that_only_an_expert_has_are_an_error_and_heads_a_note(caplog):
+    base = {"w": np.ones(3, np.float32)}
+    expert = {"w": np.ones(3, np.float32), "classifier.weight": np.ones(3, np.float32)}
+    caplog.set_level("INFO")
+    assert set(mergegrid.merge(base, {"a": expert})) == {"w"}
+    assert "expert a: the task head is not merged: classifier.weight" in caplog.text
+    with pytest.raises(MergegridError, match="the base has no adapter, which expert a has"):
+        mergegrid.merge(base, {"a": {**expert, "adapter": np.ones(3, np.float32)}})
+
+
+def test_no_experts_and_settings_of_the_wrong_kind_are_errors_of_mergegrid():
+    with pytest.raises(ConfigError, match="experts: "):
+        mergegrid.merge("models/llama", {})
+    with pytest.raises(ConfigError, match="method"):
+        mergegrid.merge("models/llama", {"a": "models/math"}, method="ties")
+
+
 def test_integers_that_differ_are_refused():
     base, expert = (
         {"w": np.ones(3, np.float32), "ids": ids} for ids in (np.arange(3), np.ones(3, int))
