@@ -313,7 +313,7 @@ FIGURES: dict[str, Figure] = {
         "the largest value over seeds.",
     ),
     "deltas": Figure(
-        "figures.deltas_figure",
+        "delta_figures.deltas_figure",
         "Share of the deltas of each expert of {family} below a size. DARE is known to work where "
         f"most are below {SMALL} (arXiv 2311.03099, section 4.6).",
         "deltas",

@@ -1,10 +1,9 @@
-"""Figures of one family: scores against drop rates, merges against experts, sizes of deltas."""
+"""Figures of one family: scores against drop rates, and merges against experts."""
 
 import textwrap
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -12,9 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import PercentFormatter
 
-from mergegrid.deltas.paper_range import SMALL
 from mergegrid.study.reporting import style
 from mergegrid.study.reporting.drawing import columns_of, in_style, legend_below, note, panels
 from mergegrid.study.reporting.rows import BASE, ORACLE, SINGLE
@@ -79,35 +76,6 @@ def merges_figure(scores: pd.DataFrame, family: str) -> Figure:
     # Selection on the test split is optimistically biased, so the title says so.
     replay = " (chosen on the test split)" if "test" in set(summary["selection"]) else ""
     figure.suptitle(f"{family}: merges against single experts{replay}")
-    return figure
-
-
-@in_style
-def deltas_figure(deltas: pd.DataFrame, family: str) -> Figure:
-    """Draw the share of each expert's deltas below a size; the mean over training seeds."""
-    whole = deltas[(deltas["tensor"] == "all") & (deltas["max"] > 0)]
-    if whole.empty:
-        return note(f"{family}: there are no deltas to show.")
-    quantiles = [name for name in whole.columns if name[0] == "q" and name[1:].isdigit()]
-    shares = [*(int(name[1:]) / 10 ** len(name[1:]) for name in quantiles), 1.0]
-    figure = Figure(figsize=(style.WIDTH, 5.5), layout="constrained")
-    axis = figure.add_subplot()
-    legend: dict[str, Artist] = {}
-    by_expert = whole.groupby("expert", sort=False)[[*quantiles, "max"]].mean()
-    for index, (expert, sizes) in enumerate(by_expert.iterrows()):
-        color, dashes = style.expert_look(index)
-        # Zero has no place on a log scale: the line starts at the share of zero deltas.
-        points = [(size, share) for size, share in zip(sizes, shares, strict=True) if size > 0]
-        line = axis.plot(*zip(*points, strict=True), color=color, linestyle=dashes)
-        legend[str(expert)] = line[0]
-    axis.set_xscale("log")
-    axis.set_ylim(0, 1.02)
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.set_xlabel("size of a delta, |fine-tuned - pre-trained parameter| (log scale)")
-    axis.set_ylabel("share of parameters with a smaller delta")
-    _mark_paper_range(axis)
-    figure.suptitle(f"{family}: how far fine-tuning moves parameters")
-    legend_below(figure, legend, columns=6)
     return figure
 
 
@@ -261,18 +229,3 @@ def _set_title(experts: str, all_experts: set[str]) -> str:
     if len(names) > 2 and set(names) == all_experts:
         return f"all {len(names)} experts"
     return textwrap.fill(" + ".join(names), 30)
-
-
-def _mark_paper_range(axis: Axes) -> None:
-    axis.axvline(SMALL, color="black", linestyle=":", linewidth=1.3)
-    low, high = np.log(axis.get_xlim())
-    place = (np.log(SMALL) - low) / (high - low)
-    axis.text(
-        SMALL,
-        1.01,
-        f"{SMALL}: most deltas in the paper are smaller (arXiv 2311.03099, section 4.6)",
-        transform=axis.get_xaxis_transform(),
-        ha="right" if place > 0.6 else "left" if place < 0.4 else "center",
-        va="bottom",
-        fontsize=style.SMALL,
-    )

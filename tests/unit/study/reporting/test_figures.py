@@ -15,7 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from mergegrid.study.reporting.figures import deltas_figure, drop_rate_figure, merges_figure
+from mergegrid.study.reporting.delta_figures import deltas_figure
+from mergegrid.study.reporting.figures import drop_rate_figure, merges_figure
 from mergegrid.study.reporting.files import markdown_table, write_figure, write_table
 from mergegrid.study.reporting.style import (
     METHOD_ORDER,
