@@ -165,7 +165,7 @@ def _check_count_near(expression: Expression, memory: Memory) -> None:
     _check_range(expression, 1, 1, _MAGNITUDES - low)
     _check_range(expression, 2, 0, do.LIST_OTHERS)
     for index, guess in enumerate(guesses, start=3):
-        # From 2^31 on, a guess is no magnitude and so matches none.
+        # Guesses from 2^31 on are not magnitudes and match nothing.
         highest = low + width - 1 if guess < _MAGNITUDES else _WORDS - 1
         _check_range(expression, index, low, highest)
     known = [guess for guess in guesses if guess < _MAGNITUDES]
