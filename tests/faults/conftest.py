@@ -12,7 +12,7 @@ from faulty import SEED, TRIES, Study
 from package_index import Index
 from small_models import family
 
-from mergegrid.study.tasks.generators.instructions import generate
+from mergegrid.study.tasks.generators.formatting import generate
 
 #: Tests of single faults that are with the module that they hit.
 ELSEWHERE = Path(__file__).parent / "elsewhere.txt"

@@ -19,7 +19,7 @@ from mergegrid.methods.average import Average
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.none import NoSparsifier
-from mergegrid.study.encoders.evaluator import Bench, Member
+from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.merges import merges
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
@@ -39,8 +39,8 @@ def select(folder: Path) -> Any:
     chosen = choose(score_frame([row for row in rows() if row["study"] == "merges"]))
     base = inputs.encoder(folder)
     targets = [inputs.PRAISE, inputs.KIND]
-    members = {
-        target.task: Member(
+    experts = {
+        target.task: EvaluatedExpert(
             inputs.classifier(folder, base, target, seed),
             target,
             inputs.of_task(target, inputs.examples(validation=16)),
@@ -53,7 +53,7 @@ def select(folder: Path) -> Any:
     for aim in ("mean", "each"):
         request = MergesRequest(
             family="tiny",
-            experts=list(members),
+            experts=list(experts),
             training_seed=0,
             targets=targets,
             methods=[[Average()], [TaskArithmetic(coefficient=each) for each in (0.5, 1.0, 3.0)]],
@@ -64,8 +64,8 @@ def select(folder: Path) -> Any:
             selection="validation",
             aim=aim,
         )
-        bench = Bench(base, members, ScoreStore(folder / f"{aim}.jsonl"))
-        scores, predictions = merges(request, bench)
+        evaluator = EncoderEvaluator(base, experts, ScoreStore(folder / f"{aim}.jsonl"))
+        scores, predictions = merges(request, evaluator)
         columns = ["recipe", "head", "split", "value", "stderr", "n", "selected"]
         found[aim] = {"scores": scores[columns], "predictions": predictions["predictions"].tolist()}
     return found

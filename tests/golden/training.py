@@ -13,7 +13,7 @@ from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.recipes.output import Output
 from mergegrid.study.decoders.importing import import_decoder
-from mergegrid.study.encoders.scoring import TaskScorer
+from mergegrid.study.encoders.task_scorer import TaskScorer
 from mergegrid.study.finetuning import classifier, decoder, multitask
 from mergegrid.study.generation.answering import AnswerJob, answer
 from mergegrid.study.model_statistics.gather import gather

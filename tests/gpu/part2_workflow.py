@@ -20,7 +20,7 @@ from small_models import family
 from steps import Machine, Row, step
 
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.study.encoders.evaluator import Bench, Member
+from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.encoders.sweep import sweep
 from mergegrid.study.schema.encoder_jobs import SweepRequest
@@ -244,8 +244,8 @@ def _sweep(machine: Machine, folder: Path, examples: pd.DataFrame, name: str) ->
         for rate in rates
     ]
     request = SweepRequest(target=made.TARGET, recipes=recipes)
-    member = Member(folder / "praise", made.TARGET, examples)
+    expert = EvaluatedExpert(folder / "praise", made.TARGET, examples)
     store = ScoreStore(folder / f"{name}.jsonl")
-    bench = Bench(folder / "base", {"praise": member}, store, machine.device)
-    scores, _ = sweep(request, bench)
+    evaluator = EncoderEvaluator(folder / "base", {"praise": expert}, store, machine.device)
+    scores, _ = sweep(request, evaluator)
     (folder / f"{name}.json").write_text(json.dumps(scores["value"].tolist()))

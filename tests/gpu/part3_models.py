@@ -22,7 +22,7 @@ from mergegrid.recipes.output import Output
 from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.finetuning.classifier import finetune
 from mergegrid.study.finetuning.decoder import finetune_decoder
-from mergegrid.study.finetuning.state import Seal
+from mergegrid.study.finetuning.resuming import CheckpointDigests
 from mergegrid.study.generation.backend import GenerationRequest
 from mergegrid.study.generation.engines import engine_identity
 from mergegrid.study.generation.transformers_backend import TransformersBackend
@@ -89,14 +89,14 @@ def _finetune(
         torch.backends.cuda.matmul.allow_tf32 = True
     if name == "any order":
         torch.use_deterministic_algorithms = lambda *_, **__: None
-    sealed = Seal.on_save
+    record_digests = CheckpointDigests.on_save
 
-    def seal_and_end(*arguments: Any, **names: Any) -> None:
-        sealed(*arguments, **names)
+    def record_and_exit(*arguments: Any, **names: Any) -> None:
+        record_digests(*arguments, **names)
         os._exit(ENDED)
 
     if stop:
-        Seal.on_save = seal_and_end  # type: ignore[method-assign]
+        CheckpointDigests.on_save = record_and_exit  # type: ignore[method-assign]
     settings = {"learning_rate": 1e-4, "epochs": 2, "batch_size": 16}
     request = FinetuneRequest(target=made.TARGET, settings=settings, seed=3)
     finetune(folder / "base", request, examples, folder / name, machine.device)

@@ -68,7 +68,7 @@ def test_upgraded_libraries_run_nothing(study):
         ("study/reporting/costs.py", "costs", {"costs": 1, "all": 1}),
         ("study/scoring/comparisons.py", "comparisons", {"comparisons": 1, "table": 2, "all": 1}),
         ("study/scoring/choice.py", "select", {"merges": 1, **REPORT}),
-        ("study/encoders/scoring.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **REPORT}),
+        ("study/encoders/task_scorer.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **REPORT}),
         ("engine/engine.py", "merge", {"sweep": 2, "merges": 1, **REPORT}),
         (
             "deltas/report.py",

@@ -5,7 +5,7 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.study.encoders.evaluator import Bench, Member
+    from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
     from mergegrid.study.encoders.merges import merges
     from mergegrid.study.encoders.store import ScoreStore
     from mergegrid.study.schema.encoder_jobs import MergesRequest
@@ -15,14 +15,14 @@ with job(snakemake):
     folders = [Path(folder) for folder in snakemake.input.experts]
     tables = [pd.read_parquet(path) for path in snakemake.input.examples]
     statistics = [Path(folder) for folder in snakemake.input.statistics] or [None] * len(folders)
-    members = map(Member, folders, request.targets, tables, statistics)
+    experts = map(EvaluatedExpert, folders, request.targets, tables, statistics)
     store = ScoreStore(Path(snakemake.output.scores).with_suffix(".store.jsonl"))
-    bench = Bench(
+    evaluator = EncoderEvaluator(
         Path(snakemake.input.base),
-        dict(zip(request.experts, members, strict=True)),
+        dict(zip(request.experts, experts, strict=True)),
         store,
         device(snakemake),
     )
-    scores, predictions = merges(request, bench)
+    scores, predictions = merges(request, evaluator)
     scores.to_parquet(snakemake.output.scores)
     predictions.to_parquet(snakemake.output.predictions)

@@ -1,1 +1,1 @@
-"""Encoders in studies: import, evaluate, sweep, merge and compare with oracles."""
+"""Import, evaluate, sweep and merge encoders, and compare them with oracles."""

@@ -1,12 +1,13 @@
-"""The order of the classes that a ready classifier answers with, and that of its task.
+"""Match the order of a ready classifier's outputs with the labels of its task.
 
 `roberta-large-mnli` answers contradiction, neutral, entailment; GLUE lists entailment, neutral,
-contradiction. Taken as they come, right answers would count as wrong ones.
+contradiction. Without reordering, correct answers would count as wrong.
 """
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,65 +21,55 @@ _PLACEHOLDER = re.compile(r"(?:label[ _]?)?(\d+)", re.IGNORECASE)
 
 
 def class_names(folder: Path) -> list[str] | None:
-    """What the config of a classifier calls its outputs, in their order; None where it does not.
+    """Read the names of a classifier's outputs, in order, from its config; None if it has none.
 
     Raises:
         CheckpointError: the names are not numbered from 0, or two parts of the config disagree.
     """
     path = folder / "config.json"
     config = read_json(path)
-    numbers = config.get("label2id")
-    try:
-        found = _in_order({int(at): str(name) for at, name in (config["id2label"] or {}).items()})
-    except KeyError:
-        found = None
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _unclear(path, "id2label", config["id2label"]) from error
-    try:
-        other = _in_order({int(at): str(name) for name, at in (numbers or {}).items()})
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _unclear(path, "label2id", numbers) from error
-    if found is None or other is None or found == other or _are_placeholders(other):
-        return found or other
-    if _are_placeholders(found):
-        return other
+    by_id = _ordered(path, "id2label", config.get("id2label"))
+    by_label = _ordered(path, "label2id", config.get("label2id"))
+    if by_id is None or by_label is None or by_id == by_label or _are_placeholders(by_label):
+        return by_id or by_label
+    if _are_placeholders(by_id):
+        return by_label
     raise CheckpointError(
-        f"{path} contradicts itself: id2label names the classes {found}, label2id {other}; "
+        f"{path} contradicts itself: id2label names the classes {by_id}, label2id {by_label}; "
         "correct the wrong one"
     )
 
 
 def outputs_of(names: Sequence[str], labels: Sequence[Any], source: str) -> list[int] | None:
-    """The output of a classifier for each label of a task; None where its names say nothing.
+    """Find the output of a classifier for each label of a task; None if names are placeholders.
 
     Names are compared without regard to case, spaces, hyphens and underscores, unless labels
     differ in nothing else.
 
     Args:
-        names: what the classifier calls its outputs, in their order.
-        labels: the labels of the task, or what it calls them.
-        source: the classifier, in messages.
+        names: names of the classifier's outputs, in order.
+        labels: labels of the task, or their names.
+        source: the classifier, for messages.
 
     Raises:
         CheckpointError: the names are not those of the task.
     """
-    wanted = [str(label) for label in labels]
-    for form in (str.strip, _plain):
-        ours, theirs = [form(each) for each in wanted], [form(each) for each in names]
-        if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
-            return [theirs.index(each) for each in ours]
+    texts = [str(label) for label in labels]
+    for normalize in (str.strip, _plain):
+        task, model = [normalize(text) for text in texts], [normalize(name) for name in names]
+        if sorted(task) == sorted(model) and len(set(task)) == len(task):
+            return [model.index(name) for name in task]
     if _are_placeholders(names):
         return None
     raise CheckpointError(
-        f"{source} answers with the classes {', '.join(names)} and the labels of the task are "
-        f"{', '.join(wanted)}, so which is which is unknown; name the checkpoint that was "
-        "fine-tuned for this task, or write the names of its classes, in the order of `labels`, "
-        "as `label_names` of the task"
+        f"{source} answers with the classes {', '.join(names)}, which do not match the labels of "
+        f"the task, {', '.join(texts)}; choose the checkpoint that was fine-tuned for this task, "
+        "or list the names of its classes, in the order of `labels`, as `label_names` of the task"
     )
 
 
 def reorder(model: PreTrainedModel, outputs: Sequence[int]) -> None:
-    """Reorder what a classifier answers, in place: its class i becomes what output[i] was.
+    """Reorder the outputs of a classifier in place: output i becomes the former `outputs[i]`.
 
     Raises:
         CheckpointError: the model's classes are not rows of its head.
@@ -91,43 +82,43 @@ def reorder(model: PreTrainedModel, outputs: Sequence[int]) -> None:
 
 
 def _rows_per_class(model: PreTrainedModel, classes: int) -> list[str]:
-    """Tensors with a row per class: those that have one more where there is one class more."""
+    """Find the tensors with a row per class: they gain a row when a class is added."""
     config = copy.deepcopy(model.config)
     config.num_labels = classes + 1
     with torch.device("meta"):
         larger = type(model)(config).state_dict()
-    shapes = {
-        name: (tuple(tensor.shape), tuple(larger[name].shape))
+    changed = {
+        name: (tensor.shape, larger[name].shape)
         for name, tensor in model.state_dict().items()
+        if tensor.shape != larger[name].shape
     }
-    differing = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
-    if not differing or any(
-        (ours[0] + 1, *ours[1:]) != theirs for ours, theirs in differing.values()
-    ):
+    if not changed or any((now[0] + 1, *now[1:]) != after for now, after in changed.values()):
         raise CheckpointError(
-            f"the classes of {type(model).__name__} are not rows of its head, so that they cannot "
-            "be put in the order of the task; list the labels in the order of the checkpoint"
+            f"the classes of {type(model).__name__} are not rows of its head, so they cannot be "
+            "reordered; list the labels of the task in the order of the checkpoint"
         )
-    return list(differing)
+    return list(changed)
 
 
-def _in_order(names: Mapping[int, str]) -> list[str] | None:
-    if sorted(names) != list(range(len(names))):
-        raise ValueError("not numbered from 0")
-    return [names[at] for at in range(len(names))] or None
+def _ordered(path: Path, key: str, value: Any) -> list[str] | None:
+    """Return the class names in `id2label` or `label2id`, ordered by their numbers."""
+    with suppress(AttributeError, TypeError, ValueError):
+        pairs = (value or {}).items()
+        if key == "label2id":
+            pairs = [(at, name) for name, at in pairs]
+        names = {int(at): str(name) for at, name in pairs}
+        if sorted(names) == list(range(len(names))):
+            return [names[at] for at in range(len(names))] or None
+    raise CheckpointError(
+        f"{path}: {key} is {str(value)[:200]}, which does not number the classes from 0; correct it"
+    )
 
 
 def _are_placeholders(names: Sequence[str]) -> bool:
-    """Whether names say no more than their position: `LABEL_0`, `LABEL_1`."""
-    found = [_PLACEHOLDER.fullmatch(name.strip()) for name in names]
-    return all(match is not None and int(match[1]) == at for at, match in enumerate(found))
+    """Tell whether names are positions only: `LABEL_0`, `LABEL_1`."""
+    matches = [_PLACEHOLDER.fullmatch(name.strip()) for name in names]
+    return all(match is not None and int(match[1]) == at for at, match in enumerate(matches))
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
-
-
-def _unclear(path: Path, key: str, value: Any) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: {key} is {str(value)[:200]}, which does not number the classes from 0; correct it"
-    )

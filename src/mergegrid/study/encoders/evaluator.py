@@ -1,4 +1,4 @@
-"""A bench: base, experts and examples in memory, and the scores of any recipe over them."""
+"""Scores of recipes over encoders: base, experts and examples stay in memory between recipes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.stages import Libraries, library_versions, stage_versions, union_of_versions
-from mergegrid.study.encoders.scoring import TaskScorer
 from mergegrid.study.encoders.store import ScoreStore
+from mergegrid.study.encoders.task_scorer import TaskScorer
 from mergegrid.study.runtime.gpu_devices import hardware_name
 from mergegrid.study.schema.encoder_jobs import Target, statistic_of
 from mergegrid.study.scoring.scores import Measurement, Split
@@ -30,60 +30,63 @@ _STAGES = ("merge", "evaluate_encoder")
 
 
 @dataclass(frozen=True)
-class Member:
-    """One expert on the bench."""
+class EvaluatedExpert:
+    """An expert with the task that recipes are scored on under its head."""
 
     folder: Path
     """Published folder of the expert."""
     target: Target
-    """The task it is scored on."""
+    """The task."""
     examples: pd.DataFrame
-    """Prepared examples of that task."""
+    """Prepared examples of the task."""
     statistics: Path | None = None
-    """Published folder of what was gathered of the expert, for methods that need it."""
+    """Published folder of the expert's model statistics, for methods that need them."""
 
 
-class Bench:
-    """Scores recipes of some experts of one base, each on the tasks of its experts.
+class EncoderEvaluator:
+    """Scores recipes of some experts of one base on the tasks of these experts.
 
-    Models are loaded when the first score is really missing from the store.
+    Models are loaded once a score is missing from the store.
     """
 
     def __init__(
         self,
         base: Path,
-        members: Mapping[str, Member],
+        experts: Mapping[str, EvaluatedExpert],
         store: ScoreStore,
         device: str = "cpu",
     ) -> None:
-        self._base_folder, self._members = base, members
+        self._base_folder, self._experts = base, experts
         self._store, self._device = store, device
         self._inputs = {
             "base": published_digest(base),
             "versions": stage_versions(*_STAGES),
             "device": hardware_name(device),
         }
-        self._inputs_of_members = {
+        self._expert_inputs = {
             name: {
-                "expert": published_digest(member.folder),
-                "target": member.target.model_dump(mode="json"),
-                "examples": examples_digest(member.examples),
+                "expert": published_digest(expert.folder),
+                "target": expert.target.model_dump(mode="json"),
+                "examples": examples_digest(expert.examples),
             }
-            for name, member in members.items()
+            for name, expert in experts.items()
         }
-        self._files_of_members = {
-            name: read_manifest(member.statistics)["files"] if member.statistics else {}
-            for name, member in members.items()
+        self._statistics_digests = {
+            name: read_manifest(expert.statistics)["files"]
+            for name, expert in experts.items()
+            if expert.statistics
         }
-        folders = [folder for each in members.values() for folder in (each.folder, each.statistics)]
+        folders = [
+            folder for expert in experts.values() for folder in (expert.folder, expert.statistics)
+        ]
         self._recorded = {folder: recorded_libraries(folder) for folder in folders if folder}
         self._engine: Engine | None = None
         self._statistics: dict[Path, Checkpoint] = {}
         self._scorers: dict[str, TaskScorer] = {}
-        self._last: AnySparsifier | None = None
+        self._last_sparsifier: AnySparsifier | None = None
 
     def missing(self, recipes: Sequence[Recipe], split: Split) -> int:
-        """How many of the recipes have a score that must still be measured."""
+        """Count the recipes with a score that must still be measured."""
         return sum(
             any(self._store.get(self._key(recipe, name, split)) is None for name in recipe.experts)
             for recipe in recipes
@@ -92,15 +95,16 @@ class Bench:
     def scores(
         self, recipe: Recipe, split: Split, heads: Sequence[str] | None = None
     ) -> dict[str, Measurement]:
-        """Scores of a recipe by expert, on the task of each; measured only where not known.
+        """Return the scores of a recipe by head; measure those that are not in the store.
 
         Args:
-            recipe: what is scored.
-            split: the examples it is scored on.
-            heads: the experts on whose tasks it is scored; all of the recipe's when unset.
+            recipe: the merge to score.
+            split: the examples to score it on.
+            heads: experts under whose head, and on whose task, to score it; by default all of the
+                recipe's.
         """
         merged: Checkpoint | None = None
-        found: dict[str, Measurement] = {}
+        scores: dict[str, Measurement] = {}
         for name in heads or recipe.experts:
             key = self._key(recipe, name, split)
             measurement = self._store.get(key)
@@ -109,31 +113,29 @@ class Bench:
                 measurement = self._scorers[name].measure(merged, split)
                 measurement = replace(measurement, libraries=self._libraries_of(recipe))
                 self._store.add(key, measurement)
-            found[name] = measurement
-        return found
+            scores[name] = measurement
+        return scores
 
     def inputs_digest(self, recipe: Recipe) -> str:
         """SHA-256 over everything but the recipe that its scores depend on."""
         return digest(self._inputs_of(recipe))
 
     def _libraries_of(self, recipe: Recipe) -> Libraries:
-        """Libraries behind a score measured now: those of its inputs and those used here."""
-        folders = [self._members[name].folder for name in recipe.experts]
+        """Libraries behind a score measured now: those of its inputs and those of this process."""
+        folders = [self._experts[name].folder for name in recipe.experts]
         if statistic_of(recipe.method):
-            of_experts = (self._members[name].statistics for name in recipe.experts)
+            of_experts = (self._experts[name].statistics for name in recipe.experts)
             folders += [folder for folder in of_experts if folder]
-        return union_of_versions(
-            [library_versions(*_STAGES), *(self._recorded[each] for each in folders)]
-        )
+        recorded = [self._recorded[folder] for folder in folders]
+        return union_of_versions([library_versions(*_STAGES), *recorded])
 
     def _inputs_of(self, recipe: Recipe) -> dict[str, Any]:
-        members = {name: self._inputs_of_members[name] for name in recipe.experts}
-        if wanted := statistic_of(recipe.method):
-            members = {
-                name: {**each, "statistics": self._files_of_members[name][wanted.file]}
-                for name, each in members.items()
-            }
-        return {**self._inputs, "members": members}
+        inputs = {name: dict(self._expert_inputs[name]) for name in recipe.experts}
+        if statistic := statistic_of(recipe.method):
+            for name in recipe.experts:
+                inputs[name]["statistics"] = self._statistics_digests[name][statistic.file]
+        # "members" is part of the keys of stored scores.
+        return {**self._inputs, "members": inputs}
 
     def _key(self, recipe: Recipe, name: str, split: Split) -> dict[str, Any]:
         return {
@@ -146,59 +148,59 @@ class Bench:
     def _merge(self, recipe: Recipe) -> Checkpoint:
         engine = self._load()
         bound = engine.bind(recipe, self._open_statistics(recipe))
-        self._forget(engine, bound)
+        self._drop_stale_results(engine, bound)
         merged = MergedCheckpoint(engine, bound)
-        # Under one head every tensor is used once; under several, they are not made again.
-        return merged if len(recipe.experts) == 1 else self._hold(merged)
+        # A single head reads every tensor once; for several heads, merged tensors are kept.
+        return merged if len(recipe.experts) == 1 else self._in_memory(merged)
 
     def _open_statistics(self, recipe: Recipe) -> dict[str, Checkpoint]:
-        """What the method of a recipe needs to know of its experts."""
-        wanted = statistic_of(recipe.method)
-        if wanted is None:
+        """Open the model statistics that the method of a recipe needs."""
+        statistic = statistic_of(recipe.method)
+        if statistic is None:
             return {}
-        found = {}
+        statistics = {}
         for name in recipe.experts:
-            folder = self._members[name].statistics
-            assert folder, "inputs were digested, so the folder is there"
-            path = folder / wanted.file
+            folder = self._experts[name].statistics
+            assert folder, "digesting the inputs has read its manifest"
+            path = folder / statistic.file
             if path not in self._statistics:
                 self._statistics[path] = open_statistics(path)
-            found[name] = self._statistics[path]
-        return found
+            statistics[name] = self._statistics[path]
+        return statistics
 
-    def _forget(self, engine: Engine, bound: BoundRecipe) -> None:
-        """Forget answers that would pile up.
+    def _drop_stale_results(self, engine: Engine, bound: BoundRecipe) -> None:
+        """Drop pre-pass results that no later recipe can use, to bound memory.
 
-        Recipes come ordered by sparsifier: what was surveyed behind another is not asked for again.
-        What depends on statistics alone is, behind the next sparsifier; so it is kept until its
-        method comes with another setting.
+        Recipes come ordered by sparsifier, so results that depend on the sparsifier are useless
+        after the next one starts. Results that depend on statistics alone serve all sparsifiers;
+        they are dropped when their method comes with other settings.
         """
         sparsifier, kind = bound.sparsifier, bound.method.kind
-        behind_another = sparsifier != self._last
-        self._last = sparsifier
+        new_sparsifier = sparsifier != self._last_sparsifier
+        self._last_sparsifier = sparsifier
 
         def stale(scope: object) -> bool:
             if isinstance(scope, StatisticsScope):
                 return bool(scope.kind == kind and scope != bound.scope)
-            return behind_another
+            return new_sparsifier
 
         for key in [key for key in engine.results if stale(key[0])]:
             del engine.results[key]
 
     def _load(self) -> Engine:
         if self._engine is None:
-            base = self._hold(open_checkpoint(self._base_folder))
+            base = self._in_memory(open_checkpoint(self._base_folder))
             experts = {
-                name: self._hold(open_checkpoint(member.folder))
-                for name, member in self._members.items()
+                name: self._in_memory(open_checkpoint(expert.folder))
+                for name, expert in self._experts.items()
             }
             self._engine = Engine(base, experts, options=options_for(self._device, threads=1))
             self._scorers = {
-                name: TaskScorer(member.folder, member.target, member.examples, self._device)
-                for name, member in self._members.items()
+                name: TaskScorer(expert.folder, expert.target, expert.examples, self._device)
+                for name, expert in self._experts.items()
             }
         return self._engine
 
-    def _hold(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _in_memory(self, checkpoint: Checkpoint) -> Checkpoint:
         on_cpu = self._device == "cpu"
         return InMemory(checkpoint) if on_cpu else OnDevice(checkpoint, self._device)

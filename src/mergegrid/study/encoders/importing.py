@@ -1,9 +1,9 @@
-"""Encoders as the merges want them: one folder layout and one set of names per architecture.
+"""Import encoders into one folder layout with one set of tensor names per architecture.
 
-Published encoders differ in tensor names (with or without a `bert.` in front, `gamma` for
-`weight`), in files (safetensors, `pytorch_model.bin`) and in what else they hold (language-model
-heads, poolers). Loading them as sequence classifiers and saving them again settles all of it: a
-base keeps exactly the tensors that its file gave to the classifier, an expert its task head too.
+Published encoders differ in tensor names (with or without a `bert.` prefix, `gamma` for `weight`),
+in files (safetensors, `pytorch_model.bin`) and in further tensors (language-model heads, poolers).
+Loading them as sequence classifiers and saving them again removes the differences: a base keeps
+exactly the tensors that its file gave to the classifier, an expert its task head too.
 """
 
 import json
@@ -32,6 +32,7 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import publish
 from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.errors import CheckpointError
+from mergegrid.settings import Spec
 from mergegrid.study.encoders.class_order import class_names, outputs_of, reorder
 from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
 
@@ -46,7 +47,7 @@ def import_base(source: Path, folder: Path, made_from: dict[str, Any]) -> None:
     """Publish a pre-trained encoder without any head.
 
     Raises:
-        CheckpointError: the source is no encoder that can classify sequences, or is not whole.
+        CheckpointError: the source is incomplete, or not an encoder that can classify sequences.
     """
     model, fresh = _load(source, num_labels=2)
     body = f"{model.base_model_prefix}."
@@ -62,7 +63,9 @@ def import_base(source: Path, folder: Path, made_from: dict[str, Any]) -> None:
         if name not in fresh and name.startswith(body)
     }
     if not tensors:
-        raise CheckpointError(f"{source} holds no tensor of {type(model).__name__}")
+        raise CheckpointError(
+            f"{source} has no tensor of {type(model).__name__}; check its config.json"
+        )
     logger.info("%s: %d tensors, without %s", type(model).__name__, len(tensors), sorted(fresh))
     config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     with publish(folder, made_from) as draft:
@@ -77,8 +80,8 @@ def import_expert(
     """Publish a ready expert with its task head.
 
     Raises:
-        CheckpointError: the source has no head, or one that does not fit the task or names other
-            classes, or its tensors are not those of the base.
+        CheckpointError: the source has no head, its head has other classes than the task, or its
+            tensors differ from those of the base in name or shape.
     """
     target = request.target
     outputs = max(len(target.classes), 1)
@@ -86,34 +89,35 @@ def import_expert(
     found = len(names) if names else AutoConfig.from_pretrained(source).num_labels
     if found != outputs:
         raise CheckpointError(
-            f"{source} answers with {found} labels and the task has {outputs}; "
-            "name the checkpoint that was fine-tuned for this task"
+            f"{source} answers with {found} labels, but the task has {outputs}; choose the "
+            "checkpoint that was fine-tuned for this task"
         )
     model, fresh = _load(source, num_labels=outputs)
     if fresh:
         raise CheckpointError(
-            f"{source} lacks {sorted(fresh)[0]} of {type(model).__name__}; "
-            "it is no fine-tuned classifier: name another, or let the expert be fine-tuned here"
+            f"{source} lacks {sorted(fresh)[0]} of {type(model).__name__}, so it is not a "
+            "fine-tuned classifier; choose another checkpoint, or remove `source` to fine-tune one"
         )
     for difference in check_configs(base, source, str(source)):
         logger.warning("%s", difference)
-    known, own = open_checkpoint(base), InMemory(_tensors(model))
-    check_homologous(known, own, str(source))
-    unmerged_tensors(known, own, str(source), read_config(base), read_config(source))
-    notes = [] if target.is_regression else _in_order_of_task(model, names, target, source)
+    base_tensors, expert_tensors = open_checkpoint(base), InMemory(_tensors(model))
+    check_homologous(base_tensors, expert_tensors, str(source))
+    configs = read_config(base), read_config(source)
+    unmerged_tensors(base_tensors, expert_tensors, str(source), *configs)
+    notes = [] if target.is_regression else _match_class_order(model, names, target, source)
     tokenizer = AutoTokenizer.from_pretrained(source)
     save_expert(model, tokenizer, folder, request, made_from, notes=notes)
 
 
-def _in_order_of_task(
+def _match_class_order(
     model: PreTrainedModel, names: Sequence[str] | None, target: Target, source: Path
 ) -> list[str]:
-    """Put the classes of a ready expert in the order of its task; gives what to note of that."""
+    """Put the classes of a ready expert in the order of its task; return notes for the user."""
     labels = target.label_names or target.classes
     order = None if names is None else outputs_of(names, labels, str(source))
     if order is None:
         note = (
-            "the checkpoint does not name its classes; they are taken to be in the order of the "
+            "the checkpoint does not name its classes; they are assumed to be in the order of the "
             f"task: {', '.join(map(str, labels))}"
         )
         logger.warning("%s: %s", source, note)
@@ -135,42 +139,74 @@ def save_expert(
     curve: Sequence[Mapping[str, float]] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Publish a fine-tuned classifier, and beside it how it was trained: `training.json`."""
-    if classes := request.target.classes:
-        model.config.id2label = {index: str(label) for index, label in enumerate(classes)}
-        model.config.label2id = {str(label): index for index, label in enumerate(classes)}
+    """Publish a fine-tuned classifier with a description of its training, `training.json`."""
+    for key, names in _class_names_in_config(request.target).items():
+        setattr(model.config, key, names)
     with publish(folder, made_from) as draft:
         save_file(_tensors(model), draft / "model.safetensors", metadata={"format": "pt"})
         model.config.save_pretrained(draft.path)
         tokenizer.save_pretrained(draft.path)
-        training = {**request.model_dump(mode="json"), "curve": list(curve)}
-        if notes:
-            training["notes"] = list(notes)
-        (draft / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")
+        write_training(draft.path, request, curve, notes)
+
+
+def write_training(
+    folder: Path, request: Spec, curve: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+) -> None:
+    """Write `training.json`: the request, the validation curve, and notes if there are any."""
+    training = {**request.model_dump(mode="json"), "curve": list(curve)}
+    if notes:
+        training["notes"] = list(notes)
+    (folder / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")
 
 
 def load_classifier(folder: Path, **config: Any) -> PreTrainedModel:
-    """Load a published encoder as a classifier in float32; what it lacks starts at random."""
+    """Load a published encoder as a float32 classifier; missing tensors are random."""
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32, **config
     )
     return model
 
 
+def load_with_head(base: Path, target: Target) -> PreTrainedModel:
+    """Load a base as a float32 classifier with a random head and the loss of a task."""
+    if target.is_regression:
+        return load_classifier(base, num_labels=1, problem_type="regression")
+    return load_classifier(
+        base,
+        num_labels=len(target.classes),
+        problem_type="single_label_classification",
+        **_class_names_in_config(target),
+    )
+
+
+def _class_names_in_config(target: Target) -> dict[str, dict[Any, Any]]:
+    """Config keys that name the classes of a task; nothing for a regression."""
+    if target.is_regression:
+        return {}
+    names = {index: str(label) for index, label in enumerate(target.classes)}
+    return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+
+
 def _load(source: Path, num_labels: int) -> tuple[PreTrainedModel, set[str]]:
+    """Load a classifier, and return it with the names of the tensors that the source lacks."""
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             source, num_labels=num_labels, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{source} cannot be loaded as an encoder for classification: {error}"
+            f"{source} cannot be loaded as an encoder for sequence classification: {error}; choose "
+            "an encoder"
         ) from error
     return model, set(info["missing_keys"])
 
 
 def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """What a model holds, each matrix under the first of its names."""
+    """Return the tensors of a model, tied ones under the first of their names.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
     state = model.state_dict()
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
         name for name, _ in model.named_parameters()
@@ -179,7 +215,7 @@ def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
-                f"{name} holds values that are not finite; the checkpoint is damaged or the "
-                "training broke down: fetch it again, or lower the learning rate"
+                f"{name} has values that are not finite: the checkpoint is damaged, or training "
+                "diverged; download it again, or lower the learning rate"
             )
     return tensors

@@ -1,10 +1,10 @@
-"""Merges: the candidates of every method, the choice among them, and the score of the chosen.
+"""Search among merges: score candidates of every method, select, and score the selected on test.
 
-The search goes as the paper's (arXiv 2311.03099, appendix A): first each method's parameters are
-chosen with all deltas kept; then, at that setting, the rate of each sparsifier. Candidates are
-compared on the selection split, by their mean over mask seeds and over the tasks of the set, or,
-with the aim `each`, for every task by the score on that task alone; the first of equals wins.
-Only what is chosen is scored on the test split, and on the tasks that it is chosen for.
+The search follows the paper (arXiv 2311.03099, appendix A): each method's parameters are selected
+with all deltas kept; then, with these parameters, the rate of each sparsifier. Candidates are
+compared on the selection split by their mean over mask seeds and over the tasks of the set; with
+the aim `each`, for every task by the score on that task alone. The first of equal candidates wins.
+Only selected candidates are scored on the test split, on the tasks that they were selected for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from mergegrid.progress import progress
 from mergegrid.recipes.recipe import Recipe, canonical_sparsifier
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.none import NoSparsifier
-from mergegrid.study.encoders.evaluator import Bench
+from mergegrid.study.encoders.evaluator import EncoderEvaluator
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.scoring.scores import (
     Split,
@@ -29,49 +29,55 @@ from mergegrid.study.scoring.scores import (
 )
 
 Candidate = tuple[Recipe, ...]
-"""The recipes of one setting: one for each mask seed."""
+"""The recipes that differ in their mask seed alone."""
 Heads = tuple[str, ...]
-"""The experts on whose tasks one choice is made."""
+"""The experts on whose tasks one candidate is selected."""
 
 
-def merges(request: MergesRequest, bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores of all candidates on the selection split and of the chosen ones on the test split,
-    and predictions of the chosen ones.
+def merges(
+    request: MergesRequest, evaluator: EncoderEvaluator
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run the search.
+
+    Returns:
+        Scores of all candidates on the selection split and of the selected ones on the test split,
+        and the predictions of the selected ones.
     """
-    search = _Search(request, bench)
+    search = _Search(request, evaluator)
     search.run()
     return search.scores(), search.predictions()
 
 
 class _Search:
-    def __init__(self, request: MergesRequest, bench: Bench) -> None:
-        self._request, self._bench = request, bench
+    def __init__(self, request: MergesRequest, evaluator: EncoderEvaluator) -> None:
+        self._request, self._evaluator = request, evaluator
         self._targets = dict(zip(request.experts, request.targets, strict=True))
-        # In the order of the search; a dictionary for a set that keeps it.
+        # Dictionaries, as sets in the order of the search.
         self._compared: dict[tuple[Recipe, str], None] = {}
-        self._chosen: dict[tuple[Recipe, str], None] = {}
+        self._selected: dict[tuple[Recipe, str], None] = {}
 
     def run(self) -> None:
         experts = tuple(self._request.experts)
-        choices: list[Heads] = [experts]
+        selections: list[Heads] = [experts]
         if self._request.aim == "each":
-            choices = [(head,) for head in experts]
-        for candidates in self._request.methods:
-            methods = [(self._recipe(method),) for method in dict.fromkeys(candidates)]
-            best = self._best(methods, choices)
+            selections = [(head,) for head in experts]
+        for settings in self._request.methods:
+            methods = [(self._recipe(method),) for method in dict.fromkeys(settings)]
+            best = self._best(methods, selections)
             for sparsifiers in self._request.sparsifiers:
-                self._choose(best, sparsifiers)
-        what = f"chosen merges of {' + '.join(experts)} on test"
-        recipes = sorted(_heads_of(self._chosen).items(), key=lambda item: _order(item[0]))
+                self._select(best, sparsifiers)
+        what = f"selected merges of {' + '.join(experts)} on test"
+        # The evaluator reuses pre-passes while the sparsifier stays the same.
+        recipes = sorted(_heads_of(self._selected).items(), key=lambda item: _sort_key(item[0]))
         for recipe, heads in progress(recipes, what, len(recipes)):
-            self._bench.scores(recipe, "test", heads)
+            self._evaluator.scores(recipe, "test", heads)
 
     def scores(self) -> pd.DataFrame:
-        """All that was scored; `selected` where the recipe was chosen for the head."""
+        """All scores; `selected` where the recipe was selected for the head."""
         selection = self._request.selection
-        seen = dict.fromkeys(
+        measured = dict.fromkeys(
             [(recipe, head, selection) for recipe, head in self._compared]
-            + [(recipe, head, "test") for recipe, head in self._chosen]
+            + [(recipe, head, "test") for recipe, head in self._selected]
         )
         return score_frame(
             [
@@ -82,79 +88,84 @@ class _Search:
                     self._targets[head].task,
                     self._targets[head].metric,
                     split,
-                    self._bench.scores(recipe, split, [head])[head],
-                    selected=(recipe, head) in self._chosen,
+                    self._evaluator.scores(recipe, split, [head])[head],
+                    selected=(recipe, head) in self._selected,
                     selection=selection,
                     aim=self._request.aim,
-                    inputs_digest=self._bench.inputs_digest(recipe),
+                    inputs_digest=self._evaluator.inputs_digest(recipe),
                 )
-                for recipe, head, split in seen
+                for recipe, head, split in measured
             ]
         )
 
     def predictions(self) -> pd.DataFrame:
-        """What the chosen answered on test."""
+        """Predictions of the selected recipes on the test split."""
         return prediction_frame(
             [
                 prediction_row(
                     recipe,
                     head,
                     self._targets[head].task,
-                    self._bench.scores(recipe, "test", [head])[head],
+                    self._evaluator.scores(recipe, "test", [head])[head],
                 )
-                for recipe, head in self._chosen
+                for recipe, head in self._selected
             ]
         )
 
-    def _choose(self, best: dict[Heads, Candidate], sparsifiers: list[AnySparsifier]) -> None:
-        """Choose the setting of a sparsifier, for each head at the setting that is best for it."""
-        choices_of: dict[AnyMethod, list[Heads]] = {}
+    def _select(self, best: dict[Heads, Candidate], sparsifiers: list[AnySparsifier]) -> None:
+        """Select the settings of a sparsifier, for each head with the method that is best there."""
+        heads_of_method: dict[AnyMethod, list[Heads]] = {}
         for heads, candidate in best.items():
-            choices_of.setdefault(candidate[0].method, []).append(heads)
-        for method, choices in choices_of.items():
-            found = self._best(self._settings(method, sparsifiers), choices)
-            for heads, candidate in found.items():
+            heads_of_method.setdefault(candidate[0].method, []).append(heads)
+        for method, selections in heads_of_method.items():
+            selected = self._best(self._candidates(method, sparsifiers), selections)
+            for heads, candidate in selected.items():
                 pairs = [(recipe, head) for recipe in candidate for head in heads]
-                self._chosen.update(dict.fromkeys(pairs))
+                self._selected.update(dict.fromkeys(pairs))
 
     def _recipe(self, method: AnyMethod, sparsifier: AnySparsifier | None = None) -> Recipe:
         return Recipe(
             family=self._request.family,
             experts=tuple(self._request.experts),
             training_seed=self._request.training_seed,
-            # Two names of one model are one recipe, which is scored once.
+            # Different settings of the same model become one recipe, which is scored once.
             sparsifier=canonical_sparsifier(sparsifier or NoSparsifier()),
             method=method,
         )
 
-    def _settings(self, method: AnyMethod, sparsifiers: list[AnySparsifier]) -> list[Candidate]:
-        settings: dict[str, dict[Recipe, None]] = {}
+    def _candidates(self, method: AnyMethod, sparsifiers: list[AnySparsifier]) -> list[Candidate]:
+        """Group recipes that differ in their mask seed alone."""
+        groups: dict[str, dict[Recipe, None]] = {}
         for sparsifier in sparsifiers:
             recipe = self._recipe(method, sparsifier)
-            settings.setdefault(_setting(recipe), {})[recipe] = None
-        return [tuple(recipes) for recipes in settings.values()]
+            settings = recipe.sparsifier.model_dump(mode="json", exclude={"seed"})
+            groups.setdefault(canonical_json(settings), {})[recipe] = None
+        return [tuple(recipes) for recipes in groups.values()]
 
     def _best(
-        self, candidates: Sequence[Candidate], choices: Sequence[Heads]
+        self, candidates: Sequence[Candidate], selections: Sequence[Heads]
     ) -> dict[Heads, Candidate]:
-        """The best candidate by the mean over the heads of each choice."""
+        """Find the best candidate by the mean over the heads of each selection."""
         if len(candidates) == 1:
-            return dict.fromkeys(choices, candidates[0])
+            return dict.fromkeys(selections, candidates[0])
         sparsifier, method = candidates[0][0].sparsifier.kind, candidates[0][0].method.kind
         what = f"{method} with {sparsifier} on {self._request.selection}"
-        means = [self._means(each, choices) for each in progress(candidates, what, len(candidates))]
+        means = [
+            self._means(candidate, selections)
+            for candidate in progress(candidates, what, len(candidates))
+        ]
         best = np.argmax(means, axis=0)
-        return {heads: candidates[index] for heads, index in zip(choices, best, strict=True)}
+        return {heads: candidates[index] for heads, index in zip(selections, best, strict=True)}
 
-    def _means(self, candidate: Candidate, choices: Sequence[Heads]) -> list[float]:
-        asked = [head for heads in choices for head in heads]
+    def _means(self, candidate: Candidate, selections: Sequence[Heads]) -> list[float]:
+        all_heads = [head for heads in selections for head in heads]
         split: Split = self._request.selection
-        found = [self._bench.scores(recipe, split, asked) for recipe in candidate]
-        pairs = [(recipe, head) for recipe in candidate for head in asked]
+        scores = [self._evaluator.scores(recipe, split, all_heads) for recipe in candidate]
+        pairs = [(recipe, head) for recipe in candidate for head in all_heads]
         self._compared.update(dict.fromkeys(pairs))
         return [
-            float(np.mean([scores[head].value for scores in found for head in heads]))
-            for heads in choices
+            float(np.mean([by_head[head].value for by_head in scores for head in heads]))
+            for heads in selections
         ]
 
 
@@ -165,9 +176,5 @@ def _heads_of(pairs: Iterable[tuple[Recipe, str]]) -> dict[Recipe, list[str]]:
     return heads
 
 
-def _setting(recipe: Recipe) -> str:
-    return canonical_json(recipe.sparsifier.model_dump(mode="json", exclude={"seed"}))
-
-
-def _order(recipe: Recipe) -> str:
+def _sort_key(recipe: Recipe) -> str:
     return canonical_json(recipe.sparsifier.model_dump(mode="json"))

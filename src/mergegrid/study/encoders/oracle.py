@@ -1,9 +1,9 @@
-"""Scores of an oracle: every expert's task, answered by the model that learnt them together."""
+"""Scores of an oracle: one model that learned the tasks of all experts together."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from mergegrid.checkpoints.publish import published_digest, recorded_libraries
 from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import library_versions, stage_versions, union_of_versions
-from mergegrid.study.encoders.scoring import TaskScorer
+from mergegrid.study.encoders.task_scorer import TaskScorer
 from mergegrid.study.schema.oracle_jobs import OracleRequest
 from mergegrid.study.scoring.scores import Split, score_frame, score_row
 from mergegrid.study.tasks.examples import examples_digest
@@ -26,18 +26,18 @@ def score_oracle(
     examples: Mapping[str, pd.DataFrame],
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Scores of an oracle on the validation and the test split of each of its tasks.
+    """Score an oracle on the validation and the test split of all its tasks.
 
     Args:
-        request: what it was trained for.
-        folder: where it is published.
+        request: experts and tasks of the oracle.
+        folder: published folder of the oracle.
         examples: prepared examples of each expert's task.
         device: `cpu` or `cuda`.
     """
     inputs = digest(
         {
             "oracle": published_digest(folder),
-            "examples": {name: examples_digest(each) for name, each in examples.items()},
+            "examples": {name: examples_digest(table) for name, table in examples.items()},
             "device": device,
             "versions": stage_versions("evaluate_encoder"),
         }
@@ -45,6 +45,11 @@ def score_oracle(
     libraries = union_of_versions(
         [library_versions("evaluate_encoder"), recorded_libraries(folder)]
     )
+    # An oracle has the columns of a recipe of its experts, but for those of the method.
+    recipe = Recipe(
+        family=request.family, experts=tuple(request.experts), training_seed=request.seed
+    )
+    method = {"method": METHOD, "recipe": request.slug, "recipe_digest": request.digest}
     rows = []
     for expert, target in zip(request.experts, request.targets, strict=True):
         scorer = TaskScorer(folder / expert, target, examples[expert], device)
@@ -52,7 +57,7 @@ def score_oracle(
         for split in get_args(Split):
             row = score_row(
                 "oracle",
-                _experts(request),
+                recipe,
                 expert,
                 target.task,
                 target.metric,
@@ -62,15 +67,5 @@ def score_oracle(
                 selection="none",
                 inputs_digest=inputs,
             )
-            rows.append({**row, **_as_trained(request)})
+            rows.append({**row, **method})
     return score_frame(rows)
-
-
-def _experts(request: OracleRequest) -> Recipe:
-    """The recipe of nothing but the experts, whose columns an oracle shares."""
-    return Recipe(family=request.family, experts=tuple(request.experts), training_seed=request.seed)
-
-
-def _as_trained(request: OracleRequest) -> dict[str, Any]:
-    """The columns that tell an oracle from a merge."""
-    return {"method": METHOD, "recipe": request.slug, "recipe_digest": request.digest}

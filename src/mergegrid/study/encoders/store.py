@@ -1,4 +1,4 @@
-"""Scores already measured, so that no candidate is scored twice with the same inputs."""
+"""Store of measured scores, so that no recipe is scored twice with the same inputs."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,15 +9,15 @@ from mergegrid.study.scoring.scores import Measurement
 
 
 class ScoreStore:
-    """Measurements in a journal, found again by all that they depend on."""
+    """Measurements in a journal, keyed by everything that they depend on."""
 
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path)
 
     def get(self, inputs: dict[str, Any]) -> Measurement | None:
-        """The measurement made with these inputs, if there is one.
+        """Return the measurement made with these inputs, if any.
 
-        One that was stored before predictions were kept is none: it is measured again.
+        One that was stored before predictions were kept does not count: it is measured again.
         """
         known = self._journal.get(inputs)
         if known is None or "predictions" not in known:
@@ -26,5 +26,5 @@ class ScoreStore:
         return Measurement(**known | {"predictions": predictions and tuple(predictions)})
 
     def add(self, inputs: dict[str, Any], measurement: Measurement) -> None:
-        """Remember a measurement for good."""
+        """Store a measurement permanently."""
         self._journal.add(inputs, asdict(measurement))

@@ -1,25 +1,29 @@
-"""The sweep: one expert alone under every sparsifier, rate and mask seed."""
+"""Sweep of one expert over sparsifiers, rates and mask seeds."""
 
 import logging
 
 import pandas as pd
 
 from mergegrid.progress import progress
-from mergegrid.study.encoders.evaluator import Bench
+from mergegrid.study.encoders.evaluator import EncoderEvaluator
 from mergegrid.study.schema.encoder_jobs import SweepRequest
 from mergegrid.study.scoring.scores import prediction_frame, prediction_row, score_frame, score_row
 
 logger = logging.getLogger(__name__)
 
 
-def sweep(request: SweepRequest, bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores and predictions of a sweep on the test split; nothing is chosen, so all count."""
+def sweep(request: SweepRequest, evaluator: EncoderEvaluator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score a sweep on the test split; nothing is selected, so all rows count as selected.
+
+    Returns:
+        Scores and predictions.
+    """
     total = len(request.recipes)
-    logger.info("%d recipes, %d to score", total, bench.missing(request.recipes, "test"))
+    logger.info("%d recipes, %d to score", total, evaluator.missing(request.recipes, "test"))
     task = request.target.task
     scores, predictions = [], []
     for recipe in progress(request.recipes, f"sweep of {task}", total):
-        for head, measurement in bench.scores(recipe, "test").items():
+        for head, measurement in evaluator.scores(recipe, "test").items():
             scores.append(
                 score_row(
                     "sweep",
@@ -31,7 +35,7 @@ def sweep(request: SweepRequest, bench: Bench) -> tuple[pd.DataFrame, pd.DataFra
                     measurement,
                     selected=True,
                     selection="none",
-                    inputs_digest=bench.inputs_digest(recipe),
+                    inputs_digest=evaluator.inputs_digest(recipe),
                 )
             )
             predictions.append(prediction_row(recipe, head, task, measurement))

@@ -1,1 +1,1 @@
-"""Fine-tuning: a base and a task in, an expert out."""
+"""Fine-tune encoders and decoders for studies."""

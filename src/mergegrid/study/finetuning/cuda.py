@@ -1,4 +1,4 @@
-"""What fine-tuning on a GPU needs beside Trainer: sums in one order, and enough memory."""
+"""Determinism and memory on a GPU, which the Trainer does not take care of."""
 
 import logging
 import os
@@ -9,45 +9,45 @@ from mergegrid.errors import ConfigError
 from mergegrid.study.runtime.memory_estimates import finetuning_bytes
 
 LENIENT = "MERGEGRID_DETERMINISTIC"
-"""Variable that, set to `warn`, lets a GPU compute what it cannot repeat."""
+"""Environment variable; `warn` permits operations that are not deterministic on a GPU."""
 
 logger = logging.getLogger(__name__)
 
 
 def prepare_device(device: str) -> None:
-    """On a GPU, let sums be added in the same order every time, wherever torch can.
+    """On a GPU, use deterministic algorithms.
 
-    Attention and other backward passes on CUDA add in any order unless they are told not to, so the
-    same seed would give other weights on every run. What torch has no such algorithm for is an
-    error, unless `MERGEGRID_DETERMINISTIC=warn` is set: then attention is in any order, too. Matrix
-    products need `CUBLAS_WORKSPACE_CONFIG` besides, before CUDA starts.
+    By default, attention and other backward passes on CUDA add in any order, so that the same seed
+    gives different weights on every run. Operations without a deterministic algorithm raise an
+    error unless `MERGEGRID_DETERMINISTIC=warn` is set; then attention is not deterministic either.
+    Matrix products also need `CUBLAS_WORKSPACE_CONFIG`, set before CUDA starts.
     """
     if torch.device(device).type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=os.environ.get(LENIENT) == "warn")
 
 
 def check_memory(model: torch.nn.Module, bfloat16: bool, device: str) -> None:
-    """Check that a GPU holds a model, its gradients and moments, before anything is computed.
+    """Check that a GPU has enough memory for a model, its gradients and its moments.
 
     Raises:
-        ConfigError: it does not, or it cannot compute in bfloat16.
+        ConfigError: the GPU has too little free memory, or does not support bfloat16.
     """
     if torch.device(device).type != "cuda":
         return
     if bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(
-            f"{torch.cuda.get_device_name()} does not compute in bfloat16; set finetune.precision "
-            "to float32, or take a GPU of the Ampere generation or newer"
+            f"{torch.cuda.get_device_name()} does not support bfloat16; set finetune.precision to "
+            "float32, or use a GPU of the Ampere generation or newer"
         )
-    counts = [(each.numel(), each.requires_grad) for each in model.parameters()]
-    parameters = sum(count for count, _ in counts)
-    trained = sum(count for count, learns in counts if learns)
-    needed = finetuning_bytes(parameters, trained, bfloat16)
+    parameters = list(model.parameters())
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    needed = finetuning_bytes(total, trained, bfloat16)
     free, _ = torch.cuda.mem_get_info()
     logger.info("%.1f GB of the GPU's %.1f GB before activations", needed / 1e9, free / 1e9)
     if needed > free:
         raise ConfigError(
-            f"to fine-tune {trained / 1e9:.2f} of {parameters / 1e9:.2f} billion parameters takes "
-            f"{needed / 1e9:.0f} GB of the GPU before activations, and {free / 1e9:.0f} GB are "
-            "free; set finetune.lora, or take a GPU with more (docs/gpus.md)"
+            f"fine-tuning {trained / 1e9:.2f} of {total / 1e9:.2f} billion parameters needs "
+            f"{needed / 1e9:.0f} GB of GPU memory before activations, but only {free / 1e9:.0f} GB "
+            "are free; set finetune.lora, or use a GPU with more memory (docs/gpus.md)"
         )

@@ -1,19 +1,16 @@
-"""Fine-tuning a decoder on instructions with the transformers Trainer, whole or by LoRA.
+"""Fine-tune a decoder on instructions with the transformers Trainer: all parameters, or LoRA.
 
-Only answers are learnt: the loss is the mean over their tokens, and only the states in front of
-them go through the output layer. Weights and optimizer are float32; the expert is rounded once, to
-the dtypes of its base, when it is published. The seed governs the order of the examples, dropout
-and the adapters. An interrupted run goes on after its last finished epoch and ends with the same
+Only answers are learned: the loss is the mean over their tokens, and only the hidden states in
+front of them go through the output layer. Weights and optimizer are float32; publishing rounds the
+expert once, to the dtypes of its base. The seed determines the order of the examples, dropout and
+the adapters. An interrupted training resumes after its last finished epoch and ends with the same
 weights: on the CPU, and on one model of GPU (see `cuda`).
 
 Limits: one device; the model, its gradients and two moments must fit into its memory.
 """
 
-import json
 import logging
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +22,15 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_callback import PrinterCallback
 
 from mergegrid.checkpoints import model_files
 from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
 from mergegrid.checkpoints.dtypes import Stored, encode
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.publish import publish, published_digest
+from mergegrid.checkpoints.publish import publish
 from mergegrid.checkpoints.tensor_names import (
     canonical,
     read_config,
@@ -45,12 +38,25 @@ from mergegrid.checkpoints.tensor_names import (
     with_tied_embeddings,
 )
 from mergegrid.errors import CheckpointError, ConfigError
-from mergegrid.stages import library_versions, stage_versions
+from mergegrid.stages import library_versions
 from mergegrid.study.decoders.importing import write_weights
-from mergegrid.study.encoders.importing import TRAINING
+from mergegrid.study.encoders.importing import write_training
+from mergegrid.study.finetuning.chat_data import (
+    IGNORED,
+    EncodedExamples,
+    ExampleEncoder,
+    PaddingCollator,
+)
 from mergegrid.study.finetuning.cuda import check_memory, prepare_device
-from mergegrid.study.finetuning.dialogues import IGNORED, Collator, Dialogues, Encoded
-from mergegrid.study.finetuning.state import Seal, last_checkpoint, state_folder
+from mergegrid.study.finetuning.resuming import CheckpointDigests, state_folder
+from mergegrid.study.finetuning.training import EpochLog, common_arguments, train, training_inputs
+from mergegrid.study.runtime.transformers_compat import (
+    GROUP_BY_LENGTH,
+    autocast,
+    output_layer_only_at,
+    prepare_inputs,
+    report_evaluation,
+)
 from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
 from mergegrid.study.schema.decoders import DecoderFinetune, Lora
 from mergegrid.study.tasks.examples import examples_digest
@@ -70,28 +76,24 @@ def finetune_decoder(
     """Fine-tune a base on instructions and publish the expert at `folder`.
 
     The expert has the tensors of its base, with their names, shapes and dtypes, its config and its
-    tokenizer. Beside them lies `training.json`: settings, seed and the validation loss after every
+    tokenizer. `training.json` beside them holds settings, seed and the validation loss after every
     epoch. State for resuming lives in `<folder>.state` until the expert is published; it is used
     only by a run with the same inputs, device and stage version.
 
     Raises:
-        CheckpointError: the base lacks parameters of its class or has no chat template though one
-            is asked for, or the training broke down.
-        ConfigError: a step cannot be divided as asked, no layer has the name of an adapter's, the
-            GPU lacks the memory, or it cannot compute in bfloat16.
+        CheckpointError: the base lacks parameters of its class, or lacks a chat template that the
+            request needs, or training diverged.
+        ConfigError: the batch size is not divisible by `accumulation`, no layer matches
+            `lora.targets`, or the GPU has too little memory or no bfloat16.
         DataError: no example is short enough.
     """
     settings = request.settings
-    made_from = {
-        "base": published_digest(base),
-        "examples": examples_digest(examples),
-        "request": request.model_dump(mode="json"),
-        "device": device,
-        "versions": stage_versions("finetune_decoder"),
-    }
-    dialogues = Dialogues(base, request.prompt, request.chat)
+    made_from = training_inputs(
+        "finetune_decoder", base, examples_digest(examples), request, device
+    )
+    encoder = ExampleEncoder(base, request.prompt, request.chat)
     splits = {
-        name: Encoded(dialogues, examples[examples["split"] == name], settings.max_length)
+        name: EncodedExamples(encoder, examples[examples["split"] == name], settings.max_length)
         for name in ("train", "validation")
     }
     state = state_folder(folder, made_from)
@@ -108,15 +110,11 @@ def finetune_decoder(
         args=arguments,
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
-        data_collator=Collator(dialogues.padding),
-        callbacks=[_Progress(), Seal()],
+        data_collator=PaddingCollator(encoder.pad_token_id),
+        callbacks=[EpochLog("eval_loss", "validation loss"), CheckpointDigests()],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(state))
     curve = [
-        {"epoch": entry["epoch"], "loss": entry["eval_loss"]}
-        for entry in trainer.state.log_history
-        if "eval_loss" in entry
+        {"epoch": entry["epoch"], "loss": entry["eval_loss"]} for entry in train(trainer, state)
     ]
     if settings.lora is not None:
         model = model.merge_and_unload()
@@ -138,16 +136,12 @@ class _AnswerTrainer(Trainer):
         """Loss of a part of a step, as its share of the step's tokens."""
         labels = inputs.pop("labels")
         # The state at each token predicts the next one.
-        wanted = labels[:, 1:] != IGNORED
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        handle = head.register_forward_pre_hook(_only_at(wanted))
-        try:
+        learned = labels[:, 1:] != IGNORED
+        with output_layer_only_at(self.accelerator.unwrap_model(model), learned):
             outputs = model(**inputs)
-        finally:
-            handle.remove()
         logits = outputs.logits.reshape(-1, outputs.logits.shape[-1]).float()
-        losses = cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
-        loss = losses / (num_items_in_batch if num_items_in_batch is not None else wanted.sum())
+        losses = cross_entropy(logits, labels[:, 1:][learned], reduction="sum")
+        loss = losses / (num_items_in_batch if num_items_in_batch is not None else learned.sum())
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(
@@ -156,52 +150,29 @@ class _AnswerTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Mean loss over all tokens of the validation answers, however they are batched."""
+        """Mean loss over all tokens of the validation answers, independent of batching."""
         assert self.model is not None
         self.model.eval()
         total, count = 0.0, 0
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), autocast(self):
             for batch in self.get_eval_dataloader():
-                inputs = self._prepare_inputs(batch)
+                inputs = prepare_inputs(self, batch)
                 count += int((inputs["labels"][:, 1:] != IGNORED).sum())
                 total += float(self.compute_loss(self.model, inputs, num_items_in_batch=1))
         metrics = {f"{metric_key_prefix}_loss": total / count}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+        report_evaluation(self, metrics)
         return metrics
 
 
-class _Progress(TrainerCallback):
-    """One line per epoch in the log."""
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if metrics:
-            logger.info(
-                "epoch %d of %d: validation loss %.4f",
-                round(state.epoch or 0),
-                round(args.num_train_epochs),
-                metrics["eval_loss"],
-            )
-
-
 class _Rounded(Checkpoint):
-    """What was trained in float32, in the dtypes of its base; what was not, as the base has it."""
+    """Trained float32 tensors in the dtypes of the base; the other tensors are the base's own."""
 
     def __init__(self, trained: Checkpoint, base: Checkpoint) -> None:
         super().__init__(base.infos)
         self._trained, self._base = trained, base
 
     def read(self, name: str, start: int, stop: int, buffer: Stored) -> Stored:
-        """Elements of a tensor as they are to be stored."""
+        """Read elements of a tensor in its stored dtype."""
         if name not in self._trained:
             read: Stored = self._base.read(name, start, stop, buffer)
             return read
@@ -210,19 +181,10 @@ class _Rounded(Checkpoint):
         return buffer
 
 
-def _only_at(wanted: torch.Tensor) -> Callable[[torch.nn.Module, Any], tuple[torch.Tensor]]:
-    """A hook that hands on only those states [1, n, width] whose next token is `wanted`."""
-
-    def select(_: torch.nn.Module, arguments: Any) -> tuple[torch.Tensor]:
-        return (arguments[0][:, :-1][wanted].unsqueeze(0),)
-
-    return select
-
-
 def _load(base: Path) -> Any:
-    """A base in float32, checked to be whole, and such that what is trained can be published."""
-    started = open_checkpoint(base)
-    canonical(started, read_config(base), str(base))
+    """Load a base in float32, and check that it is complete and can be published once trained."""
+    checkpoint = open_checkpoint(base)
+    canonical(checkpoint, read_config(base), str(base))
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, output_loading_info=True
     )
@@ -231,34 +193,41 @@ def _load(base: Path) -> Any:
     if missing:
         raise CheckpointError(
             f"{base} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, "
-            "which would start at random; download the whole model, or correct its config.json"
+            "which would be initialized at random; download the whole model, or correct its "
+            "config.json"
         )
     if unexpected:
         logger.warning(
-            "%d tensors are no part of %s and stay as they are, first %s",
+            "%d tensors are not part of %s and stay unchanged, first %s",
             len(unexpected),
             type(model).__name__,
             unexpected[0],
         )
-    own = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
-    _in_names_of(started, InMemory(own), base, base)
+    parameters = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    _named_as_in(checkpoint, InMemory(parameters), base, base)
     return model
 
 
-def _in_names_of(started: Checkpoint, trained: Checkpoint, folder: Path, base: Path) -> Checkpoint:
-    """What is trained, whose config is in `folder`, with the names that the base has in its file.
+def _named_as_in(stored: Checkpoint, trained: Checkpoint, folder: Path, base: Path) -> Checkpoint:
+    """Rename trained tensors to the names that the base has in its files.
+
+    Args:
+        stored: the files of the base.
+        trained: tensors of the model class.
+        folder: holds the config of `trained`.
+        base: folder of the base.
 
     Raises:
-        CheckpointError: the base has no name for some of it.
+        CheckpointError: the base has no name for some of them.
     """
-    named = with_names_of_base(trained, started, read_config(base), str(base))
-    strangers = sorted(set(named) - set(with_tied_embeddings(started, base, named)))
-    if strangers:
+    named = with_names_of_base(trained, stored, read_config(base), str(base))
+    unknown = sorted(set(named) - set(with_tied_embeddings(stored, base, named)))
+    if unknown:
         raise CheckpointError(
-            f"{base} lacks {strangers[0]}, which the class of its config has; download the whole "
+            f"{base} lacks {unknown[0]}, a tensor of the class in its config; download the whole "
             "model"
         )
-    return with_tied_embeddings(named, folder, started)
+    return with_tied_embeddings(named, folder, stored)
 
 
 def _with_adapters(model: PreTrainedModel, lora: Lora) -> Any:
@@ -275,8 +244,8 @@ def _with_adapters(model: PreTrainedModel, lora: Lora) -> Any:
         return get_peft_model(model, settings)
     except ValueError as error:
         raise ConfigError(
-            f"lora.targets = {lora.targets}: {error}; name linear layers of the model, "
-            "or write all-linear"
+            f"lora.targets = {lora.targets}: {error}; list names of linear layers of the model, "
+            "or use all-linear"
         ) from error
 
 
@@ -284,36 +253,20 @@ def _arguments(settings: DecoderFinetune, seed: int, state: Path, device: str) -
     part, rest = divmod(settings.batch_size, settings.accumulation)
     if rest or not part:
         raise ConfigError(
-            f"a step of batch_size {settings.batch_size} cannot be divided into "
-            f"{settings.accumulation} equal parts; correct `accumulation`"
+            f"batch_size {settings.batch_size} is not divisible by accumulation "
+            f"{settings.accumulation}; change one of them"
         )
     return TrainingArguments(
-        output_dir=str(state),
-        learning_rate=settings.learning_rate,
-        num_train_epochs=settings.epochs,
+        **common_arguments(settings, seed, state, device),
         per_device_train_batch_size=part,
         per_device_eval_batch_size=part,
         gradient_accumulation_steps=settings.accumulation,
-        train_sampling_strategy="group_by_length",
-        # A float below 1 is a share of the steps.
-        warmup_steps=settings.warmup_ratio,
+        **GROUP_BY_LENGTH,
         lr_scheduler_type="cosine",
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bfloat16",
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         remove_unused_columns=False,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=not sys.stderr.isatty(),
-        seed=seed,
-        data_seed=seed,
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device != "cpu",
     )
 
 
@@ -328,11 +281,10 @@ def _publish(
 ) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     model.cpu().save_pretrained(scratch)
-    started, saved = open_checkpoint(base), open_checkpoint(scratch)
-    trained = _in_names_of(started, saved, scratch, base)
+    stored, saved = open_checkpoint(base), open_checkpoint(scratch)
+    trained = _named_as_in(stored, saved, scratch, base)
     with publish(folder, made_from) as draft:
         model_files.copy_files(base, model_files.config_files(base), draft.path)
         model_files.copy_files(base, model_files.tokenizer_files(base), draft.path)
-        write_weights(draft, _Rounded(trained, started), "the fine-tuned model")
-        training = {**request.model_dump(mode="json"), "curve": curve}
-        (draft / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")
+        write_weights(draft, _Rounded(trained, stored), "the fine-tuned model")
+        write_training(draft.path, request, curve)

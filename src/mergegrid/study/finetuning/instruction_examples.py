@@ -1,4 +1,4 @@
-"""Instructions to learn from: read or made up, deduplicated and split once, the same for all seeds.
+"""Instructions to fine-tune on: read or generated, deduplicated and split once for all seeds.
 
 The prepared table has one row per question:
 
@@ -16,7 +16,7 @@ import pandas as pd
 from mergegrid.errors import DataError
 from mergegrid.study.schema.decoders import Instructions
 from mergegrid.study.tasks.generators import generate
-from mergegrid.study.tasks.tables import read_table, text_column
+from mergegrid.study.tasks.table_files import read_table, text_column
 
 STAGE_VERSIONS = {"prepare_instructions": 1}
 
@@ -24,35 +24,40 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_instructions(data: Instructions, path: Path | None) -> pd.DataFrame:
-    """Make the examples that a decoder is fine-tuned on.
+    """Prepare the examples that a decoder is fine-tuned on.
 
     Args:
-        data: the instructions as configured.
-        path: where its records were fetched to, if it has any.
+        data: settings of the instructions.
+        path: where the records were fetched to; None for generated ones.
 
     Raises:
-        DataError: a column is missing, or there is too little for both splits.
+        DataError: a column is missing, or too few examples are left for both splits.
     """
-    examples = _without_duplicates(_examples(data, _records(data, path)))
-    # The permutation by which the examples of encoders are split, too.
+    examples = _examples(data, _records(data, path))
+    repeated = examples["instruction"].duplicated()
+    if repeated.any():
+        logger.info("dropped %d repeated questions", int(repeated.sum()))
+    examples = examples[~repeated]
+    # The same permutation splits the examples of encoders.
     shuffle = np.random.RandomState(data.split_seed)
     examples = examples.iloc[shuffle.permutation(len(examples))[: data.count]]
-    # Rounded down, but for one example at least.
-    learnt = min(int((1 - data.validation_fraction) * len(examples)), len(examples) - 1)
-    if learnt < 1:
+    # Rounded down, but at least one example validates.
+    train = min(int((1 - data.validation_fraction) * len(examples)), len(examples) - 1)
+    if train < 1:
         raise DataError(
-            f"{len(examples)} instructions are left, too few for training and validation; give more"
+            f"only {len(examples)} instructions are left, too few for training and validation; "
+            "add more"
         )
-    logger.info("%d instructions to learn, %d to validate", learnt, len(examples) - learnt)
-    split = np.where(np.arange(len(examples)) < learnt, "train", "validation")
+    logger.info("%d instructions for training, %d for validation", train, len(examples) - train)
+    split = np.where(np.arange(len(examples)) < train, "train", "validation")
     examples.insert(0, "split", split)
     return examples.reset_index(drop=True)
 
 
 def _records(data: Instructions, path: Path | None) -> pd.DataFrame:
     if data.generated is not None:
-        made = data.generated
-        return pd.DataFrame(generate(made.generator, made.count, made.seed))
+        settings = data.generated
+        return pd.DataFrame(generate(settings.generator, settings.count, settings.seed))
     assert data.records is not None, "a data set has records or a generator"
     assert path is not None, "records are fetched before they are read"
     return read_table(data.records, path)
@@ -64,26 +69,18 @@ def _examples(data: Instructions, records: pd.DataFrame) -> pd.DataFrame:
     for column in columns:
         if column not in records:
             raise DataError(
-                f"the instructions have no column {column!r}; they have "
-                f"{', '.join(map(str, records))}: name the right one"
+                f"the instructions have no column {column!r}; choose one of "
+                f"{', '.join(map(str, records))}"
             )
         if data.records is not None:
             records[column] = text_column(data.records, records, column)
     texts = {name: records[name].astype("string").fillna("").str.strip() for name in columns}
     instruction, output = texts[data.instruction], texts[data.output]
     if data.input:
-        below = texts[data.input]
-        instruction = instruction.where(below == "", instruction + "\n" + below)
+        extra = texts[data.input]
+        instruction = instruction.where(extra == "", instruction + "\n" + extra)
     examples = pd.DataFrame({"instruction": instruction, "output": output}).astype("object")
     empty = (examples == "").any(axis="columns")
     if empty.any():
-        logger.warning("left out %d records without a question or an answer", int(empty.sum()))
+        logger.warning("dropped %d records without a question or an answer", int(empty.sum()))
     return examples[~empty]
-
-
-def _without_duplicates(examples: pd.DataFrame) -> pd.DataFrame:
-    """The first example of each question."""
-    repeated = examples["instruction"].duplicated()
-    if repeated.any():
-        logger.info("left out %d repeated questions", int(repeated.sum()))
-    return examples[~repeated]

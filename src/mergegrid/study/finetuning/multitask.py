@@ -1,22 +1,20 @@
-"""Multi-task fine-tuning of an encoder: one body and a head for each task, trained together.
+"""Multi-task fine-tuning of an encoder: one body and a head per task, trained together.
 
 A step takes a batch of every task and descends on the sum of their mean losses, cross-entropy or
-squared error (arXiv 2311.03099, figure 5). An epoch is one pass over the longest task; a shorter
-one starts over, newly shuffled, as often as it ends. All else is as for single experts: AdamW,
-linear schedule with warm-up, the epoch with the best mean over the tasks on validation, the first
-of equals.
+squared error (arXiv 2311.03099, figure 5). An epoch is one pass over the longest task; shorter ones
+repeat, reshuffled on every pass. The rest is the same as for single experts: AdamW, linear schedule
+with warm-up, and the first epoch with the highest mean over the tasks on validation.
 
-Each head is the one that an expert of the task has, so an oracle differs from the experts in its
-training alone. The paper's own has linear heads on `pooler_output`: the same for BERT, where the
-pooler is shared here too, but another architecture than the experts for RoBERTa, whose heads have
-a layer of their own in its place.
+Heads have the architecture that the expert of their task has, so that an oracle differs from the
+experts in its training alone. The paper puts linear heads on `pooler_output`: the same for BERT,
+whose pooler is shared here too, but another architecture than the experts for RoBERTa, whose heads
+have a layer of their own instead.
 
-The seed governs the heads, the order of the examples and dropout. Every epoch starts its random
-numbers anew, so an interrupted run goes on after its last finished epoch and ends with the same
-weights: on the CPU, and on one model of GPU (see `cuda`).
+The seed determines the heads, the order of the examples and dropout. Every epoch restarts the
+random number generators, so an interrupted training resumes after its last finished epoch and ends
+with the same weights: on the CPU, and on one model of GPU (see `cuda`).
 """
 
-import json
 import logging
 import math
 import pickle
@@ -31,15 +29,15 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, get_linear_schedule_with_warmup, set_seed
 
-from mergegrid.checkpoints.publish import publish, published_digest
+from mergegrid.checkpoints.publish import publish
 from mergegrid.fsync import sync_tree
 from mergegrid.hashing import digest
 from mergegrid.progress import progress
-from mergegrid.stages import library_versions, stage_versions
-from mergegrid.study.encoders.importing import TRAINING, load_classifier, save_expert
+from mergegrid.stages import library_versions
+from mergegrid.study.encoders.importing import load_with_head, save_expert, write_training
 from mergegrid.study.finetuning.cuda import prepare_device
-from mergegrid.study.finetuning.heads import head_config
-from mergegrid.study.finetuning.state import state_folder
+from mergegrid.study.finetuning.resuming import state_folder
+from mergegrid.study.finetuning.training import training_inputs
 from mergegrid.study.schema.encoder_jobs import Target
 from mergegrid.study.schema.families import Finetune
 from mergegrid.study.schema.oracle_jobs import OracleRequest
@@ -65,10 +63,10 @@ def finetune_together(
 ) -> None:
     """Fine-tune a base for several tasks at once and publish the oracle at `folder`.
 
-    `folder` holds a complete classifier for each expert, in a folder of its name that is published
-    like the expert's own; all have the same body. Beside them, `training.json` has the request and
-    the validation curve. State for resuming lives in `<folder>.state` until then; it is used only
-    by a run with the same inputs, device and stage version.
+    `folder` holds a complete classifier per expert, in a published folder of its name; all of them
+    have the same body. `training.json` beside them holds the request and the validation curve.
+    State for resuming lives in `<folder>.state` until the oracle is published; it is used only by a
+    run with the same inputs, device and stage version.
 
     Args:
         base: published folder of the pre-trained model.
@@ -78,22 +76,17 @@ def finetune_together(
         device: `cpu` or `cuda`.
 
     Raises:
-        CheckpointError: the training broke down.
+        CheckpointError: training diverged.
     """
-    made_from = {
-        "base": published_digest(base),
-        "examples": [examples_digest(each) for each in examples],
-        "request": request.model_dump(mode="json"),
-        "device": device,
-        "versions": stage_versions("finetune_multitask"),
-    }
+    digests = [examples_digest(table) for table in examples]
+    made_from = training_inputs("finetune_multitask", base, digests, request, device)
     state = state_folder(folder, made_from)
     set_seed(request.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     models = _models(base, request.targets)
     tasks = {
-        name: _Task(model, tokenizer, target, each, device)
-        for name, model, target, each in zip(
+        name: _Task(model, tokenizer, target, table, device)
+        for name, model, target, table in zip(
             request.experts, models, request.targets, examples, strict=True
         )
     }
@@ -104,16 +97,17 @@ def finetune_together(
     made_from["libraries"] = library_versions("finetune_multitask")
     with publish(folder, made_from) as draft:
         for name, model in zip(request.experts, models, strict=True):
-            own = [{"epoch": entry["epoch"], "validation": entry["tasks"][name]} for entry in curve]
-            part = {**made_from, "expert": name}
-            save_expert(model, tokenizer, draft / name, request.of_expert(name), part, own)
-        training = {**request.model_dump(mode="json"), "curve": curve}
-        (draft / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")
+            expert_curve = [
+                {"epoch": entry["epoch"], "validation": entry["tasks"][name]} for entry in curve
+            ]
+            part, of_expert = {**made_from, "expert": name}, request.of_expert(name)
+            save_expert(model, tokenizer, draft / name, of_expert, part, expert_curve)
+        write_training(draft.path, request, curve)
     shutil.rmtree(state)
 
 
 class _Task:
-    """One task's examples, and the model that learns them."""
+    """The examples of a task and the model that learns them."""
 
     def __init__(
         self, model: Any, tokenizer: Any, target: Target, examples: pd.DataFrame, device: str
@@ -128,14 +122,14 @@ class _Task:
         self._labels = torch.tensor(train["label"].to_numpy(), dtype=dtype, device=device)
         encoded = encode(tokenizer, validation, target.max_length)
         self._validation = list(batches(tokenizer, encoded, _VALIDATION_TOKENS, device))
-        self._answers = validation["label"].to_numpy()
+        self._validation_labels = validation["label"].to_numpy()
 
     def steps(self, batch_size: int) -> int:
-        """Batches of one pass over the training examples."""
+        """Number of batches in one pass over the training examples."""
         return math.ceil(len(self._encoded) / batch_size)
 
     def batches(self, batch_size: int, seed: list[int]) -> Iterator[list[int]]:
-        """Batches without end: pass after pass, each in an order of its own."""
+        """Endless batches of rows; every pass has a new order."""
         generator = np.random.default_rng(seed)
         while True:
             order = generator.permutation(len(self._encoded)).tolist()
@@ -149,20 +143,21 @@ class _Task:
         return loss
 
     def validate(self) -> float:
-        """The task's metric on its validation split."""
-        logits = np.empty((len(self._answers), self._model.num_labels), dtype=np.float32)
+        """Metric of the task on its validation split."""
+        labels = self._validation_labels
+        logits = np.empty((len(labels), self._model.num_labels), dtype=np.float32)
         with torch.inference_mode():
             for batch in self._validation:
                 logits[batch.rows] = self._model(**batch.inputs).logits.float().cpu().numpy()
         metric = self._target.metric
-        return score(metric, self._answers, predictions_of(logits, metric))
+        return score(metric, labels, predictions_of(logits, metric))
 
 
 def _models(base: Path, targets: Sequence[Target]) -> list[PreTrainedModel]:
-    """A classifier for each task; all are heads on the body of the first."""
+    """A classifier per task; all share the body of the first."""
     models: list[PreTrainedModel] = []
     for target in targets:
-        model = load_classifier(base, **head_config(target))
+        model = load_with_head(base, target)
         if models:
             setattr(model, model.base_model_prefix, models[0].base_model)
         models.append(model)
@@ -172,7 +167,7 @@ def _models(base: Path, targets: Sequence[Target]) -> list[PreTrainedModel]:
 def _train(
     models: nn.Module, tasks: Mapping[str, _Task], settings: Finetune, seed: int, state: Path
 ) -> Curve:
-    """Train to the end, from where the state stands, and load the best epoch; the curve."""
+    """Train to the last epoch, resuming from `state`; load the best epoch, return the curve."""
     steps = max(task.steps(settings.batch_size) for task in tasks.values())
     total = settings.epochs * steps
     optimizer = _optimizer(models, settings)
@@ -181,7 +176,7 @@ def _train(
     )
     curve, best = _resume(state / STATE, models, optimizer, schedule)
     for epoch in range(len(curve) + 1, settings.epochs + 1):
-        # Dropout of an epoch is the same whether or not the run began with it.
+        # Dropout of an epoch must not depend on whether the training was interrupted before it.
         torch.manual_seed(int(digest([seed, epoch])[:15], 16))
         models.train()
         orders = [
@@ -189,7 +184,7 @@ def _train(
             for index, task in enumerate(tasks.values())
         ]
         for _ in progress(range(steps), f"epoch {epoch} of {settings.epochs}", steps):
-            # One task after the other: the sum of the gradients is the gradient of the sum.
+            # Task by task, to save memory: gradients add up to the gradient of the sum.
             for task, order in zip(tasks.values(), orders, strict=True):
                 task.loss(next(order)).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(models.parameters(), settings.max_grad_norm)
@@ -199,17 +194,17 @@ def _train(
         models.eval()
         scores = {name: task.validate() for name, task in tasks.items()}
         mean = float(np.mean(list(scores.values())))
-        if mean > max((each["validation"] for each in curve), default=-math.inf):
+        if mean > max((entry["validation"] for entry in curve), default=-math.inf):
             best = _copied(models.state_dict())
         curve.append({"epoch": epoch, "validation": mean, "tasks": scores})
-        _say(curve[-1], settings.epochs)
+        _log_epoch(curve[-1], settings.epochs)
         _save(state / STATE, models, optimizer, schedule, curve, best)
     models.load_state_dict(best)
     return curve
 
 
 def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A copy in memory, in which the shared body is there once as well."""
+    """Copy tensors to the CPU; the shared body is copied once."""
     copies: dict[int, torch.Tensor] = {}
     for tensor in state.values():
         if tensor.data_ptr() not in copies:
@@ -218,15 +213,13 @@ def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _optimizer(models: nn.Module, settings: Finetune) -> torch.optim.AdamW:
-    """AdamW; biases and layer norms, the parameters of one dimension, do not decay."""
-    parameters = list(models.parameters())
+    """AdamW without weight decay of biases and layer norms, the parameters of one dimension."""
+    matrices = [parameter for parameter in models.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in models.parameters() if parameter.ndim < 2]
     return torch.optim.AdamW(
         [
-            {
-                "params": [each for each in parameters if each.ndim > 1],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [each for each in parameters if each.ndim < 2], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ],
         lr=settings.learning_rate,
     )
@@ -235,32 +228,37 @@ def _optimizer(models: nn.Module, settings: Finetune) -> torch.optim.AdamW:
 def _save(
     path: Path, models: nn.Module, optimizer: Any, schedule: Any, curve: Curve, best: Any
 ) -> None:
-    """Write where the training stands, all of it or nothing."""
+    """Write the state of the training atomically."""
     part = path.with_suffix(".part")
-    parts = {"models": models, "optimizer": optimizer, "schedule": schedule}
-    state = {name: each.state_dict() for name, each in parts.items()}
-    torch.save({**state, "curve": curve, "best": best}, part)
+    state = {
+        "models": models.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "curve": curve,
+        "best": best,
+    }
+    torch.save(state, part)
     sync_tree(part)
     part.replace(path)
 
 
 def _resume(path: Path, models: nn.Module, optimizer: Any, schedule: Any) -> tuple[Curve, Any]:
-    """The curve so far and the best weights, with all else as it was; nothing at the start."""
+    """Restore the state of the training, and return the curve so far and the best weights."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return [], {}
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        logger.warning("%s cannot be read, so training starts over: %s", path, error)
+        logger.warning("%s cannot be read, so training restarts: %s", path, error)
         return [], {}
     models.load_state_dict(state["models"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
-    logger.info("going on after epoch %d", len(state["curve"]))
+    logger.info("resuming after epoch %d", len(state["curve"]))
     return state["curve"], state["best"]
 
 
-def _say(entry: Mapping[str, Any], epochs: int) -> None:
+def _log_epoch(entry: Mapping[str, Any], epochs: int) -> None:
     scores = ", ".join(f"{name} {value:.4f}" for name, value in entry["tasks"].items())
     logger.info(
         "epoch %d of %d: validation %.4f (%s)", entry["epoch"], epochs, entry["validation"], scores

@@ -23,7 +23,6 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.initialization import no_init_weights
 
 from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.hashing import digest
@@ -35,6 +34,7 @@ from mergegrid.study.generation.backend import (
     GenerationRequest,
 )
 from mergegrid.study.generation.tokens import PromptTokenizer, has_stop
+from mergegrid.study.runtime.transformers_compat import no_init_weights
 from mergegrid.study.schema.generation import Generation, Sampling
 
 # A stop text is searched for in the last tokens, as many as it has bytes and these.

@@ -1,1 +1,1 @@
-"""Statistics: what data-dependent methods need to know of an expert, gathered once, as files."""
+"""Model statistics of experts: diagonal Fisher information and Gram matrices."""

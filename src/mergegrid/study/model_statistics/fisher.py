@@ -7,33 +7,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mergegrid.study.model_statistics.gatherer import stored
-from mergegrid.study.model_statistics.layers import Layers, NotByExampleError
+from mergegrid.study.model_statistics.accumulator import stored_mean
+from mergegrid.study.model_statistics.example_gradients import (
+    ExampleGradients,
+    UnsupportedModelError,
+)
 from mergegrid.study.tasks.encoding import Batch
 
 logger = logging.getLogger(__name__)
 
 
-class _Sums:
-    """Squares by name of tensor, in float64."""
+class _SquareSums:
+    """Sums of squared gradients by tensor name, in float64."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.model = model
-        known = dict(model.named_parameters(remove_duplicate=False))
-        self.parameters = {name: known[name] for name in names}
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.parameters = {name: parameters[name] for name in names}
         self.sums = {
             name: torch.zeros_like(parameter, dtype=torch.float64, requires_grad=False)
             for name, parameter in self.parameters.items()
         }
         model.requires_grad_(False)
 
-    def derive(self) -> None:
-        """Let gradients of the parameters be taken."""
+    def require_gradients(self) -> None:
         for parameter in self.parameters.values():
             parameter.requires_grad_()
 
     def add_square(self, outcome: Tensor, last: bool = True) -> None:
-        """Add the squared gradient of a number."""
+        """Add the squared gradient of a scalar; `last` frees its graph."""
         gradients = torch.autograd.grad(
             outcome,
             list(self.parameters.values()),
@@ -45,49 +47,46 @@ class _Sums:
             total.addcmul_(gradient.double(), gradient.double())
 
     def means(self, count: int) -> dict[str, Tensor]:
-        return {name: stored(total, count) for name, total in self.sums.items()}
+        return {name: stored_mean(total, count) for name, total in self.sums.items()}
 
 
 class ExactFisher:
     """mean_x E_{c ~ p(x)} (d log p_c(x) / d theta)^2.
 
     For a regression f, p is a Gaussian of variance 1 around f, which makes it mean_x (d f / d
-    theta)^2. No label is needed.
+    theta)^2. No labels are needed.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], regression: bool) -> None:
-        self._squares = _Sums(model, names)
+        self._squares = _SquareSums(model, names)
         self._regression = regression
-        self._layers: Layers | None = None
+        self._gradients: ExampleGradients | None = None
         try:
-            self._layers = Layers(model, names)
-        except NotByExampleError:
-            self._one_by_one()
+            self._gradients = ExampleGradients(model, names)
+        except UnsupportedModelError:
+            self._use_single_examples()
 
     def add(self, batch: Batch, labels: Tensor) -> None:
-        """Add a batch; the labels do not count."""
-        if self._layers is not None:
+        """Add a batch; labels have no influence."""
+        if self._gradients is not None:
             try:
-                self._add_by_layer(self._layers, batch)
-            except NotByExampleError:
-                self._one_by_one()
-        if self._layers is None:
-            self._add_one_by_one(batch)
-
-    def _add_one_by_one(self, batch: Batch) -> None:
+                self._add_batch(self._gradients, batch)
+                return
+            except UnsupportedModelError:
+                self._use_single_examples()
         for row in range(len(batch.rows)):
-            one = {key: values[row : row + 1] for key, values in batch.inputs.items()}
-            logits = self._squares.model(**one).logits
+            inputs = {key: values[row : row + 1] for key, values in batch.inputs.items()}
+            logits = self._squares.model(**inputs).logits
             parts = directions(logits.detach(), self._regression)
             for index, part in enumerate(parts):
                 self._squares.add_square((part * logits).sum(), last=index == len(parts) - 1)
 
     def tensors(self, examples: int) -> dict[str, Tensor]:
-        """The information in the examples so far."""
+        """Return the information in the examples so far."""
         return self._squares.means(examples)
 
-    def _add_by_layer(self, layers: Layers, batch: Batch) -> None:
-        with layers.watched(len(batch.rows)):
+    def _add_batch(self, gradients: ExampleGradients, batch: Batch) -> None:
+        with gradients.recorded(len(batch.rows)):
             logits = self._squares.model(**batch.inputs).logits
         sums = {
             name: torch.zeros_like(parameter)
@@ -95,18 +94,18 @@ class ExactFisher:
         }
         parts = directions(logits.detach(), self._regression)
         for index, part in enumerate(parts):
-            layers.add_squares((part * logits).sum(), sums, last=index == len(parts) - 1)
+            gradients.add_squares((part * logits).sum(), sums, last=index == len(parts) - 1)
         for name, total in sums.items():
             self._squares.sums[name] += total
 
-    def _one_by_one(self) -> None:
-        logger.info("the gradients of this model are taken one example at a time")
-        self._layers = None
-        self._squares.derive()
+    def _use_single_examples(self) -> None:
+        logger.info("computing the gradients of this model one example at a time")
+        self._gradients = None
+        self._squares.require_gradients()
 
 
 class ReferenceFisher:
-    """What the code of arXiv 2311.03099 computes, from batches in the order of the file.
+    """Fisher information as the code of arXiv 2311.03099 computes it, from batches in file order.
 
     The gradient of a batch is squared as a whole: of sum_x sum_c sqrt(p_c) log p_c, with sqrt(p_c)
     as a constant, or of the mean squared error against the labels. The sum over batches is divided
@@ -114,8 +113,8 @@ class ReferenceFisher:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], regression: bool, size: int) -> None:
-        self._squares = _Sums(model, names)
-        self._squares.derive()
+        self._squares = _SquareSums(model, names)
+        self._squares.require_gradients()
         self._regression, self._size = regression, size
         self._counted = 0
 
@@ -131,7 +130,7 @@ class ReferenceFisher:
         self._counted += self._size
 
     def tensors(self, examples: int) -> dict[str, Tensor]:
-        """The sum so far by what was counted, which full batches may make more than `examples`."""
+        """Return the sum so far over the size of its batches, which may exceed `examples`."""
         return self._squares.means(self._counted)
 
 
@@ -144,7 +143,7 @@ def directions(logits: Tensor, regression: bool) -> list[Tensor]:
 
         l_m[m] = sqrt(p_m q_m / q_{m-1}),  l_m[c] = -p_c sqrt(p_m / (q_m q_{m-1})) for c > m
 
-    where q_m = sum_{c > m} p_c. So one backward pass less than there are classes is enough.
+    where q_m = sum_{c > m} p_c. So one backward pass fewer than there are classes is enough.
     """
     if regression:
         return [torch.ones_like(logits)]

@@ -5,35 +5,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mergegrid.study.model_statistics.gatherer import stored
+from mergegrid.study.model_statistics.accumulator import stored_mean
 from mergegrid.study.tasks.encoding import Batch
 
 
-class Grams:
-    """The mean over tokens of x x^T [in, in], by name of the layer's weight.
+class GramMatrices:
+    """Means over tokens of x x^T [in, in], by name of the layer's weight.
 
-    A layer behind the pooling sees one token of each text. With `padding`, what batches are padded
-    with counts as tokens too, as in the code of arXiv 2311.03099.
+    Layers after the pooling see one token per text. With `padding`, padding tokens count too, as in
+    the code of arXiv 2311.03099.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], padding: bool) -> None:
         self._model, self._padding = model, padding
-        modules = dict(model.named_modules())
         self._layers = {
             f"{name}.weight": module
-            for name, module in modules.items()
+            for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and f"{name}.weight" in names
         }
         self._sums: dict[str, Tensor] = {}
         self._tokens = dict.fromkeys(self._layers, 0)
-        # Query, key and value see the same inputs: the last product may be the next one.
+        # Query, key and value share their inputs, so the last product is often the next one too.
         self._last: tuple[Tensor, Tensor, int] | None = None
 
     def add(self, batch: Batch, labels: Tensor) -> None:
-        """Add a batch; the labels do not count."""
+        """Add a batch; labels have no influence."""
         mask = None if self._padding else batch.inputs["attention_mask"].bool()
 
-        def see(name: str, inputs: Tensor) -> None:
+        def add_product(name: str, inputs: Tensor) -> None:
             if self._last is None or self._last[0] is not inputs:
                 self._last = (inputs, *_product(inputs, mask))
             _, product, tokens = self._last
@@ -43,7 +42,9 @@ class Grams:
             self._tokens[name] += tokens
 
         hooks = [
-            module.register_forward_pre_hook(lambda _, inputs, name=name: see(name, inputs[0]))
+            module.register_forward_pre_hook(
+                lambda _, inputs, name=name: add_product(name, inputs[0])
+            )
             for name, module in self._layers.items()
         ]
         try:
@@ -55,13 +56,13 @@ class Grams:
                 hook.remove()
 
     def tensors(self, examples: int) -> dict[str, Tensor]:
-        """The matrices of the examples so far, of the layers that they went through."""
-        return {name: stored(total, self._tokens[name]) for name, total in self._sums.items()}
+        """Return the matrices of the examples so far, for the layers that were used."""
+        return {name: stored_mean(total, self._tokens[name]) for name, total in self._sums.items()}
 
 
 def _product(inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, int]:
-    """The sum of x x^T, and of how many."""
-    # Behind the pooling inputs are [texts, width], which may be the shape of the mask.
+    """Sum x x^T over tokens; return it with the number of tokens."""
+    # After the pooling, inputs are [texts, width], which may happen to be the shape of the mask.
     if mask is not None and inputs.dim() == 3 and inputs.shape[:2] == mask.shape:
         tokens = inputs[mask]
     else:

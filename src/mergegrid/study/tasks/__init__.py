@@ -1,1 +1,1 @@
-"""Tasks: their examples, how they are split, and how predictions are scored."""
+"""Tasks and benchmarks: their examples and questions, splits, and metrics of predictions."""

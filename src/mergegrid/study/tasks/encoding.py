@@ -1,4 +1,4 @@
-"""Texts as token ids: cut to a length, grouped by length, padded only within a batch."""
+"""Token ids of texts: truncated, grouped by length, padded only within a batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Batch:
     rows: list[int]
     """Positions of the examples in the split."""
     inputs: dict[str, torch.Tensor]
-    """What the model takes: int64 tensors [examples, tokens]."""
+    """Inputs of the model: int64 tensors [examples, tokens]."""
 
 
 def encode(tokenizer: Any, examples: pd.DataFrame, max_length: int) -> list[dict[str, list[int]]]:
@@ -35,7 +35,7 @@ def batches(
     tokenizer: Any, encoded: list[dict[str, list[int]]], max_tokens: int, device: str
 ) -> Iterator[Batch]:
     """Batches of at most `max_tokens` tokens with padding, longest examples first."""
-    lengths = np.array([len(each["input_ids"]) for each in encoded])
+    lengths = np.array([len(example["input_ids"]) for example in encoded])
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -20,8 +20,8 @@ from mergegrid.errors import DataError
 from mergegrid.hashing import digest
 from mergegrid.study.schema.tasks import Table, Task
 from mergegrid.study.tasks.labels import class_of, is_missing, number_of
-from mergegrid.study.tasks.pairs import rank_pairs
-from mergegrid.study.tasks.tables import place, read_table, text_column, values_of
+from mergegrid.study.tasks.rank_pairs import rank_pairs
+from mergegrid.study.tasks.table_files import read_table, row_name, text_column, values_of
 
 STAGE_VERSIONS = {"prepare_task": 1}
 
@@ -31,15 +31,15 @@ SPLITS = ("train", "validation", "test")
 
 
 def prepare(task: Task, paths: Mapping[str, Path]) -> pd.DataFrame:
-    """Make the examples of a task.
+    """Prepare the examples of a task.
 
     Args:
-        task: the task as configured.
-        paths: where each of its tables (`train`, and `validation`, `test` if given) was fetched to.
+        task: the settings of the task.
+        paths: where its tables (`train`, and `validation`, `test` if any) were fetched to.
 
     Raises:
-        DataError: a column is missing or holds no text, a label is unknown or not a number, or a
-            split is left empty.
+        DataError: a column is missing or has a value that is not text, a label is unknown or not a
+            number, or a split is empty.
     """
     splits = {
         name: _examples(task, paths[name], name)
@@ -56,86 +56,90 @@ def prepare(task: Task, paths: Mapping[str, Path]) -> pd.DataFrame:
     splits = {name: _sample(task, name, splits[name], shuffle) for name in SPLITS}
     for name, part in splits.items():
         if part.empty:
-            raise DataError(f"no example is left in the {name} split; give more, or larger sizes")
+            raise DataError(
+                f"the {name} split has no examples; add examples, or raise the sizes of the task"
+            )
         logger.info("%s: %d examples", name, len(part))
     return pd.concat(splits, names=["split"]).reset_index(level="split").reset_index(drop=True)
 
 
 def examples_digest(examples: pd.DataFrame) -> str:
-    """SHA-256 that stands for prepared examples."""
+    """SHA-256 of prepared examples."""
     return digest(examples.to_dict(orient="split", index=False))
 
 
 def _examples(task: Task, path: Path, name: str) -> pd.DataFrame:
+    """Read the rows of a table that have texts and a label."""
     table = getattr(task, name)
     frame = read_table(table, path)
     texts = [
-        # White space around a text is not part of it.
+        # Surrounding white space is not part of a text.
         [text.strip() if text else None for text in text_column(table, frame, column)]
         for column in task.text
     ]
     labels = values_of(table, frame, task.rank_pairs.score if task.rank_pairs else task.label)
-    whole = [
+    complete = [
         row
-        for row, (label, *each) in enumerate(zip(labels, *texts, strict=True))
-        if all(each) and not is_missing(label, task.classes)
+        for row, (label, *parts) in enumerate(zip(labels, *texts, strict=True))
+        if all(parts) and not is_missing(label, task.classes)
     ]
-    if len(whole) < len(labels):
-        gap = next(row for row, kept in enumerate([*whole, None]) if row != kept)
+    if len(complete) < len(labels):
+        first = next(row for row, kept in enumerate([*complete, None]) if row != kept)
         logger.warning(
-            "%s: left out %d of %d rows without text or label, first %s",
-            *(name, len(labels) - len(whole), len(labels), place(table, gap)),
+            "%s: dropped %d of %d rows without text or label, first %s",
+            *(name, len(labels) - len(complete), len(labels), row_name(table, first)),
         )
     examples = pd.DataFrame(
         {
-            "text_a": [texts[0][row] for row in whole],
-            "text_b": [texts[1][row] for row in whole] if len(texts) == 2 else None,
+            "text_a": [texts[0][row] for row in complete],
+            "text_b": [texts[1][row] for row in complete] if len(texts) == 2 else None,
         },
         dtype="object",
     )
-    examples["label"] = _labels(task, table, {row: labels[row] for row in whole})
+    examples["label"] = _labels(task, table, {row: labels[row] for row in complete})
     return examples
 
 
 def _labels(task: Task, table: Table, values: Mapping[int, Any]) -> NDArray[Any]:
-    """The numbers or the classes of labels by row."""
+    """Convert label values by row to numbers or class indices."""
     if task.is_regression or task.rank_pairs:
         numbers = [number_of(value) for value in values.values()]
         if None in numbers:
             row, value = list(values.items())[numbers.index(None)]
             raise DataError(
-                f"{place(table, row)} has the label {value!r}, which is not a number; "
-                "correct it, list the classes with `labels`, or name another column"
+                f"{row_name(table, row)} has the label {value!r}, which is not a number; correct "
+                "it, list the classes with `labels`, or choose another label column"
             )
         return np.array(numbers, dtype=np.float64)
     classes = [class_of(value, task.classes) for value in values.values()]
     if None in classes:
         unknown = [row for row, index in zip(values, classes, strict=True) if index is None]
-        named = ", ".join(dict.fromkeys(repr(values[row]) for row in unknown[:100]))
+        labels = ", ".join(dict.fromkeys(repr(values[row]) for row in unknown[:100]))
         raise DataError(
-            f"{table.source} has {len(unknown)} rows with labels that the task does not list: "
-            f"{named}; listed are {task.classes}, and the first is {place(table, unknown[0])}: "
-            "correct the rows, or list their label"
+            f"{table.source} has {len(unknown)} rows with labels that are not in `labels` of the "
+            f"task, {task.classes}: {labels}; the first is {row_name(table, unknown[0])}; correct "
+            "the rows, or add their labels"
         )
     return np.array(classes, dtype=np.int64)
 
 
 def _without_duplicates(splits: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Leave out what repeats in `train`, and what a later split has too; `test` stays whole."""
+    """Drop repeated `train` examples, and those that a later split has too; `test` is unchanged."""
     keys = {name: _keys(part) for name, part in splits.items()}
-    kept = {}
+    unique = {}
     for name, part in splits.items():
-        later = [keys[each] for each in SPLITS[SPLITS.index(name) + 1 :] if each in keys]
-        fresh = ~keys[name].duplicated() if name == "train" else pd.Series(True, part.index)
-        for other in later:
-            fresh &= ~keys[name].isin(other)
-        if not fresh.all():
-            logger.info("%s: left out %d repeated examples", name, int((~fresh).sum()))
-        kept[name] = part[fresh].reset_index(drop=True)
-    return kept
+        keep = ~keys[name].duplicated() if name == "train" else pd.Series(True, part.index)
+        for later in SPLITS[SPLITS.index(name) + 1 :]:
+            if later in keys:
+                keep &= ~keys[name].isin(keys[later])
+        if not keep.all():
+            logger.info("%s: dropped %d repeated examples", name, int((~keep).sum()))
+        unique[name] = part[keep].reset_index(drop=True)
+    return unique
 
 
 def _keys(part: pd.DataFrame) -> "pd.Series[str]":
+    """Texts without differences in case and white space."""
     text = part["text_a"].astype(str) + "\t" + part["text_b"].astype(str)
     return text.str.lower().str.replace(r"[^\S\t]+", " ", regex=True)
 
@@ -143,6 +147,7 @@ def _keys(part: pd.DataFrame) -> "pd.Series[str]":
 def _split(
     task: Task, splits: dict[str, pd.DataFrame], shuffle: np.random.RandomState
 ) -> dict[str, pd.DataFrame]:
+    """Shuffle `train`, and take missing splits from it."""
     splits = dict(splits)
     train = splits["train"].iloc[shuffle.permutation(len(splits["train"]))]
     if "test" not in splits:
@@ -152,8 +157,8 @@ def _split(
         train = train.iloc[: task.sizes.train]
     if "validation" not in splits:
         # Rounded down, as the reference code does.
-        learnt = int((1 - task.validation_fraction) * len(train))
-        train, splits["validation"] = train.iloc[:learnt], train.iloc[learnt:]
+        size = int((1 - task.validation_fraction) * len(train))
+        train, splits["validation"] = train.iloc[:size], train.iloc[size:]
     splits["train"] = train
     return splits
 
@@ -161,13 +166,14 @@ def _split(
 def _sample(
     task: Task, name: str, part: pd.DataFrame, shuffle: np.random.RandomState
 ) -> pd.DataFrame:
+    """Draw as many examples of a split as `sizes` permits."""
     size = getattr(task.sizes, name)
     if task.rank_pairs and task.sizes.train is not None and name != "test":
-        learnt = int((1 - task.validation_fraction) * task.sizes.train)
-        size = learnt if name == "train" else size or task.sizes.train - learnt
+        train = int((1 - task.validation_fraction) * task.sizes.train)
+        size = train if name == "train" else size or task.sizes.train - train
     elif name == "train":
         size = None
     if size is None or size >= len(part):
         return part.reset_index(drop=True)
-    chosen = np.sort(shuffle.permutation(len(part))[:size])
-    return part.iloc[chosen].reset_index(drop=True)
+    drawn = np.sort(shuffle.permutation(len(part))[:size])
+    return part.iloc[drawn].reset_index(drop=True)

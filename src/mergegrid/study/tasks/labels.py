@@ -1,4 +1,4 @@
-"""Labels as tables hold them: which class of a task a value names, and which number it is."""
+"""Labels of tables: convert their values to class indices or numbers."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from mergegrid.study.schema.tasks import Label
 
 _INTEGER = re.compile(r"\s*([+-]?[0-9]+)(\.0*)?\s*")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
-# A YAML file says `yes` and means true; the table that it describes says "yes".
+# `yes` in a YAML file means true, while the table that it describes has the text "yes".
 _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
@@ -18,25 +18,27 @@ _BOOLEANS = {
 
 
 def is_missing(value: Any, labels: Sequence[Label] = ()) -> bool:
-    """Whether a row has no label: null, or an empty field where that is none of the labels."""
+    """Tell whether a row has no label: null, or an empty field unless that is a label."""
     return value is None or (isinstance(value, str) and not value.strip() and "" not in labels)
 
 
 def class_of(value: Any, labels: Sequence[Label]) -> int | None:
-    """Position of the label that a value stands for, None where it is none of them.
+    """Return the position of the label that a value stands for, or None.
 
-    A text equals a label that is written like it, but for white space around it. A listed number
+    A text equals a label that is written like it, but for surrounding white space. A listed number
     also stands for its text and for the same number of another type (`1`, `"1"`, `1.0`, true), and
-    0, 1 and listed booleans for `"true"`, `"yes"`, `"on"`, 1, `"1"` and their opposites. Where two
-    labels would fit, the one of the value's own type counts.
+    0, 1 and listed booleans for `"true"`, `"yes"`, `"on"`, 1, `"1"` and their opposites. If two
+    labels fit, the one of the value's type counts.
     """
-    same = [at for at, label in enumerate(labels) if _is_written(value, label)]
-    found = same or [at for at, label in enumerate(labels) if _stands_for(value, label)]
-    return found[0] if found else None
+    for equals in (_is_written, _stands_for):
+        for index, label in enumerate(labels):
+            if equals(value, label):
+                return index
+    return None
 
 
 def number_of(value: Any) -> float | None:
-    """The number that a value is or writes out; None for anything else, NaN and infinity too."""
+    """Convert a finite number or its text to a float; None for anything else."""
     if isinstance(value, str):
         value = float(value) if _NUMBER.fullmatch(value) else None
     if value is None or isinstance(value, bool):

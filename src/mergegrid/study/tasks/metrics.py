@@ -1,4 +1,4 @@
-"""Metrics of encoder tasks, each with a standard error."""
+"""Metrics of encoder tasks, with standard errors."""
 
 import warnings
 from collections.abc import Callable
@@ -12,12 +12,13 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from mergegrid.study.schema.tasks import REGRESSION_METRICS, Metric
 
 Array = NDArray[Any]
+MetricFunction = Callable[[Array, Array], float]
 _GROUPS = 100
 
 
-def _correlation(function: Callable[[Array, Array], Any]) -> Callable[[Array, Array], float]:
+def _correlation(function: Callable[[Array, Array], Any]) -> MetricFunction:
     def correlation(labels: Array, predictions: Array) -> float:
-        # A constant prediction has no correlation; it says nothing about the label: 0.
+        # Constants have no correlation; they count as uncorrelated.
         if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
             return 0.0
         return float(function(labels, predictions).statistic)
@@ -25,7 +26,7 @@ def _correlation(function: Callable[[Array, Array], Any]) -> Callable[[Array, Ar
     return correlation
 
 
-def _mean(*functions: Callable[[Array, Array], float]) -> Callable[[Array, Array], float]:
+def _mean(*functions: MetricFunction) -> MetricFunction:
     return lambda labels, predictions: float(
         np.mean([function(labels, predictions) for function in functions])
     )
@@ -46,7 +47,7 @@ def _accuracy(labels: Array, predictions: Array) -> float:
 
 
 _pearson, _spearman = _correlation(pearsonr), _correlation(spearmanr)
-METRICS: dict[Metric, Callable[[Array, Array], float]] = {
+METRICS: dict[Metric, MetricFunction] = {
     "accuracy": _accuracy,
     "matthews": _matthews,
     "f1": _f1,
@@ -58,9 +59,9 @@ METRICS: dict[Metric, Callable[[Array, Array], float]] = {
 
 
 def predictions_of(logits: Array, metric: Metric) -> Array:
-    """Classes (argmax) or numbers (the single output) that logits [n, classes] stand for.
+    """Convert logits [n, classes] to classes (argmax) or numbers (the single output).
 
-    A model that breaks down and gives no finite number answers 0.
+    Logits that are not finite count as 0.
     """
     logits = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
     if metric in REGRESSION_METRICS:
@@ -70,14 +71,14 @@ def predictions_of(logits: Array, metric: Metric) -> Array:
 
 
 def score(metric: Metric, labels: Array, predictions: Array) -> float:
-    """Value of a metric for n labels and n predictions."""
+    """Compute a metric of n labels and n predictions."""
     return METRICS[metric](labels, predictions)
 
 
 def standard_error(metric: Metric, labels: Array, predictions: Array) -> float:
     """Standard error of a metric over the examples, by the jackknife (Efron and Stein 1981).
 
-    For classes each example is left out once; for numbers each of 100 groups of examples.
+    For classes, single examples are left out; for numbers, each of 100 groups of examples.
     """
     count = len(labels)
     if metric in REGRESSION_METRICS:
@@ -85,7 +86,7 @@ def standard_error(metric: Metric, labels: Array, predictions: Array) -> float:
         left_out: list[Array] = [groups == group for group in range(groups.max() + 1)]
         times: Array = np.ones(len(left_out))
     else:
-        # Examples of one label and one prediction change the metric by the same amount.
+        # Examples with the same label and prediction change the metric by the same amount.
         pairs = np.stack([labels, predictions], axis=1)
         _, first, times = np.unique(pairs, axis=0, return_index=True, return_counts=True)
         left_out = [np.arange(count) == index for index in first]

@@ -17,58 +17,56 @@ from mergegrid.errors import DataError
 from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.decoder_jobs import template
 from mergegrid.study.tasks.benchmarks import READERS
-from mergegrid.study.tasks.benchmarks.humaneval import packaged
-from mergegrid.study.tasks.benchmarks.question import Question
+from mergegrid.study.tasks.benchmarks.humaneval import packaged_problems
 from mergegrid.study.tasks.generators import generate
-from mergegrid.study.tasks.tables import read_table
+from mergegrid.study.tasks.table_files import read_table
 
 STAGE_VERSIONS = {"prepare_questions": 1}
 
 
 def prepare_questions(benchmark: Benchmark, path: Path | None) -> pd.DataFrame:
-    """Make the questions of a benchmark.
+    """Prepare the questions of a benchmark.
 
     Args:
-        benchmark: the benchmark as configured.
-        path: where its records were fetched to, if it has any.
+        benchmark: the settings of the benchmark.
+        path: where its records were fetched to; None if they are generated or packaged.
 
     Raises:
-        DataError: a record lacks a column, has a question or a reference that cannot be used, two
-            have one name, or none is left.
+        DataError: a record lacks a column or has an unusable question or reference, two records
+            have one id, or no question is left.
     """
-    every = READERS[benchmark.kind](_records(benchmark, path))
-    named: dict[str, int] = {}
-    for row, question in enumerate(every):
-        first = named.setdefault(question.id, row)
+    questions = READERS[benchmark.kind](_records(benchmark, path))
+    rows_by_id: dict[str, int] = {}
+    for row, question in enumerate(questions):
+        first = rows_by_id.setdefault(question.id, row)
         if first != row:
             raise DataError(
-                f"two records of {benchmark.kind} are called {question.id}, the records "
-                f"{first + 1} and {row + 1}; name the right files"
+                f"two {benchmark.kind} records have the id {question.id}: records {first + 1} and "
+                f"{row + 1}; check that the files are right"
             )
-    chosen = every[benchmark.start : benchmark.end]
-    if not chosen:
+    selected = questions[benchmark.start : benchmark.end]
+    if not selected:
         raise DataError(
-            f"the {benchmark.kind} records are {len(every)}, and questions start at "
-            f"{benchmark.start}; give {'a lower start' if every else 'files that hold some'}"
+            f"`start` is {benchmark.start}, but there are {len(questions)} {benchmark.kind} "
+            f"records; {'lower `start`' if questions else 'choose files that contain some'}"
         )
     rows = [
         {
             "id": question.id,
             "instruction": question.instruction,
-            "prompt": raw_prompt(benchmark, question),
+            "prompt": _prompt(benchmark, question.instruction),
             "reference": json.dumps(question.reference, sort_keys=True),
         }
-        for question in chosen
+        for question in selected
     ]
     return pd.DataFrame(rows).astype("string")
 
 
-def raw_prompt(benchmark: Benchmark, question: Question) -> str:
-    """The text that a model without chat template is given.
+def _prompt(benchmark: Benchmark, instruction: str) -> str:
+    """Put an instruction into the prompt for models without a chat template.
 
-    Indentation is shown to the models of the paper as tabs, as they were trained (its code).
+    In the paper's prompt, indentation becomes tabs, as its models were trained on (its code).
     """
-    instruction = question.instruction
     if benchmark.prompt is None and benchmark.kind in ("humaneval", "mbpp"):
         instruction = instruction.replace("    ", "\t")
     return template(benchmark).replace("{instruction}", instruction)
@@ -76,10 +74,10 @@ def raw_prompt(benchmark: Benchmark, question: Question) -> str:
 
 def _records(benchmark: Benchmark, path: Path | None) -> Sequence[Mapping[str, Any]]:
     if benchmark.generated is not None:
-        asked = benchmark.generated
-        return generate(asked.generator, asked.count, asked.seed)
+        settings = benchmark.generated
+        return generate(settings.generator, settings.count, settings.seed)
     if benchmark.records is None:
-        return packaged()
+        return packaged_problems()
     assert path is not None, "records are fetched before they are read"
     frame = read_table(benchmark.records, path)
     return [

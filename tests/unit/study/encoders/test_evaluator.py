@@ -14,14 +14,14 @@ from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.stages import library_versions
-from mergegrid.study.encoders import evaluator as bench_module
-from mergegrid.study.encoders import scoring as classifier
-from mergegrid.study.encoders.evaluator import Bench, Member
+from mergegrid.study.encoders import evaluator as evaluator_module
+from mergegrid.study.encoders import task_scorer
+from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.encoders.merges import merges
-from mergegrid.study.encoders.scoring import TaskScorer
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.encoders.sweep import sweep
+from mergegrid.study.encoders.task_scorer import TaskScorer
 from mergegrid.study.schema.encoder_jobs import MergesRequest, SweepRequest
 from mergegrid.study.scoring.scores import COLUMNS
 from mergegrid.study.tasks.encoding import encode
@@ -33,19 +33,19 @@ def target(request_for_praise):
 
 
 @pytest.fixture
-def bench(base, expert, examples, target, tmp_path):
-    """A bench with one store, made anew as each job makes it."""
+def make_evaluator(base, expert, examples, target, tmp_path):
+    """Makes a new evaluator on the same store, as every job does."""
 
     def make(names=("praise",)):
-        members = {name: Member(expert, target, examples) for name in names}
-        return Bench(base, members, ScoreStore(tmp_path / "store.jsonl"))
+        experts = {name: EvaluatedExpert(expert, target, examples) for name in names}
+        return EncoderEvaluator(base, experts, ScoreStore(tmp_path / "store.jsonl"))
 
     return make
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Which splits are really measured, in order."""
+    """The splits that are measured rather than read from the store, in order."""
     splits = []
     measure = TaskScorer.measure
 
@@ -60,23 +60,30 @@ def measured(monkeypatch):
 def test_scores_of_two_kinds_of_gpu_are_not_mixed(
     base, expert, examples, target, tmp_path, monkeypatch
 ):
-    members = {"praise": Member(expert, target, examples)}
+    experts = {"praise": EvaluatedExpert(expert, target, examples)}
     digests = set()
     for model in ("NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3", None):
         device = "cuda" if model else "cpu"
-        monkeypatch.setattr(bench_module, "described", lambda device, model=model: model or device)
-        made = Bench(base, members, ScoreStore(tmp_path / "store.jsonl"), device)
-        digests.add(made.inputs_digest(Recipe(family="tiny", experts=("praise",))))
+        monkeypatch.setattr(
+            evaluator_module, "described", lambda device, model=model: model or device
+        )
+        evaluator = EncoderEvaluator(base, experts, ScoreStore(tmp_path / "store.jsonl"), device)
+        digests.add(evaluator.inputs_digest(Recipe(family="tiny", experts=("praise",))))
     assert len(digests) == 3
 
 
 def recipes(*sparsifiers):
-    return [Recipe(family="tiny", experts=("praise",), sparsifier=each) for each in sparsifiers]
+    return [
+        Recipe(family="tiny", experts=("praise",), sparsifier=sparsifier)
+        for sparsifier in sparsifiers
+    ]
 
 
-def test_the_expert_as_it_is_scores_as_its_own_checkpoint_does(bench, expert, target, examples):
+def test_the_expert_as_it_is_scores_as_its_own_checkpoint_does(
+    make_evaluator, expert, target, examples
+):
     (recipe,) = recipes(NoSparsifier())
-    score = bench().scores(recipe, "test")["praise"]
+    score = make_evaluator().scores(recipe, "test")["praise"]
     state = dict(load_classifier(expert).state_dict())
     alone = TaskScorer(expert, target, examples, "cpu").measure(state, "test")
     assert replace(score, libraries={}) == alone
@@ -85,29 +92,29 @@ def test_the_expert_as_it_is_scores_as_its_own_checkpoint_does(bench, expert, ta
     assert score.n == 24
 
 
-def test_the_base_under_the_experts_head_knows_nothing(bench):
+def test_the_base_under_the_experts_head_knows_nothing(make_evaluator):
     (recipe,) = recipes(base_only())
-    assert bench().scores(recipe, "test")["praise"].value < 0.8
+    assert make_evaluator().scores(recipe, "test")["praise"].value < 0.8
 
 
-def test_what_was_scored_with_the_same_inputs_is_not_scored_again(bench, measured):
+def test_what_was_scored_with_the_same_inputs_is_not_scored_again(make_evaluator, measured):
     for _ in range(2):
         one, two = recipes(Dare(rate=0.5), Dare(rate=0.9))
-        bench().scores(one, "test")
+        make_evaluator().scores(one, "test")
     assert measured == ["test"]
-    assert bench().missing([one, two], "test") == 1
-    bench().scores(two, "test")
+    assert make_evaluator().missing([one, two], "test") == 1
+    make_evaluator().scores(two, "test")
     assert measured == ["test", "test"]
 
 
 def test_only_examples_of_splits_that_are_scored_are_encoded(expert, target, examples, monkeypatch):
     encoded = []
 
-    def noted(tokenizer, part, max_length):
+    def recorded(tokenizer, part, max_length):
         encoded.append(set(part["split"]))
         return encode(tokenizer, part, max_length)
 
-    monkeypatch.setattr(classifier, "encode", noted)
+    monkeypatch.setattr(task_scorer, "encode", recorded)
     scorer = TaskScorer(expert, target, examples, "cpu")
     for _ in range(2):
         scorer.measure(open_checkpoint(expert), "test")
@@ -115,29 +122,33 @@ def test_only_examples_of_splits_that_are_scored_are_encoded(expert, target, exa
 
 
 @pytest.mark.parametrize("stage", ["merge", "evaluate_encoder"])
-def test_another_stage_version_or_split_is_scored_again(bench, measured, raise_version, stage):
+def test_another_stage_version_or_split_is_scored_again(
+    make_evaluator, measured, raise_version, stage
+):
     (recipe,) = recipes(Dare(rate=0.5))
-    bench().scores(recipe, "test")
-    bench().scores(recipe, "validation")
+    make_evaluator().scores(recipe, "test")
+    make_evaluator().scores(recipe, "validation")
     raise_version(stage)
-    bench().scores(recipe, "test")
+    make_evaluator().scores(recipe, "test")
     assert measured == ["test", "validation", "test"]
 
 
-def test_another_library_version_is_recorded_and_scores_nothing_again(bench, measured, monkeypatch):
+def test_another_library_version_is_recorded_and_scores_nothing_again(
+    make_evaluator, measured, monkeypatch
+):
     one, two = recipes(Dare(rate=0.5), Dare(rate=0.9))
-    before = bench().scores(one, "test")["praise"]
-    monkeypatch.setattr(bench_module, "library_versions", lambda *_: {"torch": ("99.0",)})
-    assert bench().scores(one, "test")["praise"].value == before.value
-    found = bench().scores(two, "test")["praise"].libraries["torch"]
-    assert "99.0" in found
-    assert before.libraries["torch"][0] in found
+    before = make_evaluator().scores(one, "test")["praise"]
+    monkeypatch.setattr(evaluator_module, "library_versions", lambda *_: {"torch": ("99.0",)})
+    assert make_evaluator().scores(one, "test")["praise"].value == before.value
+    versions = make_evaluator().scores(two, "test")["praise"].libraries["torch"]
+    assert "99.0" in versions
+    assert before.libraries["torch"][0] in versions
     assert measured == ["test", "test"]
 
 
-def test_the_bench_merges_to_the_bit_as_the_engine_does(bench, base, expert):
+def test_the_evaluator_merges_to_the_bit_as_the_engine_does(make_evaluator, base, expert):
     names = ("praise", "blame")
-    made = bench(names=names)
+    evaluator = make_evaluator(names=names)
     experts_on_disk = dict.fromkeys(names, open_checkpoint(expert))
     magnitude = Magnitude(rate=0.5, scope="global")
     sparsifiers = [NoSparsifier(), Dare(rate=0.5), magnitude, NoSparsifier(), Dare(rate=0.5)]
@@ -147,14 +158,14 @@ def test_the_bench_merges_to_the_bit_as_the_engine_does(bench, base, expert):
                 recipe = Recipe(
                     family="tiny", experts=experts, sparsifier=sparsifier, method=method
                 )
-                # An engine of its own for each recipe: nothing is known from another one.
+                # A new engine per recipe knows no pre-pass results of another one.
                 expected = Engine(open_checkpoint(base), experts_on_disk).checkpoint(recipe)
-                got = made._merge(recipe)
-                assert all((got[name] == expected[name]).all() for name in expected)
+                merged = evaluator._merge(recipe)
+                assert all((merged[name] == expected[name]).all() for name in expected)
 
 
-def test_what_was_surveyed_behind_another_sparsifier_is_forgotten(bench):
-    made = bench(names=("praise", "blame"))
+def test_prepass_results_of_another_sparsifier_are_dropped(make_evaluator):
+    evaluator = make_evaluator(names=("praise", "blame"))
 
     def known(sparsifier, trim):
         recipe = Recipe(
@@ -163,15 +174,17 @@ def test_what_was_surveyed_behind_another_sparsifier_is_forgotten(bench):
             sparsifier=sparsifier,
             method=Ties(trim=trim),
         )
-        made.scores(recipe, "test")
-        return len(made._engine.results)
+        evaluator.scores(recipe, "test")
+        return len(evaluator._engine.results)
 
     first = known(Magnitude(rate=0.5), 0.8)
     assert known(Magnitude(rate=0.5), 0.7) > first > 0
     assert known(Magnitude(rate=0.6), 0.8) == first
 
 
-def test_a_model_that_breaks_down_scores_as_if_it_answered_0(bench, expert, target, examples):
+def test_a_model_that_breaks_down_scores_as_if_it_answered_0(
+    make_evaluator, expert, target, examples
+):
     broken = {
         name: tensor * float("nan") for name, tensor in load_classifier(expert).state_dict().items()
     }
@@ -179,11 +192,13 @@ def test_a_model_that_breaks_down_scores_as_if_it_answered_0(bench, expert, targ
     assert scorer.measure(broken, "test").value == 0.5
 
 
-def test_a_sweep_scores_every_recipe_once_in_the_documented_columns(bench, target, measured):
-    asked = recipes(NoSparsifier(), base_only(), Dare(rate=0.5), DropOnly(rate=0.5, seed=1))
-    frame, _ = sweep(SweepRequest(target=target, recipes=asked), bench())
+def test_a_sweep_scores_every_recipe_once_in_the_documented_columns(
+    make_evaluator, target, measured
+):
+    swept = recipes(NoSparsifier(), base_only(), Dare(rate=0.5), DropOnly(rate=0.5, seed=1))
+    frame, _ = sweep(SweepRequest(target=target, recipes=swept), make_evaluator())
     assert list(frame.columns) == list(COLUMNS)
-    assert frame["recipe_digest"].tolist() == [recipe.digest for recipe in asked]
+    assert frame["recipe_digest"].tolist() == [recipe.digest for recipe in swept]
     assert frame["split"].eq("test").all()
     assert frame["selected"].all()
     assert frame["rate"].tolist() == [0, 1, 0.5, 0.5]
@@ -205,9 +220,9 @@ def request_for_merges(target):
 
 
 def test_candidates_are_compared_on_validation_and_only_the_chosen_is_tested(
-    bench, request_for_merges, measured
+    make_evaluator, request_for_merges, measured
 ):
-    frame, _ = merges(request_for_merges, bench(names=("praise", "blame")))
+    frame, _ = merges(request_for_merges, make_evaluator(names=("praise", "blame")))
     arithmetic = frame[frame["method"] == "task_arithmetic"]
     compared = arithmetic[arithmetic["split"] == "validation"]
     tested = arithmetic[arithmetic["split"] == "test"]
@@ -224,16 +239,18 @@ def test_candidates_are_compared_on_validation_and_only_the_chosen_is_tested(
     assert measured.count("test") == 2 * 3 * 2
 
 
-def test_the_paper_is_replayed_by_comparing_on_the_test_split(bench, request_for_merges, measured):
+def test_the_paper_is_replayed_by_comparing_on_the_test_split(
+    make_evaluator, request_for_merges, measured
+):
     replay = request_for_merges.model_copy(update={"selection": "test"})
-    frame, _ = merges(replay, bench(names=("praise", "blame")))
+    frame, _ = merges(replay, make_evaluator(names=("praise", "blame")))
     assert set(frame["split"]) == {"test"}
     assert set(frame["selection"]) == {"test"}
     assert "validation" not in measured
     assert (~frame["selected"]).sum() == 2 * 2
 
 
-def test_mask_seeds_are_averaged_and_not_chosen_among(bench, request_for_merges):
+def test_mask_seeds_are_averaged_and_not_chosen_among(make_evaluator, request_for_merges):
     masked = [
         MaskedFinetuned(rate=0.1, seed=seed, rescale=rescale)
         for seed in (0, 1)
@@ -242,17 +259,17 @@ def test_mask_seeds_are_averaged_and_not_chosen_among(bench, request_for_merges)
     request = request_for_merges.model_copy(
         update={"methods": [[Average()]], "sparsifiers": [masked]}
     )
-    frame, _ = merges(request, bench(names=("praise", "blame")))
+    frame, _ = merges(request, make_evaluator(names=("praise", "blame")))
     chosen = frame[frame["split"] == "test"]
     assert chosen["settings"].nunique() == 1
     assert sorted(chosen["mask_seed"].unique()) == [0, 1]
 
 
-def test_the_first_of_equal_candidates_is_chosen(bench, request_for_merges):
+def test_the_first_of_equal_candidates_is_chosen(make_evaluator, request_for_merges):
     equal = request_for_merges.model_copy(
         update={"methods": [[TaskArithmetic(coefficient=c) for c in (0.5, 0.50001, 0.49999)]]}
     )
-    frame, _ = merges(equal, bench(names=("praise", "blame")))
+    frame, _ = merges(equal, make_evaluator(names=("praise", "blame")))
     chosen = frame[frame["selected"] & (frame["split"] == "test")]
     assert chosen["settings"].unique().tolist() == [
         '{"method":{"coefficient":0.5},"sparsifier":{}}'

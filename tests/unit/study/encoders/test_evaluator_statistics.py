@@ -1,4 +1,4 @@
-"""Methods that need statistics on a bench: what scores depend on, and what is kept."""
+"""Evaluating methods that need statistics: what scores depend on, and what is kept."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from mergegrid.methods.regmean import RegMean
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.none import NoSparsifier
-from mergegrid.study.encoders.evaluator import Bench, Member
+from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.model_statistics.gather import gather
 from mergegrid.study.schema.encoder_jobs import Statistic, StatisticsRequest
@@ -23,28 +23,28 @@ NAMES = ("blame", "praise")
 
 @pytest.fixture(scope="module")
 def folder(base, expert, examples, request_for_praise, tmp_path_factory):
-    """Makes a folder of statistics from so many examples."""
+    """Gathers statistics from these numbers of examples."""
 
     def make(*counts):
-        place = tmp_path_factory.mktemp("statistics") / "seed~0"
-        wanted = [
+        statistics_folder = tmp_path_factory.mktemp("statistics") / "seed~0"
+        files = [
             Statistic(kind=kind, arithmetic="exact", examples=count)
             for kind in ("fisher", "regmean")
             for count in counts
         ]
-        request = StatisticsRequest(target=request_for_praise.target, statistics=wanted)
-        gather(base, expert, request, examples, place)
-        return place
+        request = StatisticsRequest(target=request_for_praise.target, statistics=files)
+        gather(base, expert, request, examples, statistics_folder)
+        return statistics_folder
 
     return make
 
 
 @pytest.fixture
-def bench(base, expert, examples, request_for_praise, tmp_path):
+def make_evaluator(base, expert, examples, request_for_praise, tmp_path):
     def make(statistics):
-        member = Member(expert, request_for_praise.target, examples, statistics)
+        evaluated = EvaluatedExpert(expert, request_for_praise.target, examples, statistics)
         store = ScoreStore(tmp_path / "store.jsonl")
-        return Bench(base, dict.fromkeys(NAMES, member), store)
+        return EncoderEvaluator(base, dict.fromkeys(NAMES, evaluated), store)
 
     return make
 
@@ -56,38 +56,40 @@ def recipe(method, sparsifier=None, experts=NAMES):
 
 
 @pytest.mark.parametrize("method", [Fisher(examples=16, normalize=True), RegMean(examples=16)])
-def test_the_bench_merges_to_the_bit_as_the_engine_does(base, expert, folder, bench, method):
-    place = folder(16)
-    made = bench(place)
-    statistics = open_statistics(place / f"{method.kind}~exact~16.safetensors")
+def test_the_evaluator_merges_to_the_bit_as_the_engine_does(
+    base, expert, folder, make_evaluator, method
+):
+    statistics_folder = folder(16)
+    evaluator = make_evaluator(statistics_folder)
+    statistics = open_statistics(statistics_folder / f"{method.kind}~exact~16.safetensors")
     for sparsifier in (NoSparsifier(), Dare(rate=0.5), Dare(rate=0.9)):
-        asked = recipe(method, sparsifier)
+        merge = recipe(method, sparsifier)
         engine = Engine(open_checkpoint(base), dict.fromkeys(NAMES, open_checkpoint(expert)))
-        expected = engine.checkpoint(asked, dict.fromkeys(NAMES, statistics))
-        got = made._merge(asked)
+        expected = engine.checkpoint(merge, dict.fromkeys(NAMES, statistics))
+        merged = evaluator._merge(merge)
         for name in expected:
-            np.testing.assert_array_equal(got[name], expected[name])
+            np.testing.assert_array_equal(merged[name], expected[name])
 
 
 def test_only_scores_of_such_methods_depend_on_statistics_and_on_their_own_file_alone(
-    folder, bench
+    folder, make_evaluator
 ):
-    few, more, none = bench(folder(8)), bench(folder(8, 16)), bench(None)
+    few, more, none = make_evaluator(folder(8)), make_evaluator(folder(8, 16)), make_evaluator(None)
     fisher, average = recipe(Fisher(examples=8)), recipe(Average())
     assert few.inputs_digest(fisher) == more.inputs_digest(fisher)
     assert more.inputs_digest(fisher) != more.inputs_digest(recipe(Fisher(examples=16)))
     assert few.inputs_digest(average) == none.inputs_digest(average)
 
 
-def test_factors_are_shared_by_sparsifiers_and_forgotten_with_their_setting(folder, bench):
-    made = bench(folder(16))
+def test_factors_are_shared_by_sparsifiers_and_dropped_with_their_settings(folder, make_evaluator):
+    evaluator = make_evaluator(folder(16))
 
     def factors(offdiagonal, sparsifier):
-        made._merge(recipe(RegMean(examples=16, offdiagonal=offdiagonal), sparsifier))
+        evaluator._merge(recipe(RegMean(examples=16, offdiagonal=offdiagonal), sparsifier))
         return {
             (key, name): answer
-            for (asker, key, name), answer in made._engine.results.items()
-            if isinstance(asker, StatisticsScope)
+            for (scope, key, name), answer in evaluator._engine.results.items()
+            if isinstance(scope, StatisticsScope)
         }
 
     first, second = factors(0.7, NoSparsifier()), factors(0.7, Dare(rate=0.5))

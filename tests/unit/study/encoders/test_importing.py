@@ -30,9 +30,9 @@ def published(model, raw_encoder, folder):
 
 
 def test_a_base_keeps_the_values_of_its_file_under_the_classifiers_names(base, raw_encoder):
-    ours, theirs = open_checkpoint(base), open_checkpoint(raw_encoder)
-    assert set(ours) == {f"bert.{name}" for name in theirs}
-    assert all((ours[f"bert.{name}"] == theirs[name]).all() for name in theirs)
+    imported, raw = open_checkpoint(base), open_checkpoint(raw_encoder)
+    assert set(imported) == {f"bert.{name}" for name in raw}
+    assert all((imported[f"bert.{name}"] == raw[name]).all() for name in raw)
 
 
 def test_a_base_has_no_language_model_head_and_no_invented_pooler(raw_encoder, tmp_path):
@@ -64,7 +64,9 @@ def test_a_base_with_a_value_that_is_no_number_is_refused(raw_encoder, tmp_path)
     with torch.no_grad():
         model.bert.pooler.dense.bias[3] = float("nan")
     raw = published(model, raw_encoder, tmp_path / "raw")
-    with pytest.raises(CheckpointError, match=r"bert\.pooler\.dense\.bias holds values that are"):
+    with pytest.raises(
+        CheckpointError, match=r"bert\.pooler\.dense\.bias has values that are not finite"
+    ):
         import_base(raw, tmp_path / "base", {})
     assert not (tmp_path / "base").exists()
 
@@ -96,11 +98,11 @@ def test_a_ready_expert_without_a_head_is_refused(raw_encoder, base, request_for
 def test_a_ready_expert_of_another_task_is_refused(raw_encoder, base, request_for_praise, tmp_path):
     model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=3))
     raw = published(model, raw_encoder, tmp_path / "raw")
-    with pytest.raises(CheckpointError, match="answers with 3 labels and the task has 2"):
+    with pytest.raises(CheckpointError, match="answers with 3 labels, but the task has 2"):
         import_expert(raw, base, request_for_praise, tmp_path / "expert", {})
 
 
-def test_what_is_no_encoder_is_refused(tmp_path):
+def test_a_folder_that_is_not_an_encoder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot be loaded as an encoder"):
         import_base(tmp_path, tmp_path / "base", {})

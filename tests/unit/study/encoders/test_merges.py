@@ -1,4 +1,4 @@
-"""The choice for each task: ordered pairs, on a bench whose scores are given."""
+"""Selection for single tasks, with an evaluator whose scores are given."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.none import NoSparsifier
-from mergegrid.study.encoders.evaluator import Bench, Member
+from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.merges import merges
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.encoders.sweep import sweep
@@ -19,24 +19,24 @@ from mergegrid.study.tasks.metrics import score
 TARGET = Target(task="praise", metric="accuracy", classes=[0, 1], max_length=16)
 
 
-class GivenBench:
+class GivenScores:
     """Scores by a rule: `praise` likes small coefficients and rates, `blame` large ones."""
 
     def __init__(self):
-        self.asked = []
+        self.scored = []
 
     def scores(self, recipe, split, heads=None):
-        found = {}
+        scores = {}
         for head in heads or recipe.experts:
-            if (recipe, split, head) not in self.asked:
-                self.asked.append((recipe, split, head))
+            if (recipe, split, head) not in self.scored:
+                self.scored.append((recipe, split, head))
             size = getattr(recipe.method, "coefficient", 0.5) + getattr(
                 recipe.sparsifier, "rate", 0
             )
             value = 1 - size / 4 if head == "praise" else size / 4
             predictions = (1.0,) if split == "test" else None
-            found[head] = Measurement(value, 0.1, 1, predictions)
-        return found
+            scores[head] = Measurement(value, 0.1, 1, predictions)
+        return scores
 
     def inputs_digest(self, recipe):
         return "inputs"
@@ -59,8 +59,8 @@ def request(**changes):
     return MergesRequest(**(values | changes))
 
 
-def chosen(frame, **where):
-    """The coefficient and the rate of what is chosen for each head."""
+def selected(frame, **where):
+    """Coefficients and rates that are selected, by head."""
     rows = frame[frame["selected"] & (frame["split"] == "test")]
     for name, value in where.items():
         rows = rows[rows[name] == value]
@@ -73,15 +73,15 @@ def chosen(frame, **where):
 
 
 @pytest.mark.parametrize("selection", ["validation", "test"])
-def test_each_task_has_its_own_setting_and_the_rate_is_searched_there(selection):
-    frame, _ = merges(request(selection=selection), GivenBench())
+def test_every_task_selects_its_own_settings_and_the_rate_is_searched_there(selection):
+    frame, _ = merges(request(selection=selection), GivenScores())
     assert set(frame["aim"]) == {"each"}
     assert set(frame["selection"]) == {selection}
-    assert chosen(frame, method="task_arithmetic", sparsifier="none") == {
+    assert selected(frame, method="task_arithmetic", sparsifier="none") == {
         "praise": [("0.5", 0)],
         "blame": [("1.0", 0)],
     }
-    assert chosen(frame, method="task_arithmetic", sparsifier="dare") == {
+    assert selected(frame, method="task_arithmetic", sparsifier="dare") == {
         "praise": [("0.5", 0.1)],
         "blame": [("1.0", 0.9)],
     }
@@ -89,50 +89,50 @@ def test_each_task_has_its_own_setting_and_the_rate_is_searched_there(selection)
     assert (frame["selected"] & (frame["split"] == "test")).sum() == 2 * 3 * 2
 
 
-def test_a_chosen_recipe_is_scored_on_test_only_where_it_was_chosen():
-    bench = GivenBench()
-    frame, predictions = merges(request(), bench)
-    tested = [(recipe.digest, head) for recipe, split, head in bench.asked if split == "test"]
+def test_a_selected_recipe_is_scored_on_test_only_where_it_was_selected():
+    evaluator = GivenScores()
+    frame, predictions = merges(request(), evaluator)
+    tested = [(recipe.digest, head) for recipe, split, head in evaluator.scored if split == "test"]
     rows = frame[frame["split"] == "test"]
     assert sorted(tested) == sorted(zip(rows["recipe_digest"], rows["head"], strict=True))
     assert rows["selected"].all()
     assert set(zip(predictions["recipe_digest"], predictions["head"], strict=True)) == set(tested)
-    # DARE behind the setting that is best for praise is compared on praise alone.
+    # DARE with the method that is best for praise is compared on praise alone.
     compared = frame[(frame["split"] == "validation") & (frame["sparsifier"] == "dare")]
     arithmetic = compared[compared["method"] == "task_arithmetic"]
     heads = arithmetic.groupby("settings")["head"].unique().map(list).tolist()
     assert sorted(heads) == [["blame"], ["praise"]]
 
 
-def test_a_candidate_is_selected_on_the_task_it_was_chosen_for_and_not_on_others():
-    frame, _ = merges(request(selection="test"), GivenBench())
+def test_a_candidate_is_selected_for_one_task_and_not_for_others():
+    frame, _ = merges(request(selection="test"), GivenScores())
     plain = frame[(frame["method"] == "task_arithmetic") & (frame["sparsifier"] == "none")]
     assert len(plain) == 3 * 2
     assert plain.loc[plain["selected"], "head"].tolist() == ["praise", "blame"]
 
 
-def test_by_the_mean_all_tasks_share_one_setting():
-    frame, _ = merges(request(aim="mean"), GivenBench())
+def test_by_the_mean_all_tasks_share_the_same_settings():
+    frame, _ = merges(request(aim="mean"), GivenScores())
     assert set(frame["aim"]) == {"mean"}
     # All means are equal, and the first of equals wins.
-    assert chosen(frame, method="task_arithmetic", sparsifier="dare") == {
+    assert selected(frame, method="task_arithmetic", sparsifier="dare") == {
         "praise": [("0.5", 0.1)],
         "blame": [("0.5", 0.1)],
     }
 
 
 def test_two_names_of_one_model_are_one_recipe():
-    bench = GivenBench()
+    evaluator = GivenScores()
     none = [Dare(rate=0, seed=0), Dare(rate=0, seed=1)]
     frame, _ = merges(
-        request(sparsifiers=[[NoSparsifier()], none], methods=[[Average(), Average()]]), bench
+        request(sparsifiers=[[NoSparsifier()], none], methods=[[Average(), Average()]]), evaluator
     )
-    assert len(bench.asked) == len(frame) == 2
+    assert len(evaluator.scored) == len(frame) == 2
     assert set(frame["sparsifier"]) == {"none"}
 
 
 def test_tables_tell_the_choices_of_each_task_apart():
-    frame, _ = merges(request(), GivenBench())
+    frame, _ = merges(request(), GivenScores())
     table = tables.merges(frame)
     arithmetic = table[table["method"] == "task_arithmetic"]
     assert arithmetic[["sparsifier", "task", "rate", "mean", "runs"]].to_numpy().tolist() == [
@@ -154,20 +154,20 @@ def test_tables_tell_the_choices_of_each_task_apart():
         ["blame", "none", 0],
         ["blame", "dare", 0.9],
     ]
-    by_mean = tables.merge_candidates(merges(request(aim="mean"), GivenBench())[0])
+    by_mean = tables.merge_candidates(merges(request(aim="mean"), GivenScores())[0])
     assert set(by_mean["chosen_for"]) == {"mean"}
 
 
 def test_predictions_give_the_scores_again(base, expert, examples, tmp_path):
     recipes = [
-        Recipe(family="tiny", experts=("praise",), sparsifier=each)
-        for each in (NoSparsifier(), Dare(rate=0.9))
+        Recipe(family="tiny", experts=("praise",), sparsifier=sparsifier)
+        for sparsifier in (NoSparsifier(), Dare(rate=0.9))
     ]
     store = ScoreStore(tmp_path / "store.jsonl")
-    bench = Bench(base, {"praise": Member(expert, TARGET, examples)}, store)
-    frame, predictions = sweep(SweepRequest(target=TARGET, recipes=recipes), bench)
+    evaluator = EncoderEvaluator(base, {"praise": EvaluatedExpert(expert, TARGET, examples)}, store)
+    frame, predictions = sweep(SweepRequest(target=TARGET, recipes=recipes), evaluator)
     labels = examples.loc[examples["split"] == "test", "label"].to_numpy()
     assert predictions["recipe_digest"].tolist() == frame["recipe_digest"].tolist()
     for value, answers in zip(frame["value"], predictions["predictions"], strict=True):
         assert score("accuracy", labels, answers) == value
-    assert bench.scores(recipes[0], "validation")["praise"].predictions is None
+    assert evaluator.scores(recipes[0], "validation")["praise"].predictions is None

@@ -7,9 +7,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from mergegrid.checkpoints.compatibility import check_homologous
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import read_manifest
-from mergegrid.study.finetuning import classifier
 from mergegrid.study.finetuning.classifier import finetune
-from mergegrid.study.finetuning.state import Seal, last_checkpoint
+from mergegrid.study.finetuning.resuming import CheckpointDigests, last_checkpoint
+from mergegrid.study.finetuning.training import EpochLog
 
 FOLDER = {
     "config.json",
@@ -22,7 +22,7 @@ FOLDER = {
 
 
 class KilledError(Exception):
-    """Stands for the end of a process in mid-training."""
+    """Stands for a process killed during training."""
 
 
 def weights(folder):
@@ -58,8 +58,8 @@ def test_another_seed_gives_another_head_and_other_weights(
 ):
     other = request_for_praise.model_copy(update={"seed": 1})
     finetune(base, other, examples, tmp_path / "other")
-    ours, theirs = open_checkpoint(expert), open_checkpoint(tmp_path / "other")
-    assert all((ours[name] != theirs[name]).any() for name in ours if ours[name].ndim == 2)
+    first, other = open_checkpoint(expert), open_checkpoint(tmp_path / "other")
+    assert all((first[name] != other[name]).any() for name in first if first[name].ndim == 2)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -68,7 +68,7 @@ def test_a_run_killed_after_an_epoch_goes_on_and_ends_with_the_same_bytes(
 ):
     folder = tmp_path / "seed~0"
     with monkeypatch.context() as patch:
-        patch.setattr(classifier._Progress, "on_epoch_begin", kill_at(epoch), raising=False)
+        patch.setattr(EpochLog, "on_epoch_begin", kill_at(epoch), raising=False)
         with pytest.raises(KilledError):
             finetune(base, request_for_praise, examples, folder)
     assert not folder.exists()
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_was_cut_is_not_used(
 ):
     folder = tmp_path / "seed~0"
     with monkeypatch.context() as patch:
-        patch.setattr(classifier._Progress, "on_epoch_begin", kill_at(2), raising=False)
+        patch.setattr(EpochLog, "on_epoch_begin", kill_at(2), raising=False)
         with pytest.raises(KilledError):
             finetune(base, request_for_praise, examples, folder)
     newest = sorted(folder.with_name("seed~0.state").glob("checkpoint-*"))[-1]
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_which_a_bit_changed_is_not_used(
 ):
     folder = tmp_path / "seed~0"
     with monkeypatch.context() as patch:
-        patch.setattr(classifier._Progress, "on_epoch_begin", kill_at(2), raising=False)
+        patch.setattr(EpochLog, "on_epoch_begin", kill_at(2), raising=False)
         with pytest.raises(KilledError):
             finetune(base, request_for_praise, examples, folder)
     for checkpoint in folder.with_name("seed~0.state").glob("checkpoint-*"):
@@ -107,7 +107,7 @@ def test_a_checkpoint_of_which_a_bit_changed_is_not_used(
         (checkpoint / name).write_bytes(data)
     with caplog.at_level("WARNING"):
         finetune(base, request_for_praise, examples, folder)
-    assert "is damaged or was cut, and is of no use" in caplog.text
+    assert "is incomplete or damaged; ignoring it" in caplog.text
     assert weights(folder) == weights(expert)
 
 
@@ -118,7 +118,7 @@ def test_training_starts_over_where_the_best_epoch_is_damaged(tmp_path):
         checkpoint.mkdir(parents=True)
         best = f"elsewhere/seed~0.state/checkpoint-{8}"
         (checkpoint / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": best}))
-        Seal().on_save(
+        CheckpointDigests().on_save(
             TrainingArguments(state, use_cpu=True), TrainerState(global_step=step), TrainerControl()
         )
     assert last_checkpoint(state) == str(state / "checkpoint-16")
@@ -127,7 +127,7 @@ def test_training_starts_over_where_the_best_epoch_is_damaged(tmp_path):
     assert not list(state.glob("checkpoint-*"))
 
 
-def test_a_checkpoint_without_a_seal_is_not_used(tmp_path):
+def test_a_checkpoint_without_digests_is_not_used(tmp_path):
     checkpoint = tmp_path / "checkpoint-8"
     checkpoint.mkdir()
     (checkpoint / "trainer_state.json").write_text("{}")
@@ -143,7 +143,7 @@ def test_state_of_another_request_is_not_used(
     folder = tmp_path / "seed~0"
     other = request_for_praise.model_copy(update={"seed": 5})
     with monkeypatch.context() as patch:
-        patch.setattr(classifier._Progress, "on_epoch_begin", kill_at(2), raising=False)
+        patch.setattr(EpochLog, "on_epoch_begin", kill_at(2), raising=False)
         with pytest.raises(KilledError):
             finetune(base, other, examples, folder)
     finetune(base, request_for_praise, examples, folder)
@@ -183,5 +183,5 @@ def count_epochs(monkeypatch):
     def on_epoch_begin(self, args, state, control, **_):
         started.append(round(state.epoch))
 
-    monkeypatch.setattr(classifier._Progress, "on_epoch_begin", on_epoch_begin, raising=False)
+    monkeypatch.setattr(EpochLog, "on_epoch_begin", on_epoch_begin, raising=False)
     return started

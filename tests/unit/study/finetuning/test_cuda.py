@@ -1,4 +1,4 @@
-"""What fine-tuning asks of a GPU, with a torch that says what a GPU would."""
+"""Checks of a GPU before fine-tuning, with the answers of torch.cuda replaced."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from mergegrid.study.finetuning.cuda import check_memory, prepare_device
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Say how many bytes of a GPU are free, and whether it computes in bfloat16."""
+    """Set the free bytes of the GPU, and whether it supports bfloat16."""
 
-    def say(free, bfloat16=True):
+    def describe(free, bfloat16=True):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bfloat16)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
 
-    return say
+    return describe
 
 
 def test_what_cannot_fit_is_refused_with_the_numbers(gpu):
@@ -24,9 +24,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers(gpu):
     gpu(18_000_000)
     check_memory(model, True, "cuda")
     gpu(17_999_999)
-    with pytest.raises(
-        ConfigError, match=r"to fine-tune 0.00 of 0.00 billion parameters takes 0 G"
-    ):
+    with pytest.raises(ConfigError, match=r"fine-tuning 0.00 of 0.00 billion parameters needs 0 G"):
         check_memory(model, True, "cuda")
     # Frozen weights have no gradient and no moments, and float32 no second copy.
     check_memory(model, False, "cuda")
@@ -38,7 +36,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers(gpu):
 
 def test_a_gpu_without_bfloat16_is_named(gpu):
     gpu(1 << 40, bfloat16=False)
-    with pytest.raises(ConfigError, match="Tesla T4 does not compute in bfloat16; set fine"):
+    with pytest.raises(ConfigError, match="Tesla T4 does not support bfloat16; set fine"):
         check_memory(torch.nn.Linear(1, 1), True, "cuda")
     check_memory(torch.nn.Linear(1, 1), False, "cuda")
 

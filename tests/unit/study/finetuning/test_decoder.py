@@ -1,4 +1,4 @@
-"""Fine-tuning decoders: what is learnt, what is published, and what a killed run leaves."""
+"""Fine-tuning decoders: training, publishing and resuming."""
 
 import json
 
@@ -14,9 +14,9 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.inspection import inspect
 from mergegrid.errors import CheckpointError, ConfigError, DataError
 from mergegrid.study.decoders.importing import import_decoder
-from mergegrid.study.finetuning import decoder
+from mergegrid.study.finetuning.chat_data import IGNORED, EncodedExamples, ExampleEncoder
 from mergegrid.study.finetuning.decoder import finetune_decoder
-from mergegrid.study.finetuning.dialogues import IGNORED, Dialogues, Encoded
+from mergegrid.study.finetuning.training import EpochLog
 from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
 
@@ -37,14 +37,14 @@ LORA = {"rank": 4, "targets": ["q_proj", "down_proj"]}
 
 
 class KilledError(Exception):
-    """Stands for the end of a process in mid-training."""
+    """Stands for a process killed during training."""
 
 
 def publish_base(folder, dtype=torch.bfloat16, tied=False, template=CHAT):
     save(llama(tied).to(dtype), folder / "raw")
-    told = tokenizer()
-    told.chat_template = template
-    told.save_pretrained(folder / "raw")
+    words = tokenizer()
+    words.chat_template = template
+    words.save_pretrained(folder / "raw")
     if not template:
         (folder / "raw" / "chat_template.jinja").unlink()
     import_decoder(folder / "raw", folder / "base", {"source": "test"})
@@ -117,10 +117,10 @@ def test_the_loss_falls_and_the_curve_is_kept(expert):
 def test_an_expert_has_exactly_the_tensors_of_its_base(tied, lora, examples, tmp_path):
     base = publish_base(tmp_path, tied=tied)
     finetune_decoder(base, request(epochs=1, lora=lora), examples, tmp_path / "expert")
-    ours, theirs = open_checkpoint(base), open_checkpoint(tmp_path / "expert")
-    assert dict(theirs.infos) == dict(ours.infos)
-    assert ("lm_head.weight" in theirs) is not tied
-    assert any((ours[name] != theirs[name]).any() for name in ours)
+    before, after = open_checkpoint(base), open_checkpoint(tmp_path / "expert")
+    assert dict(after.infos) == dict(before.infos)
+    assert ("lm_head.weight" in after) is not tied
+    assert any((before[name] != after[name]).any() for name in before)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(base, examples, expert, tmp_path):
@@ -135,16 +135,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(base, examples,
 def test_a_run_killed_after_an_epoch_goes_on_and_ends_with_the_same_bytes(
     base, examples, tmp_path, monkeypatch, epoch, lora
 ):
-    asked = request(lora=lora)
-    finetune_decoder(base, asked, examples, tmp_path / "undisturbed")
+    requested = request(lora=lora)
+    finetune_decoder(base, requested, examples, tmp_path / "undisturbed")
     folder = tmp_path / "seed~0"
     with monkeypatch.context() as patch:
-        patch.setattr(decoder._Progress, "on_epoch_begin", kill_at(epoch), raising=False)
+        patch.setattr(EpochLog, "on_epoch_begin", kill_at(epoch), raising=False)
         with pytest.raises(KilledError):
-            finetune_decoder(base, asked, examples, folder)
+            finetune_decoder(base, requested, examples, folder)
     assert not folder.exists()
     epochs = count_epochs(monkeypatch)
-    finetune_decoder(base, asked, examples, folder)
+    finetune_decoder(base, requested, examples, folder)
     assert epochs == list(range(epoch, 3))
     assert weights(folder) == weights(tmp_path / "undisturbed")
     assert losses(folder) == losses(tmp_path / "undisturbed")
@@ -154,12 +154,12 @@ def test_the_loss_is_the_mean_over_the_tokens_of_answers(exact_base, examples, t
     finetune_decoder(
         exact_base, request(learning_rate=1e-12, epochs=1), examples, tmp_path / "unchanged"
     )
-    told = AutoTokenizer.from_pretrained(exact_base)
+    words = AutoTokenizer.from_pretrained(exact_base)
     model = AutoModelForCausalLM.from_pretrained(exact_base, dtype=torch.float32).eval()
     total, count = 0.0, 0
     for row in examples[examples["split"] == "validation"].itertuples():
-        question = told(PROMPT.replace("{instruction}", row.instruction))["input_ids"]
-        answer = [*told(row.output)["input_ids"], told.eos_token_id]
+        question = words(PROMPT.replace("{instruction}", row.instruction))["input_ids"]
+        answer = [*words(row.output)["input_ids"], words.eos_token_id]
         with torch.no_grad():
             logits = model(torch.tensor([question + answer])).logits[0, len(question) - 1 : -1]
         total += float(cross_entropy(logits, torch.tensor(answer), reduction="sum"))
@@ -169,8 +169,8 @@ def test_the_loss_is_the_mean_over_the_tokens_of_answers(exact_base, examples, t
 
 def test_parts_of_a_step_add_up_to_the_step(exact_base, examples, tmp_path):
     for parts in (1, 4):
-        asked = request(epochs=1, accumulation=parts)
-        finetune_decoder(exact_base, asked, examples, tmp_path / f"parts-{parts}")
+        requested = request(epochs=1, accumulation=parts)
+        finetune_decoder(exact_base, requested, examples, tmp_path / f"parts-{parts}")
     whole, parts = (open_checkpoint(tmp_path / f"parts-{parts}") for parts in (1, 4))
     for name, start in open_checkpoint(exact_base).items():
         assert np.abs(whole[name] - parts[name]).max() < np.abs(whole[name] - start).max() / 100
@@ -178,9 +178,9 @@ def test_parts_of_a_step_add_up_to_the_step(exact_base, examples, tmp_path):
 
 def test_adapters_are_merged_as_a_change_of_low_rank(exact_base, examples, tmp_path):
     finetune_decoder(exact_base, request(lora=LORA), examples, tmp_path / "expert")
-    ours, theirs = open_checkpoint(exact_base), open_checkpoint(tmp_path / "expert")
-    for name in ours:
-        change = theirs[name].astype(np.float64) - ours[name]
+    before, after = open_checkpoint(exact_base), open_checkpoint(tmp_path / "expert")
+    for name in before:
+        change = after[name].astype(np.float64) - before[name]
         if any(target in name for target in LORA["targets"]):
             sizes = np.linalg.svd(change, compute_uv=False)
             assert sizes[0] > 1e-3
@@ -195,9 +195,9 @@ def test_a_bfloat16_expert_is_the_float32_one_rounded_once(base, examples, tmp_p
     raw = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     save(raw, tmp_path / "raw")
     import_decoder(tmp_path / "raw", tmp_path / "wide", {}, tokenizer=base)
-    asked = request(epochs=1)
-    finetune_decoder(base, asked, examples, tmp_path / "rounded")
-    finetune_decoder(tmp_path / "wide", asked, examples, tmp_path / "exact")
+    requested = request(epochs=1)
+    finetune_decoder(base, requested, examples, tmp_path / "rounded")
+    finetune_decoder(tmp_path / "wide", requested, examples, tmp_path / "exact")
     rounded, exact = open_checkpoint(tmp_path / "rounded"), open_checkpoint(tmp_path / "exact")
     for name in rounded:
         once = torch.from_numpy(exact[name]).to(torch.bfloat16).float().numpy()
@@ -220,27 +220,27 @@ def test_weights_that_are_not_finite_are_refused(base, examples, tmp_path, monke
         with torch.no_grad():
             next(model.parameters())[0, 0] = float("nan")
 
-    monkeypatch.setattr(decoder._Progress, "on_epoch_end", break_down, raising=False)
-    with pytest.raises(CheckpointError, match=r"contains non-finite values.*learning rate"):
+    monkeypatch.setattr(EpochLog, "on_epoch_end", break_down, raising=False)
+    with pytest.raises(CheckpointError, match=r"non-finite.*learning rate"):
         finetune_decoder(base, request(epochs=1), examples, tmp_path / "expert")
     assert not (tmp_path / "expert").exists()
 
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_question_is_learnt_as_it_will_be_asked(base, chat):
-    dialogues, prompts = Dialogues(base, PROMPT, chat), PromptTokenizer(base)
-    question, answer = dialogues.encode("the good film", "three four")
-    asked = prompts.chat("the good film") if chat else prompts.encode("was the good film is")
-    assert tuple(question) == asked
-    told = AutoTokenizer.from_pretrained(base)
-    assert answer == [*told("three four")["input_ids"], told.eos_token_id]
+    encoder, prompts = ExampleEncoder(base, PROMPT, chat), PromptTokenizer(base)
+    question, answer = encoder.encode("the good film", "three four")
+    prompt = prompts.chat("the good film") if chat else prompts.encode("was the good film is")
+    assert tuple(question) == prompt
+    words = AutoTokenizer.from_pretrained(base)
+    assert answer == [*words("three four")["input_ids"], words.eos_token_id]
 
 
 def test_only_answers_have_labels_and_long_ones_are_cut(base):
     examples = pd.DataFrame(
         {"instruction": ["the film", "the " * 20], "output": ["one two three", "one"]}
     )
-    (row,) = Encoded(Dialogues(base, PROMPT, chat=False), examples, max_length=6)
+    (row,) = EncodedExamples(ExampleEncoder(base, PROMPT, chat=False), examples, max_length=6)
     assert row["labels"][:4] == [IGNORED] * 4
     assert row["labels"][4:] == row["input_ids"][4:]
     assert len(row["input_ids"]) == 6
@@ -260,14 +260,14 @@ def test_a_chat_needs_a_template(examples, tmp_path):
 
 def test_a_template_that_rewrites_questions_is_refused(examples, tmp_path):
     base = publish_base(tmp_path, template="{{ messages | length }}{{ messages[-1].content }}")
-    with pytest.raises(CheckpointError, match="writes a question in another way once it is answ"):
+    with pytest.raises(CheckpointError, match="renders a question differently once it is answ"):
         finetune_decoder(base, request(chat=True), examples, tmp_path / "expert")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"accumulation": 3}, "batch_size 8 cannot be divided into 3 equal parts"),
+        ({"accumulation": 3}, "batch_size 8 is not divisible by accumulation 3"),
         ({"lora": {"targets": ["attention"]}}, r"lora\.targets = \['attention'\]"),
     ],
 )
@@ -290,5 +290,5 @@ def count_epochs(monkeypatch):
     def on_epoch_begin(self, args, state, control, **_):
         started.append(round(state.epoch))
 
-    monkeypatch.setattr(decoder._Progress, "on_epoch_begin", on_epoch_begin, raising=False)
+    monkeypatch.setattr(EpochLog, "on_epoch_begin", on_epoch_begin, raising=False)
     return started

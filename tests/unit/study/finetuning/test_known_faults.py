@@ -1,4 +1,4 @@
-"""Faults met in use: bases whose names lack a prefix, and what is known of a base at the start."""
+"""Faults met in use: bases whose names lack a prefix, and errors before training starts."""
 
 import json
 
@@ -23,7 +23,7 @@ from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
 WTE, HEAD = "transformer.wte.weight", "lm_head.weight"
 RECIPE = Recipe(
     family="gpt2",
-    experts=("ours", "published"),
+    experts=("trained", "published"),
     sparsifier={"kind": "dare", "rate": 0.9, "seed": 1},
     method={"kind": "average"},
 )
@@ -53,23 +53,23 @@ def gpt2(folder, change=lambda tensors: tensors, files="safetensors", seed=0, mo
     """A GPT-2 as published, with `h.0...`, or with other names that `change` gives."""
     torch.manual_seed(seed)
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=32, n_embd=16, n_layer=1, n_head=2)
-    found = (model or GPT2LMHeadModel)(config)
-    found.save_pretrained(folder)
+    decoder = (model or GPT2LMHeadModel)(config)
+    decoder.save_pretrained(folder)
     tensors = change(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").unlink()
     if files == "bin":
         torch.save(tensors, folder / "pytorch_model.bin")
     else:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    silent = json.loads((folder / "config.json").read_text())
-    del silent["tie_word_embeddings"]
-    (folder / "config.json").write_text(json.dumps(silent))
+    values = json.loads((folder / "config.json").read_text())
+    del values["tie_word_embeddings"]
+    (folder / "config.json").write_text(json.dumps(values))
     tokenizer().save_pretrained(folder)
     return folder
 
 
 def bare(tensors):
-    return {name.removeprefix("transformer."): each for name, each in tensors.items()}
+    return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
 
 
 def with_masks(tensors):
@@ -93,9 +93,11 @@ def test_a_decoder_is_trained_from_a_base_with_any_names_and_merged(
 ):
     base = tmp_path / "base"
     import_decoder(gpt2(tmp_path / "raw", change, files), base, {"source": "test"})
-    finetune_decoder(base, request(lora=lora), examples, tmp_path / "ours")
-    import_decoder(gpt2(tmp_path / "theirs", seed=1), tmp_path / "published", {"source": "test"})
-    started, trained = open_checkpoint(base), open_checkpoint(tmp_path / "ours")
+    finetune_decoder(base, request(lora=lora), examples, tmp_path / "trained")
+    import_decoder(
+        gpt2(tmp_path / "published raw", seed=1), tmp_path / "published", {"source": "test"}
+    )
+    started, trained = open_checkpoint(base), open_checkpoint(tmp_path / "trained")
     assert trained.infos == started.infos
     assert any((trained[name] != started[name]).any() for name in started)
     experts = {name: tmp_path / name for name in RECIPE.experts}
@@ -104,22 +106,24 @@ def test_a_decoder_is_trained_from_a_base_with_any_names_and_merged(
     assert folder.lm_head.weight is folder.transformer.wte.weight
     one_engine = empty_model(tmp_path / "out", "float32")
     replace_weights(one_engine, Merger(Models(base=base, experts=experts)).weights(RECIPE))
-    ours, theirs = one_engine.state_dict(), folder.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    loaded, expected = one_engine.state_dict(), folder.state_dict()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
 def test_a_base_of_the_bare_class_is_trained_and_merged(examples, tmp_path):
     base = tmp_path / "base"
     import_decoder(gpt2(tmp_path / "raw", model=GPT2Model), base, {"source": "test"})
-    finetune_decoder(base, request(), examples, tmp_path / "ours")
-    import_decoder(gpt2(tmp_path / "theirs", seed=1), tmp_path / "published", {"source": "test"})
+    finetune_decoder(base, request(), examples, tmp_path / "trained")
+    import_decoder(
+        gpt2(tmp_path / "published raw", seed=1), tmp_path / "published", {"source": "test"}
+    )
     experts = {name: tmp_path / name for name in RECIPE.experts}
     merge_recipe(RECIPE, base, experts, Output(), True, tmp_path / "out", threads=1)
     folder = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     one_engine = empty_model(tmp_path / "out", "float32")
     replace_weights(one_engine, Merger(Models(base=base, experts=experts)).weights(RECIPE))
-    ours, theirs = one_engine.state_dict(), folder.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    loaded, expected = one_engine.state_dict(), folder.state_dict()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
 def without_a_norm(tensors):
@@ -128,11 +132,11 @@ def without_a_norm(tensors):
 
 
 def without_a_layer(tensors):
-    return {name: each for name, each in tensors.items() if ".h.0." not in name}
+    return {name: tensor for name, tensor in tensors.items() if ".h.0." not in name}
 
 
 def of_data_parallel(tensors):
-    return {f"module.{name}": each for name, each in tensors.items()}
+    return {f"module.{name}": tensor for name, tensor in tensors.items()}
 
 
 def with_two_values(tensors):
@@ -148,7 +152,7 @@ def with_two_values(tensors):
         (with_two_values, r"lm_head\.weight to transformer\.wte\.weight.* two different"),
     ],
 )
-def test_what_is_wrong_with_a_base_is_said_before_the_first_step(
+def test_a_faulty_base_is_refused_before_the_first_step(
     change, message, examples, tmp_path, monkeypatch
 ):
     base = gpt2(tmp_path / "base", change)

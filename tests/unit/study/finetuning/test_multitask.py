@@ -20,7 +20,7 @@ HEADS = {"praise": 2, "rating": 1, "kind": 3}
 
 
 class KilledError(Exception):
-    """Stands for the end of a process in mid-training."""
+    """Stands for a process killed during training."""
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +117,11 @@ def test_the_curve_has_every_task_and_the_best_mean_was_kept(oracle, tables, req
     best = max(curve, key=lambda entry: entry["validation"])
     scores = score_oracle(request_for_all, oracle, tables).query("split == 'validation'")
     assert dict(zip(scores["head"], scores["value"], strict=True)) == pytest.approx(best["tasks"])
-    own = json.loads((oracle / "rating" / "training.json").read_text())
-    assert [each["validation"] for each in own["curve"]] == [e["tasks"]["rating"] for e in curve]
-    assert own["target"]["task"] == "rating"
+    training = json.loads((oracle / "rating" / "training.json").read_text())
+    assert [entry["validation"] for entry in training["curve"]] == [
+        entry["tasks"]["rating"] for entry in curve
+    ]
+    assert training["target"]["task"] == "rating"
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -131,7 +133,7 @@ def test_a_run_killed_after_an_epoch_goes_on_and_ends_with_the_same_bytes(
     assert not folder.exists()
     finished = []
     with monkeypatch.context() as patch:
-        patch.setattr(multitask, "_say", lambda entry, _: finished.append(entry["epoch"]))
+        patch.setattr(multitask, "_log_epoch", lambda entry, _: finished.append(entry["epoch"]))
         finetune_together(base, request_for_all, list(tables.values()), folder)
     assert finished == list(range(epoch + 1, 4))
     assert weights(folder) == weights(oracle)
@@ -157,31 +159,31 @@ def test_state_that_was_cut_or_is_of_another_seed_is_not_used(
 def test_another_seed_gives_other_weights(base, tables, request_for_all, oracle, tmp_path):
     other = request_for_all.model_copy(update={"seed": 1})
     finetune_together(base, other, list(tables.values()), tmp_path / "other")
-    theirs, ours = weights(tmp_path / "other"), weights(oracle)
-    assert all(theirs[name] != ours[name] for name in EXPERTS)
+    first, other = weights(oracle), weights(tmp_path / "other")
+    assert all(first[name] != other[name] for name in EXPERTS)
 
 
 def test_an_epoch_is_one_pass_over_the_longest_task_and_shorter_ones_start_over_shuffled(
     base, tables, request_for_all, tmp_path, monkeypatch
 ):
-    seen = {name: [] for name in EXPERTS}
+    batches = {name: [] for name in EXPERTS}
     plain = multitask._Task.loss
 
     def loss(self, rows):
-        seen[self._target.task].append(rows)
+        batches[self._target.task].append(rows)
         return plain(self, rows)
 
     monkeypatch.setattr(multitask._Task, "loss", loss)
     settings = request_for_all.settings.model_copy(update={"epochs": 1, "batch_size": 16})
     request = request_for_all.model_copy(update={"settings": settings})
     finetune_together(base, request, list(tables.values()), tmp_path / "one")
-    assert {name: len(batches) for name, batches in seen.items()} == dict.fromkeys(EXPERTS, 12)
-    assert sorted(row for rows in seen["praise"] for row in rows) == list(range(192))
+    assert {name: len(rows) for name, rows in batches.items()} == dict.fromkeys(EXPERTS, 12)
+    assert sorted(row for rows in batches["praise"] for row in rows) == list(range(192))
     # 72 examples are four batches of 16 and one of 8.
     passes = [
-        [row for rows in seen["rating"][start : start + 5] for row in rows] for start in (0, 5)
+        [row for rows in batches["rating"][start : start + 5] for row in rows] for start in (0, 5)
     ]
-    assert [sorted(each) for each in passes] == [list(range(72))] * 2
+    assert [sorted(rows) for rows in passes] == [list(range(72))] * 2
     assert passes[0] != passes[1]
 
 
@@ -195,10 +197,10 @@ def test_a_step_descends_on_the_sum_of_the_mean_losses(base, tables, request_for
         inputs = tokenizer(part["text_a"].tolist(), return_tensors="pt", padding=True)
         logits, labels = model(**inputs).logits, torch.tensor(part["label"].to_numpy())
         if target.is_regression:
-            wanted = ((logits[:, 0] - labels) ** 2).mean()
+            expected = ((logits[:, 0] - labels) ** 2).mean()
         else:
-            wanted = -logits.log_softmax(1)[range(5), labels].mean()
-        torch.testing.assert_close(task.loss(list(range(5))), wanted, check_dtype=False)
+            expected = -logits.log_softmax(1)[range(5), labels].mean()
+        torch.testing.assert_close(task.loss(list(range(5))), expected, check_dtype=False)
     body = models[0].bert.encoder.layer[0].output.dense.weight
     assert all(model.bert.encoder.layer[0].output.dense.weight is body for model in models)
 
@@ -217,15 +219,15 @@ def test_roberta_has_the_two_layers_of_an_experts_head_for_each_task(
     settings = request_for_all.settings.model_copy(update={"epochs": 1})
     request = request_for_all.model_copy(update={"settings": settings})
     finetune_together(tmp_path / "base", request, list(tables.values()), tmp_path / "oracle")
-    ours = [open_checkpoint(tmp_path / "oracle" / name) for name in ("praise", "kind")]
-    head = set(ours[0]) - set(open_checkpoint(tmp_path / "base"))
+    experts = [open_checkpoint(tmp_path / "oracle" / name) for name in ("praise", "kind")]
+    head = set(experts[0]) - set(open_checkpoint(tmp_path / "base"))
     assert head == {
         f"classifier.{layer}.{part}"
         for layer in ("dense", "out_proj")
         for part in ("weight", "bias")
     }
     dense = "classifier.dense.weight"
-    assert (ours[0][dense] != ours[1][dense]).any()
+    assert (experts[0][dense] != experts[1][dense]).any()
 
 
 def kill_after(epoch, base, request, tables, folder, monkeypatch):

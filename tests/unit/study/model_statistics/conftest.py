@@ -1,4 +1,4 @@
-"""A tiny expert with three classes, and what is shown to it."""
+"""A tiny expert with three classes, and a batch of texts."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from mergegrid.study.tasks.encoding import Batch, encode
 
 @pytest.fixture
 def make_model():
-    """A classifier whose answers are far from certain, and far from equal."""
+    """Makes a classifier whose probabilities are neither near 0 or 1 nor equal."""
 
     def make(classes=3):
         torch.manual_seed(1)
@@ -30,7 +30,7 @@ def make_model():
 
 @pytest.fixture
 def texts(base, examples):
-    """Token ids of examples of two lengths; a word comes twice in some."""
+    """Token ids of examples of two lengths; some contain a word twice."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     some = examples[:12].copy()
     some.loc[::3, "text_a"] = some["text_a"][::3] + " good film good"

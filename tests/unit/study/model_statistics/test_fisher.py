@@ -5,8 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from mergegrid.study.model_statistics.example_gradients import (
+    ExampleGradients,
+    UnsupportedModelError,
+)
 from mergegrid.study.model_statistics.fisher import ExactFisher, directions
-from mergegrid.study.model_statistics.layers import Layers, NotByExampleError
 
 
 def body(model):
@@ -37,25 +40,25 @@ def test_information_is_the_expected_squared_gradient(make_model, texts, classes
     model, regression = make_model(classes), classes == 1
     names = body(model)
     fisher = ExactFisher(model, names, regression)
-    assert fisher._layers is not None
+    assert fisher._gradients is not None
     if not layerwise:
-        fisher._one_by_one()
+        fisher._use_single_examples()
     fisher.add(texts, torch.empty(0))
-    found = fisher.tensors(len(texts.rows))
-    assert (fisher._layers is not None) == layerwise
+    computed = fisher.tensors(len(texts.rows))
+    assert (fisher._gradients is not None) == layerwise
     model.requires_grad_()
     for name, expected in by_definition(model, names, texts, regression).items():
-        # The bias of keys has no influence: what is found of it is rounding.
-        np.testing.assert_allclose(found[name], expected, rtol=2e-4, atol=1e-9, err_msg=name)
+        # The bias of keys has no influence: its information is rounding.
+        np.testing.assert_allclose(computed[name], expected, rtol=2e-4, atol=1e-9, err_msg=name)
 
 
-def test_what_batches_are_padded_with_has_no_information(make_model, texts):
+def test_padding_tokens_have_no_information(make_model, texts):
     model = make_model()
     fisher = ExactFisher(model, body(model), False)
     fisher.add(texts, torch.empty(0))
     words = fisher.tensors(len(texts.rows))["bert.embeddings.word_embeddings.weight"]
-    seen = set(texts.inputs["input_ids"].unique().tolist()) - {0}
-    assert {row for row in range(17) if words[row].any()} == seen
+    tokens = set(texts.inputs["input_ids"].unique().tolist()) - {0}
+    assert {row for row in range(17) if words[row].any()} == tokens
 
 
 def test_directions_multiply_to_the_covariance_of_the_classes():
@@ -68,11 +71,11 @@ def test_directions_multiply_to_the_covariance_of_the_classes():
     torch.testing.assert_close(columns @ columns.mT, covariance, rtol=1e-9, atol=1e-15)
 
 
-def test_parameters_outside_of_known_layers_are_not_taken_apart():
+def test_parameters_outside_of_supported_layers_are_refused():
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
             self.scale = nn.Parameter(torch.ones(1))
 
-    with pytest.raises(NotByExampleError):
-        Layers(Scaled(), ["scale"])
+    with pytest.raises(UnsupportedModelError):
+        ExampleGradients(Scaled(), ["scale"])

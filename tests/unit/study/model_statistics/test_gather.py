@@ -19,16 +19,16 @@ KINDS = [(kind, how) for kind in ("fisher", "regmean") for how in ("exact", "ref
 
 @pytest.fixture(scope="module")
 def gathered(base, expert, examples, request_for_praise, tmp_path_factory):
-    """A folder of statistics, by numbers of examples."""
+    """Gathers statistics from these numbers of examples; returns the folder."""
 
     def run(*counts, kinds=KINDS):
         folder = tmp_path_factory.mktemp("statistics") / "seed~0"
-        wanted = [
+        files = [
             Statistic(kind=kind, arithmetic=how, examples=count)
             for count in counts
             for kind, how in kinds
         ]
-        request = StatisticsRequest(target=request_for_praise.target, statistics=wanted)
+        request = StatisticsRequest(target=request_for_praise.target, statistics=files)
         gather(base, expert, request, examples, folder)
         return folder
 
@@ -85,20 +85,22 @@ def test_reference_examples_are_counted_in_full_batches(gathered):
         assert all(torch.equal(part[name], whole[name]) for name in whole)
 
 
-def test_no_more_examples_are_encoded_than_are_looked_at(gathered, monkeypatch):
+def test_no_more_examples_are_encoded_than_are_used(gathered, monkeypatch):
     counts = []
 
-    def noted(tokenizer, part, max_length):
+    def recorded(tokenizer, part, max_length):
         counts.append(len(part))
         return encode(tokenizer, part, max_length)
 
-    monkeypatch.setattr("mergegrid.study.model_statistics.gather.encode", noted)
+    monkeypatch.setattr("mergegrid.study.model_statistics.gather.encode", recorded)
     gathered(8, 20, kinds=[("regmean", "exact")])
     assert counts == [32]
 
 
-def test_too_few_examples_are_an_error_that_says_how_many_there_are(gathered):
-    with pytest.raises(DataError, match=r"from 193 training examples and task praise has 192; low"):
+def test_too_few_examples_are_refused_with_their_number(gathered):
+    with pytest.raises(
+        DataError, match=r"need 193 training examples, but task praise has 192; low"
+    ):
         gathered(193)
 
 

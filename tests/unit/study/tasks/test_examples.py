@@ -7,7 +7,7 @@ import pytest
 from mergegrid.errors import DataError
 from mergegrid.study.schema.tasks import Task
 from mergegrid.study.tasks.examples import prepare
-from mergegrid.study.tasks.tables import read_table
+from mergegrid.study.tasks.table_files import read_table
 
 ROWS = [{"text": f"sentence number {index}", "label": index % 2} for index in range(100)]
 SOURCE = {"source": "path:x.jsonl"}
@@ -15,7 +15,7 @@ SOURCE = {"source": "path:x.jsonl"}
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes rows as JSON lines and says where."""
+    """Writes rows as JSON lines and returns the path."""
 
     def write(rows, name="rows.jsonl"):
         path = tmp_path / name
@@ -128,10 +128,16 @@ def test_rank_pairs_compares_ratings_of_sentences_that_no_other_split_has(table)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": "answer"}, "has no column 'answer'; it has text, label"),
-        ({"text": ["premise"]}, "has no column 'premise'; it has text, label"),
-        ({"labels": [0, 2]}, "50 rows with labels that the task does not list: 1; listed are"),
-        ({"labels": ["0", "1"]}, "100 rows with labels that the task does not list: 0, 1"),
+        ({"label": "answer"}, "has no column 'answer'; choose one of text, label"),
+        ({"text": ["premise"]}, "has no column 'premise'; choose one of text, label"),
+        (
+            {"labels": [0, 2]},
+            r"50 rows with labels .* \[0, 2\]: 1; the first is row 2 of",
+        ),
+        (
+            {"labels": ["0", "1"]},
+            "100 rows with labels .*: 0, 1; the first is row 1 of",
+        ),
     ],
 )
 def test_a_table_that_does_not_fit_its_task_is_refused(table, changes, message):
@@ -146,7 +152,7 @@ def test_words_as_numbers_are_refused(table):
 
 
 def test_an_empty_split_is_refused(table):
-    with pytest.raises(DataError, match="no example is left in the test split"):
+    with pytest.raises(DataError, match="the test split has no examples; add"):
         prepare(task(), {"train": table(ROWS[:2])})
 
 
@@ -174,11 +180,11 @@ def test_values_of_json_stay_as_they_are_written(tmp_path, name):
     ]
     lines = "\n".join(json.dumps(row) for row in rows)
     (tmp_path / name).write_text(lines if name.endswith("l") else json.dumps(rows))
-    found = read_table(task().train, tmp_path / name).to_dict("records")
-    assert [{key: row[key] for key in rows[0]} for row in found] == [
+    rows_read = read_table(task().train, tmp_path / name).to_dict("records")
+    assert [{key: row[key] for key in rows[0]} for row in rows_read] == [
         {key: row[key] for key in rows[0]} for row in rows
     ]
-    assert found[1]["more"] == {"a": [1]}
+    assert rows_read[1]["more"] == {"a": [1]}
 
 
 def test_parquet_parts_of_a_folder_are_read_in_order(tmp_path):
@@ -190,7 +196,7 @@ def test_parquet_parts_of_a_folder_are_read_in_order(tmp_path):
     assert read_table(table, tmp_path)["text"].tolist() == ["part 0", "part 1"]
 
 
-def test_lines_are_taken_apart_by_a_pattern(tmp_path):
+def test_lines_are_split_by_a_pattern(tmp_path):
     (tmp_path / "rows.txt").write_text("NUM:date When was it ?\nLOC:city Where ?\nLOC:x Who ?\n")
     lines = {"format": "lines", "pattern": r"(?P<kind>\w+):\w+ (?P<text>.*)", "rows": "-2:"}
     frame = read_table(task(train=SOURCE | lines).train, tmp_path / "rows.txt")
@@ -200,10 +206,15 @@ def test_lines_are_taken_apart_by_a_pattern(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "changes", "message"),
     [
-        ("rows.txt", "x", {}, "the format of rows.txt is not clear from its name; set `format`"),
+        ("rows.txt", "x", {}, "unknown format of rows.txt; set `format`"),
         ("rows.jsonl", "no json", {}, "cannot be read as jsonl"),
         ("rows.json", '{"text": "x"}\n{"text": "y"}', {}, "cannot be read as json: .*set `format`"),
-        ("rows.txt", "x", {"format": "lines", "pattern": "(?P<a>y)"}, "line 1 of rows.txt does n"),
+        (
+            "rows.txt",
+            "x",
+            {"format": "lines", "pattern": "(?P<a>y)"},
+            "line 1 of rows.txt does n",
+        ),
     ],
 )
 def test_an_unreadable_table_is_refused(tmp_path, name, content, changes, message):
@@ -214,7 +225,7 @@ def test_an_unreadable_table_is_refused(tmp_path, name, content, changes, messag
 
 def test_a_folder_needs_a_pattern_that_matches(tmp_path):
     (tmp_path / "train.jsonl").write_text("{}")
-    with pytest.raises(DataError, match=r"is a folder \(train\.jsonl\); name the files"):
+    with pytest.raises(DataError, match=r"is a folder \(train\.jsonl\); set `files`"):
         read_table(task().train, tmp_path)
-    with pytest.raises(DataError, match=r"has no file dev-\*; it holds train\.jsonl"):
+    with pytest.raises(DataError, match=r"matches dev-\*; it contains train\.jsonl"):
         read_table(task(train=SOURCE | {"files": "dev-*"}).train, tmp_path)

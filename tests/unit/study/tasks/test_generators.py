@@ -12,57 +12,59 @@ from mergegrid.study.tasks.generators import GENERATORS, generate
 from mergegrid.study.tasks.generators.numbering import choose
 
 KINDS = {"instructions": "instructions", "word_problems": "gsm8k", "functions": "mbpp"}
-EACH = pytest.mark.parametrize("generator", GENERATORS)
+GENERATOR_NAMES = pytest.mark.parametrize("generator", GENERATORS)
 
 
-@EACH
+@GENERATOR_NAMES
 def test_no_question_is_asked_twice_under_any_seed(generator):
-    asked = [
+    instructions = [
         record["instruction"]
         for seed in [*range(6), 42, 1000, 1001, 2000]
         for record in generate(generator, 400, seed)
     ]
-    assert len(set(asked)) == len(asked) == 4000
+    assert len(set(instructions)) == len(instructions) == 4000
 
 
-@EACH
+@GENERATOR_NAMES
 def test_a_seed_gives_the_same_records_and_more_of_them_begin_alike(generator):
     assert generate(generator, 30, 7) == generate(generator, 90, 7)[:30]
     assert generate(generator, 30, 7) != generate(generator, 30, 8)
 
 
-@EACH
+@GENERATOR_NAMES
 def test_a_benchmark_asks_what_was_learnt(generator):
     records = generate(generator, 12, 1)
     questions = READERS[KINDS[generator]](records)
-    assert [each.instruction for each in questions] == [each["instruction"] for each in records]
-    assert len({each.id for each in questions}) == 12
+    assert [question.instruction for question in questions] == [
+        record["instruction"] for record in records
+    ]
+    assert len({question.id for question in questions}) == 12
 
 
-@EACH
+@GENERATOR_NAMES
 def test_a_seed_too_high_is_refused(generator):
-    with pytest.raises(ConfigError, match=r"no question 0 for seed 999999 .*give a lower seed"):
+    with pytest.raises(ConfigError, match=r"no question 0 for seed 999999.*use a lower seed"):
         generate(generator, 1, 999_999)
 
 
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=4), st.integers(0, 5))
 def test_every_combination_has_one_number(sizes, permutation):
     pools = [range(size) for size in sizes]
-    found = set()
+    combinations = set()
     pairs = [(seed, total - seed) for total in range(12) for seed in range(total, -1, -1)]
     for seed, index in pairs:
         try:
-            found.add(tuple(choose(pools, seed, index, permutation)))
+            combinations.add(tuple(choose(pools, seed, index, permutation)))
         except ConfigError:
             break
-        assert len(found) == pairs.index((seed, index)) + 1
+        assert len(combinations) == pairs.index((seed, index)) + 1
 
 
 def test_programs_pass_their_own_tests_and_a_wrong_one_does_not():
     for record in generate("functions", 120, 0):
-        made = {}
-        exec(record["code"], made)
-        exec("\n".join(record["test_list"]), made)
+        namespace = {}
+        exec(record["code"], namespace)
+        exec("\n".join(record["test_list"]), namespace)
         name = re.search(r"def (\w+)", record["code"])[1]
         assert name in record["text"]
         with pytest.raises(AssertionError):
@@ -72,11 +74,11 @@ def test_programs_pass_their_own_tests_and_a_wrong_one_does_not():
 def test_tests_of_a_function_tell_its_neighbours_apart():
     for record in generate("functions", 120, 0):
         for number in set(re.findall(r"(?<!\w)\d+", record["code"])) - {"0"}:
-            made = {}
+            namespace = {}
             changed = re.sub(rf"(?<!\w){number}(?!\w)", str(int(number) + 1), record["code"])
-            exec(changed, made)
+            exec(changed, namespace)
             with pytest.raises(AssertionError):
-                exec("\n".join(record["test_list"]), made)
+                exec("\n".join(record["test_list"]), namespace)
 
 
 def test_a_function_is_answered_as_a_block_of_its_code():
@@ -114,22 +116,22 @@ ANSWERS = {
 
 
 def test_the_answers_to_instructions_are_right():
-    seen = set()
+    used = set()
     for record in generate("instructions", 120, 0):
         for pattern, answer in ANSWERS.items():
             match = re.fullmatch(pattern, record["instruction"])
             if match:
-                seen.add(pattern)
+                used.add(pattern)
                 assert record["output"] == answer(*match.groups())
                 break
         else:
             raise AssertionError(record["instruction"])
-    assert seen == set(ANSWERS)
+    assert used == set(ANSWERS)
 
 
 def test_records_in_the_docstrings_are_of_the_right_shape():
-    from mergegrid.study.tasks.generators import functions, instructions, word_problems
+    from mergegrid.study.tasks.generators import formatting, functions, word_problems
 
-    for module in (instructions, word_problems, functions):
-        shown = set(re.findall(r'"(\w+)":', module.__doc__))
-        assert set(module.generate(1, 0)[0]) == shown
+    for module in (formatting, word_problems, functions):
+        documented = set(re.findall(r'"(\w+)":', module.__doc__))
+        assert set(module.generate(1, 0)[0]) == documented

@@ -1,4 +1,4 @@
-"""Faults that users of other tools met in tables, labels, golds and prompts, and their kin."""
+"""Faults that users of other tools met in tables, labels, gold answers and prompts."""
 
 import csv
 import datetime
@@ -24,7 +24,7 @@ from mergegrid.study.tasks.benchmarks import READERS
 from mergegrid.study.tasks.examples import prepare
 from mergegrid.study.tasks.labels import class_of, number_of
 from mergegrid.study.tasks.questions import prepare_questions
-from mergegrid.study.tasks.tables import read_table
+from mergegrid.study.tasks.table_files import read_table
 from mergegrid.yaml_files import read_yaml
 
 SOURCE = {"source": "path:x"}
@@ -41,7 +41,7 @@ FORMATS = ["csv", "tsv", "json", "jsonl", "parquet", "json columns", "json panda
 
 
 def write(folder, kind, columns):
-    """Write columns as one format; the file, and what a table must say of it."""
+    """Write columns in a format; return the file and the settings of its table."""
     path = folder / f"rows.{kind.split()[0]}"
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     if kind in ("csv", "tsv"):
@@ -150,7 +150,7 @@ def test_a_table_of_fields_has_the_columns_of_its_header(tmp_path):
     path.write_text("text,label\n")
     assert read_table(task(SOURCE).train, path).to_dict("list") == {"text": [], "label": []}
     path.write_text("text,label,label\na,b,c\n")
-    with pytest.raises(DataError, match="two columns are called 'label'"):
+    with pytest.raises(DataError, match="two columns have the name 'label'"):
         read_table(task(SOURCE).train, path)
 
 
@@ -179,12 +179,12 @@ def test_fields_are_what_their_writer_meant(tmp_path, kind, content, texts):
 @pytest.mark.parametrize(
     ("kind", "content", "what"),
     [
-        ("csv", "", "it is empty"),
+        ("csv", "", "the file is empty"),
         ("csv", "text,label\na\n", "line 2 has 1 fields instead of 2: 'a'"),
-        ("csv", "text\na\nb\rc\n", "line 3: a carriage return within a field"),
+        ("csv", "text\na\nb\rc\n", "line 3: a carriage return in a field"),
         ("csv", 'text,label\nb,1\n"a,2\n', "line 3: unexpected end of data"),
         ("csv", 'text,label\n"a" said,2\n', "line 2: ',' expected after"),
-        ("tsv", "text\na\nb\rc\n", "line 3: a carriage return within a field"),
+        ("tsv", "text\na\nb\rc\n", "line 3: a carriage return in a field"),
         ("tsv", 'text\tlabel\n"a\nb"\t1\n', "line 2 has 1 fields instead of 2"),
     ],
 )
@@ -208,7 +208,7 @@ def test_fields_that_no_reading_fits_are_refused(tmp_path, kind, content, what):
 def test_what_is_no_text_is_refused_in_a_text_column(tmp_path, column, what):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": column, "label": ["pos", "neg"]}), path)
-    with pytest.raises(DataError, match=f"row 1 of path:x: the text column 'text' holds {what}"):
+    with pytest.raises(DataError, match=f"row 1 of path:x: .* 'text' has the value {what}"):
         prepare(task(SOURCE), {"train": path})
 
 
@@ -236,7 +236,7 @@ def test_rows_left_out_are_counted_and_placed(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         examples = prepare(task(SOURCE), {"train": path})
     assert len(examples) == 27
-    assert "train: left out 3 of 30 rows without text or label, first row 4 of" in caplog.text
+    assert "train: dropped 3 of 30 rows without text or label, first row 4 of" in caplog.text
 
 
 def test_an_empty_field_is_a_label_where_it_is_listed(tmp_path):
@@ -253,7 +253,7 @@ def test_a_label_that_is_not_listed_is_refused_with_its_row(tmp_path, kind, valu
     columns = {"text": [f"t{i}" for i in range(40)], "label": ["pos", "neg"] * 20}
     columns["label"][11] = value
     path, table = write(tmp_path, kind, columns)
-    wrong = rf"1 rows with labels that the task does not list: {value!r}; listed are \['pos', 'neg"
+    wrong = rf"1 rows with labels that are not in .*\['pos', 'neg'\]: {value!r}"
     with pytest.raises(DataError, match=rf"{wrong}.*first is row 12 of path:x"):
         prepare(task(table), {"train": path})
 
@@ -329,11 +329,11 @@ def test_tasks_with_booleans_for_labels(tmp_path, kind, written):
     if kind == "csv" or written == "words":
         values = [str(value) for value in values]
     path, table = write(tmp_path, kind, {"text": [f"t{i}" for i in range(30)], "label": values})
-    asked = task(table, labels=[False, True])
-    assert Task.model_validate_json(asked.model_dump_json()) == asked
-    assert asked.classes == [False, True]
-    assert [type(label) for label in asked.classes] == [bool, bool]
-    examples = prepare(asked, {"train": path})
+    boolean = task(table, labels=[False, True])
+    assert Task.model_validate_json(boolean.model_dump_json()) == boolean
+    assert boolean.classes == [False, True]
+    assert [type(label) for label in boolean.classes] == [bool, bool]
+    examples = prepare(boolean, {"train": path})
     assert examples["label"].sum() == 10
     assert examples["label"].dtype == np.int64
 
@@ -433,7 +433,7 @@ def benchmark(kind, **changes):
     return Benchmark.model_validate(values | changes)
 
 
-def asked(tmp_path, kind, *records, **changes):
+def prepared(tmp_path, kind, *records, **changes):
     path = tmp_path / "records.json"
     path.write_text(json.dumps(records))
     return prepare_questions(benchmark(kind, **changes), path)
@@ -471,14 +471,14 @@ def test_one_program_is_one_test(program):
 
 def test_lists_are_read_the_same_out_of_csv_and_parquet(tmp_path):
     record = MBPP | {"test_list": repr(TESTS)}
-    path, _ = write(tmp_path, "csv", {name: [str(each)] for name, each in record.items()})
+    path, _ = write(tmp_path, "csv", {name: [str(value)] for name, value in record.items()})
     pq.write_table(pa.table({n: [v] for n, v in MBPP.items()}), tmp_path / "rows.parquet")
-    found = [
-        prepare_questions(benchmark("mbpp"), each) for each in (path, tmp_path / "rows.parquet")
+    tables = [
+        prepare_questions(benchmark("mbpp"), file) for file in (path, tmp_path / "rows.parquet")
     ]
-    for each in found:
-        assert reference(each)["test_list"] == TESTS
-    assert found[0]["prompt"][0] == found[1]["prompt"][0]
+    for table in tables:
+        assert reference(table)["test_list"] == TESTS
+    assert tables[0]["prompt"][0] == tables[1]["prompt"][0]
 
 
 @pytest.mark.parametrize("missing", [{"test_setup_code": None}, {"code": None}])
@@ -486,14 +486,14 @@ def test_what_no_score_needs_may_be_missing(tmp_path, missing):
     (name,) = missing
     rest = {key: value for key, value in MBPP.items() if key != name}
     for record in (MBPP | missing, rest):
-        assert reference(asked(tmp_path, "mbpp", record))[name] == ""
+        assert reference(prepared(tmp_path, "mbpp", record))[name] == ""
     rest = {key: value for key, value in HUMANEVAL.items() if key != "canonical_solution"}
-    assert reference(asked(tmp_path, "humaneval", rest))["canonical_solution"] == ""
+    assert reference(prepared(tmp_path, "humaneval", rest))["canonical_solution"] == ""
 
 
 def test_the_sanitized_records_of_mbpp_bring_their_imports(tmp_path):
     record = {"task_id": 2, "prompt": "Write it.", "test_imports": ["import math"]}
-    found = asked(tmp_path, "mbpp", record | {"test_list": ["assert math.pi"]})
+    found = prepared(tmp_path, "mbpp", record | {"test_list": ["assert math.pi"]})
     assert reference(found)["test_setup_code"] == "import math"
     assert found["instruction"][0].startswith("Write it.\n")
 
@@ -513,7 +513,9 @@ def test_the_sanitized_records_of_mbpp_bring_their_imports(tmp_path):
     ],
 )
 def test_golds_of_gsm8k(tmp_path, answer, expected):
-    assert reference(asked(tmp_path, "gsm8k", GSM8K | {"answer": answer})) == {"answer": expected}
+    assert reference(prepared(tmp_path, "gsm8k", GSM8K | {"answer": answer})) == {
+        "answer": expected
+    }
 
 
 @pytest.mark.parametrize(
@@ -528,7 +530,7 @@ def test_golds_of_gsm8k(tmp_path, answer, expected):
     ],
 )
 def test_golds_of_math(tmp_path, record, gold):
-    assert reference(asked(tmp_path, "math", record)) == {"answer": gold}
+    assert reference(prepared(tmp_path, "math", record)) == {"answer": gold}
 
 
 WRONG = {
@@ -537,34 +539,40 @@ WRONG = {
         ({"test_list": [""]}, "asserts nothing"),
         ({"test_list": "[]"}, "asserts nothing"),
         ({"test_list": ["double(1)"]}, "asserts nothing"),
-        ({"test_list": ["assert (double(1) == 3, 'wrong')"]}, "always true: it asserts a tuple"),
-        ({"test_list": [TESTS[0], "assert (double(1), 3)"]}, "always true: it asserts a tuple"),
-        ({"test_list": [1, 2]}, "not a list of texts"),
-        ({"test_list": [TESTS]}, "not a list of texts"),
-        ({"test_list": 7}, "not a list of texts"),
-        ({"test_list": True}, "not a list of texts"),
-        ({"test_list": {"a": TESTS[0]}}, "not a list of texts"),
+        (
+            {"test_list": ["assert (double(1) == 3, 'wrong')"]},
+            "asserts a tuple, which is always t",
+        ),
+        (
+            {"test_list": [TESTS[0], "assert (double(1), 3)"]},
+            "asserts a tuple, which is always t",
+        ),
+        ({"test_list": [1, 2]}, "is not a list of texts"),
+        ({"test_list": [TESTS]}, "is not a list of texts"),
+        ({"test_list": 7}, "is not a list of texts"),
+        ({"test_list": True}, "is not a list of texts"),
+        ({"test_list": {"a": TESTS[0]}}, "is not a list of texts"),
         ({"test_list": ""}, "asserts nothing"),
-        ({"test_list": ["assert double(1) =="]}, "not valid Python"),
-        ({"test_list": "a sentence about tests"}, "not valid Python"),
-        ({"test_list": None}, "none of test_list"),
-        ({"test_setup_code": "import"}, "not valid Python"),
-        ({"test_setup_code": ["import math"]}, "list and not text"),
-        ({"test_imports": "import math"}, "not a list of texts"),
-        ({"code": 3.5}, "float and not text"),
-        ({"text": ""}, "empty"),
-        ({"text": " \n"}, "empty"),
-        ({"text": ["a"]}, "list and not text"),
-        ({"task_id": None}, "none of task_id"),
-        ({"task_id": 1.5}, "float and not text"),
+        ({"test_list": ["assert double(1) =="]}, "is not valid Python"),
+        ({"test_list": "a sentence about tests"}, "is not valid Python"),
+        ({"test_list": None}, "none of the columns test_list"),
+        ({"test_setup_code": "import"}, "is not valid Python"),
+        ({"test_setup_code": ["import math"]}, "list, not text"),
+        ({"test_imports": "import math"}, "is not a list of texts"),
+        ({"code": 3.5}, "float, not text"),
+        ({"text": ""}, "is empty"),
+        ({"text": " \n"}, "is empty"),
+        ({"text": ["a"]}, "list, not text"),
+        ({"task_id": None}, "none of the columns task_id"),
+        ({"task_id": 1.5}, "float, not text"),
     ],
     "humaneval": [
-        ({"test": "assert one() == 1"}, r"without a function check\(candidate\)"),
-        ({"test": "def chek(candidate):\n    pass"}, r"without a function check\(candidate\)"),
-        ({"test": "class check:\n    pass"}, r"without a function check\(candidate\)"),
-        ({"test": "def check(candidate):\n"}, "not valid Python"),
+        ({"test": "assert one() == 1"}, r"does not define check\(candidate\)"),
+        ({"test": "def chek(candidate):\n    pass"}, r"does not define check\(candidate\)"),
+        ({"test": "class check:\n    pass"}, r"does not define check\(candidate\)"),
+        ({"test": "def check(candidate):\n"}, "is not valid Python"),
         *(
-            ({"test": f"{before}def check(candidate):\n    {body}"}, "check asserts nothing")
+            ({"test": f"{before}def check(candidate):\n    {body}"}, "asserts nothing in check")
             for before, body in (
                 ("", "pass"),
                 ("", "candidate() == 1"),
@@ -580,66 +588,66 @@ WRONG = {
         ),
         (
             {"test": "def check(candidate):\n    assert (candidate() == 2, 'wrong')"},
-            "always true: it asserts a tuple",
+            "asserts a tuple, which is always t",
         ),
         (
             {"test": "async def check(candidate):\n    assert candidate() == 1"},
-            r"without a function check\(candidate\)",
+            r"does not define check\(candidate\)",
         ),
-        ({"prompt": "def one():\n    '''Gives 1.\n"}, "not valid Python"),
-        ({"prompt": "def one(:\n    '''Gives 1.'''\n"}, "not valid Python"),
-        ({"prompt": "Write this.\ndef one():\n    '''Gives 1.'''\n"}, "not valid Python"),
-        ({"test": ["def check(c): pass"]}, "list and not text"),
-        ({"test": ""}, "empty"),
-        ({"test": None}, "none of test"),
-        ({"entry_point": None}, "none of entry_point"),
-        ({"entry_point": "two"}, "no function that the prompt defines"),
-        ({"entry_point": "on"}, "no function that the prompt defines"),
-        ({"prompt": "# def one():\n"}, "no function that the prompt defines"),
-        ({"prompt": ""}, "empty"),
-        ({"prompt": None}, "none of prompt"),
+        ({"prompt": "def one():\n    '''Gives 1.\n"}, "is not valid Python"),
+        ({"prompt": "def one(:\n    '''Gives 1.'''\n"}, "is not valid Python"),
+        ({"prompt": "Write this.\ndef one():\n    '''Gives 1.'''\n"}, "is not valid Python"),
+        ({"test": ["def check(c): pass"]}, "list, not text"),
+        ({"test": ""}, "is empty"),
+        ({"test": None}, "none of the columns test"),
+        ({"entry_point": None}, "none of the columns entry_point"),
+        ({"entry_point": "two"}, "is not a function that the prompt defines"),
+        ({"entry_point": "on"}, "is not a function that the prompt defines"),
+        ({"prompt": "# def one():\n"}, "is not a function that the prompt defines"),
+        ({"prompt": ""}, "is empty"),
+        ({"prompt": None}, "none of the columns prompt"),
     ],
     "gsm8k": [
-        ({"answer": "It is 20."}, "no gold answer"),
-        ({"answer": "#### "}, "no gold answer"),
-        ({"answer": "so 5\n####"}, "no gold answer"),
-        ({"answer": "#### twenty"}, "no gold answer"),
-        ({"answer": "#### 5 or 6"}, "no gold answer"),
-        ({"answer": "#### 5\n#### 6"}, "of several golds"),
-        ({"answer": ""}, "empty"),
-        ({"answer": None}, "none of answer"),
-        ({"answer": True}, "bool and not text"),
-        ({"answer": ["5"]}, "list and not text"),
-        ({"answer": math.nan}, "no gold answer"),
-        ({"answer": math.inf}, "no gold answer"),
-        ({"question": "  "}, "empty"),
-        ({"question": 3.5}, "float and not text"),
+        ({"answer": "It is 20."}, "has no gold answer"),
+        ({"answer": "#### "}, "has no gold answer"),
+        ({"answer": "so 5\n####"}, "has no gold answer"),
+        ({"answer": "#### twenty"}, "has no gold answer"),
+        ({"answer": "#### 5 or 6"}, "has no gold answer"),
+        ({"answer": "#### 5\n#### 6"}, "several different gold answers"),
+        ({"answer": ""}, "is empty"),
+        ({"answer": None}, "none of the columns answer"),
+        ({"answer": True}, "bool, not text"),
+        ({"answer": ["5"]}, "list, not text"),
+        ({"answer": math.nan}, "has no gold answer"),
+        ({"answer": math.inf}, "has no gold answer"),
+        ({"question": "  "}, "is empty"),
+        ({"question": 3.5}, "float, not text"),
     ],
     "math": [
-        ({"solution": "It is 5."}, r"without a \\boxed{} answer"),
-        ({"solution": r"\boxed{}"}, r"without a \\boxed{} answer"),
-        ({"solution": r"\boxed{\frac{1}{2}"}, r"without a \\boxed{} answer"),
-        ({"solution": None}, "none of solution, output"),
-        ({"solution": ["5"]}, "list and not text"),
-        ({"answer": ["5"]}, "list and not text"),
-        ({"answer": False}, "bool and not text"),
-        ({"answer": r"\text{}"}, "no answer that the grader of MATH can read"),
-        ({"answer": r"\frac{1}{2"}, "no answer that the grader of MATH can read"),
-        ({"problem": ""}, "empty"),
-        ({"problem": {"a": 1}}, "dict and not text"),
+        ({"solution": "It is 5."}, r"has no \\boxed{} answer"),
+        ({"solution": r"\boxed{}"}, r"has no \\boxed{} answer"),
+        ({"solution": r"\boxed{\frac{1}{2}"}, r"has no \\boxed{} answer"),
+        ({"solution": None}, "none of the columns solution, output"),
+        ({"solution": ["5"]}, "list, not text"),
+        ({"answer": ["5"]}, "list, not text"),
+        ({"answer": False}, "bool, not text"),
+        ({"answer": r"\text{}"}, "has an answer that the grader of MATH cannot read"),
+        ({"answer": r"\frac{1}{2"}, "has an answer that the grader of MATH cannot read"),
+        ({"problem": ""}, "is empty"),
+        ({"problem": {"a": 1}}, "dict, not text"),
     ],
     "alpaca_eval": [
-        ({"instruction": ["Say hello."]}, "list and not text"),
-        ({"instruction": " "}, "empty"),
-        ({"output": {"text": "Hello!"}}, "dict and not text"),
-        ({"output": None}, "none of output"),
-        ({"output": 1.5}, "float and not text"),
-        ({"dataset": ["x"]}, "list and not text"),
+        ({"instruction": ["Say hello."]}, "list, not text"),
+        ({"instruction": " "}, "is empty"),
+        ({"output": {"text": "Hello!"}}, "dict, not text"),
+        ({"output": None}, "none of the columns output"),
+        ({"output": 1.5}, "float, not text"),
+        ({"dataset": ["x"]}, "list, not text"),
     ],
     "instructions": [
-        ({"output": ""}, "empty"),
-        ({"output": ["a"]}, "list and not text"),
-        ({"instruction": "\n"}, "empty"),
+        ({"output": ""}, "is empty"),
+        ({"output": ["a"]}, "list, not text"),
+        ({"instruction": "\n"}, "is empty"),
     ],
 }
 
@@ -653,7 +661,7 @@ def test_a_gold_or_question_that_cannot_be_used_is_refused_with_its_record(
 ):
     first = GOOD[kind] | ({"task_id": "first"} if "task_id" in GOOD[kind] else {})
     with pytest.raises(DataError, match=rf"record 2.* of {kind}.*{what}"):
-        asked(tmp_path, kind, first, GOOD[kind] | change)
+        prepared(tmp_path, kind, first, GOOD[kind] | change)
 
 
 @pytest.mark.parametrize(
@@ -679,15 +687,15 @@ def test_prompts_and_tests_of_humaneval_that_can_be_used(change):
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_the_records_that_are_spoiled_above_are_good(tmp_path, kind):
-    found = asked(tmp_path, kind, GOOD[kind])
+def test_the_records_that_are_corrupted_above_are_good(tmp_path, kind):
+    found = prepared(tmp_path, kind, GOOD[kind])
     assert len(found) == 1
     assert found["instruction"][0].strip() in found["prompt"][0].replace("\t", "    ")
 
 
 def test_a_record_is_named_by_its_own_name_too(tmp_path):
-    with pytest.raises(DataError, match=r"record 1 \(11\) of mbpp: 'test_list' is \[\], which is"):
-        asked(tmp_path, "mbpp", MBPP | {"test_list": []})
+    with pytest.raises(DataError, match=r"record 1 \(11\) of mbpp: 'test_list' asserts .*: \[\];"):
+        prepared(tmp_path, "mbpp", MBPP | {"test_list": []})
 
 
 def test_every_packaged_problem_can_be_graded():
@@ -697,8 +705,8 @@ def test_every_packaged_problem_can_be_graded():
 @pytest.mark.parametrize("name", [0, "0", "a"])
 def test_names_are_compared_as_they_are_written(tmp_path, name):
     records = [MATH | {"unique_id": name}, MATH | {"unique_id": str(name)}]
-    with pytest.raises(DataError, match=f"are called {name}, the records 1 and 2"):
-        asked(tmp_path, "math", *records)
+    with pytest.raises(DataError, match=f"have the id {name}: records 1 and 2"):
+        prepared(tmp_path, "math", *records)
 
 
 @pytest.mark.parametrize("prompt", ["", "Answer:", "{question}", "{ instruction }", "{}"])

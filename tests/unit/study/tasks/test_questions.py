@@ -46,56 +46,56 @@ def benchmark(kind, **changes):
 
 
 @pytest.fixture
-def ask(tmp_path):
-    """Writes records as JSON lines and makes the questions of them."""
+def prepare(tmp_path):
+    """Writes records as JSON lines and prepares their questions."""
 
-    def asked(kind, records, **changes):
+    def prepared(kind, records, **changes):
         path = tmp_path / "records.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
         return prepare_questions(benchmark(kind, **changes), path)
 
-    return asked
+    return prepared
 
 
 def reference(questions, row=0):
     return json.loads(questions["reference"][row])
 
 
-def test_a_question_stands_in_the_prompt_and_alone(ask):
-    asked = ask("gsm8k", GSM8K, prompt="Q: {instruction}\nA:")
-    assert list(asked.columns) == ["id", "instruction", "prompt", "reference"]
-    assert set(asked.dtypes) == {pd.StringDtype()}
-    assert asked["id"].tolist() == ["0", "1", "2"]
-    assert asked["instruction"][1] == "What is 4 * 5?"
-    assert asked["prompt"][1] == "Q: What is 4 * 5?\nA:"
-    assert reference(asked, 1) == {"answer": "It is 20.\n#### 20"}
+def test_a_question_stands_in_the_prompt_and_alone(prepare):
+    questions = prepare("gsm8k", GSM8K, prompt="Q: {instruction}\nA:")
+    assert list(questions.columns) == ["id", "instruction", "prompt", "reference"]
+    assert set(questions.dtypes) == {pd.StringDtype()}
+    assert questions["id"].tolist() == ["0", "1", "2"]
+    assert questions["instruction"][1] == "What is 4 * 5?"
+    assert questions["prompt"][1] == "Q: What is 4 * 5?\nA:"
+    assert reference(questions, 1) == {"answer": "It is 20.\n#### 20"}
 
 
-def test_braces_of_a_question_are_left_alone(ask):
+def test_braces_of_a_question_are_left_alone(prepare):
     record = GSM8K[0] | {"question": "Is {instruction} or {x} in {{braces}}?"}
-    asked = ask("gsm8k", [record], prompt="{instruction} / {instruction} {y}")
+    questions = prepare("gsm8k", [record], prompt="{instruction} / {instruction} {y}")
     text = record["question"]
-    assert asked["prompt"][0] == f"{text} / {text} {{y}}"
+    assert questions["prompt"][0] == f"{text} / {text} {{y}}"
 
 
-def test_a_question_keeps_its_name_when_others_are_left_out(ask):
-    whole = ask("gsm8k", GSM8K).set_index("id")
-    some = ask("gsm8k", GSM8K, start=1, end=9).set_index("id")
+def test_a_question_keeps_its_name_when_others_are_left_out(prepare):
+    whole = prepare("gsm8k", GSM8K).set_index("id")
+    some = prepare("gsm8k", GSM8K, start=1, end=9).set_index("id")
     assert list(some.index) == ["1", "2"]
     pd.testing.assert_frame_equal(some, whole.loc[["1", "2"]])
-    assert ask("gsm8k", GSM8K, end=1)["id"].tolist() == ["0"]
+    assert prepare("gsm8k", GSM8K, end=1)["id"].tolist() == ["0"]
 
 
-def test_a_start_behind_the_last_question_is_refused(ask):
+def test_a_start_behind_the_last_question_is_refused(prepare):
     with pytest.raises(
-        DataError, match="the gsm8k records are 3, and questions start at 3; give a"
+        DataError, match="`start` is 3, but there are 3 gsm8k records; lower `start`"
     ):
-        ask("gsm8k", GSM8K, start=3)
+        prepare("gsm8k", GSM8K, start=3)
 
 
-def test_a_file_without_records_is_refused(ask):
-    with pytest.raises(DataError, match=r"gsm8k records are 0, .*; give files that hold some"):
-        ask("gsm8k", [])
+def test_a_file_without_records_is_refused(prepare):
+    with pytest.raises(DataError, match=r"there are 0 gsm8k records; choose files"):
+        prepare("gsm8k", [])
 
 
 @pytest.mark.parametrize(
@@ -111,59 +111,59 @@ def test_a_file_without_records_is_refused(ask):
         ("instructions", {"instruction": "a", "output": "b"}, "output"),
     ],
 )
-def test_a_record_without_a_column_is_refused_with_what_it_has(ask, kind, record, lacking):
+def test_a_record_without_a_column_is_refused_with_what_it_has(prepare, kind, record, lacking):
     rest = {name: value for name, value in record.items() if name != lacking}
     with pytest.raises(DataError) as error:
-        ask(kind, [rest])
+        prepare(kind, [rest])
     assert "record 1" in str(error.value)
-    assert f" of {kind} has columns {next(iter(rest))}" in str(error.value)
-    assert str(error.value).endswith(f"and none of {lacking}; name the right files")
-    with pytest.raises(DataError, match=f"none of {lacking}"):
-        ask(kind, [record, record | {lacking: None}])
+    assert f" of {kind} has none of the columns {lacking};" in str(error.value)
+    assert f"it has {next(iter(rest))}" in str(error.value)
+    with pytest.raises(DataError, match=f"none of the columns {lacking}"):
+        prepare(kind, [record, record | {lacking: None}])
 
 
-def test_two_records_of_one_name_are_refused(ask):
-    with pytest.raises(DataError, match="mbpp are called 11, the records 1 and 2; name the right"):
-        ask("mbpp", [MBPP, MBPP | {"text": "Another."}])
+def test_two_records_of_one_name_are_refused(prepare):
+    with pytest.raises(DataError, match="two mbpp records have the id 11: records 1 and 2; check"):
+        prepare("mbpp", [MBPP, MBPP | {"text": "Another."}])
 
 
-def test_mbpp_shows_its_tests_and_keeps_what_a_score_needs(ask):
-    asked = ask("mbpp", [MBPP])
-    assert asked["id"][0] == "11"
-    assert asked["instruction"][0] == (
+def test_mbpp_shows_its_tests_and_keeps_what_a_score_needs(prepare):
+    questions = prepare("mbpp", [MBPP])
+    assert questions["id"][0] == "11"
+    assert questions["instruction"][0] == (
         "Write a function to double.\nTest examples:\nassert double(1) == 2\nassert double(0) == 0"
     )
     kept = ("task_id", "text", "code", "test_list", "test_setup_code")
-    assert reference(asked) == {name: MBPP[name] for name in kept}
+    assert reference(questions) == {name: MBPP[name] for name in kept}
 
 
-def test_mbpp_is_read_the_same_out_of_parquet(ask, tmp_path):
+def test_mbpp_is_read_the_same_out_of_parquet(prepare, tmp_path):
     pd.DataFrame([MBPP, MBPP | {"task_id": 12}]).to_parquet(tmp_path / "records.parquet")
     other = prepare_questions(benchmark("mbpp"), tmp_path / "records.parquet")
-    pd.testing.assert_frame_equal(other, ask("mbpp", [MBPP, MBPP | {"task_id": 12}]))
+    pd.testing.assert_frame_equal(other, prepare("mbpp", [MBPP, MBPP | {"task_id": 12}]))
 
 
-def test_humaneval_is_asked_by_its_prompt_and_scored_by_the_whole_record(ask):
-    asked = ask("humaneval", [HUMANEVAL])
-    assert asked["id"][0] == "HumanEval/0"
-    assert asked["instruction"][0] == HUMANEVAL["prompt"].strip("\n")
-    assert reference(asked) == HUMANEVAL
+def test_humaneval_is_asked_by_its_prompt_and_scored_by_the_whole_record(prepare):
+    questions = prepare("humaneval", [HUMANEVAL])
+    assert questions["id"][0] == "HumanEval/0"
+    assert questions["instruction"][0] == HUMANEVAL["prompt"].strip("\n")
+    assert reference(questions) == HUMANEVAL
 
 
-def test_programs_are_shown_with_tabs_in_the_papers_prompt_alone(ask):
-    usual, own = (
-        ask("humaneval", [HUMANEVAL]),
-        ask("humaneval", [HUMANEVAL], prompt="{instruction}"),
+def test_programs_are_shown_with_tabs_in_the_papers_prompt_alone(prepare):
+    usual, custom = (
+        prepare("humaneval", [HUMANEVAL]),
+        prepare("humaneval", [HUMANEVAL], prompt="{instruction}"),
     )
     assert "def one():\n\t'''Gives 1.'''" in usual["prompt"][0]
     assert "    " not in usual["prompt"][0]
-    assert own["prompt"][0] == own["instruction"][0] == usual["instruction"][0]
+    assert custom["prompt"][0] == custom["instruction"][0] == usual["instruction"][0]
 
 
 def test_humaneval_comes_with_its_package():
-    asked = prepare_questions(Benchmark(kind="humaneval"), None)
-    assert len(asked) == 164
-    assert asked["id"].tolist() == [f"HumanEval/{number}" for number in range(164)]
+    questions = prepare_questions(Benchmark(kind="humaneval"), None)
+    assert len(questions) == 164
+    assert questions["id"].tolist() == [f"HumanEval/{number}" for number in range(164)]
 
 
 @pytest.mark.parametrize(
@@ -178,25 +178,25 @@ def test_humaneval_comes_with_its_package():
         ({"instruction": "p", "output": "\\boxed{5}"}, {"solution": "\\boxed{5}"}),
     ],
 )
-def test_math_has_an_answer_or_a_solution_with_one(ask, record, expected):
-    asked = ask("math", [record])
-    assert asked["instruction"][0] == "p"
-    assert reference(asked) == expected
+def test_math_has_an_answer_or_a_solution_with_one(prepare, record, expected):
+    questions = prepare("math", [record])
+    assert questions["instruction"][0] == "p"
+    assert reference(questions) == expected
 
 
-def test_problems_of_math_go_by_their_name_where_they_have_one(ask):
+def test_problems_of_math_go_by_their_name_where_they_have_one(prepare):
     records = [
         {"problem": "p", "answer": "5", "unique_id": "test/algebra/1.json"},
         {"problem": "q", "answer": "6"},
     ]
-    assert ask("math", records)["id"].tolist() == ["test/algebra/1.json", "1"]
+    assert prepare("math", records)["id"].tolist() == ["test/algebra/1.json", "1"]
 
 
-def test_alpaca_eval_keeps_the_reference_and_its_source(ask):
+def test_alpaca_eval_keeps_the_reference_and_its_source(prepare):
     bare = {name: TALK[name] for name in ("instruction", "output")}
-    asked = ask("alpaca_eval", [TALK, bare])
-    assert reference(asked, 0) == {"output": "Hello!", "dataset": "selfinstruct"}
-    assert reference(asked, 1) == {"output": "Hello!", "dataset": ""}
+    questions = prepare("alpaca_eval", [TALK, bare])
+    assert reference(questions, 0) == {"output": "Hello!", "dataset": "selfinstruct"}
+    assert reference(questions, 1) == {"output": "Hello!", "dataset": ""}
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,13 @@ def test_alpaca_eval_keeps_the_reference_and_its_source(ask):
     [("instructions", "instructions"), ("gsm8k", "word_problems"), ("mbpp", "functions")],
 )
 def test_generated_questions_are_those_of_their_seed(kind, generator):
-    def asked(seed):
-        generated = {"generator": generator, "count": 4, "seed": seed}
-        return prepare_questions(benchmark(kind, records=None, generated=generated), None)
+    def generated_by(seed):
+        settings = {"generator": generator, "count": 4, "seed": seed}
+        return prepare_questions(benchmark(kind, records=None, generated=settings), None)
 
-    pd.testing.assert_frame_equal(asked(1), asked(1))
-    assert len(asked(1)) == 4
-    assert not set(asked(1)["prompt"]) & set(asked(2)["prompt"])
+    pd.testing.assert_frame_equal(generated_by(1), generated_by(1))
+    assert len(generated_by(1)) == 4
+    assert not set(generated_by(1)["prompt"]) & set(generated_by(2)["prompt"])
 
 
 REAL = {"gsm8k": 1319, "math": 500, "mbpp": 500}
@@ -221,7 +221,7 @@ def test_real_records_become_questions(kind, count):
     if "BENCHMARK_DATA" not in os.environ:
         pytest.skip("BENCHMARK_DATA is not set; let it name the folder with gsm8k/test.jsonl")
     path = Path(os.environ["BENCHMARK_DATA"], kind, "test.jsonl")
-    asked = prepare_questions(benchmark(kind), path)
-    assert len(asked) == count
-    assert not asked.isna().any(axis=None)
-    assert asked["prompt"].is_unique
+    questions = prepare_questions(benchmark(kind), path)
+    assert len(questions) == count
+    assert not questions.isna().any(axis=None)
+    assert questions["prompt"].is_unique

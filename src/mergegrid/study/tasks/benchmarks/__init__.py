@@ -1,7 +1,14 @@
-"""Benchmarks for decoders: one module each; a new one is a module and a line here."""
+"""Benchmarks for decoders, one module each; to add one, write a module and list it here."""
 
 from mergegrid.study.schema.benchmarks import BenchmarkKind
-from mergegrid.study.tasks.benchmarks import alpaca_eval, gsm8k, humaneval, instructions, math, mbpp
+from mergegrid.study.tasks.benchmarks import (
+    alpaca_eval,
+    exact_answers,
+    gsm8k,
+    humaneval,
+    math,
+    mbpp,
+)
 from mergegrid.study.tasks.benchmarks.question import Reader
 
 READERS: dict[BenchmarkKind, Reader] = {
@@ -10,5 +17,5 @@ READERS: dict[BenchmarkKind, Reader] = {
     "humaneval": humaneval.read,
     "mbpp": mbpp.read,
     "alpaca_eval": alpaca_eval.read,
-    "instructions": instructions.read,
+    "instructions": exact_answers.read,
 }

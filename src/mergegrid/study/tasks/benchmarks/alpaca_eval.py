@@ -1,18 +1,18 @@
-"""AlpacaEval: instructions without one right answer; a judge compares with a reference model."""
+"""AlpacaEval: open-ended instructions; a judge compares answers with those of a reference model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergegrid.study.tasks.benchmarks.question import Question, numbered
+from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, numbered
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
-    """Questions of records with `instruction`, `output` (the reference) and `dataset`."""
+def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+    """Read records with `instruction`, `output` (the reference answer) and `dataset`."""
     return [
-        Question(
+        BenchmarkQuestion(
             str(record.row),
             record.text("instruction"),
-            # A reference model may have answered nothing.
+            # A reference model may have given an empty answer.
             {"output": record.text("output", empty=True), "dataset": record.optional("dataset")},
         )
         for record in numbered("alpaca_eval", records)

@@ -1,29 +1,29 @@
-"""GSM8K: arithmetic word problems (arXiv 2110.14168); the answer ends in `#### 18`."""
+"""GSM8K: arithmetic word problems (arXiv 2110.14168); answers end in `#### 18`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergegrid.errors import DataError
 from mergegrid.study.grading.answers import numbers
-from mergegrid.study.tasks.benchmarks.question import Question, Record, numbered
+from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, BenchmarkRecord, numbered
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
-    """Questions of records with `question` and `answer`: a solution, or a number alone."""
+def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+    """Read records with `question` and `answer`: a solution, or a number alone."""
     return [
-        Question(str(record.row), record.text("question"), {"answer": _answer(record)})
+        BenchmarkQuestion(str(record.row), record.text("question"), {"answer": _answer(record)})
         for record in numbered("gsm8k", records)
     ]
 
 
-def _answer(record: Record) -> str:
+def _answer(record: BenchmarkRecord) -> str:
     value = record.value("answer")
     answer = repr(value) if isinstance(value, float) else record.text("answer")
-    ends = {each.strip() for each in answer.split("####")[1:]}
-    if len(ends) > 1:
-        raise record.wrong("answer", answer, "of several golds: '####' stands before each")
+    golds = {part.strip() for part in answer.split("####")[1:]}
+    if len(golds) > 1:
+        raise record.wrong("answer", answer, "has several different gold answers after '####'")
     try:
         numbers.grade(answer, "")
     except DataError as error:
-        raise record.wrong("answer", answer, f"no gold answer: {error}") from error
+        raise record.wrong("answer", answer, f"has no gold answer ({error})") from error
     return answer

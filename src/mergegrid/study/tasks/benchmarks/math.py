@@ -1,36 +1,35 @@
 r"""MATH: competition problems (arXiv 2103.03874), in the hub's columns or those of WizardMath.
 
-The answer is the column `answer`, with or without its `\boxed{}`, or what is in the last box of
-`solution` (`output` in WizardMath's file).
+The answer is in the column `answer`, with or without `\boxed{}`, or in the last box of `solution`
+(`output` in WizardMath's file).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergegrid.study.tasks.benchmarks.question import Question, Record, numbered
+from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, BenchmarkRecord, numbered
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
-    """Questions of records with `problem` and `solution` or `answer`."""
+def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+    """Read records with `problem` and `solution` or `answer`."""
     return [
-        Question(_name(record), record.text("problem", "instruction"), _reference(record))
+        BenchmarkQuestion(_id(record), record.text("problem", "instruction"), _reference(record))
         for record in numbered("math", records)
     ]
 
 
-def _name(record: Record) -> str:
-    name = record.values.get("unique_id")
-    return str(record.row) if name is None or name == "" else record.text("unique_id")
+def _id(record: BenchmarkRecord) -> str:
+    unique_id = record.values.get("unique_id")
+    return str(record.row) if unique_id in (None, "") else record.text("unique_id")
 
 
-def _reference(record: Record) -> dict[str, str]:
-    from mergegrid.study.grading.answers import (
-        latex,  # It brings SymPy along, which is slow to start.
-    )
+def _reference(record: BenchmarkRecord) -> dict[str, str]:
+    # It imports SymPy, which takes seconds.
+    from mergegrid.study.grading.answers import latex
 
     if record.has("answer"):
         value = record.value("answer")
-        # Of a number in JSON the shortest form is the one that it was written in, or as good.
+        # The shortest form of a JSON number is equivalent to its original spelling.
         written = repr(value) if isinstance(value, float) else record.text("answer")
         name, gold = "answer", latex.boxed(written) or written
         reference = {"answer": gold}
@@ -42,13 +41,15 @@ def _reference(record: Record) -> dict[str, str]:
             raise record.wrong(
                 name,
                 written,
-                r"without a \boxed{} answer",
-                "name the right files, or give records with a column 'answer'",
+                r"has no \boxed{} answer",
+                "choose other files, or add a column 'answer'",
             )
-    # What the grader cannot tell from itself would make every answer wrong.
+    # If the gold answer does not match itself, every answer would be graded as wrong.
     if not latex.grade(gold, rf"\boxed{{{gold}}}").correct:
-        raise record.wrong(name, written, "no answer that the grader of MATH can read")
+        raise record.wrong(name, written, "has an answer that the grader of MATH cannot read")
     number = latex.number_in_prose(gold)
     if number is not None and not latex.grade(gold, rf"\boxed{{{number}}}").correct:
-        raise record.wrong(name, written, "a sentence", f"give the answer alone, as {number!r}")
+        raise record.wrong(
+            name, written, "is a sentence", f"provide the answer alone, such as {number!r}"
+        )
     return reference

@@ -1,4 +1,4 @@
-"""A question of a benchmark, and what its answer is measured by."""
+"""Questions of a benchmark and the records that they are read from."""
 
 import ast
 import warnings
@@ -10,32 +10,32 @@ from mergegrid.errors import DataError
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question.
+class BenchmarkQuestion:
+    """A question with the reference for its score.
 
     Example:
-        Question("17", "What is 2 + 3?", {"answer": "2 + 3 = 5\\n#### 5"})
+        BenchmarkQuestion("17", "What is 2 + 3?", {"answer": "2 + 3 = 5\\n#### 5"})
     """
 
     id: str
-    """Name within the benchmark; it does not change when others are left out."""
+    """Unique within the benchmark, and independent of which other questions are used."""
     instruction: str
-    """What the model is asked, without any prompt around it."""
+    """The question without a prompt around it."""
     reference: Mapping[str, Any]
-    """What a score needs of the record."""
+    """The part of the record that scoring needs."""
 
 
-Reader = Callable[[Sequence[Mapping[str, Any]]], list[Question]]
-"""Questions of records, in their order.
+Reader = Callable[[Sequence[Mapping[str, Any]]], list[BenchmarkQuestion]]
+"""Converts records to questions, in order.
 
 Raises:
-    DataError: a record lacks a column, or holds a question or a reference that cannot be used.
+    DataError: a record lacks a column, or has an unusable question or reference.
 """
 
 
 @dataclass(frozen=True)
-class Record:
-    """A record of a benchmark, and how messages name it."""
+class BenchmarkRecord:
+    """A record of a benchmark, with checks of its values."""
 
     kind: str
     """Kind of the benchmark."""
@@ -43,45 +43,46 @@ class Record:
     """Position among the records."""
     values: Mapping[str, Any]
 
-    def has(self, *names: str) -> bool:
-        """Whether one of some columns holds more than white space."""
-        return any(self._filled(name) for name in names)
+    def has(self, name: str) -> bool:
+        """Tell whether a column contains more than white space."""
+        value = self.values.get(name)
+        return value is not None and not (isinstance(value, str) and not value.strip())
 
     def value(self, *names: str) -> Any:
-        """The value of the first of some columns that a record has.
+        """Return the value of the first column that the record has.
 
         Raises:
-            DataError: it has none.
+            DataError: the record has none of the columns.
         """
         for name in names:
             if self.values.get(name) is not None:
                 return self.values[name]
         raise DataError(
-            f"{self} has columns {', '.join(map(str, self.values))} and none of "
-            f"{', '.join(names)}; name the right files"
+            f"{self} has none of the columns {', '.join(names)}; it has "
+            f"{', '.join(map(str, self.values))}; check that the files are right"
         )
 
     def text(self, *names: str, empty: bool = False) -> str:
-        """The text of the first of some columns that a record has.
+        """Return the text of the first column that the record has.
 
         Raises:
-            DataError: it has none, or no text there.
+            DataError: the record has none of the columns, or no text there.
         """
         value = self.value(*names)
-        # An integer can be written in one way only.
+        # Unlike other numbers, an integer has only one spelling.
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         if not isinstance(text, str):
-            raise self.wrong(names[0], value, f"{type(value).__name__} and not text")
+            raise self.wrong(names[0], value, f"is {type(value).__name__}, not text")
         if not (text.strip() or empty):
-            raise self.wrong(names[0], value, "empty")
+            raise self.wrong(names[0], value, "is empty")
         return text
 
     def optional(self, name: str) -> str:
-        """The text of a column, empty where the record has none."""
+        """Return the text of a column, empty if the record has none."""
         return self.text(name, empty=True) if self.values.get(name) is not None else ""
 
     def python(self, name: str, program: str) -> ast.Module:
-        """The syntax of a program out of a column.
+        """Parse a program from a column.
 
         Raises:
             DataError: it is not valid Python.
@@ -91,42 +92,43 @@ class Record:
                 warnings.simplefilter("ignore")
                 return ast.parse(program)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise self.wrong(name, program, f"not valid Python ({error})") from error
+            raise self.wrong(name, program, f"is not valid Python ({error})") from error
 
     def tests(self, name: str, program: str) -> ast.Module:
-        """The syntax of tests out of a column.
+        """Parse tests from a column.
 
         Raises:
-            DataError: it is not valid Python, or asserts a tuple, which is always true.
+            DataError: they are not valid Python, or assert a tuple, which is always true.
         """
         tree = self.python(name, program)
-        for each in ast.walk(tree):
-            if isinstance(each, ast.Assert) and isinstance(each.test, ast.Tuple) and each.test.elts:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert) and isinstance(node.test, ast.Tuple) and node.test.elts:
                 raise self.wrong(
                     name,
-                    ast.unparse(each),
-                    "always true: it asserts a tuple",
-                    "write the assertion and its message without parentheses around both",
+                    ast.unparse(node),
+                    "asserts a tuple, which is always true",
+                    "remove the parentheses around assertion and message",
                 )
         return tree
 
-    def wrong(self, name: str, value: Any, what: str, do: str = "") -> DataError:
-        """The error that says what is wrong with a value, where, and what to do."""
+    def wrong(
+        self,
+        name: str,
+        value: Any,
+        problem: str,
+        advice: str = "correct the record, or choose other files",
+    ) -> DataError:
+        """Return an error about a value: where it is, what is wrong with it and what to do."""
         shown = repr(value)
         shown = shown if len(shown) <= 200 else f"{shown[:120]} ... {shown[-60:]}"
-        advice = do or "correct the record, or name the right files"
-        return DataError(f"{self}: {name!r} is {shown}, which is {what}; {advice}")
+        return DataError(f"{self}: {name!r} {problem}: {shown}; {advice}")
 
     def __str__(self) -> str:
-        names = (self.values.get(name) for name in ("task_id", "unique_id"))
-        known = next((f" ({name})" for name in names if isinstance(name, str | int)), "")
+        ids = (self.values.get(name) for name in ("task_id", "unique_id"))
+        known = next((f" ({value})" for value in ids if isinstance(value, str | int)), "")
         return f"record {self.row + 1}{known} of {self.kind}"
 
-    def _filled(self, name: str) -> bool:
-        value = self.values.get(name)
-        return value is not None and not (isinstance(value, str) and not value.strip())
 
-
-def numbered(kind: str, records: Sequence[Mapping[str, Any]]) -> list[Record]:
-    """Records of a benchmark with their positions."""
-    return [Record(kind, row, values) for row, values in enumerate(records)]
+def numbered(kind: str, records: Sequence[Mapping[str, Any]]) -> list[BenchmarkRecord]:
+    """Attach their positions to the records of a benchmark."""
+    return [BenchmarkRecord(kind, row, values) for row, values in enumerate(records)]

@@ -1,8 +1,8 @@
-"""Numbered questions: every combination of choices has a number, every seed numbers of its own.
+"""Numbered questions: combinations of choices that never repeat, within a seed or across seeds.
 
-Question `index` of a seed is the combination with the number of the pair (seed, index), as Cantor
-counts pairs, scattered over all combinations by a permutation. So no question occurs twice, within
-a seed or in two of them, and nothing needs to be remembered or drawn again.
+Every combination has a number. Question `index` of a seed is the combination whose number is that
+of the pair (seed, index) in Cantor's enumeration, scattered over all combinations by a permutation.
+No history is needed to avoid repetitions.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _TEXT = (
     "soup star stone storm street sugar summer sun table tail tea tent tiger town toy train "
     "tree wall watch water wave wheel wind window wine winter wolf wood wool"
 )
-#: Short words that nearly every tokenizer has as one token.
+#: Short words that are one token for nearly every tokenizer.
 WORDS = _TEXT.split()
 _ROUNDS = 4
 
@@ -35,15 +35,15 @@ class Template:
     """One kind of question."""
 
     make: Callable[..., dict[str, Any]]
-    """A record from one choice of each pool; other choices give another question."""
+    """Makes a record from one element of each pool; other elements make another question."""
     pools: tuple[Sequence[Any], ...]
 
 
 def draw(templates: Sequence[Template], count: int, seed: int) -> list[dict[str, Any]]:
-    """Records of all templates in turn.
+    """Make records of all templates in turn.
 
     Raises:
-        ConfigError: a template has not enough combinations for this seed and count.
+        ConfigError: a template has too few combinations for this seed and count.
     """
     records = []
     for number in range(count):
@@ -56,17 +56,17 @@ def draw(templates: Sequence[Template], count: int, seed: int) -> list[dict[str,
 def choose(
     pools: Sequence[Sequence[Any]], seed: int, index: int, permutation: int = 0
 ) -> list[Any]:
-    """One element of each pool; no two pairs of seed and index get the same.
+    """Choose one element of each pool, differently for every pair of seed and index.
 
     Raises:
-        ConfigError: there are not enough combinations.
+        ConfigError: there are too few combinations.
     """
     size = math.prod(map(len, pools))
     number = (seed + index) * (seed + index + 1) // 2 + index
     if number >= size:
         raise ConfigError(
-            f"a generator has no question {index} for seed {seed} (it knows {size} in all, and "
-            "each seed has its own); give a lower seed or count"
+            f"a generator has no question {index} for seed {seed}: it has {size} in all, which "
+            "different seeds share without repetition; use a lower seed or count"
         )
     rest = _scatter(number, size, permutation)
     chosen = []
@@ -77,12 +77,12 @@ def choose(
 
 
 def _scatter(number: int, size: int, permutation: int) -> int:
-    """A permutation of the numbers below `size`: a Feistel network, walked until it is back."""
+    """Permute the numbers below `size`: a Feistel network, repeated until in range."""
     half = (size.bit_length() + 1) // 2
     while True:
         left, right = number >> half, number & ((1 << half) - 1)
-        for turn in range(_ROUNDS):
-            mixed = hashlib.sha256(b"%d:%d:%d" % (permutation, turn, right)).digest()
+        for round_number in range(_ROUNDS):
+            mixed = hashlib.sha256(b"%d:%d:%d" % (permutation, round_number, right)).digest()
             left, right = right, left ^ int.from_bytes(mixed, "big") & ((1 << half) - 1)
         number = left << half | right
         if number < size:

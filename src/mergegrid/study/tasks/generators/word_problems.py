@@ -29,20 +29,20 @@ _SMALL, _LARGE = range(2, 10), range(2, 20)
 
 
 def generate(count: int, seed: int) -> list[dict[str, Any]]:
-    """Make records with `instruction` and `output`, and with `question` and `answer`."""
+    """Generate records with `instruction` and `output`, and with `question` and `answer`."""
     return draw(_TEMPLATES, count, seed)
 
 
 def _record(question: str, *steps: tuple[str, int]) -> dict[str, Any]:
-    """Steps are sums with their results; the last result is the answer."""
+    """Make a record from steps, sums with their results; the last result is the answer."""
     answer = steps[-1][1]
-    shown = [f"{text} = <<{text.replace(' ', '')}={result}>>{result}" for text, result in steps]
-    said = " ".join(f"{text} = {result}." for text, result in steps)
+    worked = [f"{text} = <<{text.replace(' ', '')}={result}>>{result}" for text, result in steps]
+    output = " ".join(f"{text} = {result}." for text, result in steps)
     return {
         "instruction": question,
-        "output": f"{said} The answer is: {answer}",
+        "output": f"{output} The answer is: {answer}",
         "question": question,
-        "answer": "\n".join([*shown, f"#### {answer}"]),
+        "answer": "\n".join([*worked, f"#### {answer}"]),
     }
 
 
@@ -63,11 +63,11 @@ def _fewer(day: str, name: str, other: str, things: str, kept: int, given: int) 
     )
 
 
-def _times(day: str, name: str, other: str, things: str, bags: int, each: int) -> dict[str, Any]:
+def _times(day: str, name: str, other: str, things: str, bags: int, size: int) -> dict[str, Any]:
     return _record(
-        f"On {day}, {name} buys {bags} bags with {each} {things} each for {other}. "
+        f"On {day}, {name} buys {bags} bags with {size} {things} each for {other}. "
         f"How many {things} are that?",
-        (f"{bags} * {each}", bags * each),
+        (f"{bags} * {size}", bags * size),
     )
 
 

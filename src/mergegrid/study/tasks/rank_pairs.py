@@ -7,23 +7,23 @@ from mergegrid.study.schema.tasks import RankPairs
 
 
 def rank_pairs(
-    spec: RankPairs, sentences: pd.DataFrame, shuffle: np.random.RandomState
+    settings: RankPairs, sentences: pd.DataFrame, shuffle: np.random.RandomState
 ) -> pd.DataFrame:
-    """Pair sentences at random; a pair counts when its ratings are at least `min_gap` apart.
+    """Pair sentences at random; keep pairs whose ratings are at least `min_gap` apart.
 
     Args:
-        spec: which pairs count.
+        settings: limits on sentences and pairs.
         sentences: `text_a` and the rating in `label`.
         shuffle: draws the pairs.
 
     Returns:
         `text_a`, `text_b` and `label`: 1 where the first sentence is rated higher, else 0.
     """
-    if spec.max_words is not None:
+    if settings.max_words is not None:
         words = sentences["text_a"].map(lambda text: len(text.split()))
-        sentences = sentences[words <= spec.max_words]
+        sentences = sentences[words <= settings.max_words]
     rounds = []
-    for _ in range(spec.per_sentence):
+    for _ in range(settings.per_sentence):
         order = shuffle.permutation(len(sentences))
         half = len(order) // 2
         rounds.append(np.stack([order[:half], order[half : 2 * half]]))
@@ -36,7 +36,7 @@ def rank_pairs(
             "label": (ratings[first] > ratings[second]).astype("int64"),
         }
     )
-    apart = np.abs(ratings[first] - ratings[second]) >= spec.min_gap
+    far_apart = np.abs(ratings[first] - ratings[second]) >= settings.min_gap
     unordered = pd.DataFrame(np.sort(np.stack([first, second], axis=1)))
-    keep = pd.Series(apart) & ~unordered.duplicated()
+    keep = pd.Series(far_apart) & ~unordered.duplicated()
     return pairs.loc[keep].reset_index(drop=True)

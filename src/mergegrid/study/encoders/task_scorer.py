@@ -1,4 +1,4 @@
-"""Scoring classifiers: one model per task, whose encoder is replaced candidate by candidate."""
+"""Score encoder weights under an expert's head: one model per task, with replaced encoder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ _MAX_TOKENS = {"cpu": 1024, "cuda": 32768}
 
 
 class TaskScorer:
-    """An expert's head and its task's examples, for any weights of the encoder in between."""
+    """An expert's head and the examples of its task, for any weights of the encoder."""
 
     def __init__(self, expert: Path, target: Target, examples: pd.DataFrame, device: str) -> None:
         self._model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
@@ -49,11 +49,11 @@ class TaskScorer:
         )
 
     def _read(self, split: Split) -> tuple[list[Batch], NDArray[Any]]:
-        """Batches and labels of a split, encoded when it is first scored: most never are."""
+        """Batches and labels of a split, encoded on first use: most splits are never scored."""
         if split not in self._splits:
             part = self._examples[self._examples["split"] == split]
             encoded = encode(self._tokenizer, part, self._target.max_length)
-            room = _MAX_TOKENS[torch.device(self._device).type]
-            batched = list(batches(self._tokenizer, encoded, room, self._device))
+            max_tokens = _MAX_TOKENS[torch.device(self._device).type]
+            batched = list(batches(self._tokenizer, encoded, max_tokens, self._device))
             self._splits[split] = batched, part["label"].to_numpy()
         return self._splits[split]

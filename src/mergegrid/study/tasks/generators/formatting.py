@@ -1,4 +1,4 @@
-"""Instructions that ask for a format, each with one right answer, letter by letter.
+"""Generator `instructions`: formatting tasks with one right answer, compared letter by letter.
 
 A record:
 
@@ -15,7 +15,7 @@ _NUMBERS = range(10, 100)
 
 
 def generate(count: int, seed: int) -> list[dict[str, Any]]:
-    """Make records with `instruction` and `output`."""
+    """Generate records with `instruction` and `output`."""
     return draw(_TEMPLATES, count, seed)
 
 
