@@ -52,9 +52,7 @@ from mergegrid.study.finetuning.resuming import CheckpointDigests, state_folder
 from mergegrid.study.finetuning.training import EpochLog, common_arguments, train, training_inputs
 from mergegrid.study.runtime.transformers_compat import (
     GROUP_BY_LENGTH,
-    autocast,
     output_layer_only_at,
-    prepare_inputs,
     report_evaluation,
 )
 from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
@@ -154,9 +152,9 @@ class _AnswerTrainer(Trainer):
         assert self.model is not None
         self.model.eval()
         total, count = 0.0, 0
-        with torch.no_grad(), autocast(self):
+        with torch.no_grad():
             for batch in self.get_eval_dataloader():
-                inputs = prepare_inputs(self, batch)
+                inputs = {key: tensor.to(self.args.device) for key, tensor in batch.items()}
                 count += int((inputs["labels"][:, 1:] != IGNORED).sum())
                 total += float(self.compute_loss(self.model, inputs, num_items_in_batch=1))
         metrics = {f"{metric_key_prefix}_loss": total / count}

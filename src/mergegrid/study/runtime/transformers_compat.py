@@ -4,8 +4,8 @@
 fails there instead of changing a result.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,11 @@ from transformers.trainer_callback import PrinterCallback
 
 __all__ = [
     "GROUP_BY_LENGTH",
-    "autocast",
     "best_checkpoint",
     "checkpoint_folder",
     "checkpoints",
     "no_init_weights",
     "output_layer_only_at",
-    "prepare_inputs",
     "remove_printer",
     "report_evaluation",
     "warmup",
@@ -40,16 +38,6 @@ def warmup(ratio: float) -> dict[str, Any]:
 def remove_printer(trainer: Trainer) -> None:
     """Stop a Trainer without a progress bar from printing its logs."""
     trainer.remove_callback(PrinterCallback)
-
-
-def autocast(trainer: Trainer) -> AbstractContextManager[Any]:
-    """The mixed precision in which a Trainer computes its loss."""
-    return trainer.compute_loss_context_manager()
-
-
-def prepare_inputs(trainer: Trainer, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Move a batch to the device of a Trainer."""
-    return trainer._prepare_inputs(dict(batch))
 
 
 def report_evaluation(trainer: Trainer, metrics: dict[str, float]) -> None:

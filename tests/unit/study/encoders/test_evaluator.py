@@ -65,7 +65,7 @@ def test_scores_of_two_kinds_of_gpu_are_not_mixed(
     for model in ("NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3", None):
         device = "cuda" if model else "cpu"
         monkeypatch.setattr(
-            evaluator_module, "described", lambda device, model=model: model or device
+            evaluator_module, "hardware_name", lambda device, model=model: model or device
         )
         evaluator = EncoderEvaluator(base, experts, ScoreStore(tmp_path / "store.jsonl"), device)
         digests.add(evaluator.inputs_digest(Recipe(family="tiny", experts=("praise",))))
