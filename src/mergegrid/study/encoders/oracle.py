@@ -42,9 +42,7 @@ def score_oracle(
             "versions": stage_versions("evaluate_encoder"),
         }
     )
-    libraries = union_of_versions(
-        [library_versions("evaluate_encoder"), recorded_libraries(folder)]
-    )
+    versions = [library_versions("evaluate_encoder"), recorded_libraries(folder)]
     # An oracle has the columns of a recipe of its experts, but for those of the method.
     recipe = Recipe(
         family=request.family, experts=tuple(request.experts), training_seed=request.seed
@@ -62,7 +60,7 @@ def score_oracle(
                 target.task,
                 target.metric,
                 split,
-                replace(scorer.measure(checkpoint, split), libraries=libraries),
+                replace(scorer.measure(checkpoint, split), libraries=union_of_versions(versions)),
                 selected=True,
                 selection="none",
                 inputs_digest=inputs,

@@ -26,7 +26,7 @@ __all__ = [
     "warmup",
 ]
 
-GROUP_BY_LENGTH = {"train_sampling_strategy": "group_by_length"}
+GROUP_BY_LENGTH: dict[str, Any] = {"train_sampling_strategy": "group_by_length"}
 """Training arguments that batch examples of similar length."""
 
 
