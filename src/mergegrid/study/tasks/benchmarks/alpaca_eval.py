@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, numbered
+from mergegrid.study.tasks.benchmarks.question import Question, numbered
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
     """Read records with `instruction`, `output` (the reference answer) and `dataset`."""
     return [
-        BenchmarkQuestion(
+        Question(
             str(record.row),
             record.text("instruction"),
             # A reference model may have given an empty answer.

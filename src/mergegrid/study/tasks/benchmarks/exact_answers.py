@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, numbered
+from mergegrid.study.tasks.benchmarks.question import Question, numbered
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
     """Read records with `instruction` and `output`."""
     return [
-        BenchmarkQuestion(
-            str(record.row), record.text("instruction"), {"output": record.text("output")}
-        )
+        Question(str(record.row), record.text("instruction"), {"output": record.text("output")})
         for record in numbered("instructions", records)
     ]

@@ -5,13 +5,13 @@ from typing import Any
 
 from mergegrid.errors import DataError
 from mergegrid.study.grading.answers import numbers
-from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, BenchmarkRecord, numbered
+from mergegrid.study.tasks.benchmarks.question import BenchmarkRecord, Question, numbered
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
     """Read records with `question` and `answer`: a solution, or a number alone."""
     return [
-        BenchmarkQuestion(str(record.row), record.text("question"), {"answer": _answer(record)})
+        Question(str(record.row), record.text("question"), {"answer": _answer(record)})
         for record in numbered("gsm8k", records)
     ]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergegrid.errors import DataError
-from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, BenchmarkRecord, numbered
+from mergegrid.study.tasks.benchmarks.question import BenchmarkRecord, Question, numbered
 
 _COLUMNS = ("task_id", "prompt", "entry_point", "test")
 _OPTIONAL = "canonical_solution"
@@ -19,7 +19,7 @@ def packaged_problems() -> list[Mapping[str, Any]]:
     return list(read_problems().values())
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
     """Read records with `task_id`, `prompt`, `entry_point` and `test`."""
     questions = []
     for record in numbered("humaneval", records):
@@ -27,7 +27,7 @@ def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
         values[_OPTIONAL] = record.optional(_OPTIONAL)
         _check(record, values)
         instruction = values["prompt"].strip("\n")
-        questions.append(BenchmarkQuestion(values["task_id"], instruction, values))
+        questions.append(Question(values["task_id"], instruction, values))
     return questions
 
 

@@ -7,13 +7,13 @@ The answer is in the column `answer`, with or without `\boxed{}`, or in the last
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, BenchmarkRecord, numbered
+from mergegrid.study.tasks.benchmarks.question import BenchmarkRecord, Question, numbered
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
     """Read records with `problem` and `solution` or `answer`."""
     return [
-        BenchmarkQuestion(_id(record), record.text("problem", "instruction"), _reference(record))
+        Question(_id(record), record.text("problem", "instruction"), _reference(record))
         for record in numbered("math", records)
     ]
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from mergegrid.study.tasks.benchmarks.question import BenchmarkQuestion, BenchmarkRecord, numbered
+from mergegrid.study.tasks.benchmarks.question import BenchmarkRecord, Question, numbered
 
 
-def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
+def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
     """Read records with `task_id`, `text` and `test_list`; the model is shown the tests."""
     questions = []
     for record in numbered("mbpp", records):
@@ -25,7 +25,7 @@ def read(records: Sequence[Mapping[str, Any]]) -> list[BenchmarkQuestion]:
             "test_setup_code": _setup_code(record),
         }
         instruction = "\n".join([text, "Test examples:", *tests])
-        questions.append(BenchmarkQuestion(record.text("task_id"), instruction, values))
+        questions.append(Question(record.text("task_id"), instruction, values))
     return questions
 
 

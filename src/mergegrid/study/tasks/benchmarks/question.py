@@ -10,11 +10,11 @@ from mergegrid.errors import DataError
 
 
 @dataclass(frozen=True)
-class BenchmarkQuestion:
+class Question:
     """A question with the reference for its score.
 
     Example:
-        BenchmarkQuestion("17", "What is 2 + 3?", {"answer": "2 + 3 = 5\\n#### 5"})
+        Question("17", "What is 2 + 3?", {"answer": "2 + 3 = 5\\n#### 5"})
     """
 
     id: str
@@ -25,7 +25,7 @@ class BenchmarkQuestion:
     """The part of the record that scoring needs."""
 
 
-Reader = Callable[[Sequence[Mapping[str, Any]]], list[BenchmarkQuestion]]
+Reader = Callable[[Sequence[Mapping[str, Any]]], list[Question]]
 """Converts records to questions, in order.
 
 Raises:
