@@ -182,7 +182,9 @@ class OpenMerge:
                 engine.stream(outputs, verifier.add, progress)
             # Not every method reads every model: an average does not need the base.
             tensors = verifier.verify()
-            inputs = {name or "base": checkpoint_digest(found) for name, found in tensors.items()}
+            inputs = {
+                name or "base": checkpoint_digest(digests) for name, digests in tensors.items()
+            }
             libraries = union_of_versions(map(recorded_libraries, job.folders.values()))
             for recipe, draft, writer in drafts:
                 writer.close()

@@ -26,7 +26,7 @@ def kind_of(settings: type[Spec]) -> str:
     return str(settings.model_fields["kind"].default)
 
 
-def with_plugins(base: type[S], own: Iterable[type[S]], group: str) -> dict[str, type[S]]:
+def with_plugins(base: type[S], builtin: Iterable[type[S]], group: str) -> dict[str, type[S]]:
     """Classes by kind: those of mergegrid, then those of other packages, by name.
 
     A class of another package that cannot be imported, has the wrong type, or uses a kind that is
@@ -34,10 +34,10 @@ def with_plugins(base: type[S], own: Iterable[type[S]], group: str) -> dict[str,
 
     Args:
         base: class that every entry must extend.
-        own: classes of mergegrid, in the order in which lists and tables show them.
+        builtin: classes of mergegrid, in the order in which lists and tables show them.
         group: name of the entry points.
     """
-    classes = {kind_of(settings): settings for settings in own}
+    classes = {kind_of(settings): settings for settings in builtin}
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
         try:
             settings = entry.load()

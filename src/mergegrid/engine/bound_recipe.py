@@ -176,5 +176,5 @@ def check_recipe(
             f"{recipe.method.kind} needs model statistics of every expert, and there are none of "
             f"{lacking[0]}; add its file under `statistics`"
         )
-    own = {name: statistics[name] for name in recipe.experts}
-    recipe.method.check_statistics(models[BASE], own)
+    of_experts = {name: statistics[name] for name in recipe.experts}
+    recipe.method.check_statistics(models[BASE], of_experts)

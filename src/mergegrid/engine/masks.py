@@ -23,8 +23,8 @@ def threshold(rate: float) -> int:
     return round((1 - rate) * 2**32)
 
 
-def surely_drop(tensors: Sequence[tuple[int, float]], wanted: int) -> bool:
-    """Whether masks of some tensors drop at least `wanted` elements, decided without drawing them.
+def surely_drop(tensors: Sequence[tuple[int, float]], least: int) -> bool:
+    """Whether masks of some tensors drop at least `least` elements, decided without drawing them.
 
     True means that the probability of fewer is below 2^-128, as for a collision of digests; False
     means that it has to be counted.
@@ -33,15 +33,15 @@ def surely_drop(tensors: Sequence[tuple[int, float]], wanted: int) -> bool:
 
     Args:
         tensors: number of elements and drop rate of each.
-        wanted: number of elements.
+        least: number of elements.
     """
     count = sum(size for size, _ in tensors)
     expected = sum(size * (1 - threshold(rate) / 2**32) for size, rate in tensors)
-    if wanted <= 0 or expected == count:
-        return wanted <= count
-    if wanted >= expected:
+    if least <= 0 or expected == count:
+        return least <= count
+    if least >= expected:
         return False
-    share, mean = wanted / count, expected / count
+    share, mean = least / count, expected / count
     divergence = share * math.log(share / mean) + (1 - share) * math.log((1 - share) / (1 - mean))
     return count * divergence > 128 * math.log(2)
 

@@ -178,12 +178,12 @@ def about_single_tensors(
     steps: Iterable[Sequence[ScopedPrepass]], names: Iterable[str]
 ) -> list[list[ScopedPrepass]]:
     """The pre-passes of each step that cover exactly one tensor, among these tensors."""
-    wanted = set(names)
+    chosen = set(names)
     return [
         [
             (scope, prepass)
             for scope, prepass in step
-            if len(prepass.names) == 1 and prepass.names[0] in wanted
+            if len(prepass.names) == 1 and prepass.names[0] in chosen
         ]
         for step in steps
     ]

@@ -1,8 +1,8 @@
-"""Arrays on a device that torch knows: the same bits as on the CPU, one operation at a time.
+"""Arithmetic with torch, on any of its devices: the same bits as on the CPU.
 
-Nothing here multiplies and adds in one instruction, divides by multiplying with a reciprocal, or
-sums in an order that a library chooses: numbers that something is divided by are arrays of their
-own, and sums are written out.
+One operation at a time: nothing is multiplied and added in one instruction, no division becomes a
+product with a reciprocal (divisors are tensors, not Python numbers), and no library chooses the
+order of a sum (sums are written out).
 """
 
 import math
@@ -29,10 +29,10 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def check_device(device: str) -> None:
-    """Check that torch sees a device.
+    """Check that torch has a device.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it has not.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -42,7 +42,7 @@ def check_device(device: str) -> None:
 
 
 class TorchOperations:
-    """Operations on torch tensors of one device; what is stored lies in NumPy arrays."""
+    """Operations on torch tensors of one device; stored numbers are NumPy arrays."""
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
@@ -51,12 +51,12 @@ class TorchOperations:
         self._finite = torch.ones((), dtype=torch.bool, device=self._device)
 
     def restart(self) -> None:
-        """Take back the rooms for stored numbers; torch takes back tensors by itself."""
+        """Reuse the buffers for stored numbers; torch frees tensors by itself."""
         self._used = 0
         self._finite = torch.ones((), dtype=torch.bool, device=self._device)
 
     def buffer(self, count: int, dtype: Dtype) -> Stored:
-        """Room for stored numbers: fresh pages cost more than reading into them."""
+        """A buffer that is reused: allocating fresh pages costs more than reading into them."""
         size = count * dtype.size
         if self._used == len(self._buffers):
             self._buffers.append(np.empty(size, np.uint8))
@@ -237,7 +237,7 @@ class TorchOperations:
     def thin_by_rank(
         self, words: Tensor, values: Tensor, row: int, low: float, high: float
     ) -> Tensor:
-        """Drop by rank in the row."""
+        """Values dropped by their rank in the row."""
         magnitudes = values.abs().view(-1, row)
         places = torch.arange(row, device=self._device).expand(magnitudes.shape)
         order = torch.argsort(magnitudes, dim=1, stable=True)
@@ -254,7 +254,7 @@ class TorchOperations:
     def times_matrices(
         self, arrays: Sequence[Tensor], matrices: Sequence[NDArray[np.float64]], row: int
     ) -> Tensor:
-        """Products of rows with matrices, on the CPU: libraries sum in orders of their own."""
+        """Products of rows with matrices, on the CPU: other libraries sum in other orders."""
         host, dtype = CpuOperations(), DTYPES["float32"]
         hosted = [host.load(_hosted(array), dtype) for array in arrays]
         products = host.values(host.times_matrices(hosted, matrices, row))
@@ -263,7 +263,7 @@ class TorchOperations:
     def dots(self, left: Tensor, right: Tensor) -> NDArray[np.float64]:
         """Inner products by grain."""
         products = left.double() * right.double()
-        # Added zeros change no sum: none of them is ever -0.
+        # Padding with zeros changes no sum, because no sum is -0.
         padded = torch.nn.functional.pad(products, (0, -len(products) % GRAIN))
         steps = padded.view(-1, GRAIN // LANES, LANES)
         sums = torch.zeros_like(steps[:, 0])
@@ -272,8 +272,8 @@ class TorchOperations:
         total = torch.zeros_like(sums[:, 0])
         for lane in sums.unbind(1):
             total += lane
-        found: NDArray[np.float64] = total.cpu().numpy()
-        return found
+        products_of_grains: NDArray[np.float64] = total.cpu().numpy()
+        return products_of_grains
 
     def _place(self, stored: NDArray[Any]) -> Tensor:
         writable = stored if stored.flags.writeable else stored.copy()
