@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,11 +12,11 @@ from mergegrid.checkpoints.publish import recorded_libraries
 from mergegrid.errors import DataError
 from mergegrid.hashing import canonical_json, digest
 from mergegrid.progress import progress
-from mergegrid.stages import Libraries, library_versions, union_of_versions
-from mergegrid.study.generation.backend import Backend, GenerationRequest
+from mergegrid.stages import Libraries, library_versions, stage_versions, union_of_versions
+from mergegrid.study.generation.backend import Backend, EngineIdentity, GenerationRequest
 from mergegrid.study.generation.engines import engine_identity, open_backend
-from mergegrid.study.generation.store import AnswerStore
 from mergegrid.study.generation.tokens import PromptTokenizer
+from mergegrid.study.runtime.journal import Journal
 from mergegrid.study.schema.decoder_jobs import Ask
 from mergegrid.study.schema.generation import Generation
 
@@ -108,7 +109,7 @@ class Answers:
     def __init__(self, model: Path, job: AnswerJob) -> None:
         self.questions = tokenize(PromptTokenizer(model), job)
         self.engine = engine_identity(job.settings, model, job.device, job.gpus)
-        self._store = AnswerStore(job.store)
+        self._journal = Journal(job.store)
 
     @property
     def longest(self) -> int:
@@ -119,11 +120,7 @@ class Answers:
     def missing(self, model_digest: str) -> list[GenerationRequest]:
         """Return the distinct requests that a model has not answered."""
         requests = dict.fromkeys(question.request for question in self.questions)
-        return [
-            request
-            for request in requests
-            if self._store.get(model_digest, request, self.engine) is None
-        ]
+        return [request for request in requests if self._stored(model_digest, request) is None]
 
     def generate(
         self, backend: Backend, model_digest: str, libraries: Libraries, label: str
@@ -139,30 +136,50 @@ class Answers:
         missing = self.missing(model_digest)
         libraries = union_of_versions([libraries, library_versions("merge", "generate")])
         for index, completions in progress(backend.generate(missing), label, len(missing)):
-            self._store.add(model_digest, missing[index], backend.engine, completions, libraries)
+            stored = {
+                "completions": [asdict(completion) for completion in completions],
+                "libraries": libraries,
+            }
+            self._journal.add(answer_key(model_digest, missing[index], backend.engine), stored)
 
     def table(self, model_digest: str) -> pd.DataFrame:
         """Return the answers of a model, a row per sample."""
         engine = canonical_json(dict(self.engine))
         rows = []
         for question in self.questions:
-            stored = self._store.get(model_digest, question.request, self.engine)
+            stored = self._stored(model_digest, question.request)
             assert stored is not None, f"question {question.id} was not answered"
-            for sample, completion in enumerate(stored.completions):
+            for sample, completion in enumerate(stored["completions"]):
                 rows.append(
                     {
                         "benchmark": question.benchmark,
                         "id": question.id,
                         "sample": sample,
                         "prompt_digest": digest(list(question.request.ids)),
-                        "output": completion.text,
-                        "finish": completion.finish,
-                        "tokens": completion.tokens,
+                        "output": completion["text"],
+                        "finish": completion["finish"],
+                        "tokens": completion["tokens"],
                         "engine": engine,
-                        "libraries": canonical_json(stored.libraries),
+                        "libraries": canonical_json(stored["libraries"]),
                     }
                 )
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+    def _stored(self, model_digest: str, request: GenerationRequest) -> Any | None:
+        return self._journal.get(answer_key(model_digest, request, self.engine))
+
+
+def answer_key(
+    model_digest: str, request: GenerationRequest, engine: EngineIdentity
+) -> dict[str, Any]:
+    """Return everything that a stored answer depends on."""
+    return {
+        "model": model_digest,
+        "ids": list(request.ids),
+        "sampling": request.sampling.model_dump(mode="json"),
+        "engine": dict(engine),
+        "versions": stage_versions("generate"),
+    }
 
 
 def tokenize(prompts: PromptTokenizer, job: AnswerJob) -> list[TokenizedQuestion]:
