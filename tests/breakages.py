@@ -29,7 +29,8 @@ PARTS = (
     *("benchmarks", "Snakefile", "README.md", "Makefile", "pyproject.toml", "environment.yml"),
     "constraints.txt",
 )
-_LONGEST = 600
+#: Seconds; who breaks a loop may make it endless.
+_LONGEST = 1800
 
 
 @dataclass(frozen=True)
@@ -434,6 +435,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("words", nargs="*", help="parts of names; all breakages without any")
     parser.add_argument("--list", action="store_true", help="print names and tests, run nothing")
+    parser.add_argument(
+        "--at-once",
+        action="store_true",
+        help="take it that the tests pass before anything is broken",
+    )
     parser.add_argument("--project", type=Path, default=ROOT, help="another working tree to break")
     parser.add_argument("--jobs", type=int, default=2, help="breakages tried at a time")
     arguments = parser.parse_args()
@@ -451,12 +457,13 @@ def main() -> int:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(arguments.jobs):
             copies.put(copy_project(arguments.project, Path(folder) / str(number)))
-        write("Before anything is broken: ")
-        tests = {test: None for breakage in chosen for test in breakage.tests}
-        if failed := first_failure(Path(folder) / "0", tuple(tests)):
-            write(f"{failed} fails; see to that first\n")
-            return 1
-        write("all of these tests pass\n")
+        tests = dict.fromkeys(test for breakage in chosen for test in breakage.tests)
+        if not arguments.at_once:
+            write("Before anything is broken: ")
+            if failed := first_failure(Path(folder) / "0", tuple(tests)):
+                write(f"{failed} fails; see to that first\n")
+                return 1
+            write("all of these tests pass\n")
         with ThreadPoolExecutor(arguments.jobs) as pool:
             outcomes = pool.map(lambda breakage: attempt(breakage, copies), chosen)
             missed = 0
@@ -527,16 +534,19 @@ def attempt(breakage: Breakage, copies: "SimpleQueue[Path]") -> tuple[str | None
 def first_failure(project: Path, tests: tuple[str, ...]) -> str | None:
     """The first of some tests that fails in a copy of the project."""
     options = ["-q", "-x", "-p", "no:cacheprovider", "--durations=0", "--tb=line"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_LONGEST,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)],
+            cwd=project,
+            env={**os.environ, "PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_LONGEST,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"a test that took more than {_LONGEST} s"
     if done.returncode == 0:
         return None
     failed = re.findall(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
