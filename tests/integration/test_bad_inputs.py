@@ -74,32 +74,32 @@ def truncated(folder):
     weights(folder).write_bytes(content[:-100])
 
 
-@case("math/model.safetensors is damaged or truncated", "would take 9999999 of")
+@case("math/model.safetensors is damaged or truncated", "claims 9999999 of")
 def header_longer_than_the_file(folder):
     write_raw(folder, {}, length=9_999_999)
 
 
-@case("math/model.safetensors is damaged or truncated", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "its header is invalid")
 def header_that_is_no_json(folder):
     write_raw(folder, b"{broken")
 
 
-@case("math/model.safetensors is damaged or truncated", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "its header is invalid")
 def header_that_is_a_list(folder):
     write_raw(folder, [1, 2])
 
 
-@case("math/model.safetensors is damaged or truncated", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "its header is invalid")
 def header_that_is_nested_without_end(folder):
     write_raw(folder, b"[" * 200_000)
 
 
-@case("math/model.safetensors is damaged or truncated", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "its header is invalid")
 def header_with_an_infinite_offset(folder):
     write_raw(folder, b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}')
 
 
-@case("math/model.safetensors is damaged or truncated", "cannot be understood")
+@case("math/model.safetensors is damaged or truncated", "its header is invalid")
 def negative_shape(folder):
     write_raw(folder, {"a": entry(0, 4, [-1, -1])}, b"0000")
 
@@ -114,7 +114,7 @@ def a_gap_between_tensors(folder):
     write_raw(folder, {"a": entry(0, 8, [2]), "b": entry(12, 20, [2])}, bytes(20))
 
 
-@case("math/model.safetensors is damaged or truncated", "a of shape (3,) takes 8 bytes")
+@case("math/model.safetensors is damaged or truncated", "a of shape (3,) has 8 bytes")
 def offsets_that_do_not_fit_the_shape(folder):
     write_raw(folder, {"a": entry(0, 8, [3])}, bytes(8))
 
@@ -272,7 +272,7 @@ def another_rotary_base(folder):
     change_config(folder, **rope)
 
 
-@case("has 62 rows in expert math and 64 in the base", "vocabulary policy pad")
+@case("has 62 rows in expert math and 64 in the base", "set the vocabulary policy to pad")
 def fewer_rows(folder):
     state = load_file(weights(folder))
     names = [name for name in state if state[name].shape[0] == 64 and "64" not in name]
@@ -354,12 +354,12 @@ def a_key_that_is_a_list(folder):
     return text(folder, "{[a]: b}\n")
 
 
-@case("merge.yaml holds str", "write `key: value` lines")
+@case("merge.yaml contains a str", "write `key: value` lines")
 def a_recipe_that_is_a_sentence(folder):
     return text(folder, "merge them all\n")
 
 
-@case("merge.yaml: experts", "'../x' cannot name an expert; take letters, digits")
+@case("merge.yaml: experts", "invalid expert name '../x'; use letters, digits")
 def an_expert_name_with_a_slash(folder):
     return recipe(folder, experts={"../x": "math"})
 
@@ -394,43 +394,43 @@ def a_negative_weight(folder):
     return recipe(folder, method={"kind": "average", "weights": {"math": -1}})
 
 
-@case("average.weights of .* sum to 0; give one expert some weight")
+@case("average.weights of code, math sum to 0; give at least one")
 def weights_of_nothing(folder):
     return recipe(folder, method={"kind": "average", "weights": {"math": 0, "code": 0}})
 
 
-@case("average.weights names maths, which is no expert", "choose among code, math")
+@case("average.weights refers to maths, which is not an expert", "choose among code, math")
 def a_weight_of_a_stranger(folder):
     return recipe(folder, method={"kind": "average", "weights": {"maths": 1}})
 
 
-@case("dare.rates names maths, which is no expert", "choose among code, math")
+@case("dare.rates refers to maths, which is not an expert", "choose among code, math")
 def a_rate_of_a_stranger(folder):
     return recipe(folder, sparsifier={"kind": "dare", "rate": 0.5, "rates": {"maths": 0.1}})
 
 
-@case("output.tokenizer = 'maths'", "name base or one of code, math")
+@case("output.tokenizer = 'maths'", "choose base or one of code, math")
 def the_tokenizer_of_a_stranger(folder):
     return recipe(folder, output={"tokenizer": "maths"})
 
 
-@case("statistics names maths, which is no expert", "choose among code, math")
+@case("statistics refers to maths, which is not an expert", "choose among code, math")
 def statistics_of_a_stranger(folder):
     return recipe(folder, statistics={"maths": "fisher.safetensors"})
 
 
-@case("'mlp' is no group of tensors", "a pattern over names such as")
+@case("a known group of tensors; use one of embeddings, norms", "a pattern over names such as")
 def a_rule_about_nothing(folder):
     rules = [{"tensors": "mlp", "rate": 0}]
     return recipe(folder, sparsifier={"kind": "dare", "rate": 0.5, "rules": rules})
 
 
-@case("merge.yaml: output.shard_size = '5 apples'", "write, for instance, 5GB")
+@case("merge.yaml: output.shard_size = '5 apples'", "use e.g. 5GB")
 def a_size_that_is_none(folder):
     return recipe(folder, output={"shard_size": "5 apples"})
 
 
-@case("--max-memory: 'lots' is no size", "write, for instance, 5GB")
+@case("--max-memory: invalid size 'lots'", "use e.g. 5GB")
 def a_memory_that_is_no_size(folder):
     return [recipe(folder), folder / "out", "--max-memory", "lots"]
 
@@ -440,7 +440,7 @@ def an_unknown_dtype(folder):
     return recipe(folder, output={"dtype": "int8"})
 
 
-@case("slerp merges exactly 2 experts, but the recipe has 3", "take average")
+@case("slerp merges exactly 2 experts, but the recipe has 3", "change the experts")
 def slerp_of_three(folder):
     experts = {"math": "math", "code": "code", "more": "code"}
     return recipe(folder, experts=experts, method={"kind": "slerp"})
@@ -457,18 +457,24 @@ def gathered(folder, make, **changes):
     return recipe(folder, statistics={n: f"{n}.statistics" for n in ("math", "code")}, **changes)
 
 
-@case("fisher needs statistics of every expert and has none of code", "under statistics")
+@case(
+    "fisher needs model statistics of every expert, and there are none of code",
+    "under `statistics`",
+)
 def fisher_without_statistics(folder):
     return recipe(folder, method={"kind": "fisher"})
 
 
-@case("there is no file", "gone.safetensors with statistics; correct the path")
+@case("gone.safetensors does not exist; correct the path")
 def statistics_that_are_not_there(folder):
     statistics = {"math": "gone.safetensors", "code": "gone.safetensors"}
     return recipe(folder, method={"kind": "fisher"}, statistics=statistics)
 
 
-@case(f"{NORM} has shape (3,) in the statistics of expert code instead of (64,)", "recompute them")
+@case(
+    f"{NORM} has shape (3,) in the model statistics of expert code, expected (64,)",
+    "gather them again",
+)
 def statistics_of_another_shape(folder):
     def make(base, name):
         wrong = {NORM: torch.ones(3)} if name == "code" else {}
@@ -477,7 +483,7 @@ def statistics_of_another_shape(folder):
     return gathered(folder, make, method={"kind": "fisher"})
 
 
-@case(f"the statistics of expert math lack {NORM}", "recompute them")
+@case(f"the model statistics of expert math lack {NORM}", "gather them again")
 def statistics_of_half_the_model(folder):
     def make(base, name):
         held = base.keys() - ({NORM} if name == "math" else set())
@@ -492,12 +498,12 @@ def singular_gram_matrices(folder):
     return gathered(folder, lambda base, name: {UP: torch.ones(64, 64)}, method=method)
 
 
-@case(f"{UP} is (96, 96) in the statistics of expert code and should be (64, 64)")
+@case(f"{UP} has shape (96, 96) in the model statistics of expert code, expected (64, 64)")
 def gram_matrices_of_another_layer(folder):
     return gathered(folder, lambda base, name: {UP: torch.eye(96)}, method={"kind": "regmean"})
 
 
-@case(f"the statistics of expert code lack {UP}", "recompute them")
+@case(f"the model statistics of expert code lack {UP}", "gather them again")
 def gram_matrices_of_one_expert(folder):
     def make(base, name):
         return {UP if name == "math" else UP.replace("0", "1"): torch.eye(64)}
@@ -513,7 +519,7 @@ def an_output_that_is_a_file(folder):
     (folder / "out").write_text("mine")
 
 
-@case("choose another output path")
+@case("file is not writable; choose another output folder")
 def an_output_below_a_file(folder):
     (folder / "file").write_text("mine")
     return [recipe(folder), folder / "file" / "out"]
@@ -524,7 +530,7 @@ def an_output_with_an_endless_name(folder):
     return [recipe(folder), folder / ("x" * 300)]
 
 
-@case("is a model, and the lists of the recipe ask for a folder of 2 models")
+@case("is a model, but the lists of the merge file ask for 2 models")
 def a_grid_in_place_of_a_model(folder):
     (folder / "out").mkdir()
     (folder / "out" / "manifest.json").write_text('{"files": {}, "made_from": {}}')
