@@ -16,6 +16,7 @@ Everything here is exported by `mergegrid` itself:
 """
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
@@ -285,3 +286,7 @@ def _bytes(size: int | str | None) -> int | None:
         return parse_size(size) if isinstance(size, str) else size
     except ValueError as error:
         raise ConfigError(f"max_memory: {error}") from error
+
+
+# Importing the package `mergegrid.deltas` put the package in the place of the function.
+vars(sys.modules["mergegrid"])["deltas"] = deltas

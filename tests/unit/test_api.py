@@ -191,3 +191,8 @@ def test_every_public_name_exists_and_importing_the_package_takes_no_time():
         mergegrid.nothing  # noqa: B018
     program = "import sys, mergegrid; sys.exit('numpy' in sys.modules or 'pydantic' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_functions_are_not_hidden_by_packages_of_the_same_name():
+    program = "from mergegrid import deltas, inspect, merge; deltas.__call__"
+    subprocess.run([sys.executable, "-c", program], check=True)
