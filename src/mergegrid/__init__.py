@@ -105,7 +105,11 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("importlib.metadata").version("mergegrid")
+        metadata = import_module("importlib.metadata")
+        try:
+            return metadata.version("mergegrid")
+        except metadata.PackageNotFoundError:  # Run from a folder of sources.
+            return "unknown"
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"mergegrid.{_MODULE_OF[name]}"), name)

@@ -16,13 +16,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from mergegrid.errors import ConfigError, MergegridError
+from mergegrid.extras import explain
 
 # NumPy and SciPy each have threads for linear algebra that wait for work by spinning: let them
 # sleep soon. This must be set before they are imported.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 app = typer.Typer(
-    help="Drop, rescale, merge and score language models, over whole grids.",
     pretty_exceptions_enable=False,
 )
 Config = Annotated[Path, typer.Argument(help="configuration file")]
@@ -33,6 +33,26 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import mergegrid
+
+        typer.echo(f"mergegrid {mergegrid.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="print the version and exit", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Drop, rescale, merge and score language models, over whole grids."""
 
 
 @app.command()
@@ -160,6 +180,11 @@ def main() -> None:
         app()
     except MergegridError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        missing = explain(error)
+        if missing is None:
+            raise
+        _fail(str(missing))
     except OSError as error:
         _fail(f"{error}; check the path, its permissions and the free space")
 

@@ -11,6 +11,16 @@ class ConfigError(MergegridError):
     """The configuration is invalid or asks for something impossible."""
 
 
+class MissingLibraryError(ConfigError):
+    """A library that the work needs is not installed."""
+
+    def __init__(self, library: str, extra: str, alternative: str = "") -> None:
+        super().__init__(
+            f'{library} is not installed; install it with: pip install "mergegrid[{extra}]"'
+            + (f", or {alternative}" if alternative else "")
+        )
+
+
 class SourceError(MergegridError):
     """A model or data set could not be fetched, or differs from what was pinned."""
 

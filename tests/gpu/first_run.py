@@ -148,8 +148,9 @@ def prepare_environment(machine: Machine) -> None:
 def heading(machine: Machine) -> str:
     """The machine, the versions, and packages of pyproject.toml that are not installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], "pytest"]
-    names = [re.split(r"[^\w.-]", text)[0] for text in wanted]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["torch"], *extras["workflow"], "pytest"]
+    names = [re.split(r"[^\w.-]", text)[0] for text in wanted if "mergegrid[" not in text]
     versions = {name: _version(name) for name in names}
     gpu = "a rehearsal on the CPU"
     if machine.real:

@@ -272,3 +272,14 @@ def test_a_job_that_vllm_spawns_processes_from_is_not_run_again_in_them(tmp_path
     assert (again.returncode, again.stderr) == (0, "")
     # Under its own name it would do its work.
     assert "has no attribute 'log'" in run("__main__").stderr
+
+
+def test_a_job_without_an_optional_library_ends_with_the_extra_that_installs_it(
+    module, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with (
+        pytest.raises(SystemExit, match=r'merge: peft is not installed.*"mergegrid\[study\]"'),
+        module.job(snakemake(tmp_path)),
+    ):
+        import peft  # noqa: F401

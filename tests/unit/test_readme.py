@@ -70,16 +70,6 @@ def test_every_picture_and_link_leads_somewhere():
         assert (ROOT / target).exists(), target
 
 
-def test_conda_and_pip_users_get_the_same_packages():
-    import tomllib
-
-    import yaml
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    assert environment["dependencies"][-1]["pip"] == project["dependencies"]
-
-
 def run(command):
     result = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False

@@ -113,7 +113,7 @@ def test_another_minor_version_of_python_runs_nothing(study, tmp_path):
     subprocess.run([python, "-m", "venv", environment], check=True)
     command = [environment / "bin" / "python", "-m", "pip", "install", "--quiet"]
     command += ["--constraint", REPOSITORY / "constraints.txt"]
-    command += ["filelock", "pydantic", "pyyaml", "snakemake"]
+    command += ["filelock", "numpy", "pydantic", "pyyaml", "snakemake"]
     subprocess.run(command, check=True)
     printed = study.snakemake("--dry-run", python=environment / "bin" / "python")
     assert "Nothing to be done" in printed

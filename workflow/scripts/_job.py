@@ -24,6 +24,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[2] / "src"))
 
 from mergegrid.errors import ConfigError, DamagedError, MergegridError
+from mergegrid.extras import explain
 from mergegrid.fsync import sync_directory, sync_tree
 from mergegrid.study.runtime import gpu_monitor
 from mergegrid.study.runtime.gpu_devices import Device, driver_is_too_old, rehearsal
@@ -95,6 +96,8 @@ def job(snakemake: Any) -> Iterator[None]:
         sys.exit(f"{snakemake.rule}: {error}")
     except Exception as error:
         logging.exception("unexpected error")
+        if isinstance(error, ModuleNotFoundError) and (missing := explain(error)):
+            sys.exit(f"{snakemake.rule}: {missing}")
         if type(error).__name__ == "OutOfMemoryError":
             (first, *_) = str(error).splitlines() or [""]
             sys.exit(

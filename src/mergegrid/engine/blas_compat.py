@@ -7,6 +7,7 @@ for the latter, it lets only one thread set the limit and ignores all others.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
@@ -66,9 +67,10 @@ def _set(libraries: list[Any], numbers: list[int]) -> None:
 @cache
 def _libraries() -> tuple[list[Any], list[Any]]:
     """Libraries whose number of threads belongs to the calling thread, and to the process."""
-    # Takes a tenth of a second, which other methods need not spend. SciPy has a BLAS of its own,
-    # which can be limited only after it is loaded.
-    from scipy.linalg import lapack  # noqa: F401
+    # Takes a tenth of a second, which other methods need not spend. SciPy, which is optional, has a
+    # BLAS of its own, which can be limited only after it is loaded.
+    if find_spec("scipy"):
+        from scipy.linalg import lapack  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
     per_thread: list[Any] = []

@@ -14,6 +14,7 @@ from mergegrid.engine.memory import available, resident
 from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.engine.thresholds import LISTED, LISTED_FROM
 from mergegrid.errors import ConfigError
+from mergegrid.extras import require
 from mergegrid.kernels.compiled import program_loop
 
 _HISTOGRAM_BYTES = 8 << 16
@@ -133,10 +134,12 @@ def options_for(device: str, threads: int | None = None) -> EngineOptions:
 
     Raises:
         ConfigError: the device is not available.
+        MissingLibraryError: the device needs torch, which is not installed.
     """
     if device == "cpu":
         return EngineOptions(threads or processors())
     # torch takes seconds to import, and merging on the CPU does not need it.
+    require("torch", "torch", "merge on the cpu, which gives the same bits")
     from mergegrid.engine.ops.torch_operations import TorchOperations, check_device
 
     check_device(device)

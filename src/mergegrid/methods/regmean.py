@@ -15,6 +15,7 @@ from mergegrid.engine.method import MergeChunk, MethodInputs, not_finite
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.errors import CheckpointError
+from mergegrid.extras import require
 from mergegrid.methods.average import Average
 from mergegrid.methods.data_dependent import DataDependentMethod, Examples, check_shape
 from mergegrid.sparsifiers.rates import Arithmetic
@@ -60,7 +61,12 @@ class RegMean(DataDependentMethod):
         return chunk.ops.times_matrices(chunk.weights, matrices, chunk.chunk.row)
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
-        """G_k (sum_j G_j)^-1 of every layer and expert."""
+        """G_k (sum_j G_j)^-1 of every layer and expert.
+
+        Raises:
+            MissingLibraryError: SciPy is not installed.
+        """
+        require("scipy", "regmean")
         layers = next(iter(inputs.statistics.values())).infos
         return [
             Prepass(self._key(), (name,), partial(self._factors, inputs, name))

