@@ -86,10 +86,10 @@ def import_expert(
     target = request.target
     outputs = max(len(target.classes), 1)
     names = class_names(source)
-    found = len(names) if names else AutoConfig.from_pretrained(source).num_labels
-    if found != outputs:
+    count = len(names) if names else AutoConfig.from_pretrained(source).num_labels
+    if count != outputs:
         raise CheckpointError(
-            f"{source} answers with {found} labels, but the task has {outputs}; choose the "
+            f"{source} answers with {count} labels, but the task has {outputs}; choose the "
             "checkpoint that was fine-tuned for this task"
         )
     model, fresh = _load(source, num_labels=outputs)
