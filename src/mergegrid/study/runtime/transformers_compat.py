@@ -11,20 +11,8 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainerState, TrainingArguments
-from transformers.initialization import no_init_weights
+from transformers.initialization import no_init_weights as no_init_weights  # Re-exported.
 from transformers.trainer_callback import PrinterCallback
-
-__all__ = [
-    "GROUP_BY_LENGTH",
-    "best_checkpoint",
-    "checkpoint_folder",
-    "checkpoints",
-    "no_init_weights",
-    "output_layer_only_at",
-    "remove_printer",
-    "report_evaluation",
-    "warmup",
-]
 
 GROUP_BY_LENGTH: dict[str, Any] = {"train_sampling_strategy": "group_by_length"}
 """Training arguments that batch examples of similar length."""
