@@ -1,14 +1,16 @@
-"""Bring every generated part of README.md up to date: figures, tables, times and rule graph.
+"""Update the generated parts of README.md and docs: figures, tables, times and the rule graph.
 
-Reads the results of a finished quickstart (`make quickstart`) and benchmark (`make bench-merge`),
-whichever there are, and writes what stands between markers such as `<!-- begin: drop rates -->` and
-`<!-- end: drop rates -->`.
+Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
+`make benchmarks`, `make bench-merge`, `python benchmarks/pairs.py`), as far as they exist. Replaces
+the text between markers such as `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in
+whichever page has them.
 """
 
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -22,14 +24,14 @@ RATES = ["0", "0.1", "0.5", "0.9", "0.99", "1"]
 FIGURES = ["drop_rates", "merges", "deltas"]
 DECODER_FIGURES = ["drop_rates", "merges"]
 GLUE_FIGURES = ["drop_rates", "pairs", "similarity"]
-#: Scores of a benchmark as the README shows them.
+#: Columns of the table of five benchmarks.
 SHOWN = ["model", "benchmark", "metric", "score", "n"]
 
 
 def rule_graph() -> str:
-    """The rules of the quickstart and how they depend on each other, as a Mermaid diagram.
+    """Return the rules of the quickstart and their dependencies, as a Mermaid diagram.
 
-    Snakemake numbers and orders them anew each time; here they go by name.
+    Snakemake numbers and orders them differently each time, so they are sorted by name.
     """
     command = [sys.executable, "-m", "snakemake", "--forceall", "--rulegraph", "mermaid-js"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -37,7 +39,7 @@ def rule_graph() -> str:
 
 
 def as_mermaid(printed: str) -> str:
-    """Arrows by name; all rules that pass the variants of a set through one engine as one."""
+    """Return sorted arrows between rule names; all `generate_*` rules count as one."""
     names = dict(re.findall(r"(id\d+)\[([^\]]+)\]", printed))
     short = {key: re.sub(r"^generate_.*", "generate", name) for key, name in names.items()}
     arrows = re.findall(r"(id\d+) --> (id\d+)", printed)
@@ -46,7 +48,7 @@ def as_mermaid(printed: str) -> str:
 
 
 def drop_rates(tables: Path, family: str) -> str:
-    """The quickstart's scores at a few rates, those of one family."""
+    """Return the scores of one family at a few rates."""
     wide = pd.read_csv(tables / "drop_rates_wide.csv", dtype="string").fillna("")
     wide = wide[wide["family"] == family]
     rates = [rate for rate in RATES if (wide[rate] != "").any()]
@@ -54,7 +56,7 @@ def drop_rates(tables: Path, family: str) -> str:
 
 
 def merges(tables: Path, family: str) -> str:
-    """The quickstart's merges of all experts of a family together."""
+    """Return the scores of the merges of all experts of a family."""
     wide = pd.read_csv(tables / "merges_wide.csv", dtype="string").fillna("")
     wide = wide[wide["family"] == family]
     largest = wide[wide["experts"].str.count(r"\+") == wide["experts"].str.count(r"\+").max()]
@@ -63,27 +65,45 @@ def merges(tables: Path, family: str) -> str:
 
 
 def times(logs: Path) -> str:
-    """Where the time of the quickstart went."""
+    """Return the time per stage of a study."""
     table = stage_times(logs)
     numbers = table.columns.drop("stage")
     return markdown_table(table.astype(dict.fromkeys(numbers, "int64")))
 
 
-def replace(text: str, name: str, content: str) -> str:
-    """Put new content between the two markers of a name."""
-    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-    if begin not in text or end not in text:
-        raise SystemExit(f"README.md lacks {begin} or {end}")
-    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
-    return re.sub(pattern, lambda _: f"{begin}\n{content.strip()}\n{end}", text, flags=re.DOTALL)
+def pages() -> list[Path]:
+    """Return the pages that may have generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fill(parts: Mapping[str, str]) -> None:
+    """Write the parts between their markers.
+
+    Args:
+        parts: content by the name of its markers.
+
+    Raises:
+        SystemExit: no page has the markers of a part; nothing is written then.
+    """
+    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+    for name, content in parts.items():
+        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+        page = next((page for page, text in texts.items() if begin in text and end in text), None)
+        if page is None:
+            raise SystemExit(f"neither README.md nor a page in docs/ has both {begin} and {end}")
+        before, _, rest = texts[page].partition(begin)
+        after = rest.partition(end)[2]
+        texts[page] = f"{before}{begin}\n{content.strip()}\n{end}{after}"
+    for page, text in texts.items():
+        page.write_text(text, encoding="utf-8")
 
 
 def quickstart() -> dict[str, str]:
-    """Parts that the results of a finished quickstart fill; copies its figures too."""
+    """Return the parts made from a finished quickstart, and copy its figures."""
     study = read_study(ROOT / "config" / "config.yaml")
     results, logs = ROOT / study.paths.results, ROOT / study.paths.logs
     if not (results / "tables").is_dir():
-        sys.stderr.write(f"{results} holds no tables, so what they fill stays as it is\n")
+        sys.stderr.write(f"{results} has no tables; their parts of the docs stay unchanged\n")
         return {}
     assert study.decoders is not None
     (encoder,), (decoder,) = study.families, study.decoders.families
@@ -106,7 +126,7 @@ def quickstart() -> dict[str, str]:
 
 
 def over_tasks(tables: Path) -> str:
-    """Score against drop rate, the mean over the tasks of a study, a row per sparsifier."""
+    """Return the mean score over all tasks against the drop rate, one row per sparsifier."""
     points = pd.read_csv(tables / "drop_rates.csv")
     means = points.groupby(["sparsifier", "rate"], sort=False)["mean"].mean().unstack()
     whole = means.at["none", 0.0]
@@ -118,7 +138,7 @@ def over_tasks(tables: Path) -> str:
 
 
 def over_pairs(tables: Path) -> str:
-    """The methods over all ordered pairs, and what each sparsifier changes."""
+    """Return the mean scores of the methods over all pairs, and the effect of each sparsifier."""
     pairs = pd.read_csv(tables / "pairs.csv")
     effects = pd.read_csv(tables / "sparsifier_effects.csv")
     alone = pairs.drop_duplicates(["source", "target"])
@@ -139,11 +159,11 @@ def over_pairs(tables: Path) -> str:
 
 
 def glue_small() -> dict[str, str]:
-    """Parts that a finished run of `make glue-small` fills; copies its figures too."""
+    """Return the parts made from a finished `make glue-small`, and copy its figures."""
     study = read_study(ROOT / "config" / "glue_small.yaml")
     results = ROOT / study.paths.results
     if not (results / "tables" / "sparsifier_effects.csv").is_file():
-        sys.stderr.write(f"{results} holds no tables, so what they fill stays as it is\n")
+        sys.stderr.write(f"{results} has no tables; their parts of the docs stay unchanged\n")
         return {}
     (family,) = study.families
     for figure in GLUE_FIGURES:
@@ -157,20 +177,20 @@ def glue_small() -> dict[str, str]:
 
 
 def pairs_benchmark() -> dict[str, str]:
-    """The part that a finished `python benchmarks/pairs.py` fills."""
+    """Return the part made from a finished `python benchmarks/pairs.py`."""
     table = ROOT / ".bench" / "pairs" / "pairs.md"
     if not table.is_file():
-        sys.stderr.write(f"there is no {table}, so what it fills stays as it is\n")
+        sys.stderr.write(f"{table} is missing; its part of the docs stays unchanged\n")
         return {}
     return {"pairs benchmark": table.read_text(encoding="utf-8").split("\n\n")[0]}
 
 
 def five_benchmarks() -> dict[str, str]:
-    """The part that a finished run of `make benchmarks` fills."""
+    """Return the part made from a finished `make benchmarks`."""
     study = read_study(ROOT / "config" / "benchmarks.yaml")
     path = ROOT / study.paths.results / "tables" / "benchmarks.csv"
     if not path.is_file():
-        sys.stderr.write(f"there is no {path}, so what it fills stays as it is\n")
+        sys.stderr.write(f"{path} is missing; its part of the docs stays unchanged\n")
         return {}
     scores = pd.read_csv(path)
     is_base = (scores["sparsifier"] == "drop_only") & (scores["rate"] == 1)
@@ -186,29 +206,26 @@ def five_benchmarks() -> dict[str, str]:
 
 
 def benchmark() -> dict[str, str]:
-    """The part that a finished benchmark fills."""
+    """Return the part made from a finished `make bench-merge`."""
     table = ROOT / ".bench" / "merge.md"
     if not table.is_file():
-        sys.stderr.write(f"there is no {table}, so what it fills stays as it is\n")
+        sys.stderr.write(f"{table} is missing; its part of the docs stays unchanged\n")
         return {}
     return {"merge benchmark": table.read_text(encoding="utf-8")}
 
 
 def main() -> None:
-    """Rewrite the generated parts of README.md."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    parts = {
-        "rule graph": rule_graph(),
-        **quickstart(),
-        **glue_small(),
-        **five_benchmarks(),
-        **benchmark(),
-        **pairs_benchmark(),
-    }
-    for name, content in parts.items():
-        text = replace(text, name, content)
-    readme.write_text(text, encoding="utf-8")
+    """Update the generated parts of all pages."""
+    fill(
+        {
+            "rule graph": rule_graph(),
+            **quickstart(),
+            **glue_small(),
+            **five_benchmarks(),
+            **benchmark(),
+            **pairs_benchmark(),
+        }
+    )
 
 
 if __name__ == "__main__":

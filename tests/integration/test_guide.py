@@ -16,8 +16,8 @@ GUIDE = (ROOT / "docs" / "merging.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(kind):
-    return re.findall(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)
+def blocks(kind, text=GUIDE):
+    return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
 
 
 def commands(text):
@@ -44,7 +44,12 @@ def run(folder, *command):
     return done.stdout
 
 
+def run_python(folder, program):
+    return run(folder, sys.executable, "-c", program)
+
+
 def test_the_commands_of_the_guide_work_one_after_the_other(models):
+    shutil.rmtree(models / "merged", ignore_errors=True)
     program = "from mergegrid.cli import main; main()"
     for command in commands("\n".join(blocks("sh"))):
         printed = run(models, sys.executable, "-c", program, *command[1:])
@@ -57,11 +62,38 @@ def test_the_commands_of_the_readme_are_among_them():
     assert all(command in commands(GUIDE) for command in commands(README))
 
 
-def test_the_python_of_the_guide_works(models):
+def test_the_merge_file_of_the_readme_is_that_of_the_guide():
+    assert yaml.safe_load(blocks("yaml", README)[0]) == yaml.safe_load(blocks("yaml")[0])
+
+
+def test_python_and_the_merge_file_give_the_same_model(models):
     shutil.rmtree(models / "merged", ignore_errors=True)
-    digest, verdict = run(models, sys.executable, "-c", blocks("python")[0]).splitlines()
-    assert re.fullmatch("[0-9a-f]{64}", digest)
+    digest, verdict = run_python(models, blocks("python")[0]).splitlines()
     assert verdict.startswith("DARE ")
+    program = "from mergegrid.cli import main; main()"
+    run(models, sys.executable, "-c", program, "merge", "merge.yaml", "by-file")
+    inspected = run(models, sys.executable, "-c", program, "inspect", "by-file")
+    assert re.search("^digest: (.*)$", inspected, re.MULTILINE)[1] == digest
+
+
+def test_the_python_of_the_readme_writes_a_model(models):
+    shutil.rmtree(models / "merged", ignore_errors=True)
+    (program,) = blocks("python", README)
+    run_python(models, program)
+    assert (models / "merged" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("number", range(1, len(blocks("python"))))
+def test_the_python_of_the_guide_changes_models_in_memory(models, number):
+    program = blocks("python")[number]
+    check = """
+import torch
+loaded, old = model.state_dict(), AutoModelForCausalLM.from_pretrained("models/llama").state_dict()
+for name, tensor in tensors.items():
+    assert torch.equal(loaded[name], torch.as_tensor(tensor).to(old[name].dtype)), name
+assert any(not torch.equal(loaded[name], old[name]) for name in tensors)
+"""
+    run_python(models, program + check)
 
 
 def test_the_rules_of_the_guide_can_be_asked_for(models):

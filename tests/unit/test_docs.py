@@ -1,6 +1,7 @@
 """The docs name what there is, all of it, and nothing else."""
 
 import csv
+import importlib.util
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,10 +60,68 @@ def test_every_meaning_is_one_line_that_says_something():
             assert "\n" not in meaning
 
 
-def test_files_and_keys_that_the_docs_name_exist():
-    for page in sorted(DOCS.glob("*.md")):
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+def test_files_and_headings_that_the_docs_link_to_exist():
+    for page in (ROOT / "README.md", ROOT / "config" / "README.md", *sorted(DOCS.glob("*.md"))):
+        for link, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            target = page.parent / link if link else page
+            assert target.exists(), f"{page.name} links to {link}"
+            if heading:
+                titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                anchors = [
+                    re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+                ]
+                assert heading in anchors, f"{page.name} links to {link}#{heading}"
+
+
+def test_tests_that_the_docs_name_exist():
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))):
+        named = set(re.findall(r"\btest_\w+\.py", page.read_text()))
+        assert named <= tests, f"{page.name}: {named - tests}"
+
+
+@pytest.fixture
+def make_readme(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("make_readme", DOCS / "make_readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "docs").mkdir()
+    for page in module.pages():
+        copy = tmp_path / page.relative_to(ROOT)
+        copy.write_text(page.read_text())
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    return module
+
+
+def test_every_generated_part_has_its_markers_on_one_page(make_readme):
+    parts = re.findall(
+        r'^ +"([a-z ]+)": (?!")', (DOCS / "make_readme.py").read_text(), re.MULTILINE
+    )
+    parts += ["five benchmarks", "merge benchmark", "pairs benchmark"]
+    text = "".join(page.read_text() for page in make_readme.pages())
+    assert len(set(parts)) >= 12
+    for name in parts:
+        assert text.count(f"<!-- begin: {name} -->") == text.count(f"<!-- end: {name} -->") == 1
+
+
+def test_generated_parts_are_replaced_and_nothing_else(make_readme):
+    before = {page: page.read_text() for page in make_readme.pages()}
+    make_readme.fill({"merges": "a new\\1 table", "glue times": "other times"})
+    after = {page: page.read_text() for page in make_readme.pages()}
+    changed = {page.name for page in before if before[page] != after[page]}
+    assert changed == {"README.md", "results_glue.md"}
+    readme = after[make_readme.ROOT / "README.md"]
+    assert "<!-- begin: merges -->\na new\\1 table\n<!-- end: merges -->\n" in readme
+    original = (ROOT / "README.md").read_text()
+    assert readme.partition("<!-- begin: merges")[0] == original.partition("<!-- begin: merges")[0]
+    assert readme.partition("<!-- end: merges")[2] == original.partition("<!-- end: merges")[2]
+
+
+def test_a_part_without_markers_is_an_error_and_changes_nothing(make_readme):
+    before = [page.read_text() for page in make_readme.pages()]
+    with pytest.raises(SystemExit, match="nowhere"):
+        make_readme.fill({"merges": "new", "nowhere": "new"})
+    assert [page.read_text() for page in make_readme.pages()] == before
 
 
 def test_the_guide_to_clusters_names_every_rule_that_holds_a_gpu():

@@ -1,4 +1,4 @@
-"""The README promises commands, folders and a rule graph: each must be there."""
+"""README and docs promise commands, folders and a rule graph: each must be there."""
 
 import re
 import shlex
@@ -10,20 +10,32 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.partition("#")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
+#: Pages with commands that start in a clone. The guides to SLURM and to GPUs need those.
+PAGES = {
+    path.name: path.read_text()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if path.name not in ("cluster.md", "gpus.md")
+}
+COMMANDS = {
+    page: [
+        line.partition("#")[0].strip()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    for page, text in PAGES.items()
+}
+#: The same command on several pages is tried once.
+ALL_COMMANDS = list(dict.fromkeys(command for page in COMMANDS.values() for command in page))
 
 
 def test_every_make_target_exists():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
-    assert {"quickstart", "test"} <= set(named) <= set(targets)
+    named = [command.split()[1] for command in ALL_COMMANDS if command.startswith("make ")]
+    assert set(named) <= set(targets)
+    assert {"make quickstart", "make test"} <= set(COMMANDS["README.md"])
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("snakemake ")])
+@pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("snakemake ")])
 def test_every_snakemake_command_is_accepted(command):
     arguments = shlex.split(command)[1:]
     if "--report" in arguments:
@@ -34,7 +46,7 @@ def test_every_snakemake_command_is_accepted(command):
 
 
 # What merges models needs some: the test of the guide to merging has them.
-STUDIES = [c for c in COMMANDS if re.match("mergegrid (?!merge|inspect|deltas)", c)]
+STUDIES = [c for c in ALL_COMMANDS if re.match("mergegrid (?!merge|inspect|deltas)", c)]
 
 
 @pytest.mark.parametrize("command", STUDIES)
@@ -50,8 +62,17 @@ def test_the_rule_graph_is_that_of_the_workflow():
     # One rule for each set of experts whose variants pass through one engine.
     short = {key: name.partition("_smollm2_")[0] for key, name in names.items()}
     arrows = {(short[a], short[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", printed)}
-    drawn = re.search(r"```mermaid\n(.*?)```", README, re.DOTALL).group(1)
+    drawn = PAGES["studies.md"].partition("<!-- begin: rule graph -->")[2]
+    drawn = drawn.partition("<!-- end: rule graph -->")[0]
     assert set(re.findall(r"(\w+) --> (\w+)", drawn)) == arrows, "run `make docs`"
+
+
+def test_every_test_and_benchmark_that_a_command_names_exists():
+    named = [
+        word for c in ALL_COMMANDS for word in c.split() if re.match("(tests|benchmarks)/", word)
+    ]
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_every_folder_of_the_tour_exists_and_every_package_is_in_it():
