@@ -1,4 +1,4 @@
-"""What is measured: the same merges, written as recipes of mergegrid and as configs of mergekit."""
+"""Benchmark cases: the same merges as merge files of mergegrid and as configs of mergekit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ PER_EXPERT: dict[str, dict[str, float]] = {
     "ties": {"weight": 1.0, "density": 0.2},
     "dare_ties": {"weight": 1.0, "density": 0.1},
 }
-"""mergekit's parameters of each expert, by its merge method. Density is 1 - rate, or 1 - trim."""
+"""mergekit's parameters per expert, by merge method. Density is 1 - rate, or 1 - trim."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Case:
     sparsifier: dict[str, Any]
     method: dict[str, Any]
     mergekit: str
-    """mergekit's merge method that does the same job. Its TIES always trims per tensor."""
+    """The equivalent merge method of mergekit. Its TIES always trims per tensor."""
     wall_limit: float
-    """Wanted: at most this many times the wall time of the floor."""
+    """Target: at most this multiple of the floor's wall time."""
 
-    def recipe(self) -> str:
-        """The recipe of mergegrid, for a file in a folder beside the models."""
+    def merge_file(self) -> str:
+        """Return the merge file, to be written into a folder beside the models."""
         return yaml.safe_dump(
             {
                 "base": "../base",
@@ -59,10 +59,13 @@ TEN_RATES = Case("ten rates", DARE | {"rate": RATES}, TASK_ARITHMETIC, "", 0.0)
 
 
 def mergekit_config(method: str, models: Path, dtype: str) -> str:
-    """The config of mergekit, with absolute paths; the merged model is bfloat16 in either dtype.
+    """Return the config of mergekit, with absolute paths; the merged model is always bfloat16.
 
-    `bfloat16`, its documentation's usual choice, computes in bfloat16; `float32` computes as
-    mergegrid does and rounds once.
+    Args:
+        method: mergekit's merge method.
+        models: folder of the models.
+        dtype: dtype of the arithmetic: `bfloat16`, the usual choice in mergekit's documentation, or
+            `float32`, which computes as mergegrid does and rounds once.
     """
     return yaml.safe_dump(
         {

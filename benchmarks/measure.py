@@ -1,7 +1,7 @@
 """Wall time, CPU time and peak memory of a child process and its descendants.
 
-Linux starts the peak of a new process at the peak of the process that starts it. What imports
-this module must therefore stay small: no torch, no models.
+On Linux, the peak memory of a new process starts at that of its parent. Programs that import this
+module must therefore stay small: no torch, no models.
 """
 
 import os
@@ -14,27 +14,28 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command cost."""
+    """The cost of a command."""
 
     wall: float
     """Seconds from start to end."""
     cpu: float
-    """Seconds of user and system time, all descendants together."""
+    """Seconds of user and system time, summed over all descendants."""
     memory: float
-    """Peak resident memory in MB (10^6 bytes), of the largest process. Pages of mapped files count
-    while they are mapped in."""
+    """Peak resident memory in MB (10^6 bytes) of the largest process. Pages of mapped files count
+    while they are resident."""
 
     def then(self, other: "Cost") -> "Cost":
-        """The cost of this and then the other."""
+        """Return the cost of running both, one after the other."""
         return Cost(self.wall + other.wall, self.cpu + other.cpu, max(self.memory, other.memory))
 
 
 def measure(
     command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
 ) -> Cost:
-    """Run a command to its end; what it prints goes to the log.
+    """Run a command and write its output to the log.
 
-    Raises SystemExit, with the end of the log, where the command fails.
+    Raises:
+        SystemExit: the command fails; with the end of the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -57,7 +58,7 @@ def measure(
 
 
 def read_all(files: Sequence[Path], log: Path) -> Cost:
-    """Read files once, which also brings them into the page cache."""
+    """Read files once, which also loads them into the page cache."""
     script = 'exec cat "$@" > /dev/null'
     return measure(["sh", "-c", script, "cat", *files], log)
 
@@ -65,10 +66,10 @@ def read_all(files: Sequence[Path], log: Path) -> Cost:
 def floor(
     inputs: Sequence[Path], outputs: Sequence[Path], folders: Sequence[Path], log: Path
 ) -> Cost:
-    """The least that any merge must do: read the inputs, write as much as it writes.
+    """Measure the least work of any merge: read the inputs and write as much as the merge writes.
 
-    `cat` of the inputs, then one `cp` of the outputs into each folder, one after the other. Blocks
-    are really copied, not shared by the file system.
+    `cat` of the inputs, then one `cp` of the outputs into each folder, sequentially. Blocks are
+    copied, not shared by the file system.
     """
     cost = read_all(inputs, log)
     for folder in folders:

@@ -1,14 +1,14 @@
-"""Compare the merging engine with mergekit and with what the disk and memory allow at best.
+"""Compare the merge engine with mergekit and with the limits of disk and memory.
 
     python benchmarks/merge.py --work .bench
 
-Makes three models of 1.1 billion random parameters and an environment with mergekit in the work
-folder, unless they are there, and runs the same merges with both programs and with `cat` and `cp`
-(the floor), by turns. Prints every run, a summary and whether the wanted figures are met; writes
-`merge.json` and `merge.md` into the work folder. Exit code 1: a wanted figure is missed.
+Creates three models of 1.1 billion random parameters and an environment with mergekit in the work
+folder, unless they exist, and runs the same merges with both programs and with `cat` and `cp` (the
+floor), alternately. Prints every run, a summary and whether the targets are met; writes
+`merge.json` and `merge.md` into the work folder. Exit code 1: a target is missed.
 
-Limits: the inputs are in the page cache when a run starts, so this is not about slow disks. The
-weights are random: only sizes and distributions resemble a real model's.
+Limits: the inputs are in the page cache when a run starts, so slow disks are not measured. The
+weights are random: only sizes and distributions resemble those of a real model.
 """
 
 import argparse
@@ -52,11 +52,11 @@ class Models:
 
     @property
     def name(self) -> str:
-        """Name of the set."""
+        """Name of this set of models."""
         return self.folder.name
 
     def weights(self, model: str) -> list[Path]:
-        """The weight files of one model."""
+        """Return the weight files of one model."""
         return sorted((self.folder / model).glob("*.safetensors"))
 
     @property
@@ -66,8 +66,8 @@ class Models:
 
 
 @dataclass
-class Bench:
-    """Measures commands; every run starts clean and leaves nothing behind."""
+class Runner:
+    """Measures commands; every run starts with an empty output folder and removes its output."""
 
     work: Path
     engine: Path
@@ -76,7 +76,7 @@ class Bench:
 
     @property
     def output(self) -> Path:
-        """Where merged models go."""
+        """Folder of merged models."""
         return self.work / "out"
 
     @property
@@ -85,16 +85,16 @@ class Bench:
         return self.work / "mergekit"
 
     def log(self, name: str) -> Path:
-        """Log of one kind of run."""
+        """Return the log file of one kind of run."""
         return self.work / "logs" / f"{name.replace(',', '').replace(' ', '_')}.log"
 
-    def run_ours(self, case: Case, models: Models, outputs: int = 1) -> None:
-        """Measure our engine."""
-        recipe = models.folder / "recipes" / f"{self.log(case.name).stem}.yaml"
-        recipe.parent.mkdir(exist_ok=True)
-        recipe.write_text(case.recipe())
+    def run_mergegrid(self, case: Case, models: Models, outputs: int = 1) -> None:
+        """Measure mergegrid."""
+        merge_file = models.folder / "recipes" / f"{self.log(case.name).stem}.yaml"
+        merge_file.parent.mkdir(exist_ok=True)
+        merge_file.write_text(case.merge_file())
         self._prepare(models, outputs)
-        command: list[str | Path] = [self.engine, "merge", recipe, self.output]
+        command: list[str | Path] = [self.engine, "merge", merge_file, self.output]
         cost = measure(command, self.log(f"mergegrid {case.name}"))
         self._finish("mergegrid", case.name, models, outputs, cost)
 
@@ -110,14 +110,14 @@ class Bench:
         self._finish("mergekit", method, models, 1, cost)
 
     def warm_up(self, models: Models, with_mergekit: bool) -> None:
-        """Run both programs once, unmeasured: ours compiles its loops at first use, once."""
-        self.run_ours(CASES[0], models)
+        """Run both programs once, unmeasured: mergegrid compiles its loops at first use."""
+        self.run_mergegrid(CASES[0], models)
         if with_mergekit:
             self.run_mergekit(CASES[0].mergekit, models)
         self.runs.clear()
 
     def run_floor(self, job: str, models: Models, outputs: int = 1) -> None:
-        """Measure reading the inputs and writing as much as the merged models; the base is that."""
+        """Measure reading the inputs and writing the base once per merged model, of the same size."""
         self._prepare(models, outputs)
         folders = [self.output / str(number) for number in range(outputs)]
         cost = floor(models.inputs, models.weights("base"), folders, self.log("floor"))
@@ -130,7 +130,7 @@ class Bench:
         if free < needed:
             sys.exit(
                 f"error: {free / 1e9:.0f} GB free in {self.work}, {needed / 1e9:.0f} GB needed; "
-                "free some space, name another --work, or leave out cases (--only, --skip-rates)"
+                "free some space, choose another --work, or skip cases (--only, --skip-rates)"
             )
         os.sync()
         read_all(models.inputs, self.log("warm"))
@@ -139,7 +139,7 @@ class Bench:
         written = _bytes(self.output.rglob("*.safetensors"))
         expected = outputs * _bytes(models.weights("base"))
         if abs(written - expected) > 0.01 * expected:
-            sys.exit(f"error: {program} wrote {written} bytes of {job}, not about {expected}")
+            sys.exit(f"error: {program} wrote {written} bytes for {job}; expected about {expected}")
         shutil.rmtree(self.output)
         self.runs.append(Run(program, job, models.name, cost))
         logger.info(self.runs[-1].line())
@@ -150,7 +150,7 @@ def _bytes(files: Iterable[Path]) -> int:
 
 
 def make_models(work: Path, scale: str, deep: bool) -> Models:
-    """The models of a scale, made if need be."""
+    """Return the models of a scale; create them if they do not exist."""
     shape = SHAPES[scale] | {"layers": SHAPES[scale]["layers"] * (2 if deep else 1)}
     models = Models(work / "models" / f"{scale}-{shape['layers']}")
     logger.info("models: %s", models.folder)
@@ -160,20 +160,22 @@ def make_models(work: Path, scale: str, deep: bool) -> Models:
 
 
 def make_environment(folder: Path) -> dict[str, str]:
-    """An environment with mergekit, made if need be; what is in it.
+    """Create an environment with mergekit unless it exists, and return versions in it by name.
 
-    What both programs use has the version that ours is developed with (`constraints.txt`).
+    Libraries that both programs use have the versions of `constraints.txt`.
     """
     python = folder / "bin" / "python"
     marker = folder / "complete.json"
-    wanted = {"mergekit": MERGEKIT, "constraints": CONSTRAINTS.read_text()}
-    if not marker.is_file() or json.loads(marker.read_text()) != wanted:
+    content = {"mergekit": MERGEKIT, "constraints": CONSTRAINTS.read_text()}
+    if not marker.is_file() or json.loads(marker.read_text()) != content:
         logger.info("environment: %s (some minutes, once)", folder)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
-        subprocess.run([*install, "torch"], check=True)  # First: its CPU build where there is one.
+        subprocess.run(
+            [*install, "torch"], check=True
+        )  # First, so that a CPU build is used if the index has one.
         subprocess.run([*install, MERGEKIT], check=True)
-        marker.write_text(json.dumps(wanted))
+        marker.write_text(json.dumps(content))
     script = (
         "import importlib.metadata, json, sys;"
         "print(json.dumps({n: importlib.metadata.version(n) for n in sys.argv[1:]}))"
@@ -184,14 +186,14 @@ def make_environment(folder: Path) -> dict[str, str]:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--work", type=Path, required=True, help="folder for models, environment and results")
-    add("--scale", choices=SHAPES, default="full", help="small: to try this; nothing is judged")
-    add("--repeats", type=int, default=3, help="runs of our engine and of the floor")
+    add("--scale", choices=SHAPES, default="full", help="small: for a trial run without targets")
+    add("--repeats", type=int, default=3, help="runs of mergegrid and of the floor")
     add(
         "--mergekit-repeats",
         type=int,
@@ -199,11 +201,15 @@ def parse() -> argparse.Namespace:
         help="runs of mergekit, at most --repeats; 0 for none",
     )
     add("--mergekit-dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    add("--deep", action="store_true", help="also our memory on models twice as deep")
-    add("--skip-rates", action="store_true", help="leave out the merge at ten rates (22 GB)")
+    add(
+        "--deep",
+        action="store_true",
+        help="also measure the memory of mergegrid on models twice as deep",
+    )
+    add("--skip-rates", action="store_true", help="skip the merge at ten rates (22 GB)")
     add("--only", nargs="+", choices=[case.name for case in CASES], metavar="CASE")
     engine = Path(sys.executable).with_name("mergegrid")
-    add("--engine", type=Path, default=engine, help="the program that is ours")
+    add("--engine", type=Path, default=engine, help="the mergegrid program")
     return parser.parse_args()
 
 
@@ -213,37 +219,37 @@ def main() -> int:
     arguments = parse()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(work, arguments.engine, arguments.mergekit_dtype)
-    versions = make_environment(bench.mergekit) if arguments.mergekit_repeats else {}
+    runner = Runner(work, arguments.engine, arguments.mergekit_dtype)
+    versions = make_environment(runner.mergekit) if arguments.mergekit_repeats else {}
     models = make_models(work, arguments.scale, deep=False)
     deep = make_models(work, arguments.scale, deep=True) if arguments.deep else None
     cases = [case for case in CASES if not arguments.only or case.name in arguments.only]
 
     if arguments.scale == "full":
-        bench.warm_up(make_models(work, "small", deep=False), bool(versions))
+        runner.warm_up(make_models(work, "small", deep=False), bool(versions))
 
     for turn in range(arguments.repeats):
         methods = {case.mergekit for case in cases} if turn < arguments.mergekit_repeats else set()
         for case in cases:
-            bench.run_ours(case, models)
-            bench.run_floor(case.name, models)
+            runner.run_mergegrid(case, models)
+            runner.run_floor(case.name, models)
             if case.mergekit in methods:
                 methods.remove(case.mergekit)
-                bench.run_mergekit(case.mergekit, models)
-    # After all that is compared with each other: 22 GB change what memory is free and cached.
+                runner.run_mergekit(case.mergekit, models)
+    # Last, because writing 22 GB changes the free memory and the page cache.
     for _ in range(0 if arguments.skip_rates else arguments.repeats):
-        bench.run_ours(TEN_RATES, models, outputs=len(RATES))
-        bench.run_floor(TEN_RATES.name, models, outputs=len(RATES))
+        runner.run_mergegrid(TEN_RATES, models, outputs=len(RATES))
+        runner.run_floor(TEN_RATES.name, models, outputs=len(RATES))
     if deep:
         for case in cases:
-            bench.run_ours(case, deep)
+            runner.run_mergegrid(case, deep)
 
-    results = Results(bench.runs, models.name, deep.name if deep else None)
-    ours, theirs = arguments.repeats, min(arguments.repeats, arguments.mergekit_repeats)
+    results = Results(runner.runs, models.name, deep.name if deep else None)
+    mergekit_runs = min(arguments.repeats, arguments.mergekit_repeats)
     settings = {
         "models": models.name,
-        "mergekit dtype": bench.dtype,
-        "runs": f"{ours} of mergegrid and of the floor, {theirs} of mergekit",
+        "mergekit dtype": runner.dtype,
+        "runs": f"{arguments.repeats} of mergegrid and of the floor, {mergekit_runs} of mergekit",
     }
     results.write(work, settings, versions)
     logger.info("\n%s\n\n%s\n\nWritten: %s", results.table(), results.verdicts(), work / "merge.md")

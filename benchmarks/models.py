@@ -1,6 +1,6 @@
-"""Made-up models to merge: a base and two experts, Llama-shaped, bfloat16, random weights.
+"""Create random models to merge: a base and two experts in the shape of a Llama, in bfloat16.
 
-A program of its own, because the process that measures must stay small (see measure.py).
+A separate program, because the process that measures must stay small (see measure.py).
 """
 
 import argparse
@@ -22,7 +22,7 @@ MARKER = "complete.json"
 INDEX = "model.safetensors.index.json"
 SHARDS = 2
 DELTAS = dict(zip(EXPERTS, (0.0005, 0.001), strict=True))
-"""Standard deviation of each expert's difference from the base."""
+"""Standard deviation of each expert's deltas."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Shape:
 
 
 def make_models(folder: Path, shape: Shape) -> None:
-    """Write `base`, `math` and `code` below a folder, unless they are there already."""
+    """Write `base`, `math` and `code` below a folder, unless they exist."""
     marker = folder / MARKER
     if marker.is_file() and json.loads(marker.read_text()) == asdict(shape):
         return
@@ -63,7 +63,9 @@ def make_models(folder: Path, shape: Shape) -> None:
                 values = _expert(members, folder / "base" / file, DELTAS[name], generator)
             _write(model / file, members, values)
         _write_index(model, files)
-    marker.write_text(json.dumps(asdict(shape)))  # Last, so its existence means all is there.
+    marker.write_text(
+        json.dumps(asdict(shape))
+    )  # Last, so its existence means that all models are complete.
 
 
 def _config(shape: Shape) -> LlamaConfig:
@@ -81,7 +83,7 @@ def _config(shape: Shape) -> LlamaConfig:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: one token per byte and three special ones."""
+    """Return a byte-level tokenizer: one token per byte and three special tokens."""
     special = ["<unk>", "<s>", "</s>"]
     tokens = special + sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(tokens)}
@@ -97,14 +99,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def _shards(tensors: Shapes) -> dict[str, Shapes]:
-    """Share the tensors out, in their order, over files of about equal size."""
+    """Distribute the tensors, in their order, over files of about equal size."""
     files: list[Shapes] = [{} for _ in range(SHARDS)]
     total = sum(map(_size, tensors.values()))
     before = 0
     for name, shape in tensors.items():
         files[before * SHARDS // total][name] = shape
         before += _size(shape)
-    return {f"model-{i:05d}-of-{SHARDS:05d}.safetensors": each for i, each in enumerate(files, 1)}
+    return {f"model-{i:05d}-of-{SHARDS:05d}.safetensors": file for i, file in enumerate(files, 1)}
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -127,7 +129,7 @@ def _expert(
 
 
 def _write(path: Path, members: Shapes, values: Iterator[torch.Tensor]) -> None:
-    """Write one safetensors file, tensor by tensor: the header is known in advance."""
+    """Write one safetensors file, tensor by tensor."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in members.items():
@@ -151,8 +153,10 @@ def _write_index(model: Path, files: dict[str, Shapes]) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of the models to make or reuse")
-    parser.add_argument("shape", type=json.loads, help="sizes that differ, as JSON")
+    parser.add_argument("folder", type=Path, help="folder of the models to create or reuse")
+    parser.add_argument(
+        "shape", type=json.loads, help="sizes that differ from the defaults, as JSON"
+    )
     arguments = parser.parse_args()
     make_models(arguments.folder, Shape(**arguments.shape))
 

@@ -1,10 +1,10 @@
-"""What the workflow costs besides its work: planning a study, and starting a job.
+"""Measure the overhead of the workflow: planning a study and starting a job.
 
     python benchmarks/overhead.py
 
 Plans the paper's two studies (`snakemake --dry-run`, in a copy of the project without results), and
-starts, for every script of the workflow, a Python that imports what the script imports. Prints
-CPU seconds (user and system), and whether torch was among the imports.
+runs the imports of every script of the workflow in a new Python process. Prints CPU seconds (user
+and system), and whether torch was imported.
 """
 
 import ast
@@ -22,34 +22,34 @@ ROOT = Path(__file__).parents[1]
 STUDIES = ("paper_encoders", "paper_decoders")
 PARTS = ("Snakefile", "workflow", "profiles", "config", "resources", "environment.yml")
 PLAN_SECONDS = 10
-"""Wanted: planning a study takes at most so much CPU time."""
+"""Target: most CPU seconds for planning a study."""
 
 
 def imports_of(script: Path) -> list[str]:
-    """Names of the modules that a script imports, wherever in it, in order."""
-    found = []
+    """Return the names of the modules that a script imports anywhere, in order."""
+    names = []
     for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.append(node.module)
-    return found
+            names.append(node.module)
+    return names
 
 
 def job_start(script: Path, log: Path) -> tuple[float, bool]:
-    """CPU seconds that a script's imports take, and whether torch is among them."""
+    """Return the CPU seconds of a script's imports, and whether torch is among them."""
     names = ", ".join(imports_of(script))
     program = f"import sys, {names}; sys.stdout.write(str('torch' in sys.modules))"
     environment = {"PYTHONPATH": str(script.parent)}
     cost = min(
         (measure([sys.executable, "-c", program], log, environment) for _ in range(3)),
-        key=lambda each: each.cpu,
+        key=lambda cost: cost.cpu,
     )
     return cost.cpu, log.read_text().splitlines()[-1] == "True"
 
 
 def plan(study: str, folder: Path) -> tuple[int, float]:
-    """Jobs of a study, and the CPU seconds that planning them takes."""
+    """Return the number of jobs of a study and the CPU seconds that planning them takes."""
     log = folder / "plan.log"
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", "host"]
     config = f"config/{study}.yaml"
@@ -60,7 +60,7 @@ def plan(study: str, folder: Path) -> tuple[int, float]:
     finally:
         os.chdir(here)
     jobs = re.search(r"^total\s+(\d+)", log.read_text(), re.MULTILINE)
-    assert jobs, f"no count of jobs in {log}"
+    assert jobs, f"{log} has no total number of jobs"
     return int(jobs[1]), cost.cpu
 
 
@@ -87,7 +87,7 @@ def main() -> None:
         starts = [[path.stem, *job_start(path, folder / f"{path.stem}.log")] for path in scripts]
         heads = ["script", "CPU seconds of imports", "torch"]
         sys.stdout.write(tabulate(starts, heads, tablefmt="pipe", floatfmt=".2f") + "\n")
-    sys.stdout.write(f"wanted: at most {PLAN_SECONDS} s a plan; {'met' if met else 'NOT met'}\n")
+    sys.stdout.write(f"target: at most {PLAN_SECONDS} s per plan; {'met' if met else 'NOT met'}\n")
     sys.exit(0 if met else 1)
 
 
