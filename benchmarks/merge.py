@@ -117,7 +117,7 @@ class Runner:
         self.runs.clear()
 
     def run_floor(self, job: str, models: Models, outputs: int = 1) -> None:
-        """Measure reading the inputs and writing the base once per merged model, of the same size."""
+        """Measure reading the inputs and writing the base, of equal size, once per merged model."""
         self._prepare(models, outputs)
         folders = [self.output / str(number) for number in range(outputs)]
         cost = floor(models.inputs, models.weights("base"), folders, self.log("floor"))
