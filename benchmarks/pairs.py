@@ -1,20 +1,20 @@
-"""Compare the grid of pairs with the paper's way of working: candidates scored per minute.
+"""Compare the grid of pairs with the paper's procedure: candidates scored per minute.
 
     GLUE_DATA=path/to/glue python benchmarks/pairs.py --study config/glue_small.yaml
 
-Takes three finished experts of a study (`make glue-small` leaves them), and scores every candidate
-of the paper's ranges (arXiv 2311.03099, appendix A) over their pairs, chosen on the test split as
-the paper's code does: average, task arithmetic 6, Fisher 4, RegMean 16, TIES 18, and DARE at five
-rates in front of each at its best. Both sides score the same candidates on the same examples.
+Takes three finished experts of a study (created by `make glue-small`) and scores every candidate of
+the paper's ranges (arXiv 2311.03099, appendix A) over their pairs, selected on the test split as in
+the paper's code: average, task arithmetic 6, Fisher 4, RegMean 16, TIES 18, and DARE at five rates
+before the best setting of each method. Both sides score the same candidates on the same examples.
 
-mergegrid: the workflow's own jobs from the experts on, `snakemake --cores N`: statistics once for
-each expert, one job for each pair, which scores both of its targets.
+mergegrid: the jobs of the workflow that follow the experts, `snakemake --cores N`: statistics once
+per expert, and one job per pair, which scores both of its targets.
 
-The other way, `pairs_original.py`: one process for each method, ordered pair, and with or without
-DARE; statistics gathered anew for every candidate. Of candidates that cost the same one is run and
-counts for all, or nothing would end: of RegMean one ratio for each number of examples, of TIES and
-task arithmetic one setting, of DARE one rate. Fisher's 20 candidates that repeat others, since a
-common factor cancels, are left out on both sides. It uses all cores.
+The paper's procedure, `pairs_original.py`: one process for each method and ordered pair, with and
+without DARE; statistics are gathered again for every candidate. Of candidates that cost the same,
+one is run and counts for all, to keep the time bounded: for RegMean one ratio per number of
+examples, for TIES and task arithmetic one setting, for DARE one rate. Fisher's 20 candidates that
+repeat others, because a common factor cancels, are left out on both sides. It uses all cores.
 """
 
 import argparse
@@ -45,11 +45,12 @@ METHODS: list[dict[str, Any]] = [
     {"kind": "ties", "coefficient": COEFFICIENTS, "trim": [0.7, 0.8, 0.9]},
 ]
 ORIGINAL = Path(__file__).with_name("pairs_original.py")
-WANTED = 10
+TARGET = 10
+"""Least ratio of candidates per minute."""
 
 
 def representatives(method: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:
-    """Candidates of a method to run, and for how many of its candidates each counts."""
+    """Return the candidates of a method to run, and the number of candidates that each stands for."""
     settings = {key: values for key, values in method.items() if key != "kind"}
     count = 1
     for values in settings.values():
@@ -59,12 +60,12 @@ def representatives(method: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:
     }
     if "examples" not in settings:
         return [(plain, count), (plain | {"rate": RATES[-1]}, len(RATES))]
-    each = [(plain | {"examples": number}, count // len(EXAMPLES)) for number in EXAMPLES]
-    return [*each, (plain | {"rate": RATES[-1]}, len(RATES))]
+    by_examples = [(plain | {"examples": number}, count // len(EXAMPLES)) for number in EXAMPLES]
+    return [*by_examples, (plain | {"rate": RATES[-1]}, len(RATES))]
 
 
 def config_of(study: Study, path: Path, experts: list[str], results: Path) -> dict[str, Any]:
-    """The study of three ready experts and their pairs."""
+    """Return the configuration of a study of three existing experts and their pairs."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     (family,) = study.families
     made = Path(study.paths.results).resolve() / family
@@ -98,15 +99,15 @@ def config_of(study: Study, path: Path, experts: list[str], results: Path) -> di
 
 
 def snakemake(config: Path, cores: str, targets: list[Path]) -> float:
-    """Make files of a study; seconds it took."""
+    """Build files of a study, and return the seconds it took."""
     command = [sys.executable, "-m", "snakemake", "--cores", cores, "--configfile", str(config)]
     start = time.perf_counter()
     subprocess.run([*command, "--quiet", "all", "--", *map(str, targets)], check=True)
     return time.perf_counter() - start
 
 
-def ours(config: Path, family: str, experts: list[str], results: Path, cores: str) -> Any:
-    """Candidates and seconds of the workflow, from the experts on."""
+def mergegrid(config: Path, family: str, experts: list[str], results: Path, cores: str) -> Any:
+    """Return candidates and seconds of the workflow, starting from the experts."""
     folders = [results / family / "experts" / name / "seed~0" for name in experts]
     tasks = [results / "tasks" / f"{name}.parquet" for name in experts]
     snakemake(config, cores, [*folders, *tasks])
@@ -120,12 +121,12 @@ def ours(config: Path, family: str, experts: list[str], results: Path, cores: st
 
 
 def original(family: str, experts: list[str], results: Path, max_length: int) -> Any:
-    """Candidates and seconds of the paper's way, over three ordered pairs; and lines to show."""
+    """Return candidates, seconds and table rows of the paper's procedure on three ordered pairs."""
     rows, candidates, total = [], 0, 0.0
     for source, target in pairwise([*experts, experts[0]]):
         for method in METHODS:
             chosen = representatives(method)
-            asked = {
+            settings = {
                 "base": str(results / family / "base"),
                 "source": str(results / family / "experts" / source / "seed~0"),
                 "target": str(results / family / "experts" / target / "seed~0"),
@@ -138,18 +139,18 @@ def original(family: str, experts: list[str], results: Path, max_length: int) ->
             start = time.perf_counter()
             printed = subprocess.run(
                 [sys.executable, str(ORIGINAL)],
-                input=json.dumps(asked),
+                input=json.dumps(settings),
                 capture_output=True,
                 text=True,
                 check=True,
             ).stdout
             wall = time.perf_counter() - start
-            told = json.loads(printed.splitlines()[-1])
-            # One process without DARE and one with it: each starts and loads once.
-            start_up = 2 * (wall - sum(told["seconds"]))
+            result = json.loads(printed.splitlines()[-1])
+            # One process without DARE and one with it; both start and load the models once.
+            start_up = 2 * (wall - sum(result["seconds"]))
             counts = [count for _, count in chosen]
             work = sum(
-                count * seconds for count, seconds in zip(counts, told["seconds"], strict=True)
+                count * seconds for count, seconds in zip(counts, result["seconds"], strict=True)
             )
             rows.append([f"{source} -> {target}", method["kind"], sum(counts), start_up + work])
             candidates += sum(counts)
@@ -159,7 +160,7 @@ def original(family: str, experts: list[str], results: Path, max_length: int) ->
 
 
 def main() -> None:
-    """Run both and compare."""
+    """Run and compare both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", type=Path, default=Path("config/glue_small.yaml"))
     parser.add_argument("--experts", nargs=3, default=["mrpc", "rte", "stsb"])
@@ -172,24 +173,24 @@ def main() -> None:
     config, results = arguments.work / "study.yaml", arguments.work / "results"
     content = config_of(study, arguments.study, arguments.experts, results)
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    found, seconds = ours(config, family, arguments.experts, results, arguments.cores)
+    count, seconds = mergegrid(config, family, arguments.experts, results, arguments.cores)
     length = study.families[family].max_length
     counted, total, rows = original(family, arguments.experts, results, length)
-    rates = [60 * found / seconds, 60 * counted / total]
+    rates = [60 * count / seconds, 60 * counted / total]
     table = [
-        ["mergegrid", found, seconds, rates[0]],
-        ["the paper's way", counted, total, rates[1]],
+        ["mergegrid", count, seconds, rates[0]],
+        ["the paper's procedure", counted, total, rates[1]],
         ["ratio", None, None, rates[0] / rates[1]],
     ]
-    heads = ["", "candidates", "seconds", "candidates a minute"]
+    heads = ["", "candidates", "seconds", "candidates per minute"]
     text = tabulate(table, heads, tablefmt="pipe", floatfmt=".1f")
     detail = tabulate(
         rows, ["pair", "method", "candidates", "seconds"], tablefmt="pipe", floatfmt=".1f"
     )
     (arguments.work / "pairs.md").write_text(f"{text}\n\n{detail}\n", encoding="utf-8")
     sys.stdout.write(f"{text}\n\n{detail}\n")
-    met = rates[0] >= WANTED * rates[1]
-    sys.stdout.write(f"wanted: at least {WANTED} times as many; {'met' if met else 'NOT met'}\n")
+    met = rates[0] >= TARGET * rates[1]
+    sys.stdout.write(f"target: a ratio of at least {TARGET}; {'met' if met else 'NOT met'}\n")
     sys.exit(0 if met else 1)
 
 

@@ -1,14 +1,14 @@
-"""One method over one ordered pair of encoders, worked as the paper's code works.
+"""One method over one ordered pair of encoders, by the paper's procedure.
 
-A process of its own, started by `pairs.py`: it loads the base and both experts, and then, for
-every candidate anew, copies models, drops deltas, gathers statistics, merges the whole model at
-once and lets the Trainer evaluate it on the target (batches of 16, padded to the longest). Written
-from the equations (arXiv 2311.03099; Fisher 2111.09832, RegMean 2212.09849, TIES 2306.01708), not
-from the code; nothing is slower than there for its own sake. What differs in favour of this side:
-Fisher sums squared gradients as they come, where the code keeps a copy for every batch.
+A separate process, started by `pairs.py`. It loads the base and both experts. For every candidate it
+copies the models, drops deltas, gathers statistics, merges the whole model at once, and evaluates it
+on the target with the Trainer (batches of 16, padded to the longest text). Written from the
+equations (arXiv 2311.03099; Fisher 2111.09832, RegMean 2212.09849, TIES 2306.01708), not from the
+code, and not artificially slower. One difference favors this side: Fisher sums squared gradients
+as they are computed, where the paper's code keeps a copy for every batch.
 
-Reads one JSON object from standard input, prints one JSON line: seconds until the first candidate,
-and of each candidate.
+Reads one JSON object from standard input and prints one JSON line: seconds until the first
+candidate, and seconds of each candidate.
 """
 
 import copy
@@ -37,7 +37,7 @@ Weights = dict[str, Tensor]
 
 
 class Encoded(torch.utils.data.Dataset[dict[str, Any]]):
-    """Examples as the Trainer wants them."""
+    """Tokenized examples in the format of the Trainer."""
 
     def __init__(self, tokenizer: Any, examples: pd.DataFrame, max_length: int) -> None:
         names = ["text_a", "text_b"] if examples["text_b"].notna().all() else ["text_a"]
@@ -56,22 +56,22 @@ class Encoded(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class Pair:
-    """Base, source and target in memory."""
+    """The base and the experts of source and target, in memory."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(asked["base"])
+    def __init__(self, settings: dict[str, Any]) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(settings["base"])
         self.collate = DataCollatorWithPadding(tokenizer)
-        self.experts = [load(asked["source"]), load(asked["target"])]
+        self.experts = [load(settings["source"]), load(settings["target"])]
         self.data = []
-        for path in (asked["source_examples"], asked["target_examples"]):
+        for path in (settings["source_examples"], settings["target_examples"]):
             examples = pd.read_parquet(path)
             self.data.append(
                 {
-                    split: Encoded(tokenizer, part, asked["max_length"])
+                    split: Encoded(tokenizer, part, settings["max_length"])
                     for split, part in examples.groupby("split")
                 }
             )
-        base = AutoModelForSequenceClassification.from_pretrained(asked["base"])
+        base = AutoModelForSequenceClassification.from_pretrained(settings["base"])
         body = set(base.base_model.state_dict())
         prefix = f"{base.base_model_prefix}."
         self.base = {
@@ -82,13 +82,13 @@ class Pair:
         self.regression = [model.config.num_labels == 1 for model in self.experts]
 
     def batches(self, expert: int, count: int) -> Iterator[dict[str, Tensor]]:
-        """The first training examples of an expert."""
+        """Yield batches of the first training examples of an expert."""
         data = self.data[expert]["train"]
         for start in range(0, min(count, len(data)), BATCH):
             yield self.collate([data[row] for row in range(start, min(start + BATCH, count))])
 
     def evaluate(self, weights: Weights) -> None:
-        """Evaluate merged weights under the target's head, on its test split, as the code does."""
+        """Evaluate merged weights with the target's head on its test split, as in the paper's code."""
         model = copy.deepcopy(self.experts[1])
         model.load_state_dict(weights, strict=False)
         arguments = TrainingArguments(
@@ -105,13 +105,13 @@ class Pair:
 
 
 def load(folder: str) -> nn.Module:
-    """An expert with its head."""
+    """Load an expert with its head."""
     model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     return model
 
 
 def dare(pair: Pair, rate: float) -> list[nn.Module]:
-    """Copies of the experts with deltas dropped and the rest rescaled, tensor by tensor."""
+    """Return copies of the experts with deltas dropped and the rest rescaled, tensor by tensor."""
     dropped = []
     for model in pair.experts:
         model = copy.deepcopy(model)
@@ -125,55 +125,55 @@ def dare(pair: Pair, rate: float) -> list[nn.Module]:
     return dropped
 
 
-def own(pair: Pair, models: list[nn.Module]) -> list[Weights]:
-    """The parameters of each model that are merged."""
-    all_of = [dict(model.named_parameters()) for model in models]
-    return [{name: each[name].detach() for name in pair.base} for each in all_of]
+def merged_parameters(pair: Pair, models: list[nn.Module]) -> list[Weights]:
+    """Return the parameters of each model that are merged: all but the heads."""
+    named = [dict(model.named_parameters()) for model in models]
+    return [{name: parameters[name].detach() for name in pair.base} for parameters in named]
 
 
-def average(pair: Pair, models: list[nn.Module], asked: dict[str, Any]) -> Weights:
-    """The mean."""
-    first, second = own(pair, models)
+def average(pair: Pair, models: list[nn.Module], candidate: dict[str, Any]) -> Weights:
+    """Return the mean of the experts."""
+    first, second = merged_parameters(pair, models)
     return {name: (first[name] + second[name]) / 2 for name in pair.base}
 
 
-def task_arithmetic(pair: Pair, models: list[nn.Module], asked: dict[str, Any]) -> Weights:
-    """The base plus a multiple of the summed deltas."""
-    first, second = own(pair, models)
+def task_arithmetic(pair: Pair, models: list[nn.Module], candidate: dict[str, Any]) -> Weights:
+    """Return the base plus a multiple of the summed deltas."""
+    first, second = merged_parameters(pair, models)
     return {
-        name: base + asked["coefficient"] * (first[name] + second[name] - 2 * base)
+        name: base + candidate["coefficient"] * (first[name] + second[name] - 2 * base)
         for name, base in pair.base.items()
     }
 
 
-def ties(pair: Pair, models: list[nn.Module], asked: dict[str, Any]) -> Weights:
-    """Trim the flattened model, elect signs, average what agrees."""
+def ties(pair: Pair, models: list[nn.Module], candidate: dict[str, Any]) -> Weights:
+    """Trim the flattened model, elect signs, and average the deltas that agree."""
     flat_base = torch.cat([base.flatten() for base in pair.base.values()])
     deltas = []
-    for weights in own(pair, models):
+    for weights in merged_parameters(pair, models):
         delta = torch.cat([weights[name].flatten() for name in pair.base]) - flat_base
-        threshold = delta.abs().kthvalue(int(len(delta) * asked["trim"])).values
+        threshold = delta.abs().kthvalue(int(len(delta) * candidate["trim"])).values
         deltas.append(torch.where(delta.abs() >= threshold, delta, 0))
     stacked = torch.stack(deltas)
     signs = stacked.sum(dim=0).sign()
     signs[signs == 0] = signs.sum().sign()
     agree = torch.where(stacked.sign() == signs, stacked, 0)
     merged = agree.sum(dim=0) / (agree != 0).sum(dim=0).clamp(min=1)
-    flat, found, start = flat_base + asked["coefficient"] * merged, {}, 0
+    flat, weights, start = flat_base + candidate["coefficient"] * merged, {}, 0
     for name, base in pair.base.items():
-        found[name] = flat[start : start + base.numel()].view_as(base)
+        weights[name] = flat[start : start + base.numel()].view_as(base)
         start += base.numel()
-    return found
+    return weights
 
 
-def fisher(pair: Pair, models: list[nn.Module], asked: dict[str, Any]) -> Weights:
-    """Experts weighted by squared gradients, gathered here and now."""
+def fisher(pair: Pair, models: list[nn.Module], candidate: dict[str, Any]) -> Weights:
+    """Return the mean of the experts weighted by squared gradients, which are gathered here."""
     information: list[Weights] = []
     for expert, model in enumerate(models):
         parameters = {name: dict(model.named_parameters())[name] for name in pair.base}
         sums = {name: torch.zeros_like(value) for name, value in parameters.items()}
         count = 0
-        for batch in pair.batches(expert, asked["examples"]):
+        for batch in pair.batches(expert, candidate["examples"]):
             labels = batch.pop("labels")
             logits = model(**batch).logits
             if pair.regression[expert]:
@@ -186,8 +186,8 @@ def fisher(pair: Pair, models: list[nn.Module], asked: dict[str, Any]) -> Weight
                 if gradient is not None:
                     sums[name] += gradient**2
             count += len(labels)
-        information.append({name: each / count for name, each in sums.items()})
-    weights = own(pair, models)
+        information.append({name: total / count for name, total in sums.items()})
+    weights = merged_parameters(pair, models)
     return {
         name: sum((f[name] + FLOOR) * w[name] for f, w in zip(information, weights, strict=True))
         / sum(f[name] + FLOOR for f in information)
@@ -195,11 +195,11 @@ def fisher(pair: Pair, models: list[nn.Module], asked: dict[str, Any]) -> Weight
     }
 
 
-def regmean(pair: Pair, models: list[nn.Module], asked: dict[str, Any]) -> Weights:
-    """Linear layers in least squares, with Gram matrices gathered here and now."""
-    grams = [_grams(pair, expert, model, asked) for expert, model in enumerate(models)]
-    merged = average(pair, models, asked)
-    first, second = own(pair, models)
+def regmean(pair: Pair, models: list[nn.Module], candidate: dict[str, Any]) -> Weights:
+    """Merge linear layers by least squares, with Gram matrices that are gathered here."""
+    grams = [_grams(pair, expert, model, candidate) for expert, model in enumerate(models)]
+    merged = average(pair, models, candidate)
+    first, second = merged_parameters(pair, models)
     for name in grams[0].keys() & pair.base.keys():
         total = grams[0][name] + grams[1][name]
         summed = grams[0][name] @ first[name].T + grams[1][name] @ second[name].T
@@ -207,7 +207,7 @@ def regmean(pair: Pair, models: list[nn.Module], asked: dict[str, Any]) -> Weigh
     return merged
 
 
-def _grams(pair: Pair, expert: int, model: nn.Module, asked: dict[str, Any]) -> Weights:
+def _grams(pair: Pair, expert: int, model: nn.Module, candidate: dict[str, Any]) -> Weights:
     sums: Weights = {}
     counts: dict[str, int] = {}
 
@@ -225,35 +225,35 @@ def _grams(pair: Pair, expert: int, model: nn.Module, asked: dict[str, Any]) -> 
         if isinstance(module, nn.Linear)
     ]
     with torch.no_grad():
-        for batch in pair.batches(expert, asked["examples"]):
+        for batch in pair.batches(expert, candidate["examples"]):
             batch.pop("labels")
             model(**batch)
     for handle in handles:
         handle.remove()
-    found = {}
+    grams = {}
     for name, total in sums.items():
         gram = total / counts[name]
         diagonal = torch.diag(gram.diagonal())
-        found[name] = asked["offdiagonal"] * gram + (1 - asked["offdiagonal"]) * diagonal
-    return found
+        grams[name] = candidate["offdiagonal"] * gram + (1 - candidate["offdiagonal"]) * diagonal
+    return grams
 
 
-METHODS = {each.__name__: each for each in (average, task_arithmetic, ties, fisher, regmean)}
+METHODS = {method.__name__: method for method in (average, task_arithmetic, ties, fisher, regmean)}
 
 
 def main() -> None:
-    """Score what standard input asks for."""
+    """Score the candidates of standard input."""
     transformers_logging.set_verbosity_error()
     logging.disable(logging.WARNING)
-    asked = json.load(sys.stdin)
+    settings = json.load(sys.stdin)
     started = time.perf_counter()
     torch.manual_seed(0)
-    pair = Pair(asked)
+    pair = Pair(settings)
     seconds = []
-    for candidate in asked["candidates"]:
+    for candidate in settings["candidates"]:
         start = time.perf_counter()
         models = dare(pair, candidate["rate"]) if candidate.get("rate") else pair.experts
-        pair.evaluate(METHODS[asked["method"]](pair, models, candidate))
+        pair.evaluate(METHODS[settings["method"]](pair, models, candidate))
         seconds.append(time.perf_counter() - start)
     loaded = time.perf_counter() - started - sum(seconds)
     sys.stdout.write(json.dumps({"loaded": loaded, "seconds": seconds}) + "\n")

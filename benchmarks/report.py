@@ -1,4 +1,4 @@
-"""From runs to the summary: medians, ratios, which wanted figures are met, and the machine."""
+"""Summary of the merge benchmark: medians, ratios, targets and a description of the machine."""
 
 import datetime
 import json
@@ -15,13 +15,13 @@ from measure import Cost
 from tabulate import tabulate
 
 CPU_RATIO = 8.0
-"""Wanted: mergekit's CPU time is at least this many times ours."""
+"""Target: mergekit's CPU time is at least this multiple of mergegrid's."""
 MEMORY = 800.0
-"""Wanted: our peak memory is at most this many MB."""
+"""Target: mergegrid's peak memory is at most this many MB."""
 MEMORY_GROWTH = 1.1
-"""Wanted: on a model twice as deep, our peak memory is at most this many times as much."""
+"""Target: on a model twice as deep, the peak memory is at most this multiple."""
 RATES_RATIO = 4.0
-"""Wanted: ten rates cost at most this many times one merge."""
+"""Target: ten rates cost at most this multiple of one merge."""
 HEADS = (
     "Merge",
     "Wall, s",
@@ -33,7 +33,7 @@ HEADS = (
     "CPU, mergekit / mergegrid",
     "Floor: wall, s",
     "Wall, mergegrid / floor",
-    "Wanted figures met",
+    "Targets met",
 )
 
 
@@ -44,13 +44,13 @@ class Run:
     program: str
     """`mergegrid`, `mergekit` or `floor`."""
     job: str
-    """The case; for mergekit its merge method; for the floor the case that was run before it."""
+    """The case; for mergekit its merge method; for the floor the case that ran before it."""
     models: str
     """The set of models, such as `full-22`."""
     cost: Cost
 
     def line(self) -> str:
-        """The run in one line."""
+        """Return the run in one line."""
         cost = self.cost
         figures = f"{cost.wall:8.2f} s wall {cost.cpu:8.2f} s CPU {cost.memory:8.0f} MB peak"
         return f"{self.program:10} {self.job:26} {self.models:9} {figures}"
@@ -58,17 +58,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Check:
-    """One wanted figure and what was found."""
+    """One target and the measured value."""
 
     case: str
-    figure: str
-    found: float
-    wanted: str
+    quantity: str
+    measured: float
+    target: str
     met: bool
 
 
 class Results:
-    """All runs, and what they say."""
+    """All runs and their summary."""
 
     def __init__(self, runs: Sequence[Run], models: str, deep: str | None) -> None:
         self.runs = runs
@@ -76,46 +76,46 @@ class Results:
         self.deep = deep
 
     def cost(self, program: str, job: str, models: str | None = None) -> Cost | None:
-        """The median cost of a job, or nothing where it was not run."""
+        """Return the median cost of a job, or None if it was not run."""
         key = (program, job, models or self.models)
         costs = [run.cost for run in self.runs if (run.program, run.job, run.models) == key]
         if not costs:
             return None
         return Cost(
-            median(each.wall for each in costs),
-            median(each.cpu for each in costs),
-            median(each.memory for each in costs),
+            median(cost.wall for cost in costs),
+            median(cost.cpu for cost in costs),
+            median(cost.memory for cost in costs),
         )
 
     def above_floor(self, job: str) -> float | None:
-        """How many times as long as the floor a job takes: each run beside the floor run after it.
+        """Return the wall time of a job relative to the floor: the median over pairs of adjacent runs.
 
-        The machine's speed changes within minutes, so runs far apart do not compare.
+        The speed of the machine changes within minutes, so distant runs are not comparable.
         """
-        ours, floors = (
+        merges, floors = (
             [run.cost.wall for run in self.runs if (run.program, run.job, run.models) == key]
             for key in (("mergegrid", job, self.models), ("floor", job, self.models))
         )
-        ratios = [wall / floor for wall, floor in zip(ours, floors, strict=False)]
+        ratios = [wall / floor for wall, floor in zip(merges, floors, strict=False)]
         return median(ratios) if ratios else None
 
     def table(self) -> str:
-        """A row per merge, as a Markdown table."""
+        """Return a Markdown table with one row per merge."""
         rows = []
         checks = self.checks()
         for case in (*CASES, TEN_RATES):
-            ours = self.cost("mergegrid", case.name)
-            if not ours:
+            cost = self.cost("mergegrid", case.name)
+            if not cost:
                 continue
-            theirs = self.cost("mergekit", case.mergekit)
+            mergekit = self.cost("mergekit", case.mergekit)
             least, above = self.cost("floor", case.name), self.above_floor(case.name)
             met = [check.met for check in checks if check.case == case.name]
             rows.append(
                 (
                     case.name,
-                    *_figures(ours),
-                    *_figures(theirs),
-                    f"{theirs.cpu / ours.cpu:.1f}" if theirs else "",
+                    *_figures(cost),
+                    *_figures(mergekit),
+                    f"{mergekit.cpu / cost.cpu:.1f}" if mergekit else "",
                     f"{least.wall:.1f}" if least else "",
                     f"{above:.2f}" if above else "",
                     ("yes" if all(met) else "NO") if met else "",
@@ -124,37 +124,39 @@ class Results:
         return str(tabulate(rows, HEADS, "pipe", disable_numparse=True))
 
     def checks(self) -> list[Check]:
-        """Every wanted figure that the runs can judge."""
-        found: list[Check] = []
+        """Return every target that the runs cover."""
+        checks: list[Check] = []
         for case in CASES:
-            ours = self.cost("mergegrid", case.name)
-            if not ours:
+            cost = self.cost("mergegrid", case.name)
+            if not cost:
                 continue
-            if theirs := self.cost("mergekit", case.mergekit):
-                ratio = theirs.cpu / ours.cpu
-                found.append(_at_least(case.name, "CPU, mergekit / mergegrid", ratio, CPU_RATIO))
+            if mergekit := self.cost("mergekit", case.mergekit):
+                ratio = mergekit.cpu / cost.cpu
+                checks.append(_at_least(case.name, "CPU, mergekit / mergegrid", ratio, CPU_RATIO))
             if above := self.above_floor(case.name):
-                found.append(_at_most(case.name, "wall, mergegrid / floor", above, case.wall_limit))
-            found.append(_at_most(case.name, "peak memory, MB", ours.memory, MEMORY))
+                checks.append(
+                    _at_most(case.name, "wall, mergegrid / floor", above, case.wall_limit)
+                )
+            checks.append(_at_most(case.name, "peak memory, MB", cost.memory, MEMORY))
             deep = self.cost("mergegrid", case.name, self.deep) if self.deep else None
             if deep:
-                ratio = deep.memory / ours.memory
+                ratio = deep.memory / cost.memory
                 what = "peak memory, twice as deep / this"
-                found.append(_at_most(case.name, what, ratio, MEMORY_GROWTH))
-        one, ten = (self.cost("mergegrid", each.name) for each in (CASES[0], TEN_RATES))
+                checks.append(_at_most(case.name, what, ratio, MEMORY_GROWTH))
+        one, ten = (self.cost("mergegrid", case.name) for case in (CASES[0], TEN_RATES))
         if one and ten:
             name = TEN_RATES.name
-            found.append(_at_most(name, "wall, ten / one", ten.wall / one.wall, RATES_RATIO))
-            found.append(_at_most(name, "CPU, ten / one", ten.cpu / one.cpu, RATES_RATIO))
-        return found
+            checks.append(_at_most(name, "wall, ten / one", ten.wall / one.wall, RATES_RATIO))
+            checks.append(_at_most(name, "CPU, ten / one", ten.cpu / one.cpu, RATES_RATIO))
+        return checks
 
     def verdicts(self) -> str:
-        """The wanted figures as a Markdown table."""
+        """Return the targets as a Markdown table."""
         rows = [
-            (each.case, each.figure, each.found, each.wanted, "yes" if each.met else "NO")
-            for each in self.checks()
+            (check.case, check.quantity, check.measured, check.target, "yes" if check.met else "NO")
+            for check in self.checks()
         ]
-        heads = ("Merge", "Figure", "Found", "Wanted", "Met")
+        heads = ("Merge", "Quantity", "Measured", "Target", "Met")
         return str(tabulate(rows, heads, "pipe", floatfmt=".2f"))
 
     def write(self, folder: Path, settings: dict[str, str], versions: dict[str, str]) -> None:
@@ -168,13 +170,13 @@ class Results:
         }
         (folder / "merge.json").write_text(json.dumps(content, indent=2) + "\n")
         about = "\n".join(f"- {key}: {value}" for key, value in (facts | settings).items())
-        how = "Medians; above the floor: of the ratios of runs side by side. Measured with:"
+        how = "Medians; relative to the floor: medians of the ratios of adjacent runs. Setup:"
         text = f"{self.table()}\n\n{self.verdicts()}\n\n{how}\n\n{about}\n"
         (folder / "merge.md").write_text(text)
 
 
 def machine() -> dict[str, str]:
-    """What a reader must know about the machine, without its name."""
+    """Describe the machine, without its name."""
     cpu = Path("/proc/cpuinfo").read_text().split("model name", 1)[-1]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return {
@@ -191,9 +193,9 @@ def _figures(cost: Cost | None) -> tuple[str, str, str]:
     return (f"{cost.wall:.1f}", f"{cost.cpu:.1f}", f"{cost.memory:.0f}") if cost else ("", "", "")
 
 
-def _at_least(case: str, figure: str, found: float, wanted: float) -> Check:
-    return Check(case, figure, found, f"at least {wanted:g}", found >= wanted)
+def _at_least(case: str, quantity: str, measured: float, target: float) -> Check:
+    return Check(case, quantity, measured, f"at least {target:g}", measured >= target)
 
 
-def _at_most(case: str, figure: str, found: float, wanted: float) -> Check:
-    return Check(case, figure, found, f"at most {wanted:g}", found <= wanted)
+def _at_most(case: str, quantity: str, measured: float, target: float) -> Check:
+    return Check(case, quantity, measured, f"at most {target:g}", measured <= target)
