@@ -76,8 +76,9 @@ quickstart: $(VENV)/.ready
 check: $(VENV)/.ready
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy
-	$(RUN) pytest $(IN_PROCESSES) -m "not slow"
+	@# Types, which take one core, beside the tests.
+	$(RUN) sh -c 'mypy & types=$$!; \
+	  pytest $(IN_PROCESSES) -m "not slow"; tests=$$?; wait $$types && exit $$tests'
 
 test-install:
 	$(PYTHON) tests/core/install.py $(PYTHONS)
