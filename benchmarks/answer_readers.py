@@ -1,17 +1,16 @@
-"""Compare how answers to GSM8K and MATH are read here, by lm-evaluation-harness and math-verify.
+"""Compare how mergegrid, lm-evaluation-harness and math-verify read answers to GSM8K and MATH.
 
     python benchmarks/answer_readers.py --data path/to/data --lm-eval-python path/to/python
 
-Reads answers whose right reading is known: the table of the tests
+First, answers whose correct reading is known: the table of the tests
 (`tests/unit/study/grading/answers/answers.jsonl`), and the gold solutions of `gsm8k/test.jsonl` and
-`math/test.jsonl` below `--data`. Then answers whose right reading nobody has checked: the last
-lines of the solutions of GSM8K, and with `--study RESULTS BENCHMARK TASK` what the models of a
-finished study wrote, as `--study results problems gsm8k` of the quickstart. Prints a Markdown table
-of each kind, and the answers on which readers differ.
+`math/test.jsonl` in `--data`. Then, answers whose correct reading has not been checked: the last
+lines of the solutions of GSM8K and, with `--study RESULTS BENCHMARK TASK`, the answers of the
+models of a finished study, such as `--study results problems gsm8k` of the quickstart. Prints a
+Markdown table of each kind, and the answers on which readers differ.
 
-lm-evaluation-harness runs by its own filters and tasks: gsm8k (`strict-match` and
-`flexible-extract`) and hendrycks_math. Its minerva_math wants another version of ANTLR than
-math-verify.
+lm-evaluation-harness uses the filters and tasks gsm8k (`strict-match` and `flexible-extract`) and
+hendrycks_math. Its minerva_math requires a different version of ANTLR than math-verify.
 """
 
 import argparse
@@ -30,8 +29,8 @@ TABLE = (
 Case = dict[str, Any]
 
 
-def ours(case: Case) -> str:
-    """Verdict of mergegrid."""
+def mergegrid(case: Case) -> str:
+    """Return the verdict of mergegrid."""
     from mergegrid.study.grading.answers import latex, numbers
 
     grade = numbers.grade if case["task"] == "gsm8k" else latex.grade
@@ -42,7 +41,7 @@ def ours(case: Case) -> str:
 
 
 def math_verify(case: Case) -> str:
-    """Verdict of math-verify with its defaults."""
+    """Return the verdict of math-verify with its defaults."""
     from math_verify import parse, verify
 
     gold, answer = parse(f"${case['gold']}$"), parse(case["text"])
@@ -52,7 +51,7 @@ def math_verify(case: Case) -> str:
 
 
 def lm_eval(case: Case) -> dict[str, str]:
-    """Verdicts of the tasks of lm-evaluation-harness; runs in its environment."""
+    """Return the verdicts of lm-evaluation-harness; runs in the environment of lm-eval."""
     if case["task"] == "math":
         from lm_eval.tasks.hendrycks_math.utils import process_results
 
@@ -67,21 +66,21 @@ def lm_eval(case: Case) -> dict[str, str]:
     settings = yaml.safe_load(task.read_text(encoding="utf-8"))
     ignored = settings["metric_list"][0]["regexes_to_ignore"]
     verdicts = {}
-    for each in settings["filter_list"]:
-        first = {key: value for key, value in each["filter"][0].items() if key != "function"}
-        found = RegexFilter(**first).apply([[case["text"]]], [{}])
-        (extracted,) = next(iter(found))
+    for entry in settings["filter_list"]:
+        first = {key: value for key, value in entry["filter"][0].items() if key != "function"}
+        filtered = RegexFilter(**first).apply([[case["text"]]], [{}])
+        (extracted,) = next(iter(filtered))
         pair = [extracted, case["gold"]]
         for pattern in ignored:
             pair = [re.sub(pattern, "", text) for text in pair]
         right = pair[0].lower() == pair[1].lower()
         verdict = "unparsed" if extracted == "[invalid]" else "right" if right else "wrong"
-        verdicts[f"lm-eval gsm8k, {each['name']}"] = verdict
+        verdicts[f"lm-eval gsm8k, {entry['name']}"] = verdict
     return verdicts
 
 
 def gold_solutions(data: Path) -> list[Case]:
-    """Solutions of the data sets, which all give the gold."""
+    """Return the solutions of the data sets, all of which give the gold answer."""
     cases = []
     for line in (data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines():
         answer = json.loads(line)["answer"]
@@ -95,7 +94,7 @@ def gold_solutions(data: Path) -> list[Case]:
 
 
 def last_lines(data: Path) -> list[Case]:
-    """Last lines of the solutions of GSM8K, as what follows the phrase that the paper wants."""
+    """Return the last lines of the solutions of GSM8K, after the phrase that the paper expects."""
     cases = []
     for name in ("train", "test"):
         path = data / "gsm8k" / f"{name}.jsonl"
@@ -108,32 +107,32 @@ def last_lines(data: Path) -> list[Case]:
 
 
 def of_study(results: Path, benchmark: str, task: str) -> list[Case]:
-    """All different answers of all models of a study to one of its benchmarks."""
+    """Return all distinct answers of all models of a study to one of its benchmarks."""
     import pandas as pd
 
     from mergegrid.study.grading.answers.segments import boxed
 
     questions = pd.read_parquet(results / "benchmarks" / f"{benchmark}.parquet")
     golds = {}
-    for each in questions.itertuples():
-        reference = json.loads(each.reference)
+    for question in questions.itertuples():
+        reference = json.loads(question.reference)
         gold = reference.get("answer") or boxed(reference["solution"])
-        golds[each.id] = gold.rpartition("####")[2].strip()
-    found = set()
+        golds[question.id] = gold.rpartition("####")[2].strip()
+    answers = set()
     for path in sorted(results.glob("*/answers/**/*.parquet")):
         frame = pd.read_parquet(path)
-        own = frame[(frame["benchmark"] == benchmark) & frame["id"].isin(golds)]
-        found |= {(golds[each.id], each.output) for each in own.itertuples()}
+        rows = frame[(frame["benchmark"] == benchmark) & frame["id"].isin(golds)]
+        answers |= {(golds[row.id], row.output) for row in rows.itertuples()}
     kind = f"models of the study, {benchmark}"
     return [
-        {"task": task, "kind": kind, "gold": gold, "text": text} for gold, text in sorted(found)
+        {"task": task, "kind": kind, "gold": gold, "text": text} for gold, text in sorted(answers)
     ]
 
 
 def fair(verdict: str, expected: str) -> str:
-    """How a verdict compares with the truth: right, unparsed, or wrong.
+    """Compare a verdict with the truth: `right`, `unparsed` or `misread`.
 
-    Where no reading is certain, or another answer stands, all but a false "right" will do.
+    If no reading is certain, or the answer is wrong, every verdict but "right" is right.
     """
     if expected == "right":
         return verdict if verdict != "wrong" else "misread"
@@ -141,11 +140,11 @@ def fair(verdict: str, expected: str) -> str:
 
 
 def print_table(cases: list[Case], verdicts: list[dict[str, str]]) -> None:
-    """Counts by task, kind of answers, and reader."""
+    """Print counts by task, kind of answers and reader."""
     counts: dict[tuple[str, str, str], Counter[str]] = {}
-    for case, each in zip(cases, verdicts, strict=True):
+    for case, by_reader in zip(cases, verdicts, strict=True):
         source = "gold solutions" if case["kind"] == "gold solutions" else "table of answers"
-        for reader, verdict in each.items():
+        for reader, verdict in by_reader.items():
             count = counts.setdefault((case["task"], source, reader), Counter())
             count[fair(verdict, case["expected"])] += 1
     print("| task | answers | reader | right | unparsed | wrong |")  # noqa: T201
@@ -156,12 +155,12 @@ def print_table(cases: list[Case], verdicts: list[dict[str, str]]) -> None:
 
 
 def print_agreement(cases: list[Case], verdicts: list[dict[str, str]]) -> None:
-    """Verdicts on answers whose right reading nobody has checked, beside those of mergegrid."""
+    """Print verdicts on answers whose correct reading is unknown, compared with mergegrid's."""
     counts: dict[tuple[str, str, str], Counter[str]] = {}
-    for case, each in zip(cases, verdicts, strict=True):
-        for reader, verdict in each.items():
+    for case, by_reader in zip(cases, verdicts, strict=True):
+        for reader, verdict in by_reader.items():
             count = counts.setdefault((case["task"], case["kind"], reader), Counter())
-            count.update([verdict, *(["differs"] if verdict != each["mergegrid"] else [])])
+            count.update([verdict, *(["differs"] if verdict != by_reader["mergegrid"] else [])])
     print("| task | answers | reader | equal to the gold | unparsed | other | not as mergegrid |")  # noqa: T201
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")  # noqa: T201
     for (task, kind, reader), count in sorted(counts.items()):
@@ -170,7 +169,7 @@ def print_agreement(cases: list[Case], verdicts: list[dict[str, str]]) -> None:
 
 
 def main() -> None:
-    """Run as a script."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with gsm8k/ and math/")
     parser.add_argument(
@@ -201,17 +200,17 @@ def main() -> None:
         check=True,
     )
     verdicts = json.loads(ran.stdout.splitlines()[-1])
-    for case, each in zip(cases, verdicts, strict=True):
-        each |= {"math-verify": math_verify(case), "mergegrid": ours(case)}
+    for case, by_reader in zip(cases, verdicts, strict=True):
+        by_reader |= {"math-verify": math_verify(case), "mergegrid": mergegrid(case)}
     for print_some, known in ((print_table, True), (print_agreement, False)):
         some = [index for index, case in enumerate(cases) if ("expected" in case) == known]
         print_some([cases[index] for index in some], [verdicts[index] for index in some])
         print()  # noqa: T201
     print("Disagreements:")  # noqa: T201
-    for case, each in zip(cases, verdicts, strict=True):
+    for case, by_reader in zip(cases, verdicts, strict=True):
         truth = case.get("expected")
-        if len({fair(verdict, truth or "right") for verdict in each.values()}) > 1:
-            print(json.dumps({**case, "text": case["text"][-200:], "verdicts": each}))  # noqa: T201
+        if len({fair(verdict, truth or "right") for verdict in by_reader.values()}) > 1:
+            print(json.dumps({**case, "text": case["text"][-200:], "verdicts": by_reader}))  # noqa: T201
 
 
 if __name__ == "__main__":

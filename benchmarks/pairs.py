@@ -50,7 +50,7 @@ TARGET = 10
 
 
 def representatives(method: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:
-    """Return the candidates of a method to run, and the number of candidates that each stands for."""
+    """Return the candidates of a method to run, and how many candidates each stands for."""
     settings = {key: values for key, values in method.items() if key != "kind"}
     count = 1
     for values in settings.values():

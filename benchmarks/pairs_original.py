@@ -1,8 +1,8 @@
 """One method over one ordered pair of encoders, by the paper's procedure.
 
-A separate process, started by `pairs.py`. It loads the base and both experts. For every candidate it
-copies the models, drops deltas, gathers statistics, merges the whole model at once, and evaluates it
-on the target with the Trainer (batches of 16, padded to the longest text). Written from the
+A separate process, started by `pairs.py`. It loads the base and both experts. For every candidate
+it copies the models, drops deltas, gathers statistics, merges the whole model at once, and scores
+it on the target with the Trainer (batches of 16, padded to the longest text). Written from the
 equations (arXiv 2311.03099; Fisher 2111.09832, RegMean 2212.09849, TIES 2306.01708), not from the
 code, and not artificially slower. One difference favors this side: Fisher sums squared gradients
 as they are computed, where the paper's code keeps a copy for every batch.
@@ -88,7 +88,7 @@ class Pair:
             yield self.collate([data[row] for row in range(start, min(start + BATCH, count))])
 
     def evaluate(self, weights: Weights) -> None:
-        """Evaluate merged weights with the target's head on its test split, as in the paper's code."""
+        """Evaluate weights with the target's head on its test split, as in the paper's code."""
         model = copy.deepcopy(self.experts[1])
         model.load_state_dict(weights, strict=False)
         arguments = TrainingArguments(

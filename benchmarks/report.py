@@ -88,7 +88,7 @@ class Results:
         )
 
     def above_floor(self, job: str) -> float | None:
-        """Return the wall time of a job relative to the floor: the median over pairs of adjacent runs.
+        """Return the median wall time of a job relative to the floor, over pairs of adjacent runs.
 
         The speed of the machine changes within minutes, so distant runs are not comparable.
         """
