@@ -283,7 +283,7 @@ BREAKAGES = [
     ),
     _b(
         "deltas: their mean size",
-        "deltas/sizes.py",
+        "delta_reports/sizes.py",
         r"self\.l1 / self\.n",
         "self.l1 / (self.n - 1)",
         "unit/deltas/test_sizes.py",

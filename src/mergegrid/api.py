@@ -16,7 +16,6 @@ Everything here is exported by `mergegrid` itself:
 """
 
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
@@ -28,7 +27,7 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.inspection import Inspection
 from mergegrid.checkpoints.inspection import inspect as inspect_folder
 from mergegrid.checkpoints.tensor_names import canonical, read_config
-from mergegrid.deltas.report import DeltaReport, measure
+from mergegrid.delta_reports.report import DeltaReport, measure
 from mergegrid.engine.budget import processors
 from mergegrid.engine.method import Method
 from mergegrid.engine.sparsifier import Sparsifier
@@ -286,7 +285,3 @@ def _bytes(size: int | str | None) -> int | None:
         return parse_size(size) if isinstance(size, str) else size
     except ValueError as error:
         raise ConfigError(f"max_memory: {error}") from error
-
-
-# Importing the package `mergegrid.deltas` put the package in the place of the function.
-vars(sys.modules["mergegrid"])["deltas"] = deltas

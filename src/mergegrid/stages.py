@@ -49,7 +49,7 @@ STAGES: dict[str, Stage] = {
     "finetune_encoder": Stage("study/finetuning/classifier.py", _TRAINING),
     "finetune_multitask": Stage("study/finetuning/multitask.py", _TRAINING),
     "finetune_decoder": Stage("study/finetuning/decoder.py", (*_TRAINING, "peft")),
-    "deltas": Stage("deltas/report.py", _MERGING),
+    "deltas": Stage("delta_reports/report.py", _MERGING),
     "statistics": Stage(
         "study/model_statistics/gather.py", ("tokenizers", "torch", "transformers")
     ),

@@ -16,7 +16,7 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.sources.fetch import fetch as fetch_source
 from mergegrid.checkpoints.sources.source import SourceConfig
-from mergegrid.deltas.report import expert_delta_sizes, measure
+from mergegrid.delta_reports.report import expert_delta_sizes, measure
 from mergegrid.study.decoders.importing import import_decoder as publish_decoder
 from mergegrid.study.encoders.importing import import_base, import_expert
 from mergegrid.study.schema.encoder_jobs import FinetuneRequest

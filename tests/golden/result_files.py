@@ -9,7 +9,7 @@ import pandas as pd
 
 from golden.results import rows, sweep_of_answers
 from mergegrid.checkpoints.checkpoint import InMemory
-from mergegrid.deltas.sizes import delta_sizes
+from mergegrid.delta_reports.sizes import delta_sizes
 from mergegrid.study.reporting.results import Results
 from mergegrid.study.scoring.comparisons import compare
 from mergegrid.study.scoring.scores import score_frame

@@ -26,7 +26,7 @@ FLOORS = [
     {"sparsifiers"},
     {"methods"},
     {"recipes"},
-    {"deltas", "merging"},
+    {"delta_reports", "merging"},
     {"in_memory"},
     {"api"},
     {"study.runtime", "study.grading.answers"},

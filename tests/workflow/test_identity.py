@@ -71,7 +71,7 @@ def test_upgraded_libraries_run_nothing(study):
         ("study/encoders/task_scorer.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **REPORT}),
         ("engine/engine.py", "merge", {"sweep": 2, "merges": 1, **REPORT}),
         (
-            "deltas/report.py",
+            "delta_reports/report.py",
             "deltas",
             {"deltas": 2, "table": DELTA_TABLES, "figure": DELTA_FIGURES, "costs": 1, "all": 1},
         ),

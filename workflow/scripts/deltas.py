@@ -5,7 +5,7 @@ from _job import job
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.deltas.report import expert_delta_sizes
+    from mergegrid.delta_reports.report import expert_delta_sizes
 
     name = snakemake.wildcards.expert
     folders = Path(snakemake.input.base), Path(snakemake.input.expert)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES, decode, encode
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.deltas.sizes import delta_sizes
+from mergegrid.delta_reports.sizes import delta_sizes
 from mergegrid.engine.engine import Engine, EngineOptions
 from mergegrid.engine.masks import threshold
 from mergegrid.engine.ops.cpu import CpuOperations

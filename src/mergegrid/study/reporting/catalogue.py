@@ -1,6 +1,6 @@
 """The tables and figures of a study: function, caption and columns of each."""
 
-from mergegrid.deltas.paper_range import SHARE_SMALL, SMALL
+from mergegrid.delta_reports.paper_range import SHARE_SMALL, SMALL
 from mergegrid.study.reporting.entries import COMMON, SPREAD, Figure, Table, columns
 from mergegrid.study.schema.decoders import DecoderFinetune
 from mergegrid.study.schema.families import Finetune

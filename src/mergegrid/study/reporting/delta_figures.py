@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from mergegrid.deltas.histograms import EDGES
-from mergegrid.deltas.paper_range import SMALL
+from mergegrid.delta_reports.histograms import EDGES
+from mergegrid.delta_reports.paper_range import SMALL
 from mergegrid.study.reporting import style
 from mergegrid.study.reporting.drawing import in_style, legend_below, note
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mergegrid.deltas.paper_range import SHARE_SMALL
+from mergegrid.delta_reports.paper_range import SHARE_SMALL
 from mergegrid.study.reporting.catalogue import TABLES
 from mergegrid.study.reporting.rows import (
     BASE,

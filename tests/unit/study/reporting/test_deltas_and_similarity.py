@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from mergegrid.checkpoints.checkpoint import InMemory
-from mergegrid.deltas.sizes import delta_sizes
+from mergegrid.delta_reports.sizes import delta_sizes
 from mergegrid.study.reporting import tables
 from mergegrid.study.reporting.delta_figures import delta_histograms_figure
 from mergegrid.study.reporting.similarity_figures import similarity_figure

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.family import open_family
-from mergegrid.deltas.paper_range import LARGE, SMALL
-from mergegrid.deltas.sizes import DeltaSizes, delta_sizes
+from mergegrid.delta_reports.paper_range import LARGE, SMALL
+from mergegrid.delta_reports.sizes import DeltaSizes, delta_sizes
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.progress import byte_progress
 

@@ -3,8 +3,8 @@ import pytest
 
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.dtypes import DTYPES
-from mergegrid.deltas.histograms import EDGES
-from mergegrid.deltas.sizes import delta_sizes
+from mergegrid.delta_reports.histograms import EDGES
+from mergegrid.delta_reports.sizes import delta_sizes
 from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.errors import CheckpointError
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype
-from mergegrid.deltas.histograms import SIGNED_BINS, count_signed, deciles, histogram
-from mergegrid.deltas.paper_range import LARGE, SHARE_SMALL, SMALL
+from mergegrid.delta_reports.histograms import SIGNED_BINS, count_signed, deciles, histogram
+from mergegrid.delta_reports.paper_range import LARGE, SHARE_SMALL, SMALL
 from mergegrid.engine.chunks import BASE, Chunk
 from mergegrid.engine.cutting import ChunkRange, tasks
 from mergegrid.engine.engine import CHUNK_SIZE
@@ -55,7 +55,7 @@ class DeltaSizes:
     deciles: Mapping[str, float]
     """`d10` to `d90` of the deltas with their signs: off by less than 0.8 %."""
     histogram: tuple[int, ...]
-    """Counts of the deltas with their signs, in the bins of `deltas.histograms`."""
+    """Counts of the deltas with their signs, in the bins of `delta_reports.histograms`."""
 
     @property
     def mean(self) -> float:

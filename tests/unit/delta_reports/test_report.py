@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mergegrid import api
 from mergegrid.cli import app
-from mergegrid.deltas.report import expert_delta_sizes
+from mergegrid.delta_reports.report import expert_delta_sizes
 from mergegrid.errors import CheckpointError, ConfigError
 
 CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
