@@ -286,7 +286,7 @@ BREAKAGES = [
         "delta_reports/sizes.py",
         r"self\.l1 / self\.n",
         "self.l1 / (self.n - 1)",
-        "unit/deltas/test_sizes.py",
+        "unit/delta_reports/test_sizes.py",
     ),
     _b(
         "stage versions: one raised without its numbers",
