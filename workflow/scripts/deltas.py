@@ -9,8 +9,8 @@ with job(snakemake):
 
     name = snakemake.wildcards.expert
     folders = Path(snakemake.input.base), Path(snakemake.input.expert)
-    found = expert_delta_sizes(*folders, name, snakemake.threads)
-    rows = [{**each.row(), "histogram": each.histogram} for each in found]
+    sizes = expert_delta_sizes(*folders, name, snakemake.threads)
+    rows = [{**tensor.row(), "histogram": tensor.histogram} for tensor in sizes]
     ranges = pd.DataFrame(rows)
     ranges.insert(0, "family", snakemake.wildcards.family)
     ranges.insert(1, "expert", name)

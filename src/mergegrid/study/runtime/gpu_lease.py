@@ -143,11 +143,11 @@ def _wait_for_memory(devices: Sequence[Device]) -> None:
 
 def _lock_device(path: Path, slot: int, jobs_per_gpu: int) -> list[int]:
     """Lock a device, or one slot of a shared device; return no locks if another job holds it."""
-    wanted = [(f"{path}.lock", fcntl.LOCK_SH if jobs_per_gpu > 1 else fcntl.LOCK_EX)]
+    needed = [(f"{path}.lock", fcntl.LOCK_SH if jobs_per_gpu > 1 else fcntl.LOCK_EX)]
     if jobs_per_gpu > 1:
-        wanted.append((f"{path}.{slot}.lock", fcntl.LOCK_EX))
+        needed.append((f"{path}.{slot}.lock", fcntl.LOCK_EX))
     locks: list[int] = []
-    for name, operation in wanted:
+    for name, operation in needed:
         locks.append(_open_lock(Path(name)))
         if not _try_lock(locks[-1], operation):
             for lock in locks:

@@ -184,7 +184,7 @@ def _one_by_one(
         *(ValueError, TypeError, AttributeError, LookupError, AssertionError),
     )
 
-    def complete_each(prompts: Sequence[str], **settings: Any) -> dict[str, list[Any]]:
+    def complete_all(prompts: Sequence[str], **settings: Any) -> dict[str, list[Any]]:
         def complete_one(prompt: str) -> dict[str, list[Any]]:
             try:
                 return complete([prompt], num_procs=1, **settings)
@@ -196,7 +196,7 @@ def _one_by_one(
             answers = list(pool.map(complete_one, prompts))
         return {name: [answer[name][0] for answer in answers] for name in answers[0]}
 
-    return complete_each
+    return complete_all
 
 
 def _provide_pkg_resources() -> None:

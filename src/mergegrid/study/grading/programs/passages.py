@@ -97,7 +97,7 @@ def indented_groups(text: str) -> Iterator[str]:
 
 
 def _passages(text: str) -> list[Passage]:
-    text = _ONE_LINE_BLOCK.sub(r"```\n\1\n```", _FENCE_AFTER_TEXT.sub(_on_its_own_line, text))
+    text = _ONE_LINE_BLOCK.sub(r"```\n\1\n```", _FENCE_AFTER_TEXT.sub(_on_a_new_line, text))
     passages: list[Passage] = []
     lines: list[str] = []
     opening: re.Match[str] | None = None
@@ -119,7 +119,7 @@ def _passages(text: str) -> list[Passage]:
     return [passage for passage in passages if passage.text.strip()]
 
 
-def _on_its_own_line(match: re.Match[str]) -> str:
+def _on_a_new_line(match: re.Match[str]) -> str:
     return match[0] if _FENCE.match(match[0]) else f"{match[1]}\n{match[2]}"
 
 
