@@ -94,7 +94,7 @@ def test_an_annotator_has_the_attributes_that_are_set_and_replaced(tmp_path):
     )
     described = run(program, tmp_path)
     assert {"instruction", "output_1", "output_2", "annotator"} < set(described["columns"])
-    assert described["replaced"] == ["complete_each"]
+    assert described["replaced"] == ["complete_all"]
     assert {"outputs_1", "outputs_2", "is_ordered"} <= set(described["annotate"])
     assert described["saved"] is False
     assert not (tmp_path / "saved.json").exists()
