@@ -67,34 +67,37 @@ def representatives(method: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:
 def config_of(study: Study, path: Path, experts: list[str], results: Path) -> dict[str, Any]:
     """Return the configuration of a study of three existing experts and their pairs."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    (family,) = study.families
+    assert study.encoders is not None
+    ((family, config),) = study.encoders.families.items()
     made = Path(study.paths.results).resolve() / family
-    tasks = {name: content["tasks"][study.families[family].task_of(name)] for name in experts}
+    tasks = {name: content["encoders"]["tasks"][config.task_of(name)] for name in experts}
     for task in tasks.values():
         task["sizes"] = {"test": task["sizes"]["test"]}
     return {
         "title": "Pairs, timed",
         "paths": {"results": str(results), "logs": str(results / "logs")},
-        "tasks": tasks,
-        "families": {
-            family: {
-                "base": {"source": f"path:{made / 'base'}"},
-                "max_length": study.families[family].max_length,
-                "experts": {
-                    name: {"source": {"source": f"path:{made / 'experts' / name / 'seed~0'}"}}
-                    for name in experts
-                },
-            }
+        "encoders": {
+            "tasks": tasks,
+            "families": {
+                family: {
+                    "base": {"source": f"path:{made / 'base'}"},
+                    "max_length": config.max_length,
+                    "experts": {
+                        name: {"source": {"source": f"path:{made / 'experts' / name / 'seed~0'}"}}
+                        for name in experts
+                    },
+                }
+            },
+            "seeds": {"training": [0], "mask": [0]},
+            "sweep": None,
+            "merges": {
+                "sets": ["pairs"],
+                "aim": "each",
+                "methods": METHODS,
+                "sparsifiers": [{"kind": "none"}, {"kind": "dare", "rate": RATES}],
+            },
+            "selection": "test",
         },
-        "seeds": {"training": [0], "mask": [0]},
-        "sweep": None,
-        "merges": {
-            "sets": ["pairs"],
-            "aim": "each",
-            "methods": METHODS,
-            "sparsifiers": [{"kind": "none"}, {"kind": "dare", "rate": RATES}],
-        },
-        "selection": "test",
     }
 
 
@@ -168,13 +171,14 @@ def main() -> None:
     parser.add_argument("--cores", default=str(os.cpu_count()))
     arguments = parser.parse_args()
     study = read_study(arguments.study)
-    (family,) = study.families
+    assert study.encoders is not None
+    (family,) = study.encoders.families
     arguments.work.mkdir(parents=True, exist_ok=True)
     config, results = arguments.work / "study.yaml", arguments.work / "results"
     content = config_of(study, arguments.study, arguments.experts, results)
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     count, seconds = mergegrid(config, family, arguments.experts, results, arguments.cores)
-    length = study.families[family].max_length
+    length = study.encoders.families[family].max_length
     counted, total, rows = original(family, arguments.experts, results, length)
     rates = [60 * count / seconds, 60 * counted / total]
     table = [

@@ -105,8 +105,9 @@ def quickstart() -> dict[str, str]:
     if not (results / "tables").is_dir():
         sys.stderr.write(f"{results} has no tables; their parts of the docs stay unchanged\n")
         return {}
+    assert study.encoders is not None
     assert study.decoders is not None
-    (encoder,), (decoder,) = study.families, study.decoders.families
+    (encoder,), (decoder,) = study.encoders.families, study.decoders.families
     pictures = ROOT / "docs" / "figures"
     pictures.mkdir(exist_ok=True)
     for family, figures, prefix in (
@@ -165,7 +166,8 @@ def glue_small() -> dict[str, str]:
     if not (results / "tables" / "sparsifier_effects.csv").is_file():
         sys.stderr.write(f"{results} has no tables; their parts of the docs stay unchanged\n")
         return {}
-    (family,) = study.families
+    assert study.encoders is not None
+    (family,) = study.encoders.families
     for figure in GLUE_FIGURES:
         drawn = results / "figures" / family / f"{figure}.png"
         shutil.copy2(drawn, ROOT / "docs" / "figures" / f"glue_{figure}.png")

@@ -135,13 +135,16 @@ def check(config: Config = Path("config/config.yaml")) -> None:
 
     study = read_study(config)
     check_paths(study)
-    experts = sum(len(family.experts) for family in study.families.values())
-    counts = [f"{len(study.tasks)} tasks, {experts} experts"] if study.families else []
-    if study.oracle:
-        counts.append(f"{sum(len(study.oracle_sets(name)) for name in study.families)} oracles")
-    if study.decoders:
-        experts = sum(len(family.experts) for family in study.decoders.families.values())
-        counts.append(f"{len(study.decoders.benchmarks)} benchmarks, {experts} decoders")
+    counts = []
+    if encoders := study.encoders:
+        experts = sum(len(family.experts) for family in encoders.families.values())
+        counts.append(f"{len(encoders.tasks)} tasks, {experts} experts")
+        if encoders.oracle:
+            oracles = sum(len(encoders.oracle_sets(name)) for name in encoders.families)
+            counts.append(f"{oracles} oracles")
+    if decoders := study.decoders:
+        experts = sum(len(family.experts) for family in decoders.families.values())
+        counts.append(f"{len(decoders.benchmarks)} benchmarks, {experts} decoders")
     typer.echo(f"{config}: OK, {', '.join(counts)}")
     for line in library_warnings(study):
         typer.echo(line, err=True)

@@ -110,6 +110,10 @@ def _lines(
 def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel]) -> str:
     key = ".".join(map(str, keys)) or "the configuration"
     if error["type"] == "extra_forbidden":
+        moved: Mapping[str, str] = getattr(kind, "moved_keys", {})
+        if key in moved:
+            place, _, _ = moved[key].partition(".")
+            return f"`{key}` has moved to `{moved[key]}`; indent it below `{place}:`"
         known = _known_keys(keys[:-1], kind)
         near = difflib.get_close_matches(str(keys[-1]), known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -25,7 +25,8 @@ from transformers import (
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.study.encoders.importing import import_base, import_expert
-from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest
+from mergegrid.study.schema.tasks import Target
 
 WORDS = ["good", "great", "fine", "nice", "bad", "poor", "awful", "sad", "film", "book", "the", "a"]
 PRAISE = Target(task="praise", metric="accuracy", classes=[0, 1], max_length=16)

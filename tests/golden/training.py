@@ -16,22 +16,18 @@ from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.encoders.task_scorer import TaskScorer
 from mergegrid.study.finetuning import classifier, decoder, multitask
 from mergegrid.study.generation.answering import AnswerJob, answer
+from mergegrid.study.generation.merged import Models
 from mergegrid.study.model_statistics.gather import gather
 from mergegrid.study.schema.decoder_jobs import Ask, DecoderFinetuneRequest
 from mergegrid.study.schema.encoder_jobs import (
     FinetuneRequest,
+    OracleRequest,
     Statistic,
-    StatisticsRequest,
-    Target,
 )
 from mergegrid.study.schema.generation import Generation, Sampling
-from mergegrid.study.schema.oracle_jobs import OracleRequest
-from mergegrid.study.schema.similarity import Similarity
-from mergegrid.study.schema.similarity_jobs import (
-    DecoderSimilarityRequest,
-    EncoderSimilarityRequest,
-)
-from mergegrid.study.schema.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from mergegrid.study.schema.grid_study import recipes_for
+from mergegrid.study.schema.grids import Similarity, sweep_points
+from mergegrid.study.schema.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS, Target
 from mergegrid.study.scoring.similarity import decoder_similarity, encoder_similarity
 from mergegrid.study.tasks.metrics import METRICS, score, standard_error
 
@@ -116,9 +112,8 @@ def statistics(folder: Path) -> Any:
             for how in ("exact", "reference")
             for count in (16, 24)
         ]
-        request = StatisticsRequest(target=target, statistics=wanted)
         place = folder / f"statistics of {target.task}"
-        gather(base, expert, request, inputs.of_task(target, examples), place)
+        gather(base, expert, target, wanted, inputs.of_task(target, examples), place)
         found[target.task] = {
             each.file: inputs.summary(open_statistics(place / each.file)) for each in wanted
         }
@@ -160,15 +155,13 @@ def similarity(folder: Path) -> Any:
     base = inputs.encoder(folder)
     expert = inputs.classifier(folder, base, inputs.KIND, 1)
     examples = inputs.of_task(inputs.KIND, inputs.examples())
-    points = Similarity().recipes([0.5, 0.9], [0, 1], "tiny", "kind", 0)
-    request = EncoderSimilarityRequest(recipes=points, examples=10, max_length=16)
-    found = {"encoder": encoder_similarity(request, base, expert, examples)}
+    points = sweep_points(Similarity().sparsifiers, [0.5, 0.9], [0, 1])
+    recipes = recipes_for("tiny", ("kind",), 0, points)
+    found = {"encoder": encoder_similarity(recipes, base, expert, examples, 10, 16)}
     one, other = inputs.llama(folder / "one"), inputs.llama(folder / "other", 2)
+    models = Models(base=one, experts={"kind": other}, output=Output(dtype="bfloat16"))
     for chat in (False, True):
-        asked = DecoderSimilarityRequest(
-            recipes=points, examples=4, chat=chat, output=Output(dtype="bfloat16"), homologous=True
-        )
-        found[f"decoder, {chat=}"] = decoder_similarity(asked, one, other, _QUESTIONS)
+        found[f"decoder, {chat=}"] = decoder_similarity(recipes, models, _QUESTIONS, 4, chat)
     return {name: table.drop(columns="family") for name, table in found.items()}
 
 

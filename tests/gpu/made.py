@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from mergegrid.study.encoders.importing import import_base, import_expert
-from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest
+from mergegrid.study.schema.tasks import Target
 
 TARGET = Target(task="praise", metric="accuracy", classes=[0, 1], max_length=128)
 

@@ -23,7 +23,6 @@ from mergegrid.recipes.recipe import Recipe
 from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.encoders.sweep import sweep
-from mergegrid.study.schema.encoder_jobs import SweepRequest
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("first", "second")
@@ -170,7 +169,7 @@ def killed_job(machine: Machine, folder: Path) -> Row:
     project = study(folder)
     path = project / "config/tiny.yaml"
     content = yaml.safe_load(path.read_text())
-    content["families"]["roberta"]["finetune"]["epochs"] = 40
+    content["encoders"]["families"]["roberta"]["finetune"]["epochs"] = 40
     path.write_text(yaml.safe_dump(content))
     target = "results/tiny/roberta/experts/first/seed~0"
     arguments = ["--resources", "gpu=1", "--", f"{target}"]
@@ -243,9 +242,8 @@ def _sweep(machine: Machine, folder: Path, examples: pd.DataFrame, name: str) ->
         Recipe(family="roberta", experts=("praise",), sparsifier={"kind": "dare", "rate": rate})
         for rate in rates
     ]
-    request = SweepRequest(target=made.TARGET, recipes=recipes)
     expert = EvaluatedExpert(folder / "praise", made.TARGET, examples)
     store = ScoreStore(folder / f"{name}.jsonl")
     evaluator = EncoderEvaluator(folder / "base", {"praise": expert}, store, machine.device)
-    scores, _ = sweep(request, evaluator)
+    scores, _ = sweep(made.TARGET, recipes, evaluator)
     (folder / f"{name}.json").write_text(json.dumps(scores["value"].tolist()))

@@ -25,15 +25,16 @@ from mergegrid.study.finetuning.decoder import finetune_decoder
 from mergegrid.study.finetuning.resuming import CheckpointDigests
 from mergegrid.study.generation.backend import GenerationRequest
 from mergegrid.study.generation.engines import engine_identity
+from mergegrid.study.generation.merged import Models
 from mergegrid.study.generation.transformers_backend import TransformersBackend
 from mergegrid.study.model_statistics.gather import gather
 from mergegrid.study.runtime import gpu_devices as devices
 from mergegrid.study.runtime import gpu_monitor
 from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
-from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Statistic, StatisticsRequest
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Statistic
 from mergegrid.study.schema.generation import Generation, Sampling
-from mergegrid.study.schema.similarity import Similarity
-from mergegrid.study.schema.similarity_jobs import DecoderSimilarityRequest
+from mergegrid.study.schema.grid_study import recipes_for
+from mergegrid.study.schema.grids import Similarity, sweep_points
 from mergegrid.study.scoring.similarity import decoder_similarity
 
 HERE = Path(__file__).resolve().parent
@@ -224,23 +225,22 @@ def statistics(machine: Machine, folder: Path) -> Row:
     wanted = [
         Statistic(kind=kind, arithmetic="exact", examples=count) for kind in ("fisher", "regmean")
     ]
-    request = StatisticsRequest(target=made.TARGET, statistics=wanted)
     llama = machine.size("0.3B", "tiny")
     family = made.decoders(folder / "llamas", llama, "cpu", torch.bfloat16)
     prompts = made.texts(16, 48, made.LLAMAS[llama][-1])
     questions = pd.DataFrame({"id": prompts, "instruction": prompts, "prompt": prompts})
-    points = Similarity().recipes([0.5], [0], "llama", "math", 0)
-    alike = DecoderSimilarityRequest(
-        recipes=points, examples=16, chat=False, output=Output(dtype="bfloat16"), homologous=True
+    points = sweep_points(Similarity().sparsifiers, [0.5], [0])
+    recipes = recipes_for("llama", ("math",), 0, points)
+    models = Models(
+        base=family / "base", experts={"math": family / "math"}, output=Output(dtype="bfloat16")
     )
     tables, times = [], []
     for number, device in enumerate(("cpu", machine.device)):
         start = time.perf_counter()
         place = folder / f"statistics{number}"
-        gather(folder / "base", folder / "praise", request, examples, place, device)
+        gather(folder / "base", folder / "praise", made.TARGET, wanted, examples, place, device)
         middle = time.perf_counter()
-        base, expert = family / "base", family / "math"
-        tables.append(decoder_similarity(alike, base, expert, questions, device))
+        tables.append(decoder_similarity(recipes, models, questions, 16, False, device))
         times.append(f"{middle - start:.1f} and {time.perf_counter() - middle:.1f}")
     differences = [
         made.largest_difference(

@@ -56,7 +56,8 @@ def examples():
 @pytest.fixture(scope="session")
 def request_for_praise():
     """Three epochs, enough to learn it."""
-    from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
+    from mergegrid.study.schema.encoder_jobs import FinetuneRequest
+    from mergegrid.study.schema.tasks import Target
 
     target = Target(task="praise", metric="accuracy", classes=[0, 1], max_length=16)
     settings = {"learning_rate": 1e-2, "epochs": 3, "batch_size": 8}

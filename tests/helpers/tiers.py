@@ -26,6 +26,7 @@ SLOW = (
     "unit/study/grading/test_graders.py",
     "unit/study/reporting/test_figures.py",
     "unit/study/runtime/test_gpu_lease.py",
+    "unit/study/runtime/test_snakemake_compat.py",
     "unit/test_job.py",
     "unit/test_plugins.py",
     "unit/test_readme.py",

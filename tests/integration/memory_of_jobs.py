@@ -19,7 +19,6 @@ from mergegrid.study.generation.variants import answer_variants
 from mergegrid.study.schema.decoder_jobs import Ask, DecoderFinetuneRequest
 from mergegrid.study.schema.decoders import DecoderFinetune, Instructions
 from mergegrid.study.schema.generation import Generation, Sampling
-from mergegrid.study.schema.similarity_jobs import DecoderSimilarityRequest
 from mergegrid.study.scoring.similarity import decoder_similarity
 
 SENTENCES = ["the film is good", "a book was bad", "one two three four"] * 4
@@ -61,11 +60,9 @@ def generate(folder: Path) -> None:
 
 
 def similarity(folder: Path) -> None:
-    request = DecoderSimilarityRequest(
-        recipes=RECIPES, examples=2, chat=False, output={}, homologous=True
-    )
+    models = Models(base=folder / "base", experts={"math": folder / "math"})
     questions = pd.DataFrame({"instruction": SENTENCES[:2], "prompt": SENTENCES[:2]})
-    decoder_similarity(request, folder / "base", folder / "math", questions)
+    decoder_similarity(RECIPES, models, questions, 2, chat=False)
 
 
 if __name__ == "__main__":

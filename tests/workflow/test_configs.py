@@ -13,7 +13,8 @@ def test_the_study_of_the_paper_is_planned_without_a_download(project, monkeypat
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("MERGEGRID_CACHE", str(tmp_path / "cache"))
     paper = project("config/paper_encoders.yaml")
-    study = yaml.safe_load((paper.folder / "config" / "paper_encoders.yaml").read_text())
+    content = yaml.safe_load((paper.folder / "config" / "paper_encoders.yaml").read_text())
+    study = content["encoders"]
     tasks, families = study["tasks"], study["families"]
     # Published experts are there already: one for each task, whatever the seed.
     models = {
@@ -69,8 +70,13 @@ def test_the_quickstart_and_the_default_profile_are_found_by_themselves(project)
             "metrc: accuracy",
             "tasks.trec.metrc is not a known key; did you mean",
         ),
-        ("spam: {}", "spam: {}\n      ham: {}", "experts.ham wants task 'ham', which is not among"),
-        ("  spam:\n    text", "  spam:\n    text: [x]\n    text", "duplicate key 'text'"),
+        ("spam: {}", "spam: {}\n        ham: {}", "experts.ham refers to task 'ham', which is"),
+        (
+            "    spam:\n      text",
+            "    spam:\n      text: [x]\n      text",
+            "duplicate key 'text'",
+        ),
+        ("encoders:\n", "rates: [0.5]\nencoders:\n", "`rates` has moved to `encoders.rates`"),
     ],
 )
 def test_a_wrong_configuration_stops_before_anything_runs(project, old, new, message):

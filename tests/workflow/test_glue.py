@@ -18,12 +18,13 @@ def glue(tmp_path_factory):
     study = yaml.safe_load((project.folder / "config" / "paper_encoders.yaml").read_text())
     smoke = yaml.safe_load((project.folder / "config" / "smoke.yaml").read_text())
     names = ["mrpc", "stsb"]
-    family = study["families"]["bert"]
-    study |= {
-        "tasks": {name: local(name, study["tasks"][name], **SIZES) for name in names},
+    encoders = study["encoders"]
+    family = encoders["families"]["bert"]
+    encoders |= {
+        "tasks": {name: local(name, encoders["tasks"][name], **SIZES) for name in names},
         "families": {
             "minilm": {
-                "base": smoke["families"]["minilm"]["base"],
+                "base": smoke["encoders"]["families"]["minilm"]["base"],
                 "finetune": {"learning_rate": 1e-4, "epochs": 1},
                 "experts": {name: {} for name in names},
                 "max_length": 64,
@@ -36,8 +37,8 @@ def glue(tmp_path_factory):
         "similarity": None,
     }
     assert set(names) <= set(family["experts"])
-    study["merges"]["methods"] = [{"kind": "average"}]
-    study["merges"]["sparsifiers"] = [{"kind": "none"}, {"kind": "dare", "rate": 0.9}]
+    encoders["merges"]["methods"] = [{"kind": "average"}]
+    encoders["merges"]["sparsifiers"] = [{"kind": "none"}, {"kind": "dare", "rate": 0.9}]
     (project.folder / "config" / "local.yaml").write_text(yaml.safe_dump(study))
     project.snakemake("--cores", "2")
     return project

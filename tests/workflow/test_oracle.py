@@ -29,7 +29,7 @@ def study(tmp_path_factory):
         },
         "families": {
             "minilm": {
-                "base": smoke["families"]["minilm"]["base"],
+                "base": smoke["encoders"]["families"]["minilm"]["base"],
                 "finetune": {"learning_rate": 5e-4, "epochs": 1},
                 "experts": {"sst2": {}, "stsb": {}},
                 "max_length": 32,
@@ -41,7 +41,7 @@ def study(tmp_path_factory):
         "merges": {"sets": ["pairs"], "sparsifiers": [{"kind": "none"}]},
         "oracle": {"sets": [["stsb", "sst2"]], "finetune": {"epochs": 2}},
     }
-    (project.folder / "config" / "local.yaml").write_text(yaml.safe_dump(config))
+    (project.folder / "config" / "local.yaml").write_text(yaml.safe_dump({"encoders": config}))
     # A folder that is asked for stays, so that it can be looked at; scoring it removes it.
     project.snakemake("--cores", "2", f"results/{ORACLE}")
     shutil.copytree(project.folder / "results" / ORACLE, project.folder / "kept")
@@ -93,7 +93,7 @@ def test_only_what_depends_on_the_oracle_is_made_again(study, tmp_path):
     }.items():
         config = yaml.safe_load(text)
         change(config)
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(yaml.safe_dump({"encoders": config}))
         plans[name] = set(copy.planned()) & {
             *("expert", "sweep", "merges", "oracle", "oracle_scores", "scores"),
         }

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.workflow
 @pytest.mark.parametrize(
     ("config", "line", "more", "jobs"),
     [
-        ("smoke", "rates: [0, 0.9]\n", "similarity: {}\n", {"similarity": 2}),
+        ("smoke", "encoders:\n", "  similarity: {}\n", {"similarity": 2}),
         (
             "config",
             "decoders:\n",
@@ -30,6 +30,6 @@ def test_similarity_adds_only_its_own_jobs(project, config, line, more, jobs):
 
 def test_costs_wait_for_the_jobs_of_the_similarity(project):
     smoke = project("config/smoke.yaml")
-    smoke.edit("config/smoke.yaml", "rates: [0, 0.9]", "rates: [0, 0.9]\nsimilarity: {}")
+    smoke.edit("config/smoke.yaml", "rates: [0, 0.9]", "rates: [0, 0.9]\n  similarity: {}")
     planned = job_counts(smoke.snakemake("--dry-run", "results/smoke/costs/costs.csv"))
     assert planned["similarity"] == 2

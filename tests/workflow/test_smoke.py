@@ -186,9 +186,7 @@ def test_only_the_end_of_a_job_makes_the_scheduler_look_for_others(smoke_copy):
 
 def test_a_ready_expert_is_taken_as_it_is(smoke_copy):
     ready = "{task: trec, source: {source: path:results/smoke/minilm/experts/trec/seed~0}}"
-    smoke_copy.edit(
-        "config/smoke.yaml", "      spam: {}", f"      spam: {{}}\n      ready: {ready}"
-    )
+    smoke_copy.edit("config/smoke.yaml", "spam: {}", f"spam: {{}}\n        ready: {ready}")
     results = smoke_copy.folder / "results" / "smoke" / "minilm"
     smoke_copy.snakemake("--cores", "2", "results/smoke/minilm/experts/ready/seed~0")
     ours, theirs = (results / "experts" / name / "seed~0" for name in ("ready", "trec"))

@@ -28,7 +28,7 @@ def with_methods(project, methods):
     """The smoke study with other methods."""
     config = project.folder / "config" / "smoke.yaml"
     study = yaml.safe_load(config.read_text())
-    study["merges"]["methods"] = methods
+    study["encoders"]["merges"]["methods"] = methods
     config.write_text(yaml.safe_dump(study))
 
 

@@ -12,7 +12,7 @@ rule comparisons:
     input:
         scores="<results>/scores.parquet",
         predictions=prediction_files(),
-        examples=expand("<results>/tasks/{task}.parquet", task=scored_tasks()),
+        examples=example_files(),
         records=record_files(),
     output:
         comparisons="<results>/comparisons.parquet",

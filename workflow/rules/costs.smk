@@ -44,7 +44,9 @@ rule costs:
         runtime=15,
     params:
         logs=STUDY.paths.logs,
-        asked=lambda wildcards: canonical_json(asked_memory()),
+        asked=lambda wildcards: canonical_json(
+            snakemake_compat.requested_memory(workflow, DECODER_FAMILIES or [None])
+        ),
         versions=stage_versions("costs"),
     script:
         "../scripts/costs.py"

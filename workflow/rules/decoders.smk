@@ -21,7 +21,7 @@ rule import_decoder:
     benchmark:
         "<logs>/benchmarks/import_decoder/{family}.tsv"
     wildcard_constraints:
-        family=one_of(DECODERS.families if DECODERS else []),
+        family=one_of(DECODER_FAMILIES),
     # What can be wrong is found before long work starts.
     priority: 2
     conda:
@@ -30,7 +30,7 @@ rule import_decoder:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        source=lambda wildcards: source_json(f"base~{wildcards.family}"),
+        source=lambda wildcards: source_parameters(f"base~{wildcards.family}"),
         versions=stage_versions("import_decoder"),
     script:
         "../scripts/import_decoder.py"
@@ -57,13 +57,42 @@ rule instructions:
         runtime=30,
     params:
         data=lambda wildcards: as_json(
-            decoder_requests.unlicensed(
-                DECODERS.families[wildcards.family].experts[wildcards.expert].data
+            decoder_jobs.unlicensed(
+                DECODER_FAMILIES[wildcards.family].experts[wildcards.expert].data
             )
         ),
         versions=stage_versions("prepare_instructions"),
     script:
         "../scripts/instructions.py"
+
+
+def decoder_origin(wildcards):
+    """Inputs of a decoder: its base, and instructions or its source."""
+    family, expert = wildcards.family, wildcards.expert
+    inputs = {"base": f"<results>/{family}/base"}
+    if is_ready(wildcards):
+        return inputs | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
+    return inputs | {"data": f"<results>/{family}/instructions/{expert}.parquet"}
+
+
+def finetuning_mb(wildcards):
+    """Memory of the host to fine-tune an expert, or any expert of the family where it is None."""
+    family = DECODER_FAMILIES[wildcards.family]
+    names = [wildcards.expert] if wildcards.expert else family.experts
+    adapters = all(family.finetune_of(name).lora for name in names)
+    size = decoder_size(wildcards.family)
+    return memory_estimates.finetuning_mb(size, bool(gpus()), adapters)
+
+
+def finetune_parameters(wildcards):
+    """Fine-tuning of a decoder; none for a ready one."""
+    if is_ready(wildcards):
+        return None
+    return as_json(
+        decoder_jobs.finetune_request(
+            DECODERS, wildcards.family, wildcards.expert, int(wildcards.seed)
+        )
+    )
 
 
 rule decoder:
@@ -77,7 +106,7 @@ rule decoder:
     benchmark:
         "<logs>/benchmarks/decoder/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(DECODERS.families if DECODERS else []),
+        family=one_of(DECODER_FAMILIES),
     # The longest jobs go first, so that no core waits for one at the end.
     priority: 2
     conda:
@@ -87,11 +116,11 @@ rule decoder:
         gpu=gpus(),
         gpu_share=lambda wildcards: whole_share(gpus()),
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         mem_mb=lambda wildcards, attempt: finetuning_mb(wildcards) * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
-        request=decoder_request,
+        request=finetune_parameters,
         source=ready_source,
         versions=lambda wildcards: stage_versions(
             "import_decoder" if is_ready(wildcards) else "finetune_decoder"

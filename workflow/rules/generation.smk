@@ -27,8 +27,8 @@ rule questions:
         mem_mb=4000,
         runtime=30,
     params:
-        request=lambda wildcards: as_json(
-            decoder_requests.questions_request(DECODERS, wildcards.benchmark)
+        request=lambda wildcards: as_parameters(
+            benchmark=decoder_jobs.questions_of(BENCHMARKS[wildcards.benchmark])
         ),
         versions=stage_versions("prepare_questions"),
     script:
@@ -39,7 +39,7 @@ rule merge:
     """Merge one recipe into a folder that every engine loads."""
     input:
         base="<results>/{family}/base",
-        experts=lambda wildcards: expert_folders(variant_of(wildcards)),
+        experts=lambda wildcards: expert_folders(candidate_of(wildcards)),
     output:
         folder=temp(directory("<results>/{family}/models/{variant}")),
     log:
@@ -51,13 +51,13 @@ rule merge:
     threads: MERGE_THREADS
     resources:
         # Shared with the jobs that read the model, which go first: there are no more than so many on
-        # disk while so many such jobs can run at once. bound_merged_models() says how many.
+        # disk while so many such jobs can run at once. limit_merged_models() says how many.
         merged_models=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        request=lambda wildcards: as_json(
-            decoder_requests.merge_request(DECODERS, variant_of(wildcards))
+        request=lambda wildcards: as_parameters(
+            **decoder_jobs.merge_parts(DECODERS, candidate_of(wildcards))
         ),
         versions=stage_versions("merge"),
     script:
@@ -68,7 +68,7 @@ rule generate:
     """Write the answers of one merged model to all its benchmarks."""
     input:
         model="<results>/{family}/models/{variant}",
-        questions=lambda wildcards: questions_of(variant_of(wildcards)),
+        questions=lambda wildcards: questions_for(candidate_of(wildcards)),
     output:
         answers="<results>/{family}/answers/{variant}.parquet",
     log:
@@ -87,14 +87,14 @@ rule generate:
         gpu=lambda wildcards: generation_gpus(wildcards.family),
         gpu_share=lambda wildcards: whole_share(generation_gpus(wildcards.family)),
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         merged_models=1,
         mem_mb=lambda wildcards, attempt: generation_mb(wildcards.family) * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
-        request=lambda wildcards: as_json(
-            decoder_requests.generate_request(
-                DECODERS, wildcards.family, [variant_of(wildcards)]
+        request=lambda wildcards: as_parameters(
+            **decoder_jobs.generate_parts(
+                DECODERS, wildcards.family, [candidate_of(wildcards)]
             )
         ),
         versions=stage_versions("generate"),
@@ -111,7 +111,7 @@ for family, experts, seed in ONE_ENGINE:
         input:
             base=f"<results>/{family}/base",
             experts=expert_folders(GROUPS[family, experts, seed][0]),
-            questions=questions_of(GROUPS[family, experts, seed][0]),
+            questions=questions_for(GROUPS[family, experts, seed][0]),
         output:
             answers=answer_files(GROUPS[family, experts, seed]),
         log:
@@ -121,20 +121,21 @@ for family, experts, seed in ONE_ENGINE:
         priority: 1
         conda:
             "../../environment.yml"
-        threads: variant_threads()
+        # On the CPU torch computes with one thread in all jobs.
+        threads: MERGE_THREADS if gpus() else 1
         resources:
             gpu=generation_gpus(family),
             gpu_share=lambda wildcards, family=family: whole_share(
                 generation_gpus(family)
             ),
             nodes=1,
-            cpus_per_gpu=cpus_per_gpu(),
+            cpus_per_gpu=CPUS_PER_GPU,
             mem_mb=lambda wildcards, attempt, family=family: generation_mb(family)
             * attempt,
             runtime=lambda wildcards, attempt: 1440 * attempt,
         params:
-            request=as_json(
-                decoder_requests.generate_request(
+            request=as_parameters(
+                **decoder_jobs.generate_parts(
                     DECODERS, family, GROUPS[family, experts, seed]
                 )
             ),

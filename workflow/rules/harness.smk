@@ -5,6 +5,19 @@ REQUIRED INPUTS: <results>/{family}/models/{variant}
 OUTPUTS: scores = <results>/{family}/harness/{variant}.parquet
 """
 
+from mergegrid.study.schema.lm_eval import OnGpus, own_tasks
+
+
+def harness_parameters(wildcards):
+    """The tasks for one merged model, and how it is placed on GPUs."""
+    settings, generation = DECODERS.harness, DECODERS.generation_of(wildcards.family)
+    return as_parameters(
+        settings=settings,
+        on_gpus=OnGpus.of(generation, settings.model) if gpus() else OnGpus(),
+        recipe=candidate_of(wildcards),
+        owner="",
+    )
+
 
 rule harness:
     """Score one merged model on tasks of lm-eval; its own results and log are kept beside."""
@@ -25,12 +38,12 @@ rule harness:
         gpu=lambda wildcards: generation_gpus(wildcards.family),
         gpu_share=lambda wildcards: whole_share(generation_gpus(wildcards.family)),
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         merged_models=1,
         mem_mb=lambda wildcards, attempt: generation_mb(wildcards.family) * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
-        request=harness_request,
+        request=harness_parameters,
         tasks=lambda wildcards: digest(own_tasks(DECODERS.harness)),
         versions=stage_versions("harness"),
     script:

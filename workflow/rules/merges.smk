@@ -9,18 +9,25 @@ OUTPUTS:
 """
 
 
+def set_statistics(wildcards):
+    """The model statistics of the experts of a set, where a method of the study needs them."""
+    if not encoder_jobs.needed_statistics(ENCODERS):
+        return []
+    return [
+        f"<results>/{wildcards.family}/statistics/{expert}/seed~{wildcards.seed}"
+        for expert in experts_of(wildcards)
+    ]
+
+
 rule merges:
     """Compare the candidates of one set of experts and score the chosen on the test split."""
     input:
         base="<results>/{family}/base",
         experts=lambda wildcards: [
             f"<results>/{wildcards.family}/experts/{expert}/seed~{wildcards.seed}"
-            for expert in set_experts(wildcards)
+            for expert in experts_of(wildcards)
         ],
-        examples=lambda wildcards: [
-            f"<results>/tasks/{STUDY.families[wildcards.family].task_of(expert)}.parquet"
-            for expert in set_experts(wildcards)
-        ],
+        examples=set_examples,
         statistics=set_statistics,
     output:
         scores="<results>/{family}/merges/{set}/seed~{seed}.parquet",
@@ -30,7 +37,7 @@ rule merges:
     benchmark:
         "<logs>/benchmarks/merges/{family}/{set}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(STUDY.families),
+        family=one_of(ENCODER_FAMILIES),
         # Of one expert, predictions are those of the sweep.
         set=r"[^/]+\+[^/]+",
     conda:
@@ -40,13 +47,13 @@ rule merges:
         gpu=encoder_gpus,
         gpu_share=encoder_share,
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_json(
-            requests.merges_request(
-                STUDY, wildcards.family, set_experts(wildcards), int(wildcards.seed)
+            encoder_jobs.merges_request(
+                ENCODERS, wildcards.family, experts_of(wildcards), int(wildcards.seed)
             )
         ),
         versions=stage_versions("merge", "evaluate_encoder", "select"),

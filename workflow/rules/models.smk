@@ -20,7 +20,7 @@ rule import_base:
     benchmark:
         "<logs>/benchmarks/import_base/{family}.tsv"
     wildcard_constraints:
-        family=one_of(STUDY.families),
+        family=one_of(ENCODER_FAMILIES),
     # What can be wrong is found before long work starts.
     priority: 2
     conda:
@@ -29,10 +29,22 @@ rule import_base:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        source=lambda wildcards: source_json(f"base~{wildcards.family}"),
+        source=lambda wildcards: source_parameters(f"base~{wildcards.family}"),
         versions=stage_versions("import_encoder"),
     script:
         "../scripts/import_base.py"
+
+
+def expert_origin(wildcards):
+    """Inputs of an expert: its base, and examples, its source or another family's expert."""
+    family, expert = wildcards.family, wildcards.expert
+    inputs = {"base": f"<results>/{family}/base"}
+    if owner := ENCODER_FAMILIES[family].experts[expert].family:
+        ready = f"<results>/{owner}/experts/{expert}/seed~{wildcards.seed}"
+        return inputs | {"expert": ready}
+    if ENCODER_FAMILIES[family].experts[expert].source:
+        return inputs | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
+    return inputs | {"examples": task_examples(wildcards)}
 
 
 rule expert:
@@ -46,7 +58,7 @@ rule expert:
     benchmark:
         "<logs>/benchmarks/expert/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(STUDY.families),
+        family=one_of(ENCODER_FAMILIES),
     conda:
         "../../environment.yml"
     threads: 1
@@ -54,13 +66,13 @@ rule expert:
         gpu=encoder_gpus,
         gpu_share=encoder_share,
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_json(
-            requests.finetune_request(
-                STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
+            encoder_jobs.finetune_request(
+                ENCODERS, wildcards.family, wildcards.expert, int(wildcards.seed)
             )
         ),
         source=ready_source,

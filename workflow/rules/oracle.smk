@@ -8,6 +8,14 @@ OUTPUTS:
 """
 
 
+def oracle_parameters(wildcards):
+    return as_json(
+        encoder_jobs.oracle_request(
+            ENCODERS, wildcards.family, experts_of(wildcards), int(wildcards.seed)
+        )
+    )
+
+
 rule oracle:
     """Fine-tune the base for all tasks of one set of experts at once."""
     input:
@@ -21,7 +29,7 @@ rule oracle:
     benchmark:
         "<logs>/benchmarks/oracle/{family}/{set}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(STUDY.families),
+        family=one_of(ENCODER_FAMILIES),
     conda:
         "../../environment.yml"
     threads: 1
@@ -29,11 +37,11 @@ rule oracle:
         gpu=encoder_gpus,
         gpu_share=encoder_share,
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
-        request=asked_of_oracle,
+        request=oracle_parameters,
         versions=stage_versions("finetune_multitask"),
     script:
         "../scripts/oracle.py"
@@ -51,7 +59,7 @@ rule oracle_scores:
     benchmark:
         "<logs>/benchmarks/oracle_scores/{family}/{set}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(STUDY.families),
+        family=one_of(ENCODER_FAMILIES),
     # So that oracles do not pile up.
     priority: 1
     conda:
@@ -61,11 +69,11 @@ rule oracle_scores:
         gpu=encoder_gpus,
         gpu_share=encoder_share,
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        request=asked_of_oracle,
+        request=oracle_parameters,
         versions=stage_versions("evaluate_encoder"),
     script:
         "../scripts/oracle_scores.py"

@@ -56,7 +56,7 @@ rule table:
         mem_mb=2000,
         runtime=15,
     params:
-        request=table_request,
+        request=table_parameters,
         caption=lambda wildcards: TABLES[wildcards.table].caption,
         versions=stage_versions("tables"),
     script:

@@ -28,6 +28,12 @@ rule sandbox:
         "../scripts/sandbox.py"
 
 
+def sandbox_of(wildcards):
+    """The sandbox, for benchmarks whose answers are programs."""
+    programs = BENCHMARKS[wildcards.benchmark].kind in ("humaneval", "mbpp")
+    return ["<results>/sandbox.txt"] if programs else []
+
+
 rule score:
     """Grade the answers to one benchmark; verdicts that are known are not asked for again."""
     input:
@@ -49,13 +55,13 @@ rule score:
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_json(
-            decoder_requests.score_request(
+            decoder_jobs.score_request(
                 DECODERS, wildcards.family, wildcards.benchmark, group_of(wildcards)
             )
         ),
         folder=lambda wildcards: f"{STUDY.paths.results}/{wildcards.family}/verdicts/{wildcards.benchmark}/{wildcards.set}/seed~{wildcards.seed}",
         versions=lambda wildcards: stage_versions(
-            f"grade_{DECODERS.benchmarks[wildcards.benchmark].kind}"
+            f"grade_{BENCHMARKS[wildcards.benchmark].kind}"
         ),
     script:
         "../scripts/score.py"
@@ -66,7 +72,7 @@ rule choose:
     input:
         scores=lambda wildcards: [
             f"<results>/{wildcards.family}/benchmarks/{wildcards.set}/seed~{wildcards.seed}/{benchmark}.parquet"
-            for benchmark in benchmarks_of(group_of(wildcards)[0])
+            for benchmark in DECODERS.owners(group_of(wildcards)[0])
         ],
     output:
         scores="<results>/{family}/benchmarks/{set}/seed~{seed}.parquet",

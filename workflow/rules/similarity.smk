@@ -12,7 +12,7 @@ rule similarity:
     input:
         base="<results>/{family}/base",
         expert="<results>/{family}/experts/{expert}/seed~{seed}",
-        examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
+        examples=task_examples,
     output:
         table="<results>/{family}/similarity/{expert}/seed~{seed}.parquet",
     log:
@@ -20,7 +20,7 @@ rule similarity:
     benchmark:
         "<logs>/benchmarks/similarity/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(STUDY.families),
+        family=one_of(ENCODER_FAMILIES),
     conda:
         "../../environment.yml"
     threads: 1
@@ -28,18 +28,26 @@ rule similarity:
         gpu=encoder_gpus,
         gpu_share=encoder_share,
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        request=lambda wildcards: as_json(
-            similarity_requests.encoder_request(
-                STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
-            )
+        request=lambda wildcards: as_parameters(
+            recipes=ENCODERS.similarity_recipes(
+                wildcards.family, wildcards.expert, int(wildcards.seed)
+            ),
+            examples=ENCODERS.similarity.examples,
+            max_length=ENCODER_FAMILIES[wildcards.family].max_length,
         ),
         versions=stage_versions("merge", "similarity"),
     script:
         "../scripts/similarity.py"
+
+
+def first_questions(wildcards):
+    """The questions of the first benchmark of a decoder."""
+    expert = DECODER_FAMILIES[wildcards.family].experts[wildcards.expert]
+    return f"<results>/benchmarks/{expert.benchmarks[0]}.parquet"
 
 
 rule decoder_similarity:
@@ -55,7 +63,7 @@ rule decoder_similarity:
     benchmark:
         "<logs>/benchmarks/decoder_similarity/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(DECODERS.families if DECODERS else []),
+        family=one_of(DECODER_FAMILIES),
     conda:
         "../../environment.yml"
     threads: 1
@@ -63,15 +71,15 @@ rule decoder_similarity:
         gpu=gpus(),
         gpu_share=lambda wildcards: whole_share(gpus()),
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
-        mem_mb=lambda wildcards, attempt: hardware.similarity_mb(
+        cpus_per_gpu=CPUS_PER_GPU,
+        mem_mb=lambda wildcards, attempt: memory_estimates.similarity_mb(
             decoder_size(wildcards.family), on_gpu=bool(gpus())
         )
         * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
-        request=lambda wildcards: as_json(
-            similarity_requests.decoder_request(
+        request=lambda wildcards: as_parameters(
+            **decoder_jobs.similarity_parts(
                 DECODERS, wildcards.family, wildcards.expert, int(wildcards.seed)
             )
         ),

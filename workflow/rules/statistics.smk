@@ -11,7 +11,7 @@ rule statistics:
     input:
         base="<results>/{family}/base",
         expert="<results>/{family}/experts/{expert}/seed~{seed}",
-        examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
+        examples=task_examples,
     output:
         folder=directory("<results>/{family}/statistics/{expert}/seed~{seed}"),
     log:
@@ -19,7 +19,7 @@ rule statistics:
     benchmark:
         "<logs>/benchmarks/statistics/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(STUDY.families),
+        family=one_of(ENCODER_FAMILIES),
     # Too few examples are found before the sweeps start.
     priority: 1
     conda:
@@ -29,12 +29,13 @@ rule statistics:
         gpu=encoder_gpus,
         gpu_share=encoder_share,
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         mem_mb=lambda wildcards, attempt: 12000 * attempt,
         runtime=lambda wildcards, attempt: 360 * attempt,
     params:
-        request=lambda wildcards: as_json(
-            requests.statistics_request(STUDY, wildcards.family, wildcards.expert)
+        request=lambda wildcards: as_parameters(
+            target=ENCODERS.target(wildcards.family, wildcards.expert),
+            statistics=encoder_jobs.needed_statistics(ENCODERS),
         ),
         versions=stage_versions("statistics"),
     script:

@@ -14,7 +14,7 @@ rule sweep:
     input:
         base="<results>/{family}/base",
         expert="<results>/{family}/experts/{expert}/seed~{seed}",
-        examples=lambda wildcards: f"<results>/tasks/{task_of(wildcards)}.parquet",
+        examples=task_examples,
     output:
         scores="<results>/{family}/sweeps/{expert}/seed~{seed}.parquet",
         predictions="<results>/{family}/predictions/{expert}/seed~{seed}.parquet",
@@ -23,7 +23,7 @@ rule sweep:
     benchmark:
         "<logs>/benchmarks/sweep/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
-        family=one_of(STUDY.families),
+        family=one_of(ENCODER_FAMILIES),
     # The longest jobs go first, so that no core waits for one at the end.
     priority: 1
     conda:
@@ -33,14 +33,15 @@ rule sweep:
         gpu=encoder_gpus,
         gpu_share=encoder_share,
         nodes=1,
-        cpus_per_gpu=cpus_per_gpu(),
+        cpus_per_gpu=CPUS_PER_GPU,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
-        request=lambda wildcards: as_json(
-            requests.sweep_request(
-                STUDY, wildcards.family, wildcards.expert, int(wildcards.seed)
-            )
+        request=lambda wildcards: as_parameters(
+            target=ENCODERS.target(wildcards.family, wildcards.expert),
+            recipes=ENCODERS.sweep_recipes(
+                wildcards.family, wildcards.expert, int(wildcards.seed)
+            ),
         ),
         versions=stage_versions("merge", "evaluate_encoder"),
     script:

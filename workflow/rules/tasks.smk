@@ -6,6 +6,14 @@ OUTPUTS: examples = <results>/tasks/{task}.parquet
 """
 
 
+def task_sources(wildcards):
+    """The records of the tables of a task, by split."""
+    return {
+        split: f"<results>/sources/task~{wildcards.task}~{split}.json"
+        for split in TASKS[wildcards.task].tables
+    }
+
+
 rule prepare:
     """Make the training, validation and test examples of a task."""
     input:
@@ -25,8 +33,8 @@ rule prepare:
         mem_mb=4000,
         runtime=30,
     params:
-        task=lambda wildcards: as_json(
-            requests.task_request(STUDY.tasks[wildcards.task])
+        task=lambda wildcards: canonical_json(
+            TASKS[wildcards.task].without_notes().model_dump(mode="json")
         ),
         versions=stage_versions("prepare_task"),
     script:

@@ -5,14 +5,28 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.study.schema.similarity_jobs import DecoderSimilarityRequest
+    from mergegrid.recipes.output import Output
+    from mergegrid.recipes.recipe import Recipe
+    from mergegrid.study.generation.merged import Models
+    from mergegrid.study.schema.job_parameters import read_parameters
     from mergegrid.study.scoring.similarity import decoder_similarity
 
     quiet_transformers()
-    decoder_similarity(
-        DecoderSimilarityRequest.model_validate_json(snakemake.params.request),
-        Path(snakemake.input.base),
-        Path(snakemake.input.expert),
-        pd.read_parquet(snakemake.input.questions),
-        device(snakemake),
-    ).to_parquet(snakemake.output.table)
+    recipes, count, chat, output, homologous = read_parameters(
+        snakemake.params.request,
+        recipes=list[Recipe],
+        examples=int,
+        chat=bool,
+        output=Output,
+        homologous=bool,
+    )
+    models = Models(
+        base=Path(snakemake.input.base),
+        experts={snakemake.wildcards.expert: Path(snakemake.input.expert)},
+        output=output,
+        homologous=homologous,
+    )
+    questions = pd.read_parquet(snakemake.input.questions)
+    decoder_similarity(recipes, models, questions, count, chat, device(snakemake)).to_parquet(
+        snakemake.output.table
+    )

@@ -6,13 +6,19 @@ with job(snakemake):
     import pandas as pd
 
     from mergegrid.study.model_statistics.gather import gather
-    from mergegrid.study.schema.encoder_jobs import StatisticsRequest
+    from mergegrid.study.schema.encoder_jobs import Statistic
+    from mergegrid.study.schema.job_parameters import read_parameters
+    from mergegrid.study.schema.tasks import Target
 
     quiet_transformers()
+    target, statistics = read_parameters(
+        snakemake.params.request, target=Target, statistics=list[Statistic]
+    )
     gather(
         Path(snakemake.input.base),
         Path(snakemake.input.expert),
-        StatisticsRequest.model_validate_json(snakemake.params.request),
+        target,
+        statistics,
         pd.read_parquet(snakemake.input.examples),
         Path(snakemake.output.folder),
         device(snakemake),

@@ -9,17 +9,21 @@ if __name__ == "__main__":
 
         from mergegrid.checkpoints.publish import published_digest
         from mergegrid.study.generation.answering import AnswerJob, answer
-        from mergegrid.study.schema.decoder_jobs import GenerateRequest
+        from mergegrid.study.schema.decoder_jobs import Ask
+        from mergegrid.study.schema.generation import Generation
+        from mergegrid.study.schema.job_parameters import read_parameters
 
         quiet_transformers()
-        request = GenerateRequest.model_validate_json(snakemake.params.request)
-        names = [ask.benchmark for ask in request.asks]
+        asks, generation = read_parameters(
+            snakemake.params.request, asks=list[Ask], generation=Generation
+        )
+        names = [ask.benchmark for ask in asks]
         tables = map(pd.read_parquet, snakemake.input.questions)
         model, output = Path(snakemake.input.model), Path(snakemake.output.answers)
         answer_job = AnswerJob(
-            request.asks,
+            asks,
             dict(zip(names, tables, strict=True)),
-            request.generation,
+            generation,
             output.with_suffix(".store.jsonl"),
             device(snakemake),
             snakemake.resources.get("gpu", 0),

@@ -13,18 +13,22 @@ if __name__ == "__main__":
         from mergegrid.study.generation.answering import AnswerJob
         from mergegrid.study.generation.merged import Models
         from mergegrid.study.generation.variants import answer_variants
-        from mergegrid.study.schema.decoder_jobs import GenerateRequest
+        from mergegrid.study.schema.decoder_jobs import Ask, MergePart
+        from mergegrid.study.schema.generation import Generation
+        from mergegrid.study.schema.job_parameters import read_parameters
 
         quiet_transformers()
-        request = GenerateRequest.model_validate_json(snakemake.params.request)
-        recipes = [merge.recipe for merge in request.merges]
+        asks, generation, merges = read_parameters(
+            snakemake.params.request, asks=list[Ask], generation=Generation, merges=list[MergePart]
+        )
+        recipes = [merge["recipe"] for merge in merges]
         base = Path(snakemake.input.base)
         folders = map(Path, snakemake.input.experts)
         models = Models(
             base=base,
             experts=dict(zip(recipes[0].experts, folders, strict=True)),
-            output=request.merges[0].output,
-            homologous=request.merges[0].homologous,
+            output=merges[0]["output"],
+            homologous=merges[0]["homologous"],
             threads=snakemake.threads,
         )
         made_from = {
@@ -33,16 +37,16 @@ if __name__ == "__main__":
             "output": models.output.model_dump(mode="json"),
             "versions": stage_versions("merge"),
         }
-        names = [ask.benchmark for ask in request.asks]
+        names = [ask.benchmark for ask in asks]
         tables = map(pd.read_parquet, snakemake.input.questions)
         answers = answer_variants(
             models,
             recipes,
             lambda recipe: digest({**made_from, "recipe": recipe.digest}),
             AnswerJob(
-                request.asks,
+                asks,
                 dict(zip(names, tables, strict=True)),
-                request.generation,
+                generation,
                 Path(snakemake.params.store),
                 device(snakemake),
                 snakemake.resources.get("gpu", 0),

@@ -6,7 +6,7 @@ with job(snakemake):
     import pandas as pd
 
     from mergegrid.study.finetuning.multitask import finetune_together
-    from mergegrid.study.schema.oracle_jobs import OracleRequest
+    from mergegrid.study.schema.encoder_jobs import OracleRequest
 
     quiet_transformers()
     request = OracleRequest.model_validate_json(snakemake.params.request)

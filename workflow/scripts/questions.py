@@ -4,10 +4,11 @@ from _job import job
 
 with job(snakemake):
     from mergegrid.checkpoints.sources.fetch import Record, locate
-    from mergegrid.study.schema.decoder_jobs import QuestionsRequest
+    from mergegrid.study.schema.benchmarks import Benchmark
+    from mergegrid.study.schema.job_parameters import read_parameters
     from mergegrid.study.tasks.questions import prepare_questions
 
-    benchmark = QuestionsRequest.model_validate_json(snakemake.params.request).benchmark
+    (benchmark,) = read_parameters(snakemake.params.request, benchmark=Benchmark)
     path = None
     if benchmark.records is not None:
         record = Record.from_json(Path(snakemake.input.record).read_text())

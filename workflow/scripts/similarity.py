@@ -5,14 +5,20 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
-    from mergegrid.study.schema.similarity_jobs import EncoderSimilarityRequest
+    from mergegrid.recipes.recipe import Recipe
+    from mergegrid.study.schema.job_parameters import read_parameters
     from mergegrid.study.scoring.similarity import encoder_similarity
 
     quiet_transformers()
+    recipes, count, max_length = read_parameters(
+        snakemake.params.request, recipes=list[Recipe], examples=int, max_length=int
+    )
     encoder_similarity(
-        EncoderSimilarityRequest.model_validate_json(snakemake.params.request),
+        recipes,
         Path(snakemake.input.base),
         Path(snakemake.input.expert),
         pd.read_parquet(snakemake.input.examples),
+        count,
+        max_length,
         device(snakemake),
     ).to_parquet(snakemake.output.table)

@@ -5,15 +5,17 @@ from _job import device, job, quiet_transformers
 with job(snakemake):
     import pandas as pd
 
+    from mergegrid.recipes.recipe import Recipe
     from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
     from mergegrid.study.encoders.store import ScoreStore
     from mergegrid.study.encoders.sweep import sweep
-    from mergegrid.study.schema.encoder_jobs import SweepRequest
+    from mergegrid.study.schema.job_parameters import read_parameters
+    from mergegrid.study.schema.tasks import Target
 
     quiet_transformers()
-    request = SweepRequest.model_validate_json(snakemake.params.request)
+    target, recipes = read_parameters(snakemake.params.request, target=Target, recipes=list[Recipe])
     examples = pd.read_parquet(snakemake.input.examples)
-    expert = EvaluatedExpert(Path(snakemake.input.expert), request.target, examples)
+    expert = EvaluatedExpert(Path(snakemake.input.expert), target, examples)
     store = ScoreStore(Path(snakemake.output.scores).with_suffix(".store.jsonl"))
     evaluator = EncoderEvaluator(
         Path(snakemake.input.base),
@@ -21,6 +23,6 @@ with job(snakemake):
         store,
         device(snakemake),
     )
-    scores, predictions = sweep(request, evaluator)
+    scores, predictions = sweep(target, recipes, evaluator)
     scores.to_parquet(snakemake.output.scores)
     predictions.to_parquet(snakemake.output.predictions)

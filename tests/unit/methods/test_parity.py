@@ -21,7 +21,8 @@ from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.importing import import_base, load_classifier
 from mergegrid.study.model_statistics.gather import gather
-from mergegrid.study.schema.encoder_jobs import Statistic, StatisticsRequest, Target
+from mergegrid.study.schema.encoder_jobs import Statistic
+from mergegrid.study.schema.tasks import Target
 from mergegrid.study.tasks.encoding import encode
 
 NAMES = ("blame", "praise")
@@ -88,9 +89,8 @@ def engine(raw_base, folders, batches, tmp_path_factory):
         classes = [0, 1] if name == "blame" else []
         metric = "accuracy" if classes else "pearson"
         target = Target(task=name, metric=metric, classes=classes, max_length=16)
-        request = StatisticsRequest(target=target, statistics=wanted)
         place = tmp_path_factory.mktemp("parity") / "statistics"
-        gather(raw_base, folders[name], request, batches[0], place)
+        gather(raw_base, folders[name], target, wanted, batches[0], place)
         for each in wanted:
             statistics[each.kind][name] = open_statistics(place / each.file)
     experts = {name: open_checkpoint(folder) for name, folder in folders.items()}

@@ -18,7 +18,7 @@ from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.magnitude import Magnitude
-from mergegrid.study.schema.decoders import Decoders
+from mergegrid.study.schema.decoders import DecoderStudy
 
 names = st.lists(
     st.text("abcXYZ019._-", min_size=1, max_size=6), min_size=1, max_size=5, unique=True
@@ -77,7 +77,7 @@ def test_an_ability_that_several_experts_have_counts_for_the_first_of_the_set_as
     expert = {"source": {"source": "hub:a/b"}, "benchmarks": ["sums"]}
     llama = {"base": {"source": "hub:a/c"}, "experts": {"lm": expert, "math": expert}}
     for experts in (["lm", "math"], ["math", "lm"]):
-        study = Decoders.model_validate(
+        study = DecoderStudy.model_validate(
             {
                 "benchmarks": {"sums": records},
                 "families": {"llama": llama},

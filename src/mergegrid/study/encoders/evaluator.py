@@ -22,7 +22,8 @@ from mergegrid.stages import Libraries, library_versions, stage_versions, union_
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.encoders.task_scorer import TaskScorer
 from mergegrid.study.runtime.gpu_devices import hardware_name
-from mergegrid.study.schema.encoder_jobs import Target, statistic_of
+from mergegrid.study.schema.encoder_jobs import statistic_of
+from mergegrid.study.schema.tasks import Target
 from mergegrid.study.scoring.scores import Measurement, Split
 from mergegrid.study.tasks.examples import examples_digest
 

@@ -34,7 +34,8 @@ from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.errors import CheckpointError
 from mergegrid.settings import Spec
 from mergegrid.study.encoders.class_order import class_names, outputs_of, reorder
-from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest
+from mergegrid.study.schema.tasks import Target
 
 STAGE_VERSIONS = {"import_encoder": 1}
 

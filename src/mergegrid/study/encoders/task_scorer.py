@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.study.encoders.importing import load_classifier
-from mergegrid.study.schema.encoder_jobs import Target
+from mergegrid.study.schema.tasks import Target
 from mergegrid.study.scoring.scores import Measurement, Split
 from mergegrid.study.tasks.encoding import Batch, batches, encode
 from mergegrid.study.tasks.metrics import predictions_of, score, standard_error

@@ -38,9 +38,9 @@ from mergegrid.study.encoders.importing import load_with_head, save_expert, writ
 from mergegrid.study.finetuning.cuda import prepare_device
 from mergegrid.study.finetuning.resuming import state_folder
 from mergegrid.study.finetuning.training import training_inputs
-from mergegrid.study.schema.encoder_jobs import Target
-from mergegrid.study.schema.families import Finetune
-from mergegrid.study.schema.oracle_jobs import OracleRequest
+from mergegrid.study.schema.encoder_jobs import OracleRequest
+from mergegrid.study.schema.encoders import Finetune
+from mergegrid.study.schema.tasks import Target
 from mergegrid.study.tasks.encoding import batches, encode
 from mergegrid.study.tasks.examples import examples_digest
 from mergegrid.study.tasks.metrics import predictions_of, score

@@ -7,13 +7,14 @@ one's. The folder holds one file per kind, arithmetic and number of examples:
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 import torch
+from pydantic_core import to_jsonable_python
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
@@ -28,7 +29,8 @@ from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.model_statistics.accumulator import Accumulator
 from mergegrid.study.model_statistics.fisher import ExactFisher, ReferenceFisher
 from mergegrid.study.model_statistics.grams import GramMatrices
-from mergegrid.study.schema.encoder_jobs import Statistic, StatisticsRequest
+from mergegrid.study.schema.encoder_jobs import Statistic
+from mergegrid.study.schema.tasks import Target
 from mergegrid.study.tasks.encoding import Batch, batches, encode
 from mergegrid.study.tasks.examples import examples_digest
 
@@ -45,17 +47,19 @@ _MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
 def gather(
     base: Path,
     expert: Path,
-    request: StatisticsRequest,
+    target: Target,
+    statistics: Sequence[Statistic],
     examples: pd.DataFrame,
     folder: Path,
     device: str = "cpu",
 ) -> None:
-    """Gather the requested statistics of an expert and publish them at `folder`.
+    """Gather model statistics of an expert and publish them at `folder`.
 
     Args:
         base: published base; statistics cover its tensors, since heads are not merged.
         expert: published expert.
-        request: its task and the files to write.
+        target: the task of the expert.
+        statistics: the files to write.
         examples: prepared examples of the task.
         folder: where the files go.
         device: `cpu` or `cuda`.
@@ -64,18 +68,18 @@ def gather(
         DataError: there are fewer training examples than requested.
     """
     train = examples[examples["split"] == "train"]
-    largest = max(statistic.examples for statistic in request.statistics)
+    largest = max(statistic.examples for statistic in statistics)
     if largest > len(train):
         raise DataError(
             f"statistics of {expert} need {largest} training examples, but task "
-            f"{request.target.task} has {len(train)}; lower `examples` of the method, or raise "
+            f"{target.task} has {len(train)}; lower `examples` of the method, or raise "
             "`sizes.train` of the task"
         )
     made_from = {
         "base": published_digest(base),
         "expert": published_digest(expert),
         "examples": examples_digest(examples),
-        "request": request.model_dump(mode="json"),
+        "request": to_jsonable_python({"target": target, "statistics": list(statistics)}),
         "device": device,
         "versions": stage_versions("statistics"),
         "libraries": library_versions("statistics"),
@@ -83,7 +87,7 @@ def gather(
     tokenizer = AutoTokenizer.from_pretrained(expert)
     # Encode only what is used: a task may have many times as many examples.
     train = train.head(math.ceil(largest / REFERENCE_BATCH) * REFERENCE_BATCH)
-    encoded = encode(tokenizer, train, request.target.max_length)
+    encoded = encode(tokenizer, train, target.max_length)
     labels = torch.as_tensor(train["label"].to_numpy(), device=device)
     names = list(open_checkpoint(base))
 
@@ -91,12 +95,12 @@ def gather(
         return statistic.kind, statistic.arithmetic
 
     with publish(folder, made_from) as draft:
-        for (kind, arithmetic), group in groupby(sorted(request.statistics, key=pass_of), pass_of):
+        for (kind, arithmetic), group in groupby(sorted(statistics, key=pass_of), pass_of):
             files = {statistic.examples: statistic.file for statistic in group}
             model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
-            accumulator = _accumulator(kind, arithmetic, model, names, request.target.is_regression)
+            accumulator = _accumulator(kind, arithmetic, model, names, target.is_regression)
             work = list(_batches(tokenizer, encoded, arithmetic, sorted(files), device))
-            what = f"{kind} ({arithmetic}) of {request.target.task}"
+            what = f"{kind} ({arithmetic}) of {target.task}"
             for batch, complete in progress(work, what, len(work)):
                 accumulator.add(batch, labels[batch.rows])
                 for count in complete:

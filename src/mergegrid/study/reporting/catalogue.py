@@ -3,7 +3,7 @@
 from mergegrid.delta_reports.paper_range import SHARE_SMALL, SMALL
 from mergegrid.study.reporting.entries import COMMON, SPREAD, Figure, Table, columns
 from mergegrid.study.schema.decoders import DecoderFinetune
-from mergegrid.study.schema.families import Finetune
+from mergegrid.study.schema.encoders import Finetune
 
 STAGE_VERSIONS = {"tables": 1}
 

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mergegrid.settings import Spec
+from mergegrid.study.schema.generation import BenchmarkSampling, Sampling
 from mergegrid.study.schema.judge import Judge
+from mergegrid.study.schema.prompts import ASKING
 from mergegrid.study.schema.tasks import Table
 
 BenchmarkKind = Literal["gsm8k", "math", "humaneval", "mbpp", "alpaca_eval", "instructions"]
@@ -33,23 +35,6 @@ class Generated(Spec):
     """How many."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the program; questions of two seeds do not overlap."""
-
-
-class BenchmarkSampling(Spec):
-    """How answers are written; what is unset is the benchmark's own, as in the paper."""
-
-    max_tokens: Count | None = None
-    """Tokens after which an answer is cut."""
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 takes the likeliest token; higher values vary answers."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the probability among which a token is drawn."""
-    samples: Count = 1
-    """Answers for each question."""
-    stop: list[str] | None = None
-    """Texts that end an answer, and are not part of it."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the draws."""
 
 
 class Benchmark(Spec):
@@ -115,3 +100,17 @@ class Benchmark(Spec):
                 f"{self.sampling.samples}; raise sampling.samples"
             )
         return self
+
+    @property
+    def template(self) -> str:
+        """Text around each `{instruction}`."""
+        return self.prompt or ASKING[self.kind].prompt
+
+    @property
+    def full_sampling(self) -> Sampling:
+        """How answers are generated, with the values of the kind where the benchmark sets none."""
+        usual, values = ASKING[self.kind], dict(self.sampling)
+        values["max_tokens"] = self.sampling.max_tokens or usual.max_tokens
+        if self.sampling.stop is None:
+            values["stop"] = list(usual.stop)
+        return Sampling(**values)

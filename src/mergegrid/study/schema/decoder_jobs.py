@@ -1,18 +1,17 @@
-"""What one job of the decoder study is asked to do, as one JSON text (see `requests`)."""
+"""Jobs on decoders: the parts of a study that each depends on, and nothing else."""
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Spec
-from mergegrid.study.schema.benchmarks import Benchmark, BenchmarkSampling
-from mergegrid.study.schema.decoders import DecoderFinetune, Decoders, Instructions
-from mergegrid.study.schema.generation import Generation, Sampling
+from mergegrid.study.schema.benchmarks import Benchmark
+from mergegrid.study.schema.decoders import DecoderFinetune, DecoderStudy, Instructions
+from mergegrid.study.schema.generation import BenchmarkSampling, Sampling
 from mergegrid.study.schema.grids import unique
 from mergegrid.study.schema.judge import Judge
-from mergegrid.study.schema.prompts import ASKING
 
-Asked = TypeVar("Asked", Benchmark, Instructions)
+Fetched = TypeVar("Fetched", Benchmark, Instructions)
 
 
 class DecoderFinetuneRequest(Spec):
@@ -30,17 +29,6 @@ class DecoderFinetuneRequest(Spec):
     """Seed of the order of the examples, of dropout and of adapters."""
 
 
-class MergeRequest(Spec):
-    """One merged decoder."""
-
-    recipe: Recipe
-    """What is merged how."""
-    output: Output
-    """The folder that is written."""
-    homologous: bool
-    """Whether experts must have the configuration of the base, or only its shapes."""
-
-
 class Ask(Spec):
     """One benchmark, asked of one model."""
 
@@ -50,24 +38,6 @@ class Ask(Spec):
     """Whether questions are put in the model's chat template rather than in the raw prompt."""
     sampling: Sampling
     """How answers are written."""
-
-
-class GenerateRequest(Spec):
-    """All that one model, or all variants of one set of experts, are asked."""
-
-    asks: list[Ask]
-    """The benchmarks that share a load of the model."""
-    generation: Generation
-    """The engine."""
-    merges: list[MergeRequest] = []
-    """The variants that pass through one engine; none where the model is on disk."""
-
-
-class QuestionsRequest(Spec):
-    """The questions of one benchmark."""
-
-    benchmark: Benchmark
-    """Where they come from, and how they are asked."""
 
 
 class ScoreRequest(Spec):
@@ -89,68 +59,94 @@ class ScoreRequest(Spec):
     """Whether programs may run without a sandbox."""
 
 
+class MergePart(TypedDict):
+    """One merged decoder."""
+
+    recipe: Recipe
+    output: Output
+    """Dtype and vocabulary of the folder."""
+    homologous: bool
+    """Whether experts must have the configuration of the base, not only its shapes."""
+
+
 def finetune_request(
-    study: Decoders, family: str, expert: str, seed: int
+    study: DecoderStudy, family: str, expert: str, seed: int
 ) -> DecoderFinetuneRequest:
-    """How one expert is made."""
-    spec = study.families[family].experts[expert]
-    assert spec.data is not None, "a ready expert is imported, not fine-tuned"
-    first = study.benchmarks[spec.benchmarks[0]]
+    """How one expert is fine-tuned."""
+    config = study.families[family].experts[expert]
+    assert config.data is not None, "a ready expert is imported, not fine-tuned"
+    first = study.benchmarks[config.benchmarks[0]]
     return DecoderFinetuneRequest(
-        data=unlicensed(spec.data),
+        data=unlicensed(config.data),
         settings=study.families[family].finetune_of(expert),
-        prompt=spec.data.prompt or template(first),
+        prompt=config.data.prompt or first.template,
         chat=study.families[family].chat_of(expert),
         seed=seed,
     )
 
 
-def merge_request(study: Decoders, recipe: Recipe) -> MergeRequest:
+def merge_parts(study: DecoderStudy, recipe: Recipe) -> MergePart:
     """How one recipe is merged."""
     family = study.families[recipe.family]
-    return MergeRequest(
-        recipe=recipe,
-        output=Output(dtype=family.dtype, vocabulary=family.vocabulary),
-        homologous=not family.other_base,
-    )
+    return {"recipe": recipe, "output": family.output, "homologous": not family.other_base}
 
 
-def generate_request(study: Decoders, family: str, recipes: list[Recipe]) -> GenerateRequest:
-    """What is asked of the variants of one set of experts, or of one of them."""
-    spec = study.families[family]
-    owners = study.owners(recipes[0])
-    return GenerateRequest(
-        asks=[
-            Ask(benchmark=name, chat=spec.chat_of(owner), sampling=sampling(study.benchmarks[name]))
-            for name, owner in owners.items()
+def similarity_parts(study: DecoderStudy, family: str, expert: str, seed: int) -> dict[str, Any]:
+    """The recipes under which the embeddings of one expert are compared, and on what."""
+    assert study.similarity is not None, "a study without similarity compares nothing"
+    recipes = study.similarity_recipes(family, expert, seed)
+    merge = merge_parts(study, recipes[0])
+    return {
+        "recipes": recipes,
+        "examples": study.similarity.examples,
+        "chat": study.families[family].chat_of(expert),
+        "output": merge["output"],
+        "homologous": merge["homologous"],
+    }
+
+
+def generate_parts(study: DecoderStudy, family: str, recipes: list[Recipe]) -> dict[str, Any]:
+    """What is asked of one candidate, or of all candidates of one set of experts.
+
+    `merges` holds the candidates where they pass through one engine.
+    """
+    generation = study.generation_of(family)
+    return {
+        "asks": [
+            Ask(
+                benchmark=name,
+                chat=study.families[family].chat_of(owner),
+                sampling=study.benchmarks[name].full_sampling,
+            )
+            for name, owner in study.owners(recipes[0]).items()
         ],
-        generation=study.generation_of(family),
-        merges=[merge_request(study, recipe) for recipe in recipes]
-        if study.generation_of(family).one_engine
-        else [],
-    )
+        "generation": generation,
+        "merges": [merge_parts(study, recipe) for recipe in recipes if generation.one_engine],
+    }
 
 
-def questions_request(study: Decoders, benchmark: str) -> QuestionsRequest:
-    """Where the questions of a benchmark come from."""
-    spec = study.benchmarks[benchmark]
-    # Another judge asks no other questions, nor do more or longer answers.
+def questions_of(benchmark: Benchmark) -> Benchmark:
+    """The part of a benchmark that its questions depend on."""
     same = {
-        "judge": Judge(model="any") if spec.judge else None,
+        "judge": Judge(model="any") if benchmark.judge else None,
         "sampling": BenchmarkSampling(),
         "pass_at": [1],
     }
-    return QuestionsRequest(benchmark=unlicensed(spec.model_copy(update=same)))
+    return unlicensed(benchmark.model_copy(update=same))
 
 
 def score_request(
-    study: Decoders, family: str, benchmark: str, recipes: list[Recipe]
+    study: DecoderStudy, family: str, benchmark: str, recipes: list[Recipe]
 ) -> ScoreRequest:
-    """How the answers of all variants of one set of experts to a benchmark are scored."""
-    spec = unlicensed(study.benchmarks[benchmark])
+    """How the answers of all candidates of one set of experts to a benchmark are scored."""
+    config = unlicensed(study.benchmarks[benchmark])
+    if config.judge and config.judge.length_files:
+        files = config.judge.length_files.model_copy(update={"licence": None})
+        judge = config.judge.model_copy(update={"length_files": files})
+        config = config.model_copy(update={"judge": judge})
     return ScoreRequest(
         name=benchmark,
-        benchmark=spec.model_copy(update={"judge": spec.judge and _unlicensed_judge(spec.judge)}),
+        benchmark=config,
         owner=study.owners(recipes[0])[benchmark],
         recipes=unique(recipes),
         validation_fraction=study.held_out,
@@ -159,33 +155,9 @@ def score_request(
     )
 
 
-def template(benchmark: Benchmark) -> str:
-    """Text around each `{instruction}` of a benchmark."""
-    return benchmark.prompt or ASKING[benchmark.kind].prompt
-
-
-def sampling(benchmark: Benchmark) -> Sampling:
-    """How answers to a benchmark are written."""
-    own, usual = benchmark.sampling, ASKING[benchmark.kind]
-    return Sampling(
-        max_tokens=own.max_tokens or usual.max_tokens,
-        temperature=own.temperature,
-        top_p=own.top_p,
-        samples=own.samples,
-        stop=list(usual.stop) if own.stop is None else own.stop,
-        seed=own.seed,
-    )
-
-
-def unlicensed(spec: Asked) -> Asked:
-    """The same without the words of a licence, which change nothing."""
-    if spec.records is None:
-        return spec
-    return spec.model_copy(update={"records": spec.records.model_copy(update={"licence": None})})
-
-
-def _unlicensed_judge(judge: Judge) -> Judge:
-    if judge.length_files is None:
-        return judge
-    files = judge.length_files.model_copy(update={"licence": None})
-    return judge.model_copy(update={"length_files": files})
+def unlicensed(config: Fetched) -> Fetched:
+    """A copy without the license, which changes no number."""
+    if config.records is None:
+        return config
+    records = config.records.model_copy(update={"licence": None})
+    return config.model_copy(update={"records": records})

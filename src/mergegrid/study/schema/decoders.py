@@ -1,6 +1,7 @@
 """Decoders: families of language models with different abilities, and what they are asked."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -8,31 +9,17 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from mergegrid.checkpoints.sources.source import SourceConfig
 from mergegrid.checkpoints.vocabulary import VocabularyPolicy
 from mergegrid.hashing import canonical_json
-from mergegrid.methods.average import Average
-from mergegrid.recipes.grid import Grid
+from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Spec
 from mergegrid.sparsifiers import AnySparsifier
-from mergegrid.sparsifiers.rates import Rate
 from mergegrid.study.schema.benchmarks import Benchmark, Generated, with_place
-from mergegrid.study.schema.families import partial, replaced
+from mergegrid.study.schema.families import ModelFamily, partial, replaced
 from mergegrid.study.schema.generation import Generation
-from mergegrid.study.schema.grids import (
-    MergeGrid,
-    Seeds,
-    Sweep,
-    check_fit,
-    check_sets,
-    distinct,
-    expert_sets,
-    method_points,
-    sparsifier_points,
-    sweep_points,
-)
+from mergegrid.study.schema.grid_study import FetchedSource, GridStudy, recipes_for
+from mergegrid.study.schema.grids import Seeds, distinct
 from mergegrid.study.schema.lm_eval import Harness
 from mergegrid.study.schema.names import Name, check_columns, no_twins
-from mergegrid.study.schema.published import Published
-from mergegrid.study.schema.similarity import Similarity
 from mergegrid.study.schema.tasks import Table
 
 
@@ -140,84 +127,69 @@ class DecoderExpert(Spec):
         return self
 
 
-class DecoderFamily(Spec):
-    """A base and its homologous experts."""
+class DecoderFamily(ModelFamily[DecoderExpert, DecoderFinetune]):
+    """A decoder and its homologous experts."""
 
     base: SourceConfig
-    """The pre-trained model: a folder, or a GGUF file, which is dequantised."""
-    experts: Annotated[dict[Name, DecoderExpert], Field(min_length=1), AfterValidator(no_twins)]
-    """Experts by name."""
+    """The pre-trained model: a folder, or a GGUF file, which is dequantized."""
     finetune: DecoderFinetune = DecoderFinetune()
-    """How the experts are fine-tuned."""
+    """Fine-tuning settings of the experts."""
     generation: GenerationOverride | None = None
     """Values that replace the study's engine settings, such as more GPUs for a larger model."""
     chat: bool = False
-    """Whether questions are asked in the model's chat template rather than in the raw prompt."""
+    """Whether questions are put into the model's chat template instead of the raw prompt."""
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
-    """What parameters of merged models are rounded to."""
+    """Dtype of merged models."""
     vocabulary: VocabularyPolicy = "base_rows"
     """What happens to embedding rows beyond the base's."""
     other_base: bool = False
-    """Merges experts that are not homologous with this base, as long as shapes agree: only to show
-    what comes of it (arXiv 2311.03099, section 4.6)."""
-    published: Published | None = None
-    """What the paper calls these models, so that its numbers stand beside ours; unset: none do."""
+    """Merges experts that are not homologous with this base, as long as shapes agree: only to
+    demonstrate the effect (arXiv 2311.03099, section 4.6)."""
 
-    @model_validator(mode="after")
-    def _published_experts_exist(self) -> "DecoderFamily":
-        if self.published:
-            self.published.check(list(self.experts))
-        return self
+    @field_validator("experts")
+    @classmethod
+    def _none_is_the_base(cls, experts: dict[str, DecoderExpert]) -> dict[str, DecoderExpert]:
+        if "base" in experts:
+            raise ValueError("an expert is called base, like the base itself; rename it")
+        return experts
 
-    def finetune_of(self, expert: str) -> DecoderFinetune:
-        """How an expert is fine-tuned: the family's values with the expert's own on top."""
-        return replaced(self.finetune, self.experts[expert].finetune)
+    @property
+    def output(self) -> Output:
+        """Dtype and vocabulary of merged models."""
+        return Output(dtype=self.dtype, vocabulary=self.vocabulary)
 
     def chat_of(self, expert: str) -> bool:
-        """Whether the benchmarks of an expert are asked in the chat template."""
-        own = self.experts[expert].chat
-        return self.chat if own is None else own
+        """Whether the benchmarks of an expert use the chat template."""
+        chat = self.experts[expert].chat
+        return self.chat if chat is None else chat
 
     def owners(self, experts: tuple[str, ...]) -> dict[str, str]:
         """The benchmarks of some experts, and the first expert that has each."""
-        found: dict[str, str] = {}
+        owners: dict[str, str] = {}
         for expert in experts:
             for benchmark in self.experts[expert].benchmarks:
-                found.setdefault(benchmark, expert)
-        return found
+                owners.setdefault(benchmark, expert)
+        return owners
 
 
-class Decoders(Spec):
-    """The study of decoders."""
+class DecoderStudy(GridStudy[DecoderFamily]):
+    """The study of decoders: benchmarks, families, and the grid over them."""
+
+    evaluated_on = ("benchmarks", "benchmark")
 
     benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1), AfterValidator(no_twins)]
     """Benchmarks by name."""
-    families: Annotated[dict[Name, DecoderFamily], Field(min_length=1)]
-    """Families of models by name."""
-    generation: Generation = Generation()
-    """The engine that writes answers."""
-    rates: Annotated[list[Rate], Field(min_length=1), AfterValidator(distinct)] = [
-        0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99,
-    ]  # fmt: skip
-    """Drop rates of the sweep, and of every sparsifier that names none."""
     seeds: Seeds = Seeds(mask=[0])
     """Seeds of fine-tuning and of the masks."""
-    sweep: Sweep | None = Sweep()
-    """Study of single experts against the drop rate; `null` leaves it out."""
-    merges: MergeGrid | None = None
-    """Study of merges: every candidate is scored; unset leaves it out."""
-    similarity: Similarity | None = None
-    """Study of embeddings: how alike they stay when deltas are dropped; unset leaves it out."""
+    generation: Generation = Generation()
+    """The engine that generates answers."""
     harness: Harness | None = None
-    """Tasks of lm-evaluation-harness that every variant is scored on besides; unset: none."""
-    selection: Literal["validation", "test"] = "validation"
-    """Split on which settings of a method and rates are chosen, where there are several; `test`
-    replays the paper and is labelled so."""
+    """Tasks of lm-evaluation-harness on which every candidate is also scored; unset: none."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of each benchmark's questions to choose on; scores are those of the others."""
+    """Fraction of each benchmark's questions held out for selection; scores use the others."""
     unsafe_execution: bool = False
-    """Whether programs that models wrote may run without a sandbox where there is none: they can
-    then do whatever you can do. By default they are not run at all."""
+    """Whether programs written by models may run without a sandbox where none is available: they
+    can then do everything that you can do. By default they are not run at all."""
 
     @field_validator("benchmarks")
     @classmethod
@@ -225,128 +197,70 @@ class Decoders(Spec):
         check_columns(benchmarks, "benchmark")
         return benchmarks
 
-    @model_validator(mode="after")
-    def _names_exist(self) -> "Decoders":
-        for name, family in self.families.items():
-            if "base" in family.experts:
-                raise ValueError(
-                    f"families.{name}.experts has one called base, as the base itself is; rename it"
-                )
-            for expert, spec in family.experts.items():
-                for benchmark in spec.benchmarks:
-                    if benchmark not in self.benchmarks:
-                        raise ValueError(
-                            f"families.{name}.experts.{expert} wants benchmark {benchmark!r}, "
-                            f"which is not among {', '.join(self.benchmarks)}; "
-                            "add it or name one of these"
-                        )
-        check_sets(
-            self.merges.sets if self.merges else [],
-            {name: list(family.experts) for name, family in self.families.items()},
-        )
-        return self
+    def evaluations_of(self, family: str, expert: str) -> list[str]:
+        """The benchmarks of an expert."""
+        return self.families[family].experts[expert].benchmarks
 
-    @model_validator(mode="after")
-    def _similarity_fits_its_experts(self) -> "Decoders":
-        for family in self.families.values() if self.similarity else ():
-            assert self.similarity is not None
-            self.similarity.check(self.rates, self.seeds.mask, family.experts)
-        return self
+    def sources(self) -> Iterator[FetchedSource]:
+        """All questions, models and instructions to fetch."""
+        for name, benchmark in self.benchmarks.items():
+            if benchmark.records:
+                key = f"benchmarks.{name}.records"
+                yield FetchedSource(f"benchmark~{name}", "dataset", key, benchmark.records)
+        yield from super().sources()
 
-    @model_validator(mode="after")
-    def _recipes_fit_their_experts(self) -> "Decoders":
-        for name, family in self.families.items():
-            for expert in family.experts:
-                for recipe in self.sweep_recipes(name, expert, 0):
-                    check_fit("sweep.sparsifiers", recipe.sparsifier, (expert,))
-            for experts in self.expert_sets(name):
-                for recipe in self.merge_recipes(name, experts, 0):
-                    check_fit("merges.methods", recipe.method, experts)
-                    check_fit("merges.sparsifiers", recipe.sparsifier, experts)
-        return self
-
-    @model_validator(mode="after")
-    def _something_is_scored(self) -> "Decoders":
-        grids = self.merges and self.merges.methods and self.merges.sparsifiers
-        if self.sweep is None and not (grids and any(map(self.expert_sets, self.families))):
-            raise ValueError(
-                "there is neither a sweep nor a merge of decoders; leave `sweep` in, or give "
-                "`merges` sets of experts, methods and sparsifiers"
-            )
-        return self
+    def expert_source(self, family: str, expert: str) -> FetchedSource | None:
+        """What is fetched for an expert, if anything: the ready model, or its instructions."""
+        data = self.families[family].experts[expert].data
+        if data is None or data.records is None:
+            return super().expert_source(family, expert)
+        key = f"families.{family}.experts.{expert}.data.records"
+        return FetchedSource(f"data~{family}~{expert}", "dataset", key, data.records)
 
     def generation_of(self, family: str) -> Generation:
-        """The engine of a family: the study's values with the family's own on top."""
+        """The engine of a family: the study's, overridden by the family's."""
         return replaced(self.generation, self.families[family].generation)
 
     @property
     def chooses(self) -> bool:
-        """Whether a method behind a kind of sparsifier has several settings to choose among."""
-        merges = self.merges or MergeGrid(methods=[], sparsifiers=[])
-        methods = {each for grid in merges.methods for each in method_points(grid)}
-        points = [each for grid in merges.sparsifiers for each in self._points(grid)]
-        settings = {_setting(each): each.kind for each in points}
+        """Whether a method after a kind of sparsifier has several settings to choose among."""
+        methods = {method for candidates in self.merge_methods() for method in candidates}
+        settings = {
+            _setting(point): point.kind
+            for candidates in self.merge_sparsifiers()
+            for point in candidates
+        }
         # Grids of one kind are compared with each other, and rate 0 is the kind `none`.
-        found = Counter([*(each.kind for each in methods), *settings.values()])
-        return max(found.values(), default=1) > 1
+        kinds = Counter([*(method.kind for method in methods), *settings.values()])
+        return max(kinds.values(), default=1) > 1
 
     @property
     def held_out(self) -> float:
-        """Share of each benchmark's questions that scores are not of: those chosen on."""
+        """Fraction of each benchmark's questions that is used for selection, not for scores."""
         return self.validation_fraction if self.chooses and self.selection == "validation" else 0.0
-
-    def _points(self, grid: Grid) -> list[AnySparsifier]:
-        return sparsifier_points(grid, self.rates, self.seeds.mask)
-
-    def expert_sets(self, family: str) -> list[tuple[str, ...]]:
-        """The sets of experts of a family that are merged, in the order written."""
-        sets = self.merges.sets if self.merges else []
-        return expert_sets(list(self.families[family].experts), sets)
 
     def owners(self, recipe: Recipe) -> dict[str, str]:
         """The benchmarks of a recipe's experts, and the expert that each counts for.
 
-        Of several, that is the first as `merges.sets` lists them.
+        Of several, that is the first in the order of `merges.sets`.
         """
         sets = self.expert_sets(recipe.family)
-        written = (each for each in sets if set(each) == set(recipe.experts))
+        written = (experts for experts in sets if set(experts) == set(recipe.experts))
         return self.families[recipe.family].owners(next(written, recipe.experts))
-
-    def sweep_recipes(self, family: str, expert: str, training_seed: int) -> list[Recipe]:
-        """The recipes of the sweep of one expert."""
-        if self.sweep is None:
-            return []
-        return [
-            Recipe(
-                family=family,
-                experts=(expert,),
-                training_seed=training_seed,
-                sparsifier=sparsifier,
-                method=Average(),
-            )
-            for sparsifier in sweep_points(self.sweep.sparsifiers, self.rates, self.seeds.mask)
-        ]
 
     def merge_recipes(
         self, family: str, experts: tuple[str, ...], training_seed: int
     ) -> list[Recipe]:
         """The recipes of one set of experts: every method behind every sparsifier."""
-        assert self.merges is not None, "a study without merges has no sets"
-        sparsifiers = [point for grid in self.merges.sparsifiers for point in self._points(grid)]
+        sparsifiers = [each for candidates in self.merge_sparsifiers() for each in candidates]
         return [
-            Recipe(
-                family=family,
-                experts=experts,
-                training_seed=training_seed,
-                sparsifier=sparsifier,
-                method=method,
-            )
-            for grid in self.merges.methods
-            for method in method_points(grid)
-            for sparsifier in dict.fromkeys(sparsifiers)
+            recipe
+            for candidates in self.merge_methods()
+            for method in candidates
+            for recipe in recipes_for(family, experts, training_seed, sparsifiers, method)
         ]
 
 
 def _setting(sparsifier: AnySparsifier) -> str:
-    """A sparsifier but for the seed of its masks."""
+    """A sparsifier without the seed of its masks."""
     return canonical_json(sparsifier.model_dump(mode="json", exclude={"seed"}))

@@ -1,42 +1,18 @@
-"""What one job is asked to do: the part of a study that it depends on, and nothing else.
+"""Jobs on encoders: the parts of a study that each depends on, and nothing else."""
 
-Each request travels to its job as one JSON text, so a job runs again exactly when its own request
-or its inputs change.
-"""
-
+from collections.abc import Sequence
 from typing import Literal
 
+from mergegrid.hashing import digest
 from mergegrid.methods import AnyMethod
 from mergegrid.methods.data_dependent import DataDependentMethod
-from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Spec
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.rates import Arithmetic
-from mergegrid.study.schema.families import Finetune
-from mergegrid.study.schema.study import Aim, Selection, Study
-from mergegrid.study.schema.tasks import Label, Metric, Task
-
-
-class Target(Spec):
-    """What a model for a task answers, and how its answers are scored."""
-
-    omitted_when_default = frozenset({"label_names"})
-
-    task: str
-    """Name of the task."""
-    metric: Metric
-    """How predictions are scored."""
-    classes: list[Label]
-    """The classes in order; empty for regression."""
-    label_names: list[str] | None = None
-    """What a ready expert calls the classes, where it does not call them by their labels."""
-    max_length: int
-    """Tokens after which a text is cut."""
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the answer is a number rather than a class."""
-        return not self.classes
+from mergegrid.study.schema.encoders import Aim, EncoderStudy, Finetune
+from mergegrid.study.schema.families import replaced
+from mergegrid.study.schema.grids import Selection
+from mergegrid.study.schema.tasks import Target
 
 
 class FinetuneRequest(Spec):
@@ -45,43 +21,60 @@ class FinetuneRequest(Spec):
     target: Target
     """The task it learns."""
     settings: Finetune | None
-    """How it is fine-tuned; none for a ready expert."""
+    """Fine-tuning settings; none for a ready expert."""
     seed: int
     """Seed of head, order of the examples and dropout."""
 
 
-class SweepRequest(Spec):
-    """One expert under every sparsifier of the sweep."""
+class OracleRequest(Spec):
+    """One model that learns the tasks of a set of experts together.
 
-    target: Target
-    """The task it is scored on."""
-    recipes: list[Recipe]
-    """What is scored."""
+    Example:
+        >>> request.slug
+        'bert/cola+sst2/multitask'
+    """
+
+    family: str
+    """Base and experts."""
+    experts: list[str]
+    """Experts whose tasks are learned."""
+    targets: list[Target]
+    """The task of each expert."""
+    settings: Finetune
+    """Training settings."""
+    seed: int
+    """Seed of heads, order of the examples and dropout."""
+
+    @property
+    def slug(self) -> str:
+        """Readable name, distinct for distinct oracles of one study and training seed."""
+        return f"{self.family}/{'+'.join(self.experts)}/multitask"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of the request."""
+        return digest(self.model_dump(mode="json"))
+
+    def of_expert(self, expert: str) -> FinetuneRequest:
+        """The request for one expert: its task, with these settings and this seed."""
+        target = self.targets[self.experts.index(expert)]
+        return FinetuneRequest(target=target, settings=self.settings, seed=self.seed)
 
 
 class Statistic(Spec):
-    """One file of statistics of an expert."""
+    """One file of model statistics of an expert."""
 
     kind: Literal["fisher", "regmean"]
     """The method that needs it."""
     arithmetic: Arithmetic
-    """How it is gathered."""
+    """How it is computed."""
     examples: int
-    """From how many examples."""
+    """Number of examples behind it."""
 
     @property
     def file(self) -> str:
-        """Its name, e.g. `fisher~exact~1024.safetensors`."""
+        """File name, e.g. `fisher~exact~1024.safetensors`."""
         return f"{self.kind}~{self.arithmetic}~{self.examples}.safetensors"
-
-
-class StatisticsRequest(Spec):
-    """What is gathered of one expert."""
-
-    target: Target
-    """The task whose training examples it is shown."""
-    statistics: list[Statistic]
-    """The files to write."""
 
 
 class MergesRequest(Spec):
@@ -102,87 +95,62 @@ class MergesRequest(Spec):
     selection: Selection
     """Split on which candidates are compared."""
     aim: Aim = "mean"
-    """Whether a setting is chosen by the mean over the tasks, or one for each of them."""
+    """Whether one setting is selected by the mean over the tasks, or one for each task."""
 
 
-def task_request(task: Task) -> Task:
-    """A task without licences and names of labels, which do not change its examples."""
-    tables = {name: getattr(task, name) for name in ("train", "validation", "test")}
-    return task.model_copy(
-        update={
-            name: table.model_copy(update={"licence": None}) if table else None
-            for name, table in tables.items()
-        }
-        | {"label_names": None}
-    )
-
-
-def finetune_request(study: Study, family: str, expert: str, seed: int) -> FinetuneRequest:
-    """How one expert is made."""
-    spec = study.families[family].experts[expert]
-    ready = spec.source is not None or spec.family is not None
-    target = _target(study, family, expert)
-    if spec.source is not None:
-        names = study.tasks[study.families[family].task_of(expert)].label_names
+def finetune_request(study: EncoderStudy, family: str, expert: str, seed: int) -> FinetuneRequest:
+    """How one expert is obtained."""
+    config = study.families[family].experts[expert]
+    target = study.target(family, expert)
+    if config.source is not None:
+        names = study.tasks[target.task].label_names
         target = target.model_copy(update={"label_names": names})
-    return FinetuneRequest(
-        target=target,
-        settings=None if ready else study.families[family].finetune_of(expert),
+    ready = config.source is not None or config.family is not None
+    settings = None if ready else study.families[family].finetune_of(expert)
+    return FinetuneRequest(target=target, settings=settings, seed=seed)
+
+
+def oracle_request(
+    study: EncoderStudy, family: str, experts: Sequence[str], seed: int
+) -> OracleRequest:
+    """How the oracle of one set of experts is trained."""
+    assert study.oracle is not None, "a study without an oracle trains none"
+    return OracleRequest(
+        family=family,
+        experts=list(experts),
+        targets=[finetune_request(study, family, expert, seed).target for expert in experts],
+        settings=replaced(study.families[family].finetune, study.oracle.finetune),
         seed=seed,
     )
 
 
-def sweep_request(study: Study, family: str, expert: str, seed: int) -> SweepRequest:
-    """What is scored of one expert alone."""
-    return SweepRequest(
-        target=_target(study, family, expert), recipes=study.sweep_recipes(family, expert, seed)
-    )
-
-
-def statistics_request(study: Study, family: str, expert: str) -> StatisticsRequest:
-    """What is gathered of one expert for all methods of the study."""
-    return StatisticsRequest(
-        target=_target(study, family, expert), statistics=asked_statistics(study)
-    )
-
-
-def asked_statistics(study: Study) -> list[Statistic]:
-    """The files of statistics that the methods of a study need of every expert they merge."""
-    grids = study.merges.methods if study.merges else []
-    methods = [each for grid in grids for each in study.method_candidates(grid)]
-    found = {each for each in map(statistic_of, methods) if each}
-    return sorted(found, key=lambda each: (each.kind, each.arithmetic, each.examples))
-
-
-def statistic_of(method: AnyMethod) -> Statistic | None:
-    """The file of statistics that a method of a study needs of every expert, if it needs one."""
-    if not isinstance(method, DataDependentMethod):
-        return None
-    assert method.examples, "methods of a study say from how many examples"
-    return Statistic(kind=method.kind, arithmetic=method.arithmetic, examples=method.examples)
-
-
-def merges_request(study: Study, family: str, experts: list[str], seed: int) -> MergesRequest:
-    """What is scored of one set of experts."""
+def merges_request(
+    study: EncoderStudy, family: str, experts: Sequence[str], seed: int
+) -> MergesRequest:
+    """How one set of experts is merged, and on what the candidates are compared."""
     assert study.merges is not None, "a study without merges has no merge jobs"
     return MergesRequest(
         family=family,
-        experts=experts,
+        experts=list(experts),
         training_seed=seed,
-        targets=[_target(study, family, expert) for expert in experts],
-        methods=[study.method_candidates(grid) for grid in study.merges.methods],
-        sparsifiers=[study.merge_sparsifiers(grid) for grid in study.merges.sparsifiers],
+        targets=[study.target(family, expert) for expert in experts],
+        methods=study.merge_methods(),
+        sparsifiers=study.merge_sparsifiers(),
         selection=study.selection,
         aim=study.merges.aim,
     )
 
 
-def _target(study: Study, family: str, expert: str) -> Target:
-    name = study.families[family].task_of(expert)
-    task = study.tasks[name]
-    return Target(
-        task=name,
-        metric=task.metric,
-        classes=task.classes,
-        max_length=study.families[family].max_length,
-    )
+def needed_statistics(study: EncoderStudy | None) -> list[Statistic]:
+    """The files of model statistics that the methods of a study need for every expert."""
+    grids = study.merge_methods() if study else []
+    files = {file for grid in grids for file in map(statistic_of, grid) if file}
+    return sorted(files, key=lambda file: (file.kind, file.arithmetic, file.examples))
+
+
+def statistic_of(method: AnyMethod) -> Statistic | None:
+    """The file of model statistics that a method needs for every expert, if any."""
+    if not isinstance(method, DataDependentMethod):
+        return None
+    assert method.examples, "a study sets the number of examples of its methods"
+    return Statistic(kind=method.kind, arithmetic=method.arithmetic, examples=method.examples)

@@ -11,21 +11,29 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Sampling(Spec):
-    """How an answer is written; the defaults are greedy."""
+class BenchmarkSampling(Spec):
+    """How answers are generated; unset values are those of the kind of benchmark, as in the
+    paper."""
 
-    max_tokens: Count = 512
-    """Tokens after which an answer is cut."""
+    max_tokens: Count | None = None
+    """Maximum tokens of an answer."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 takes the likeliest token; higher values vary answers."""
+    """0 takes the most likely token; higher values vary answers."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the probability among which a token is drawn."""
     samples: Count = 1
-    """Answers for each question; more than one needs a temperature."""
-    stop: list[str] = []
+    """Answers per question."""
+    stop: list[str] | None = None
     """Texts that end an answer, and are not part of it."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the draws."""
+
+
+class Sampling(BenchmarkSampling):
+    """How answers are generated, with every value set; the defaults are greedy."""
+
+    max_tokens: Count = 512
+    stop: list[str] = []
 
 
 class Generation(Spec):

@@ -1,6 +1,6 @@
 """Grids of a study: sparsifiers, methods and sets of experts, and their points."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -8,28 +8,30 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_
 
 from mergegrid.methods import METHODS, AnyMethod
 from mergegrid.methods.data_dependent import DataDependentMethod
-from mergegrid.recipes.grid import Grid, grid_of
+from mergegrid.recipes.grid import Grid
+from mergegrid.recipes.merge_file import MethodGrid, SparsifierGrid
 from mergegrid.recipes.recipe import base_only, canonical_sparsifier
 from mergegrid.settings import Spec
-from mergegrid.sparsifiers import SPARSIFIERS, AnySparsifier
+from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.sparsifiers.rates import MaskSeed
 
-#: Examples that statistics are gathered from where a study names no number.
+#: Number of examples behind model statistics where a study does not specify it.
 _EXAMPLES = 1024
 T = TypeVar("T")
 Seed = Annotated[int, Field(ge=0)]
-SparsifierGrid: Any = grid_of(SPARSIFIERS.values())
-MethodGrid: Any = grid_of(METHODS.values())
+Count = Annotated[int, Field(ge=1)]
+Selection = Literal["validation", "test"]
+ExpertSets = list[Literal["pairs", "all"] | Annotated[list[str], Field(min_length=2)]]
 _SPARSIFIER: TypeAdapter[AnySparsifier] = TypeAdapter(AnySparsifier)
 _METHOD: TypeAdapter[AnyMethod] = TypeAdapter(AnyMethod)
 
 
 def distinct(values: list[Any]) -> list[Any]:
-    """The values, each of which is listed once.
+    """Return the values unchanged.
 
     Raises:
-        ValueError: one is listed more often.
+        ValueError: a value is listed more than once.
     """
     twice = [value for index, value in enumerate(values) if value in values[:index]]
     if twice:
@@ -38,29 +40,16 @@ def distinct(values: list[Any]) -> list[Any]:
 
 
 class Seeds(Spec):
-    """Seeds: an axis of the grid, not a detail."""
+    """Seeds, an axis of the grid."""
 
     training: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)] = [0]
-    """Seeds of fine-tuning: head, order of the examples and dropout."""
+    """Seeds of fine-tuning: initial head, order of the examples and dropout."""
     mask: Annotated[list[MaskSeed], Field(min_length=1), AfterValidator(distinct)] = [0, 1, 2]
     """Seeds of the random masks."""
 
-    def training_of(self, name: str, families: Mapping[str, Any]) -> list[int]:
-        """Seeds of fine-tuning that make different experts of a family.
-
-        Ready experts are the same whatever the seed, so a family of them has one.
-        """
-
-        def ready(expert: str, spec: Any) -> bool:
-            owner = getattr(spec, "family", None)
-            return bool((families[owner].experts[expert] if owner else spec).source)
-
-        all_ready = all(ready(*each) for each in families[name].experts.items())
-        return self.training[:1] if all_ready else self.training
-
 
 class Sweep(Spec):
-    """Every expert alone, at every drop rate: how much of a delta can go?"""
+    """Every expert alone, at every drop rate: how much of a delta can be dropped?"""
 
     sparsifiers: list[SparsifierGrid] = [
         {"kind": "dare"},
@@ -71,39 +60,56 @@ class Sweep(Spec):
     """Sparsifiers to compare; unset rates and seeds are the study's."""
 
 
+class Similarity(Spec):
+    """Embeddings of each sparsified expert, compared layer by layer with those of the unchanged
+    expert.
+
+    Their cosine explains why rescaling matters (arXiv 2311.03099, section 4.4).
+    """
+
+    sparsifiers: Annotated[list[SparsifierGrid], Field(min_length=1)] = [
+        {"kind": "dare"},
+        {"kind": "drop_only"},
+    ]
+    """Sparsifiers to compare; unset rates and seeds are the study's."""
+    examples: Count = 32
+    """Maximum number of texts: the first test examples of an encoder's task, or the first questions
+    of a decoder's first benchmark."""
+
+
 class MergeGrid(Spec):
     """Sets of experts, and the methods and sparsifiers that merge them."""
 
-    #: Whether the study gathers what methods need to know of the experts besides parameters.
+    #: Whether the study computes model statistics of the experts.
     gathers_statistics: ClassVar[bool] = False
 
-    sets: list[Literal["pairs", "all"] | Annotated[list[str], Field(min_length=2)]] = ["pairs"]
-    """Which experts are merged: every pair, all of a family, or lists of names."""
+    sets: ExpertSets = ["pairs"]
+    """Experts to merge: every pair, all experts of a family, or lists of names."""
     methods: list[MethodGrid] = [{"kind": "average"}]
-    """Methods; every combination of listed values is a candidate. `fisher` and `regmean` need
-    statistics, which a study gathers of encoders, and not of decoders."""
+    """Methods; every combination of listed values is a candidate. `fisher` and `regmean` need model
+    statistics, which a study computes for encoders only."""
     sparsifiers: list[SparsifierGrid] = [{"kind": "none"}, {"kind": "dare"}]
-    """Sparsifiers in front of each method; every combination of listed values is a candidate."""
+    """Sparsifiers applied before each method; every combination of listed values is a candidate."""
 
     @field_validator("sets")
     @classmethod
-    def _sets_of_distinct_experts(cls, sets: list[Any]) -> list[Any]:
-        named = [each for each in sets if isinstance(each, list)]
-        for each in named:
-            distinct(each)
-        distinct([sorted(each) for each in named])
+    def _sets_of_distinct_experts(cls, sets: ExpertSets) -> ExpertSets:
+        named = [experts for experts in sets if isinstance(experts, list)]
+        for experts in named:
+            distinct(experts)
+        distinct([sorted(experts) for experts in named])
         return sets
 
     @field_validator("methods")
     @classmethod
-    def _statistics_are_gathered(cls, grids: list[Grid]) -> list[Grid]:
+    def _statistics_are_computed(cls, grids: list[Grid]) -> list[Grid]:
         for grid in grids:
             kind = grid.kind  # type: ignore[attr-defined]
             if METHODS[kind].needs_statistics and not cls.gathers_statistics:
                 raise ValueError(
-                    f"{kind} needs statistics of every expert, which a study gathers of encoders "
-                    "alone; take another method, or merge folders with files of statistics "
-                    "(`mergegrid merge`)"
+                    f"{kind} needs model statistics of every expert, which a study computes for "
+                    "encoders only; choose another method, or merge folders with `mergegrid merge` "
+                    "and files of statistics"
                 )
         return grids
 
@@ -111,68 +117,55 @@ class MergeGrid(Spec):
 def sparsifier_points(
     grid: Grid, rates: Sequence[float], seeds: Sequence[int]
 ) -> list[AnySparsifier]:
-    """The points of a grid of sparsifiers; unset rates and mask seeds are those given."""
+    """The points of a grid of sparsifiers; unset rates and mask seeds are the given ones."""
     points = grid.points(rate=list(rates), seed=list(seeds))
     return unique(canonical_sparsifier(_point(_SPARSIFIER, point)) for point in points)
 
 
 def method_points(grid: Grid) -> list[AnyMethod]:
-    """The points of a grid of methods; statistics are of 1024 examples where it says nothing."""
+    """The points of a grid of methods; statistics use 1024 examples unless the grid says
+    otherwise."""
     return unique(_with_examples(_point(_METHOD, point)) for point in grid.points())
 
 
 def sweep_points(
     grids: Iterable[Grid], rates: Sequence[float], seeds: Sequence[int]
 ) -> list[AnySparsifier]:
-    """Every sparsifier of a sweep once: the expert as it is and the base alone included."""
+    """Every sparsifier of a sweep once, the unchanged expert and the base included."""
     points = [point for grid in grids for point in sparsifier_points(grid, rates, seeds)]
     return unique([NoSparsifier(), base_only(), *points])
 
 
 def expert_sets(names: Sequence[str], sets: Iterable[str | list[str]]) -> list[tuple[str, ...]]:
-    """The sets among the experts of a family, each once, in the order written."""
-    found: list[tuple[str, ...]] = []
-    for each in sets:
-        if each == "pairs":
-            found.extend(combinations(names, 2))
-        elif each == "all":
-            found.append(tuple(names))
-        elif set(each) <= set(names):
-            found.append(tuple(each))
-    by_members = {frozenset(each): each for each in reversed(found) if len(each) > 1}
-    return [each for each in unique(found) if by_members.get(frozenset(each)) == each]
+    """The sets among the experts of a family, each once, in the order written.
+
+    The same experts in another order are the same set.
+    """
+    matches: list[tuple[str, ...]] = []
+    for experts in sets:
+        if experts == "pairs":
+            matches.extend(combinations(names, 2))
+        elif experts == "all":
+            matches.append(tuple(names))
+        elif set(experts) <= set(names):
+            matches.append(tuple(experts))
+    first = {frozenset(experts): experts for experts in reversed(matches) if len(experts) > 1}
+    return [first[key] for key in unique(map(frozenset, matches)) if key in first]
 
 
-def check_sets(sets: Iterable[str | list[str]], families: Mapping[str, Sequence[str]]) -> None:
-    """Check that every set that is listed by name is found in a family.
-
-    Args:
-        sets: what `merges.sets` holds.
-        families: names of the experts of each family.
+def check_fit(
+    key: str, points: Iterable[AnySparsifier | AnyMethod], experts: tuple[str, ...]
+) -> None:
+    """Check that sparsifiers or methods fit a set of experts.
 
     Raises:
-        ValueError: one is in none.
+        ValueError: one refers to other experts, or needs another number of experts.
     """
-    for names in sets:
-        if isinstance(names, str):
-            continue
-        if not any(set(names) <= set(experts) for experts in families.values()):
-            raise ValueError(
-                f"merges.sets names {', '.join(names)}, which no family has together; "
-                "merge experts of one family"
-            )
-
-
-def check_fit(key: str, settings: AnySparsifier | AnyMethod, experts: tuple[str, ...]) -> None:
-    """Check that a sparsifier or method fits a set of experts.
-
-    Raises:
-        ValueError: it refers to other experts, or merges another number of experts.
-    """
-    try:
-        settings.check(experts)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
+    for point in points:
+        try:
+            point.check(experts)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
 
 
 def _with_examples(method: AnyMethod) -> AnyMethod:
@@ -182,12 +175,12 @@ def _with_examples(method: AnyMethod) -> AnyMethod:
 
 
 def unique(values: Iterable[T]) -> list[T]:
-    """The values in order, each once."""
+    """Return the distinct values in order of first occurrence."""
     return list(dict.fromkeys(values))
 
 
 def _point(kind: TypeAdapter[T], point: dict[str, Any]) -> T:
-    """One point of a grid; values that do not go together are one line."""
+    """One point of a grid; an error is one line."""
     try:
         return kind.validate_python(point)
     except ValidationError as error:

@@ -7,7 +7,6 @@ from pydantic import AfterValidator, Field
 
 from mergegrid.errors import ConfigError
 from mergegrid.hashing import file_digest
-from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Spec
 from mergegrid.study.schema.generation import Generation, Precision
 from mergegrid.study.schema.grids import distinct
@@ -64,19 +63,6 @@ class OnGpus(Spec):
             memory_fraction=generation.memory_fraction,
             max_model_len=generation.max_model_len,
         )
-
-
-class HarnessRequest(Spec):
-    """One model, scored on all tasks."""
-
-    settings: Harness
-    """The tasks, and how they are run."""
-    on_gpus: OnGpus = OnGpus()
-    """What of it matters on GPUs only."""
-    recipe: Recipe
-    """What the model was merged from."""
-    owner: str = ""
-    """The expert whose ability the tasks measure; empty where they are no one's."""
 
 
 def own_tasks(settings: Harness) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mergegrid.errors import ConfigError
-from mergegrid.study.schema.decoders import Decoders
+from mergegrid.study.schema.decoders import DecoderStudy
 from mergegrid.study.schema.published import Cell, Published, read_published
 from mergegrid.study.schema.study import Study
 
@@ -60,7 +60,7 @@ def published_gains(study: Study, path: Path) -> list[dict[str, Any]]:
     """
     named = {
         name: each.published
-        for name, each in study.families.items()
+        for name, each in (study.encoders.families if study.encoders else {}).items()
         if each.published and each.published.pairs
     }
     if not named:
@@ -80,7 +80,9 @@ def published_gains(study: Study, path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _experts(decoders: Decoders, family: str, published: Published, cell: Cell) -> Iterator[str]:
+def _experts(
+    decoders: DecoderStudy, family: str, published: Published, cell: Cell
+) -> Iterator[str]:
     """Our experts, joined by `+` as in scores, whose score is this cell."""
     wanted = cell.models.split("+")
     alone = [(name,) for name in decoders.families[family].experts]

@@ -85,6 +85,28 @@ class Sizes(Spec):
     """Examples for the reported scores."""
 
 
+class Target(Spec):
+    """The part of a task that a model depends on: its answers and how they are scored."""
+
+    omitted_when_default = frozenset({"label_names"})
+
+    task: str
+    """Name of the task."""
+    metric: Metric
+    """How predictions are scored."""
+    classes: list[Label]
+    """The classes in order; empty for regression."""
+    label_names: list[str] | None = None
+    """Names of the classes in a ready expert, where they differ from the labels."""
+    max_length: int
+    """Tokens after which a text is truncated."""
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the answer is a number rather than a class."""
+        return not self.classes
+
+
 class Task(Spec):
     """A task for encoders: classification or regression of one text or a pair of texts."""
 
@@ -131,6 +153,12 @@ class Task(Spec):
         """The classes in order; empty for regression."""
         return [0, 1] if self.rank_pairs else self.labels or []
 
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables by split, as far as they are configured."""
+        tables = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: table for split, table in tables.items() if table}
+
     @field_validator("labels")
     @classmethod
     def _distinct(cls, labels: list[Label] | None) -> list[Label] | None:
@@ -168,3 +196,15 @@ class Task(Spec):
                 "leave out the validation and test tables"
             )
         return self
+
+    def target(self, name: str, max_length: int) -> Target:
+        """What a model that reads `max_length` tokens depends on."""
+        return Target(task=name, metric=self.metric, classes=self.classes, max_length=max_length)
+
+    def without_notes(self) -> "Task":
+        """The task without licenses and names of labels, which do not change its examples."""
+        unlicensed = {
+            split: table.model_copy(update={"licence": None})
+            for split, table in self.tables.items()
+        }
+        return self.model_copy(update={**unlicensed, "label_names": None})

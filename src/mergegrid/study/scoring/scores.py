@@ -11,7 +11,8 @@ import pandas as pd
 from mergegrid.hashing import canonical_json
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import Libraries
-from mergegrid.study.schema.study import Aim, Selection
+from mergegrid.study.schema.encoders import Aim
+from mergegrid.study.schema.grids import Selection
 
 Split = Literal["validation", "test"]
 

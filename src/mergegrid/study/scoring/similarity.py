@@ -34,10 +34,6 @@ from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
-from mergegrid.study.schema.similarity_jobs import (
-    DecoderSimilarityRequest,
-    EncoderSimilarityRequest,
-)
 from mergegrid.study.tasks.encoding import batches, encode
 
 STAGE_VERSIONS = {"similarity": 1}
@@ -63,14 +59,26 @@ Inputs = dict[str, torch.Tensor]
 
 
 def encoder_similarity(
-    request: EncoderSimilarityRequest,
+    recipes: Sequence[Recipe],
     base: Path,
     expert: Path,
     examples: pd.DataFrame,
+    count: int,
+    max_length: int,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Compare the embeddings of one encoder on the first test examples of its task."""
-    (name,) = request.recipes[0].experts
+    """Compare the embeddings of one encoder on the first test examples of its task.
+
+    Args:
+        recipes: the unchanged expert first, which all are compared with.
+        base: folder of the base.
+        expert: folder of the expert.
+        examples: prepared examples of its task.
+        count: maximum number of test examples to read.
+        max_length: tokens after which a text is truncated.
+        device: `cpu` or `cuda`.
+    """
+    (name,) = recipes[0].experts
     checkpoints = [open_checkpoint(folder) for folder in (base, expert)]
     base_model, expert_model = (
         InMemory(checkpoint) if device == "cpu" else OnDevice(checkpoint, device)
@@ -79,34 +87,38 @@ def encoder_similarity(
     engine = Engine(base_model, {name: expert_model}, options=options_for(device, threads=1))
     model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(expert)
-    tested = examples[examples["split"] == "test"].head(request.examples)
-    encoded = encode(tokenizer, tested, request.max_length)
+    tested = examples[examples["split"] == "test"].head(count)
+    encoded = encode(tokenizer, tested, max_length)
     inputs = [batch.inputs for batch in batches(tokenizer, encoded, _MAX_TOKENS, device)]
     return similarities(
-        model, inputs, request.recipes, lambda recipe: load_into(model, engine.checkpoint(recipe))
+        model, inputs, recipes, lambda recipe: load_into(model, engine.checkpoint(recipe))
     )
 
 
 def decoder_similarity(
-    request: DecoderSimilarityRequest,
-    base: Path,
-    expert: Path,
+    recipes: Sequence[Recipe],
+    models: Models,
     questions: pd.DataFrame,
+    count: int,
+    chat: bool,
     device: str = "cpu",
 ) -> pd.DataFrame:
     """Compare the embeddings of one decoder on the first questions of its benchmark.
 
     Weights are rounded as a merged folder would hold them; embeddings are computed in float32.
 
+    Args:
+        recipes: the unchanged expert first, which all are compared with.
+        models: the base and the expert.
+        questions: prepared questions of the expert's first benchmark.
+        count: maximum number of questions to read.
+        chat: whether questions are put into the chat template instead of the raw prompt.
+        device: `cpu` or `cuda`.
+
     Raises:
         CheckpointError: a model is damaged, or is not homologous with the base.
     """
-    (name,) = request.recipes[0].experts
-    merger = Merger(
-        Models(
-            base=base, experts={name: expert}, output=request.output, homologous=request.homologous
-        )
-    )
+    merger = Merger(models)
     with TemporaryDirectory() as temporary:
         shell = Path(temporary)
         merger.write_shell(shell)
@@ -114,11 +126,9 @@ def decoder_similarity(
         # Built on the device, so that the CPU needs no memory for it.
         with torch.device(device):
             model = empty_model(shell, "float32")
-    first = questions.head(request.examples)
+    first = questions.head(count)
     texts = (
-        map(prompts.chat, first["instruction"])
-        if request.chat
-        else map(prompts.encode, first["prompt"])
+        map(prompts.chat, first["instruction"]) if chat else map(prompts.encode, first["prompt"])
     )
     ids = [torch.tensor([text], device=device) for text in texts]
     inputs = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
@@ -126,7 +136,7 @@ def decoder_similarity(
     def load(recipe: Recipe) -> None:
         replace_weights(model, merger.weights(recipe))
 
-    return similarities(model, inputs, request.recipes, load)
+    return similarities(model, inputs, recipes, load)
 
 
 def similarities(

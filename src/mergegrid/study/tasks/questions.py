@@ -15,7 +15,6 @@ import pandas as pd
 
 from mergegrid.errors import DataError
 from mergegrid.study.schema.benchmarks import Benchmark
-from mergegrid.study.schema.decoder_jobs import template
 from mergegrid.study.tasks.benchmarks import READERS
 from mergegrid.study.tasks.benchmarks.humaneval import packaged_problems
 from mergegrid.study.tasks.generators import generate
@@ -69,7 +68,7 @@ def _prompt(benchmark: Benchmark, instruction: str) -> str:
     """
     if benchmark.prompt is None and benchmark.kind in ("humaneval", "mbpp"):
         instruction = instruction.replace("    ", "\t")
-    return template(benchmark).replace("{instruction}", instruction)
+    return benchmark.template.replace("{instruction}", instruction)
 
 
 def _records(benchmark: Benchmark, path: Path | None) -> Sequence[Mapping[str, Any]]:

@@ -31,7 +31,8 @@ from transformers import (
 from mergegrid.errors import CheckpointError
 from mergegrid.study.encoders.class_order import class_names, outputs_of
 from mergegrid.study.encoders.importing import TRAINING, import_base, import_expert
-from mergegrid.study.schema.encoder_jobs import FinetuneRequest, Target
+from mergegrid.study.schema.encoder_jobs import FinetuneRequest
+from mergegrid.study.schema.tasks import Target
 
 SMALL = {
     "vocab_size": 17,

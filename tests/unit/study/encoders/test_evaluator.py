@@ -22,7 +22,7 @@ from mergegrid.study.encoders.merges import merges
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.encoders.sweep import sweep
 from mergegrid.study.encoders.task_scorer import TaskScorer
-from mergegrid.study.schema.encoder_jobs import MergesRequest, SweepRequest
+from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.scoring.scores import COLUMNS
 from mergegrid.study.tasks.encoding import encode
 
@@ -196,7 +196,7 @@ def test_a_sweep_scores_every_recipe_once_in_the_documented_columns(
     make_evaluator, target, measured
 ):
     swept = recipes(NoSparsifier(), base_only(), Dare(rate=0.5), DropOnly(rate=0.5, seed=1))
-    frame, _ = sweep(SweepRequest(target=target, recipes=swept), make_evaluator())
+    frame, _ = sweep(target, swept, make_evaluator())
     assert list(frame.columns) == list(COLUMNS)
     assert frame["recipe_digest"].tolist() == [recipe.digest for recipe in swept]
     assert frame["split"].eq("test").all()

@@ -16,7 +16,7 @@ from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.model_statistics.gather import gather
-from mergegrid.study.schema.encoder_jobs import Statistic, StatisticsRequest
+from mergegrid.study.schema.encoder_jobs import Statistic
 
 NAMES = ("blame", "praise")
 
@@ -32,8 +32,7 @@ def folder(base, expert, examples, request_for_praise, tmp_path_factory):
             for kind in ("fisher", "regmean")
             for count in counts
         ]
-        request = StatisticsRequest(target=request_for_praise.target, statistics=files)
-        gather(base, expert, request, examples, statistics_folder)
+        gather(base, expert, request_for_praise.target, files, examples, statistics_folder)
         return statistics_folder
 
     return make

@@ -12,7 +12,8 @@ from mergegrid.study.encoders.merges import merges
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.encoders.sweep import sweep
 from mergegrid.study.reporting import tables
-from mergegrid.study.schema.encoder_jobs import MergesRequest, SweepRequest, Target
+from mergegrid.study.schema.encoder_jobs import MergesRequest
+from mergegrid.study.schema.tasks import Target
 from mergegrid.study.scoring.scores import Measurement
 from mergegrid.study.tasks.metrics import score
 
@@ -165,7 +166,7 @@ def test_predictions_give_the_scores_again(base, expert, examples, tmp_path):
     ]
     store = ScoreStore(tmp_path / "store.jsonl")
     evaluator = EncoderEvaluator(base, {"praise": EvaluatedExpert(expert, TARGET, examples)}, store)
-    frame, predictions = sweep(SweepRequest(target=TARGET, recipes=recipes), evaluator)
+    frame, predictions = sweep(TARGET, recipes, evaluator)
     labels = examples.loc[examples["split"] == "test", "label"].to_numpy()
     assert predictions["recipe_digest"].tolist() == frame["recipe_digest"].tolist()
     for value, answers in zip(frame["value"], predictions["predictions"], strict=True):

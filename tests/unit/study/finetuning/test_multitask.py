@@ -11,8 +11,8 @@ from mergegrid.study.encoders.importing import import_base
 from mergegrid.study.encoders.oracle import score_oracle
 from mergegrid.study.finetuning import multitask
 from mergegrid.study.finetuning.multitask import STATE, finetune_together
-from mergegrid.study.schema.encoder_jobs import Target
-from mergegrid.study.schema.oracle_jobs import OracleRequest
+from mergegrid.study.schema.encoder_jobs import OracleRequest
+from mergegrid.study.schema.tasks import Target
 from mergegrid.study.scoring.scores import COLUMNS
 
 EXPERTS = ["praise", "rating", "kind"]

@@ -21,7 +21,7 @@ from mergegrid.study.grading.lm_eval import (
     run_lm_eval,
 )
 from mergegrid.study.schema.generation import Generation
-from mergegrid.study.schema.lm_eval import Harness, HarnessRequest, OnGpus, own_tasks
+from mergegrid.study.schema.lm_eval import Harness, OnGpus, own_tasks
 from mergegrid.study.scoring.scores import score_frame
 from mergegrid.yaml_files import check_content
 
@@ -421,8 +421,3 @@ def test_settings_that_cannot_work_are_refused(content, says):
     with pytest.raises(ConfigError) as refused:
         check_content(Harness, {"tasks": ["arc_easy"], **content}, "config.yaml")
     assert says in str(refused.value)
-
-
-def test_a_request_is_one_text():
-    request = HarnessRequest(settings=Harness(tasks=["arc_easy"]), recipe=RECIPE)
-    assert HarnessRequest.model_validate_json(request.model_dump_json()) == request

@@ -11,7 +11,7 @@ from mergegrid.errors import CheckpointError, DataError
 from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.regmean import RegMean
 from mergegrid.study.model_statistics.gather import gather
-from mergegrid.study.schema.encoder_jobs import Statistic, StatisticsRequest
+from mergegrid.study.schema.encoder_jobs import Statistic
 from mergegrid.study.tasks.encoding import encode
 
 KINDS = [(kind, how) for kind in ("fisher", "regmean") for how in ("exact", "reference")]
@@ -28,8 +28,7 @@ def gathered(base, expert, examples, request_for_praise, tmp_path_factory):
             for count in counts
             for kind, how in kinds
         ]
-        request = StatisticsRequest(target=request_for_praise.target, statistics=files)
-        gather(base, expert, request, examples, folder)
+        gather(base, expert, request_for_praise.target, files, examples, folder)
         return folder
 
     return run

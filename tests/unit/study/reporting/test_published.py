@@ -147,7 +147,7 @@ def test_average_changes_are_those_of_mapped_families():
         "labels": ["no", "yes"],
         "validation_fraction": 0.1,
     }  # fmt: skip
-    built = Study.model_validate({"tasks": {"a": task}, "families": {"bert": spec}})
+    built = Study.model_validate({"encoders": {"tasks": {"a": task}, "families": {"bert": spec}}})
     gains = {gain["method"]: gain["value"] for gain in published_gains(built, FILE)}
     assert gains == {
         "average": 0.58, "task_arithmetic": 0.36, "fisher": 0.37, "regmean": -0.03, "ties": 0.84,

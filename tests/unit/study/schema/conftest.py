@@ -2,7 +2,9 @@ import copy
 
 import pytest
 
-STUDY = {
+from mergegrid.study.schema.loading import check_study
+
+ENCODERS = {
     "tasks": {
         "rte": {
             "text": ["sentence1", "sentence2"],
@@ -33,5 +35,15 @@ STUDY = {
 
 @pytest.fixture
 def content():
-    """A correct configuration, free to be changed."""
-    return copy.deepcopy(STUDY)
+    """A correct study of encoders, free to be changed."""
+    return copy.deepcopy(ENCODERS)
+
+
+@pytest.fixture
+def read():
+    """Reads a study of encoders; `others` are other keys at the root of the configuration."""
+
+    def read(encoders, **others):
+        return check_study({"encoders": encoders, **others}, "study.yaml").encoders
+
+    return read

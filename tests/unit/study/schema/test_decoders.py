@@ -7,16 +7,16 @@ import pytest
 
 from mergegrid.checkpoints.sources.source import PathOrigin, parse_origin
 from mergegrid.errors import ConfigError
+from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.decoder_jobs import (
     finetune_request,
-    generate_request,
-    merge_request,
-    questions_request,
-    sampling,
+    generate_parts,
+    merge_parts,
+    questions_of,
     score_request,
-    template,
 )
 from mergegrid.study.schema.decoders import Lora
+from mergegrid.study.schema.job_parameters import as_parameters, read_parameters
 from mergegrid.study.schema.loading import check_paths, check_study
 
 REMOVE = object()
@@ -76,7 +76,11 @@ WRONG = [
     ("benchmarks", {}, "decoders.benchmarks = {}: Dictionary should have at least 1 item"),
     ("benchmarks.a b", {"kind": "humaneval"}, "a b = 'a b': take letters, digits, dot, dash"),
     ("benchmarks.mean", {"kind": "humaneval"}, "a benchmark cannot be called mean: tables have"),
-    ("benchmarks.formats", REMOVE, "experts.chat wants benchmark 'formats', which is not among s"),
+    (
+        "benchmarks.formats",
+        REMOVE,
+        "experts.chat refers to benchmark 'formats', which is not in ",
+    ),
     (f"{SUMS}.kind", "gsm", "decoders.benchmarks.sums.kind = 'gsm': Input should be 'gsm8k', '"),
     (f"{SUMS}.records", REMOVE, "sums: a benchmark of kind gsm8k has 0 sources of questions; give"),
     (f"{SUMS}.generated", WORDS, "sums: a benchmark of kind gsm8k has 2 sources of questions; giv"),
@@ -111,7 +115,7 @@ WRONG = [
     (
         "families.llama.experts.base",
         {"benchmarks": ["sums"], "source": LOCAL},
-        "families.llama.experts has one called base, as the base itself is; rename it",
+        "families.llama.experts: an expert is called base, like the base itself; rename it",
     ),
     ("families.llama.dtype", "int8", "llama.dtype = 'int8': Input should be 'base', 'float32', "),
     ("families.llama.generation", {"gpus": 0}, "generation.gpus = 0: Input should be greater than"),
@@ -120,8 +124,8 @@ WRONG = [
     ("rates", [0.5, 0.5], "decoders.rates = [0.5, 0.5]: 0.5 is listed more than once; list it on"),
     ("validation_fraction", 0, "validation_fraction = 0: Input should be greater than 0"),
     ("selection", "train", "decoders.selection = 'train': Input should be 'validation' or 'test'"),
-    ("merges.sets", [["math", "law"]], "merges.sets names math, law, which no family has together"),
-    ("merges.methods", [{"kind": "fisher"}], "fisher needs statistics of every expert, which a s"),
+    ("merges.sets", [["math", "law"]], "merges.sets lists math, law, which no family has together"),
+    ("merges.methods", [{"kind": "fisher"}], "fisher needs model statistics of every expert, whi"),
     ("merges.methods", [{"kind": "slerp"}], "slerp merges exactly 2 experts"),
     (
         "merges.sparsifiers",
@@ -154,7 +158,7 @@ def test_questions_that_end_before_they_start_are_refused(decoders):
 
 def test_a_study_that_scores_nothing_is_refused(decoders):
     for merges in (None, {"sets": []}, {"methods": []}, {"sparsifiers": []}):
-        with pytest.raises(ConfigError, match="neither a sweep nor a merge of decoders; leave"):
+        with pytest.raises(ConfigError, match="neither a sweep nor a merge; keep `sweep`"):
             read(decoders | {"sweep": None, "merges": merges})
         assert read(decoders | {"merges": merges})
     assert read(decoders | {"sweep": None})
@@ -209,7 +213,7 @@ def test_an_ability_that_two_experts_have_is_the_firsts(decoders):
 def test_benchmarks_are_asked_as_their_owner_is(decoders):
     study = read(decoders)
     recipes = study.merge_recipes("llama", ("math", "code"), 0)
-    asks = generate_request(study, "llama", recipes).asks
+    asks = generate_parts(study, "llama", recipes)["asks"]
     assert [(ask.benchmark, ask.chat) for ask in asks] == [
         ("sums", False),
         ("programs", True),
@@ -217,7 +221,7 @@ def test_benchmarks_are_asked_as_their_owner_is(decoders):
     ]
     decoders["families"]["llama"]["chat"] = True
     decoders["families"]["llama"]["experts"]["code"]["chat"] = False
-    asks = generate_request(read(decoders), "llama", recipes).asks
+    asks = generate_parts(read(decoders), "llama", recipes)["asks"]
     assert [ask.chat for ask in asks] == [True, False, False]
 
 
@@ -299,13 +303,13 @@ def requests(study):
                 if len(experts) == 1
                 else study.merge_recipes("llama", experts, seed)
             )
-            found["generate", experts] = generate_request(study, "llama", recipes)
+            found["generate", experts] = generate_parts(study, "llama", recipes)
             for recipe in recipes:
-                found["merge", recipe.digest] = merge_request(study, recipe)
+                found["merge", recipe.digest] = merge_parts(study, recipe)
             for name in study.families["llama"].owners(experts):
-                found["questions", name] = questions_request(study, name)
+                found["questions", name] = questions_of(study.benchmarks[name])
                 found["score", experts, name] = score_request(study, "llama", name, recipes)
-    return {key: request.model_dump_json() for key, request in found.items()}
+    return {key: as_parameters(request=request) for key, request in found.items()}
 
 
 OTHER = {
@@ -349,54 +353,55 @@ def test_a_request_changes_with_what_it_depends_on_alone(decoders, changes, agai
 
 def test_more_or_longer_answers_and_other_metrics_ask_no_other_questions(decoders):
     hidden = decoders["benchmarks"]["hidden"]
-    before = questions_request(read(decoders), "hidden")
+    before = questions_of(read(decoders).benchmarks["hidden"])
     hidden |= {"pass_at": [1, 2], "sampling": {"samples": 2, "temperature": 1, "max_tokens": 9}}
-    assert questions_request(read(decoders), "hidden") == before
+    assert questions_of(read(decoders).benchmarks["hidden"]) == before
     hidden["prompt"] = "{instruction}"
-    assert questions_request(read(decoders), "hidden") != before
+    assert questions_of(read(decoders).benchmarks["hidden"]) != before
 
 
 def test_a_questions_request_is_read_again_by_its_job(decoders):
     study = read(decoders)
     for name in study.benchmarks:
-        asked = questions_request(study, name)
-        assert type(asked).model_validate_json(asked.model_dump_json()) == asked
+        benchmark = questions_of(study.benchmarks[name])
+        text = as_parameters(benchmark=benchmark)
+        assert read_parameters(text, benchmark=Benchmark) == (benchmark,)
 
 
 def test_in_one_engine_the_request_holds_the_merges(decoders):
     study = read(decoders)
     recipes = study.merge_recipes("llama", ("math", "code"), 0)
-    assert generate_request(study, "llama", recipes).merges == []
+    assert generate_parts(study, "llama", recipes)["merges"] == []
     decoders["families"]["llama"] |= {"generation": {"one_engine": True}, "dtype": "float16"}
-    merges = generate_request(read(decoders), "llama", recipes).merges
-    assert [each.recipe for each in merges] == recipes
-    assert {each.output.dtype for each in merges} == {"float16"}
+    merges = generate_parts(read(decoders), "llama", recipes)["merges"]
+    assert [each["recipe"] for each in merges] == recipes
+    assert {each["output"].dtype for each in merges} == {"float16"}
 
 
 def test_experts_of_another_base_are_merged_only_on_demand(decoders):
     recipe = read(decoders).merge_recipes("llama", ("math", "code"), 0)[0]
-    assert merge_request(read(decoders), recipe).homologous
+    assert merge_parts(read(decoders), recipe)["homologous"]
     decoders["families"]["llama"]["other_base"] = True
-    assert not merge_request(read(decoders), recipe).homologous
+    assert not merge_parts(read(decoders), recipe)["homologous"]
 
 
 def test_unset_prompts_and_limits_are_the_papers_and_set_ones_the_users(decoders):
     before = read(decoders).benchmarks["sums"]
-    assert template(before).endswith("### Response: Let's think step by step.")
-    assert (sampling(before).max_tokens, sampling(before).stop[0]) == (1024, "Instruction:")
+    assert before.template.endswith("### Response: Let's think step by step.")
+    assert (before.full_sampling.max_tokens, before.full_sampling.stop[0]) == (1024, "Instruction:")
     decoders["benchmarks"]["sums"] |= {
         "prompt": "{instruction}?",
         "sampling": {"max_tokens": 3, "stop": []},
     }
     after = read(decoders).benchmarks["sums"]
-    assert template(after) == "{instruction}?"
-    assert (sampling(after).max_tokens, sampling(after).stop) == (3, [])
+    assert after.template == "{instruction}?"
+    assert (after.full_sampling.max_tokens, after.full_sampling.stop) == (3, [])
 
 
 def test_experts_learn_in_the_prompt_they_are_asked_in_unless_told_otherwise(decoders):
     study = read(decoders)
     asked = finetune_request(study, "llama", "chat", 0)
-    assert asked.prompt == template(study.benchmarks["formats"])
+    assert asked.prompt == study.benchmarks["formats"].template
     decoders["families"]["llama"]["experts"]["chat"]["data"]["prompt"] = "Q: {instruction}"
     assert finetune_request(read(decoders), "llama", "chat", 0).prompt == "Q: {instruction}"
 
@@ -419,7 +424,7 @@ def test_local_files_that_are_not_there_are_told_with_their_key(decoders, tmp_pa
         (tmp_path / name).rmdir()
         with pytest.raises(ConfigError) as error:
             check_paths(study)
-        assert f"{key}.source = 'path:{name}': there is no {tmp_path / name}" in str(error.value)
+        assert f"{key}.source = 'path:{name}': {tmp_path / name} does not exist" in str(error.value)
         (tmp_path / name).mkdir()
 
 
@@ -440,5 +445,5 @@ def test_an_unset_variable_is_named_and_only_where_the_path_is_needed(decoders, 
         check_paths(study)
     assert str(error.value) == (
         f"source {text}: the environment variable MERGEGRID_TEST_DATA is not set; "
-        "set it to the folder that is meant"
+        "set it to the intended folder"
     )

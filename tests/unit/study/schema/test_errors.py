@@ -17,8 +17,9 @@ WRONG = [
     ("seeds.mask", [0, 0], "seeds.mask = [0, 0]: 0 is listed more than once; list it once"),
     ("seeds.mask", [-1], "seeds.mask.0 = -1: Input should be greater than or equal to 0"),
     ("selection", "train", "selection = 'train': Input should be 'validation' or 'test'"),
-    ("tasks", {}, "wants task 'rte', which is not among tasks ()"),
-    ("families", {}, "there is no model to study; give `families` (encoders), `decoders` or both"),
+    ("tasks", {}, "tasks = {}: Dictionary should have at least 1 item"),
+    ("tasks.rte", REMOVE, "experts.rte refers to task 'rte', which is not in `tasks` (stsb)"),
+    ("families", {}, "families = {}: Dictionary should have at least 1 item"),
     ("tasks.rte.metric", REMOVE, "tasks.rte.metric is missing"),
     ("tasks.rte.metric", "bleu", "tasks.rte.metric = 'bleu': Input should be 'accuracy'"),
     ("tasks.rte.metric", "pearson", "metric pearson does not fit classification; take one of"),
@@ -38,7 +39,7 @@ WRONG = [
     ("tasks.rte.train.sha256", "abc", "tasks.rte.train.sha256 = 'abc': String should match"),
     ("families.bert.base", REMOVE, "families.bert.base is missing"),
     ("families.bert.experts", {}, "families.bert.experts = {}: Dictionary should have at least"),
-    ("families.bert.experts.cola", {}, "wants task 'cola', which is not among tasks (rte, stsb)"),
+    ("families.bert.experts.cola", {}, "refers to task 'cola', which is not in `tasks` (rte, st"),
     ("families.bert.experts.a b", {"task": "rte"}, "experts.a b = 'a b': take letters, digits"),
     ("families.bert.finetune", {"lr": 1e-5}, "families.bert.finetune.lr is not a known key; know"),
     ("families.bert.finetune", {"epochs": "ten"}, "families.bert.finetune.epochs = 'ten': Input"),
@@ -52,9 +53,13 @@ WRONG = [
     ("merges.methods", [{"kind": "ties", "k": 2}], "merges.methods.0.k is not a known key; known"),
     ("merges.methods", [{"kind": "ties"}] * 2, "ties is listed more than once; list it once"),
     ("merges.sparsifiers", [{"kind": "dare", "rate": 2}], "sparsifiers.0.rate = 2: Input should"),
-    ("merges.sets", [["rte", "cola"]], "merges.sets names rte, cola, which no family has togethe"),
+    ("merges.sets", [["rte", "cola"]], "merges.sets lists rte, cola, which no family has togethe"),
     ("merges.sets", ["triples"], "merges.sets.0 = 'triples': Input should be 'pairs' or 'all'"),
-    ("merges.sparsifiers", [{"kind": "dare", "rate": 0}], "dare at no rate between 0 and 1, where"),
+    (
+        "merges.sparsifiers",
+        [{"kind": "dare", "rate": 0}],
+        "dare has no rate between 0 and 1, so",
+    ),
     ("merges.sets", [["rte", "rte"]], "merges.sets = [['rte', 'rte']]: rte is listed more than"),
     ("merges.sets", [["rte", "stsb"], ["stsb", "rte"]], "is listed more than once; list it once"),
     ("tasks.mean", {}, "tasks.mean.text is missing"),
@@ -98,39 +103,81 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("place", "value", "message"), WRONG, ids=[w[2][:40] for w in WRONG])
-def test_a_wrong_value_is_refused_with_its_key_and_what_would_do(content, place, value, message):
+def test_a_wrong_value_is_refused_with_its_key_and_what_would_do(
+    content, place, value, message, read
+):
     put(content, place, value)
     with pytest.raises(ConfigError) as error:
-        check_study(content, "study.yaml")
+        read(content)
     assert message in str(error.value)
-    assert str(error.value).startswith("study.yaml: ")
+    assert str(error.value).startswith("study.yaml: encoders")
 
 
-def test_the_correct_configuration_is_accepted(content):
-    check_study(content, "study.yaml")
+def test_the_correct_configuration_is_accepted(content, read):
+    read(content)
 
 
-def test_all_mistakes_are_told_at_once(content):
+def test_all_mistakes_are_told_at_once(content, read):
     put(content, "rats", 1)
     put(content, "selection", "train")
     with pytest.raises(ConfigError) as error:
-        check_study(content, "study.yaml")
+        read(content)
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_a_study_that_scores_nothing_is_refused(content):
-    for merges in (None, content["merges"] | {"sets": []}):
-        with pytest.raises(ConfigError, match="neither a sweep nor a set of experts to merge"):
-            check_study(content | {"sweep": None, "merges": merges}, "study.yaml")
+def test_a_study_that_scores_nothing_is_refused(content, read):
+    for change in ({"sets": []}, {"methods": []}, {"sparsifiers": []}):
+        merges = content["merges"] | change
+        read(content | {"merges": merges})
+        with pytest.raises(ConfigError, match="neither a sweep nor a merge"):
+            read(content | {"sweep": None, "merges": merges})
+    with pytest.raises(ConfigError, match="neither a sweep nor a merge"):
+        read(content | {"sweep": None, "merges": None})
 
 
-def test_slerp_is_refused_for_sets_of_more_than_two(content):
+def test_slerp_is_refused_for_sets_of_more_than_two(content, read):
     content["merges"]["methods"] = [{"kind": "slerp"}]
-    check_study(content, "study.yaml")
+    read(content)
     content["families"]["bert"]["experts"]["more"] = {"task": "rte"}
     content["merges"]["sets"] = ["pairs", "all"]
     with pytest.raises(ConfigError, match=r"slerp merges exactly 2 experts"):
+        read(content)
+
+
+MOVED = [
+    "tasks", "families", "rates", "seeds", "sweep", "merges", "oracle", "similarity", "selection",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", MOVED)
+def test_a_key_of_earlier_versions_is_refused_with_its_new_place(content, key):
+    with pytest.raises(ConfigError) as error:
+        check_study({"encoders": content, key: content.get(key)}, "study.yaml")
+    assert str(error.value) == (
+        f"study.yaml: `{key}` has moved to `encoders.{key}`; indent it below `encoders:`"
+    )
+
+
+def test_a_study_of_an_earlier_version_is_refused_key_by_key(content):
+    with pytest.raises(ConfigError) as error:
         check_study(content, "study.yaml")
+    moved = [line for line in str(error.value).splitlines() if "has moved to `encoders." in line]
+    assert len(moved) == len(content) == len(str(error.value).splitlines())
+
+
+def test_a_study_without_models_is_refused():
+    with pytest.raises(ConfigError, match="no models to study; add `encoders`, `decoders` or both"):
+        check_study({"title": "nothing"}, "study.yaml")
+
+
+def test_a_family_cannot_be_both_of_encoders_and_of_decoders(content):
+    expert = {"benchmarks": ["hidden"], "source": {"source": "hub:org/expert"}}
+    decoders = {
+        "benchmarks": {"hidden": {"kind": "humaneval"}},
+        "families": {"bert": {"base": {"source": "hub:org/base"}, "experts": {"code": expert}}},
+    }
+    with pytest.raises(ConfigError, match="bert is a family of encoders and a family of decoders"):
+        check_study({"encoders": content, "decoders": decoders}, "study.yaml")
 
 
 def test_a_key_written_twice_is_refused(tmp_path):
@@ -159,10 +206,10 @@ def test_a_missing_file_is_refused(tmp_path):
         read_study(tmp_path / "none.yaml")
 
 
-def test_a_local_path_that_is_not_there_is_refused(content):
+def test_a_local_path_that_is_not_there_is_refused(content, read):
     put(content, "tasks.rte.train.source", "path:nowhere/train.jsonl")
     with pytest.raises(ConfigError, match=r"tasks\.rte\.train\.source = 'path:nowhere/train"):
-        check_paths(check_study(content, "study.yaml"))
+        check_paths(check_study({"encoders": content}, "study.yaml"))
 
 
 def put(content, place, value):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mergegrid.errors import ConfigError
 from mergegrid.recipes.merge_file import read_merge_file, recipes_of
-from mergegrid.study.schema.loading import check_study, read_study
+from mergegrid.study.schema.loading import read_study
 from mergegrid.study.schema.names import RESULTS
 from mergegrid.yaml_files import read_yaml
 
@@ -66,24 +66,24 @@ def replaced(value, wrong):
 
 @pytest.mark.parametrize(("place", "value"), NUMBERS)
 @pytest.mark.parametrize("wrong", [True, False, float("nan"), float("inf"), "nan", "-inf", "1e999"])
-def test_what_is_no_number_is_refused_wherever_a_number_belongs(content, place, value, wrong):
+def test_what_is_no_number_is_refused_wherever_a_number_belongs(content, place, value, wrong, read):
     put(content, place, value)
-    check_study(content, "study.yaml")
+    read(content)
     put(content, place, replaced(value, wrong))
     with pytest.raises(ConfigError, match=r"number|integer|finite") as error:
-        check_study(content, "study.yaml")
+        read(content)
     assert str(error.value).startswith("study.yaml: ")
     assert str(wrong) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("written", "read"), [(1, 1.0), ("1e-5", 1e-5), ("0.5", 0.5), (0.25, 0.25), ("1", 1.0)]
+    ("written", "value"), [(1, 1.0), ("1e-5", 1e-5), ("0.5", 0.5), (0.25, 0.25), ("1", 1.0)]
 )
-def test_numbers_may_be_whole_or_texts_as_yaml_reads_some(content, written, read):
+def test_numbers_may_be_whole_or_texts_as_yaml_reads_some(content, written, value, read):
     """YAML takes 1e-5 for a text."""
     content["families"]["bert"]["finetune"] = {"max_grad_norm": written}
-    study = check_study(content, "study.yaml")
-    assert study.families["bert"].finetune.max_grad_norm == read
+    study = read(content)
+    assert study.families["bert"].finetune.max_grad_norm == value
 
 
 @given(st.booleans(), st.integers(0, 3), st.lists(st.floats(0, 1), max_size=3, unique=True))
@@ -94,7 +94,7 @@ def test_a_boolean_among_rates_is_found(boolean, place, rates):
     assert Dare(rate=0.5, rates=values).rates == values
     names = list(values)
     names.insert(place, "wrong")
-    with pytest.raises(ValueError, match="not numbers"):
+    with pytest.raises(ValueError, match="expected a number"):
         Dare(rate=0.5, rates={name: values.get(name, boolean) for name in names})
 
 
@@ -107,7 +107,7 @@ def test_merge_files_take_no_boolean_for_a_number(tmp_path, line, value):
     path = tmp_path / "merge.yaml"
     text = "base: b\nexperts: {{a: a, c: c}}\nsparsifier: {{kind: dare, {}}}\n"
     path.write_text(text.format(line.format(value)))
-    with pytest.raises(ConfigError, match=r"merge\.yaml: sparsifier.*not numbers"):
+    with pytest.raises(ConfigError, match=r"merge\.yaml: sparsifier.*expected a number"):
         recipes_of(read_merge_file(path), path)
 
 
@@ -127,7 +127,7 @@ def test_merge_files_take_no_boolean_for_a_number(tmp_path, line, value):
 def test_numbers_to_other_bases_are_refused(tmp_path, text, base, line):
     path = tmp_path / "study.yaml"
     path.write_text(f"title: x\n{line.format(text)}\n")
-    with pytest.raises(ConfigError, match=rf"{text} in line 2 .* base {base}"):
+    with pytest.raises(ConfigError, match=rf"{text} in line 2 .*base-{base} "):
         read_yaml(path)
     path.write_text(f"title: x\n{line.format(repr(text))}\n")
     assert text in str(read_yaml(path))
@@ -159,10 +159,10 @@ def test_all_that_lies_beside_families_is_reserved():
 
 
 @pytest.mark.parametrize("name", [*RESULTS, "Tables", "SOURCES", "Scores.parquet"])
-def test_no_family_takes_the_place_of_other_results(content, name):
+def test_no_family_takes_the_place_of_other_results(content, name, read):
     content["families"][name] = content["families"].pop("bert")
     with pytest.raises(ConfigError, match=rf"cannot be called {re.escape(name)}: results holds"):
-        check_study(content, "study.yaml")
+        read(content)
 
 
 @pytest.mark.parametrize(
@@ -176,14 +176,14 @@ def test_no_family_takes_the_place_of_other_results(content, name):
         ("results", "results", "expert", False),
     ],
 )
-def test_no_family_takes_the_place_of_logs(content, results, logs, name, taken):
-    content["paths"] = {"results": results, "logs": logs}
+def test_no_family_takes_the_place_of_logs(content, results, logs, name, taken, read):
+    paths = {"results": results, "logs": logs}
     content["families"][name] = content["families"].pop("bert")
     if taken:
         with pytest.raises(ConfigError, match=f"cannot be called {name}"):
-            check_study(content, "study.yaml")
+            read(content, paths=paths)
     else:
-        check_study(content, "study.yaml")
+        read(content, paths=paths)
 
 
 SUMS = {"kind": "gsm8k", "generated": {"generator": "word_problems", "count": 5}}
@@ -199,11 +199,10 @@ DECODERS = {
 
 
 @pytest.mark.parametrize("name", ["tables", "Figures", "tasks"])
-def test_nor_does_a_family_of_decoders(content, name):
+def test_nor_does_a_family_of_decoders(content, name, read):
     families = {name: DECODERS["families"]["llama"]}
-    content["decoders"] = {**DECODERS, "families": families}
     with pytest.raises(ConfigError, match=f"cannot be called {name}"):
-        check_study(content, "study.yaml")
+        read(content, decoders={**DECODERS, "families": families})
 
 
 def twin_tasks(content):
@@ -220,18 +219,18 @@ def twin_families(content):
 
 def twin_families_of_two_kinds(content):
     families = {"Bert": DECODERS["families"]["llama"]}
-    content["decoders"] = {**DECODERS, "families": families}
+    return {**DECODERS, "families": families}
 
 
 def twin_benchmarks(content):
     benchmarks = {**DECODERS["benchmarks"], "Sums": DECODERS["benchmarks"]["sums"]}
-    content["decoders"] = {**DECODERS, "benchmarks": benchmarks}
+    return {**DECODERS, "benchmarks": benchmarks}
 
 
 def twin_decoders(content):
     llama = DECODERS["families"]["llama"]
     experts = {**llama["experts"], "MATH": llama["experts"]["math"]}
-    content["decoders"] = {**DECODERS, "families": {"llama": {**llama, "experts": experts}}}
+    return {**DECODERS, "families": {"llama": {**llama, "experts": experts}}}
 
 
 @pytest.mark.parametrize(
@@ -241,35 +240,34 @@ def twin_decoders(content):
         twin_decoders,
     ],
 )  # fmt: skip
-def test_names_that_differ_by_case_alone_are_refused(content, spoil):
-    spoil(content)
+def test_names_that_differ_by_case_alone_are_refused(content, spoil, read):
+    decoders = spoil(content)
     with pytest.raises(ConfigError, match="differ by case alone"):
-        check_study(content, "study.yaml")
+        read(content, decoders=decoders)
 
 
 @pytest.mark.parametrize(
     "name", ["a+b", "a~b", "a/b", "../a", ".", "..", "", ".hidden", "-a", "a b", "ä", "a\n", "a:b"]
 )
 @pytest.mark.parametrize("place", ["tasks", "families", "families.bert.experts"])
-def test_names_that_are_no_part_of_a_path_are_refused(content, place, name):
+def test_names_that_are_no_part_of_a_path_are_refused(content, place, name, read):
     here = content
     for key in place.split("."):
         here = here[key]
     here[name] = next(iter(here.values()))
     with pytest.raises(ConfigError, match="take letters, digits, dot, dash and underscore"):
-        check_study(content, "study.yaml")
+        read(content)
 
 
 @pytest.mark.parametrize("name", ["mean", "method", "family", "experts", "sparsifier", "selection"])
-def test_no_task_or_benchmark_is_called_as_a_column_of_the_tables(content, name):
+def test_no_task_or_benchmark_is_called_as_a_column_of_the_tables(content, name, read):
     content["tasks"][name] = content["tasks"]["rte"]
     with pytest.raises(ConfigError, match=f"a task cannot be called {name}"):
-        check_study(content, "study.yaml")
+        read(content)
     del content["tasks"][name]
     benchmarks = {**DECODERS["benchmarks"], name: DECODERS["benchmarks"]["sums"]}
-    content["decoders"] = {**DECODERS, "benchmarks": benchmarks}
     with pytest.raises(ConfigError, match=f"a benchmark cannot be called {name}"):
-        check_study(content, "study.yaml")
+        read(content, decoders={**DECODERS, "benchmarks": benchmarks})
 
 
 def test_shipped_studies_are_fine():

@@ -4,23 +4,22 @@ from typer.testing import CliRunner
 
 from mergegrid.cli import app
 from mergegrid.errors import ConfigError
-from mergegrid.study.schema.loading import check_study
-from mergegrid.study.schema.oracle_jobs import oracle_request
+from mergegrid.study.schema.encoder_jobs import oracle_request
 
 
-def test_a_study_has_no_oracle_unless_it_asks_for_one(content):
-    assert check_study(content, "").oracle_sets("bert") == []
-    assert check_study({**content, "oracle": {}}, "").oracle_sets("bert") == [("rte", "stsb")]
+def test_a_study_has_no_oracle_unless_it_asks_for_one(content, read):
+    assert read(content).oracle_sets("bert") == []
+    assert read({**content, "oracle": {}}).oracle_sets("bert") == [("rte", "stsb")]
 
 
-def test_an_oracle_goes_by_the_order_of_the_experts_in_the_merge_of_the_same_set(content):
+def test_an_oracle_goes_by_the_order_of_the_experts_in_the_merge_of_the_same_set(content, read):
     content["merges"]["sets"] = [["stsb", "rte"]]
-    assert check_study({**content, "oracle": {}}, "").oracle_sets("bert") == [("stsb", "rte")]
+    assert read({**content, "oracle": {}}).oracle_sets("bert") == [("stsb", "rte")]
 
 
-def test_an_oracle_takes_the_familys_values_with_its_own_on_top_and_no_experts(content):
+def test_an_oracle_takes_the_familys_values_with_its_own_on_top_and_no_experts(content, read):
     content["families"]["bert"]["finetune"] = {"epochs": 4}
-    study = check_study({**content, "oracle": {"finetune": {"batch_size": 32}}}, "")
+    study = read({**content, "oracle": {"finetune": {"batch_size": 32}}})
     request = oracle_request(study, "bert", ("rte", "stsb"), 3)
     assert (request.settings.epochs, request.settings.batch_size) == (4, 32)
     # stsb is fine-tuned at 5e-5.
@@ -43,19 +42,19 @@ def test_an_oracle_takes_the_familys_values_with_its_own_on_top_and_no_experts(c
         ({"finetune": {"epochs": 0}}, "oracle.finetune.epochs"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_key(content, oracle, told):
+def test_what_is_wrong_is_said_with_its_key(content, oracle, told, read):
     with pytest.raises(ConfigError, match=told):
-        check_study({**content, "oracle": oracle}, "study.yaml")
+        read({**content, "oracle": oracle})
 
 
-def test_an_oracle_needs_two_experts_of_a_family(content):
+def test_an_oracle_needs_two_experts_of_a_family(content, read):
     del content["families"]["bert"]["experts"]["stsb"]
-    with pytest.raises(ConfigError, match=r"oracle.sets asks for two experts.*leave `oracle` out"):
-        check_study({**content, "oracle": {}}, "study.yaml")
+    with pytest.raises(ConfigError, match=r"oracle.sets asks for two experts.*remove `oracle`"):
+        read({**content, "oracle": {}})
 
 
 def test_a_check_counts_the_oracles(content, tmp_path):
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump({**content, "oracle": {}}))
+    path.write_text(yaml.safe_dump({"encoders": {**content, "oracle": {}}}))
     result = CliRunner().invoke(app, ["check", str(path)])
     assert result.stdout == f"{path}: OK, 2 tasks, 2 experts, 1 oracles\n"

@@ -18,7 +18,6 @@ from mergegrid.sparsifiers.drop_only import DropOnly
 from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 from mergegrid.sparsifiers.none import NoSparsifier
-from mergegrid.study.schema.decoder_jobs import sampling, template
 from mergegrid.study.schema.loading import read_study
 from mergegrid.study.tasks.questions import prepare_questions
 
@@ -259,8 +258,8 @@ def test_rates_and_seeds_are_the_papers(study):
 def test_prompts_lengths_and_stops_are_the_papers(study):
     for name, (prompt, max_tokens, stop) in ASKED.items():
         benchmark = study.benchmarks[name]
-        asked = sampling(benchmark)
-        assert template(benchmark) == prompt
+        asked = benchmark.full_sampling
+        assert benchmark.template == prompt
         assert (asked.max_tokens, asked.stop) == (max_tokens, stop)
         assert (asked.temperature, asked.top_p, asked.samples) == (0, 1, 1)
         assert (benchmark.start, benchmark.end, benchmark.pass_at) == (0, None, [1])

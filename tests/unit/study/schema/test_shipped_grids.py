@@ -10,7 +10,7 @@ CONFIG = Path(__file__).parents[4] / "config"
 
 def methods(study, kind):
     content = yaml.safe_load((CONFIG / study).read_text())
-    merges = content.get("decoders", content)["merges"]
+    merges = content.get("encoders", content.get("decoders"))["merges"]
     return [each for each in merges["methods"] if each["kind"] == kind]
 
 
@@ -29,7 +29,7 @@ def test_ties_of_decoders_retains_the_shares_that_the_paper_searched(study):
 
 
 def test_published_experts_have_the_papers_learning_rate_where_nothing_else_is_said():
-    families = yaml.safe_load((CONFIG / "paper_encoders.yaml").read_text())["families"]
+    families = yaml.safe_load((CONFIG / "paper_encoders.yaml").read_text())["encoders"]["families"]
     roberta, published = families["roberta"], families["roberta-published"]
     other = {
         name

@@ -6,8 +6,8 @@ from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.schema.documentation import SCHEMAS, schema_text, with_references
-from mergegrid.study.schema.encoder_jobs import merges_request, sweep_request
-from mergegrid.study.schema.loading import check_study, read_study
+from mergegrid.study.schema.encoder_jobs import merges_request
+from mergegrid.study.schema.loading import read_study
 
 CONFIG = Path(__file__).parents[4] / "config"
 
@@ -35,16 +35,16 @@ def test_the_references_in_the_readme_are_current():
     assert readme == with_references(readme), "run `make docs`"
 
 
-def test_an_experts_own_values_replace_the_familys(content):
-    family = check_study(content, "").families["bert"]
+def test_an_experts_own_values_replace_the_familys(content, read):
+    family = read(content).families["bert"]
     assert family.finetune_of("stsb").learning_rate == 5e-5
     assert family.finetune_of("rte").learning_rate == 1e-5
     assert family.finetune_of("stsb").epochs == family.finetune_of("rte").epochs == 10
 
 
-def test_the_sweep_is_every_sparsifier_rate_and_seed_once(content):
+def test_the_sweep_is_every_sparsifier_rate_and_seed_once(content, read):
     content |= {"rates": [0, 0.5, 1], "seeds": {"mask": [0, 1]}}
-    recipes = check_study(content, "").sweep_recipes("bert", "rte", 0)
+    recipes = read(content).sweep_recipes("bert", "rte", 0)
     kinds = [
         (recipe.sparsifier.kind, getattr(recipe.sparsifier, "rate", None)) for recipe in recipes
     ]
@@ -66,8 +66,8 @@ def test_the_sweep_is_every_sparsifier_rate_and_seed_once(content):
     assert len(set(recipes)) == len(recipes)
 
 
-def test_unset_rates_and_seeds_of_a_grid_are_the_studys(content):
-    study = check_study(content | {"rates": [0.5, 0.9], "seeds": {"mask": [4]}}, "")
+def test_unset_rates_and_seeds_of_a_grid_are_the_studys(content, read):
+    study = read(content | {"rates": [0.5, 0.9], "seeds": {"mask": [4]}})
     grids = {grid.kind: grid for grid in study.sweep.sparsifiers}
     assert study.sparsifier_candidates(grids["dare"]) == [
         Dare(rate=0.5, seed=4),
@@ -79,11 +79,11 @@ def test_unset_rates_and_seeds_of_a_grid_are_the_studys(content):
     ]
 
 
-def test_sets_are_pairs_all_or_named(content):
+def test_sets_are_pairs_all_or_named(content, read):
     content["families"]["bert"]["experts"]["rte2"] = {"task": "rte"}
     # The last one is a pair already.
     content["merges"]["sets"] = ["pairs", "all", ["rte2", "rte"]]
-    sets = check_study(content, "").expert_sets("bert")
+    sets = read(content).expert_sets("bert")
     assert sets == [
         ("rte", "stsb"),
         ("rte", "rte2"),
@@ -92,23 +92,24 @@ def test_sets_are_pairs_all_or_named(content):
     ]
 
 
-def test_a_study_without_merges_or_without_sweep_is_possible(content):
-    assert check_study(content | {"merges": None}, "").expert_sets("bert") == []
-    assert check_study(content | {"sweep": None}, "").expert_sets("bert") == [("rte", "stsb")]
+def test_a_study_without_merges_or_without_sweep_is_possible(content, read):
+    assert read(content | {"merges": None}).expert_sets("bert") == []
+    assert read(content | {"sweep": None}).expert_sets("bert") == [("rte", "stsb")]
 
 
-def test_a_request_does_not_change_when_another_family_or_task_is_added(content):
-    before = check_study(content, "")
+def test_a_request_does_not_change_when_another_family_or_task_is_added(content, read):
+    before = read(content)
     content["families"]["other"] = content["families"]["bert"]
     content["tasks"]["extra"] = content["tasks"]["rte"]
-    after = check_study(content, "")
-    assert sweep_request(before, "bert", "rte", 0) == sweep_request(after, "bert", "rte", 0)
+    after = read(content)
+    assert before.sweep_recipes("bert", "rte", 0) == after.sweep_recipes("bert", "rte", 0)
+    assert before.target("bert", "rte") == after.target("bert", "rte")
     pair = ["rte", "stsb"]
     assert merges_request(before, "bert", pair, 0) == merges_request(after, "bert", pair, 0)
 
 
-def test_merge_candidates_are_the_product_of_the_listed_values(content):
-    request = merges_request(check_study(content, ""), "bert", ["rte", "stsb"], 0)
+def test_merge_candidates_are_the_product_of_the_listed_values(content, read):
+    request = merges_request(read(content), "bert", ["rte", "stsb"], 0)
     assert [[each.kind for each in group] for group in request.methods] == [
         ["average"],
         ["ties", "ties"],
@@ -117,16 +118,16 @@ def test_merge_candidates_are_the_product_of_the_listed_values(content):
     assert request.sparsifiers[1] == [Dare(rate=0.9, seed=seed) for seed in (0, 1, 2)]
 
 
-def test_ready_experts_are_no_runs_of_several_training_seeds(content):
+def test_ready_experts_are_no_runs_of_several_training_seeds(content, read):
     content["seeds"] = {"training": [3, 4]}
     family = content["families"]["bert"]
-    fine_tuned = check_study(content, "")
-    assert fine_tuned.seeds.training_of("bert", fine_tuned.families) == [3, 4]
+    fine_tuned = read(content)
+    assert fine_tuned.training_seeds("bert") == [3, 4]
     for name in family["experts"]:
         family["experts"][name] = {"source": {"source": f"hub:org/{name}"}}
-    ready = check_study(content, "")
-    assert ready.seeds.training_of("bert", ready.families) == [3]
+    ready = read(content)
+    assert ready.training_seeds("bert") == [3]
     borrowed = {name: {"family": "bert"} for name in family["experts"]}
     content["families"]["other"] = {"base": family["base"], "experts": borrowed}
-    both = check_study(content, "")
-    assert both.seeds.training_of("other", both.families) == [3]
+    both = read(content)
+    assert both.training_seeds("other") == [3]

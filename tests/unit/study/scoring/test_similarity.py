@@ -7,12 +7,9 @@ import small_models
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mergegrid.recipes.output import Output
-from mergegrid.study.schema.similarity import Similarity
-from mergegrid.study.schema.similarity_jobs import (
-    DecoderSimilarityRequest,
-    EncoderSimilarityRequest,
-)
+from mergegrid.study.generation.merged import Models
+from mergegrid.study.schema.grid_study import recipes_for
+from mergegrid.study.schema.grids import Similarity, sweep_points
 from mergegrid.study.scoring.similarity import (
     COLUMNS,
     decoder_similarity,
@@ -24,7 +21,8 @@ MASKS = [0, 1]
 
 
 def recipes(rates, expert="praise"):
-    return Similarity().recipes(rates, MASKS, "tiny", expert, 0)
+    points = sweep_points(Similarity().sparsifiers, rates, MASKS)
+    return recipes_for("tiny", (expert,), 0, points)
 
 
 class TwoLayers:
@@ -66,8 +64,7 @@ def test_each_layer_of_a_hand_made_model_has_its_own_cosine():
 
 @pytest.fixture(scope="module")
 def of_encoder(base, expert, examples):
-    request = EncoderSimilarityRequest(recipes=recipes([0, 0.5, 0.9]), examples=10, max_length=16)
-    return encoder_similarity(request, base, expert, examples)
+    return encoder_similarity(recipes([0, 0.5, 0.9]), base, expert, examples, 10, 16)
 
 
 def test_the_columns_are_those_documented(of_encoder):
@@ -118,14 +115,8 @@ def test_a_decoder_reads_the_first_questions_of_its_benchmark(tmp_path):
     family = small_models.family(tmp_path)
     texts = ["the good film", "a bad book was one", "two three four"]
     questions = pd.DataFrame({"instruction": texts, "prompt": texts})
-    request = DecoderSimilarityRequest(
-        recipes=recipes([0, 0.5], "math"),
-        examples=2,
-        chat=False,
-        output=Output(),
-        homologous=True,
-    )
-    table = decoder_similarity(request, family / "base", family / "math", questions)
+    models = Models(base=family / "base", experts={"math": family / "math"})
+    table = decoder_similarity(recipes([0, 0.5], "math"), models, questions, 2, chat=False)
     assert (table["sparsifier"] == "none").sum() == 3
     whole = table[table["sparsifier"] == "none"]
     assert whole["mean"].to_numpy() == pytest.approx(1, abs=1e-12)

@@ -1,0 +1,220 @@
+"""Encoders: families of classifiers, the tasks they are scored on, and the grid over them."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from mergegrid.checkpoints.sources.source import SourceConfig
+from mergegrid.recipes.grid import Grid
+from mergegrid.settings import Spec
+from mergegrid.sparsifiers import AnySparsifier
+from mergegrid.study.schema.families import ModelFamily, partial
+from mergegrid.study.schema.grid_study import FetchedSource, GridStudy
+from mergegrid.study.schema.grids import ExpertSets, MergeGrid, distinct, expert_sets
+from mergegrid.study.schema.names import Name, check_columns, no_twins
+from mergegrid.study.schema.tasks import Target, Task
+
+Aim = Literal["mean", "each"]
+
+
+class Finetune(Spec):
+    """Fine-tuning settings of an encoder; the defaults are the paper's (arXiv 2311.03099, appendix
+    A)."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Peak learning rate of AdamW."""
+    epochs: Annotated[int, Field(ge=1)] = 10
+    """Passes over the training examples; the weights of the best epoch on validation are kept."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Examples per step."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """Fraction of the steps in which the learning rate rises; afterwards it falls linearly."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of all parameters except biases and layer norms."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Norm to which larger gradients are clipped."""
+
+
+FinetuneOverride: Any = partial(Finetune)
+
+
+class Expert(Spec):
+    """A model with one ability: fine-tuned from the base here, or fetched ready."""
+
+    task: str | None = None
+    """Task it is fine-tuned for and scored on; by default the task with the expert's name."""
+    source: SourceConfig | None = None
+    """Fine-tuned checkpoint with its task head; unset to fine-tune the base."""
+    family: str | None = None
+    """Family whose expert of the same name is used with this base, which it was not trained from:
+    only to demonstrate the effect (arXiv 2311.03099, section 4.6)."""
+    finetune: FinetuneOverride | None = None
+    """Values that replace the family's."""
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> "Expert":
+        if self.family and (self.source or self.finetune):
+            raise ValueError(
+                "an expert of another family is used unchanged; give `family` alone, without "
+                "`source` and `finetune`"
+            )
+        return self
+
+
+class Family(ModelFamily[Expert, Finetune]):
+    """An encoder and its homologous experts."""
+
+    finetune: Finetune = Finetune()
+    """Fine-tuning settings of the experts."""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """Tokens after which a text is truncated, in fine-tuning and scoring."""
+
+    def task_of(self, expert: str) -> str:
+        """Name of the task of an expert."""
+        return self.experts[expert].task or expert
+
+
+class Merges(MergeGrid):
+    """Experts merged with each other, with and without a sparsifier.
+
+    Lists of values of a method are searched: the best on the selection split is kept, then the best
+    rate of each sparsifier with that setting.
+    """
+
+    aim: Aim = "mean"
+    """Objective of the selection in a set: `mean` selects one setting by the mean over all tasks;
+    `each` selects one for every task and scores it on that task alone, so that each expert of a
+    pair is the target once (arXiv 2311.03099, section 4.3)."""
+
+    gathers_statistics: ClassVar[bool] = True
+
+    @field_validator("sparsifiers", "methods")
+    @classmethod
+    def _one_grid_per_kind(cls, grids: list[Grid]) -> list[Grid]:
+        distinct([grid.kind for grid in grids])  # type: ignore[attr-defined]
+        return grids
+
+
+class Oracle(Spec):
+    """Multi-task learning: a model trained on all tasks of a set of experts together.
+
+    It learns from every task's examples at once, which no merge does, so tables show it as an upper
+    reference for merges. It is trained with each of the study's training seeds.
+    """
+
+    sets: Annotated[ExpertSets, Field(min_length=1)] = ["pairs"]
+    """Sets of experts whose tasks are learned together: every pair, all experts of a family, or
+    lists of names. Tables and figures show the oracles of sets that are also merged. Until it is
+    scored, an oracle takes the disk space of one base per expert."""
+    finetune: FinetuneOverride | None = None
+    """Values that replace the family's; an epoch is one pass over the longest of the tasks, and a
+    step takes a batch of each."""
+
+    @field_validator("sets")
+    @classmethod
+    def _distinct_sets(cls, sets: ExpertSets) -> ExpertSets:
+        for experts in sets:
+            if isinstance(experts, list):
+                distinct(experts)
+        distinct([experts if isinstance(experts, str) else sorted(experts) for experts in sets])
+        return sets
+
+
+class EncoderStudy(GridStudy[Family]):
+    """The study of encoders: tasks, families, and the grid over them."""
+
+    evaluated_on = ("tasks", "task")
+
+    tasks: Annotated[dict[Name, Task], Field(min_length=1), AfterValidator(no_twins)]
+    """Tasks by name."""
+    merges: Merges | None = Merges()
+    """Study of merges; `null` omits it."""
+    oracle: Oracle | None = None
+    """Models trained on several tasks at once, as a reference for merges; unset omits them."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _no_task_is_a_column(cls, tasks: dict[str, Task]) -> dict[str, Task]:
+        check_columns(tasks, "task")
+        return tasks
+
+    @model_validator(mode="after")
+    def _borrowed_experts_exist(self) -> "EncoderStudy":
+        for name, family in self.families.items():
+            for expert, config in family.experts.items():
+                if config.family is None:
+                    continue
+                key = f"families.{name}.experts.{expert}"
+                owner = self.families.get(config.family)
+                lent = owner.experts.get(expert) if owner else None
+                if owner is None or lent is None or lent.family:
+                    raise ValueError(
+                        f"{key}.family = {config.family!r} neither fine-tunes nor fetches an "
+                        f"expert {expert}; choose a family that does"
+                    )
+                tasks = family.task_of(expert), owner.task_of(expert)
+                if tasks[0] != tasks[1]:
+                    raise ValueError(
+                        f"{key} has task {tasks[0]!r}, and {tasks[1]!r} in family {config.family}; "
+                        "give both the same task"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _the_oracle_has_tasks(self) -> "EncoderStudy":
+        groups = [list(family.experts) for family in self.families.values()]
+        for names in self.oracle.sets if self.oracle else ():
+            if not any(expert_sets(group, [names]) for group in groups):
+                missing = "two experts" if isinstance(names, str) else ", ".join(names)
+                raise ValueError(
+                    f"oracle.sets asks for {missing}, which no family of `families` has together; "
+                    "list experts of one family, or remove `oracle`"
+                )
+        return self
+
+    def evaluations_of(self, family: str, expert: str) -> list[str]:
+        """The task of an expert."""
+        return [self.families[family].task_of(expert)]
+
+    def target(self, family: str, expert: str) -> Target:
+        """What an expert learns and is scored on."""
+        name = self.families[family].task_of(expert)
+        return self.tasks[name].target(name, self.families[family].max_length)
+
+    def source_of(self, family: str, expert: str) -> SourceConfig | None:
+        """Source of a ready expert, which may be another family's; None for a fine-tuned expert."""
+        owner = self.families[family].experts[expert].family or family
+        return self.families[owner].experts[expert].source
+
+    def sources(self) -> Iterator[FetchedSource]:
+        """All tables of tasks and all models to fetch."""
+        for name, task in self.tasks.items():
+            for split, table in task.tables.items():
+                key = f"tasks.{name}.{split}"
+                yield FetchedSource(f"task~{name}~{split}", "dataset", key, table)
+        yield from super().sources()
+
+    def merge_sparsifiers(self) -> list[list[AnySparsifier]]:
+        """The candidates of each sparsifier, at the rates where it changes something."""
+        candidates = []
+        for grid in self.merges.sparsifiers if self.merges else ():
+            kind = grid.kind
+            points = [point for point in self.sparsifier_candidates(grid) if point.kind == kind]
+            if not points:
+                raise ValueError(
+                    f"merges.sparsifiers: {kind} has no rate between 0 and 1, so it changes "
+                    "nothing; give it one"
+                )
+            candidates.append(points)
+        return candidates
+
+    def oracle_sets(self, family: str) -> list[tuple[str, ...]]:
+        """The sets of experts of a family whose tasks are learned together, in the order written.
+
+        A set that is also merged lists its experts in the order of the merge.
+        """
+        experts = list(self.families[family].experts)
+        sets = expert_sets(experts, self.oracle.sets) if self.oracle else []
+        merged = {frozenset(names): names for names in self.expert_sets(family)}
+        return [merged.get(frozenset(names), names) for names in sets]

@@ -1,0 +1,148 @@
+"""
+The files that a study asks for, by kind. No rule is here.
+"""
+
+
+def sweep_files():
+    pattern = "<results>/{family}/sweeps/{expert}/seed~{seed}.parquet"
+    return per_expert(pattern, ENCODERS) if ENCODERS and ENCODERS.sweep else []
+
+
+def merge_files():
+    pattern = "<results>/{family}/merges/{set}/seed~{seed}.parquet"
+    return per_set(pattern, lambda family: ENCODERS.expert_sets(family))
+
+
+def oracle_files():
+    pattern = "<results>/{family}/oracles/{set}/seed~{seed}.parquet"
+    return per_set(pattern, lambda family: ENCODERS.oracle_sets(family))
+
+
+def prediction_files():
+    """What encoders answered, one file for every file of their scores."""
+    scores = re.compile(r"^(<results>/[^/]+)/(sweeps|merges)/")
+    paths = [*sweep_files(), *merge_files()]
+    return [scores.sub(r"\1/predictions/", path) for path in paths]
+
+
+def example_files():
+    """The examples of the tasks of all encoders."""
+    tasks = {
+        family.task_of(expert)
+        for family in ENCODER_FAMILIES.values()
+        for expert in family.experts
+    }
+    return [f"<results>/tasks/{task}.parquet" for task in sorted(tasks)]
+
+
+def decoder_score_files():
+    return [
+        f"<results>/{family}/benchmarks/{experts}/seed~{seed}.parquet"
+        for family, experts, seed in GROUPS
+    ]
+
+
+def record_files():
+    """The records of all answers of decoders."""
+    return [
+        f"<results>/{family}/records/{experts}/seed~{seed}/{benchmark}.parquet"
+        for (family, experts, seed), recipes in GROUPS.items()
+        for benchmark in DECODERS.owners(recipes[0])
+    ]
+
+
+def harness_files():
+    """The scores of every candidate on tasks of lm-evaluation-harness."""
+    candidates = CANDIDATES if DECODERS and DECODERS.harness else []
+    return [f"<results>/{family}/harness/{name}.parquet" for family, name in candidates]
+
+
+def similarity_files():
+    pattern = "<results>/{family}/similarity/{expert}/seed~{seed}.parquet"
+    return [
+        path
+        for grid in STUDY.grids
+        if grid.similarity
+        for path in per_expert(pattern, grid)
+    ]
+
+
+def results_for(kind):
+    """The files behind one kind of results, under the name that the scripts of the report expect."""
+    deltas = "<results>/{family}/deltas/{expert}/seed~{seed}.parquet"
+    experts = "<results>/{family}/experts/{expert}/seed~{seed}"
+    files = {
+        "scores": "<results>/scores.parquet",
+        "deltas": [*per_expert(deltas, ENCODERS), *per_expert(deltas, DECODERS)],
+        "similarity": similarity_files(),
+        "comparisons": "<results>/comparisons.parquet",
+        "experts": per_expert(experts, ENCODERS),
+        "decoders": per_expert(experts, DECODERS),
+        "sources": [f"<results>/sources/{name}.json" for name in SOURCES],
+    }
+    # A table notes where the scores behind it were computed with several versions of a library.
+    kinds = ("comparisons", "scores") if kind == "comparisons" else (kind,)
+    return {kind: files[kind] for kind in kinds}
+
+
+def published(table):
+    """Published numbers that a table shows; none but for the two tables that compare."""
+    cells = {"published": published_cells, "sparsifier_effects": published_gains}
+    try:
+        return (
+            cells[table](STUDY, RESOURCES / "published.csv") if table in cells else []
+        )
+    except MergegridError as error:
+        raise WorkflowError(str(error))
+
+
+def table_parameters(wildcards):
+    """The part of the configuration that a table shows besides results."""
+    shown = {}
+    if TABLES[wildcards.table].needs == "sources":
+        shown["licences"] = {
+            name: source.config.licence for name, source in SOURCES.items()
+        }
+    if cells := published(wildcards.table):
+        shown["published"] = cells
+    return canonical_json(shown)
+
+
+def has_pairs(family):
+    """Whether sets of two experts of a family are merged."""
+    return any(
+        len(experts) == 2 for experts in STUDY.grid_of(family).expert_sets(family)
+    )
+
+
+def tables_of_study():
+    """The tables that have something to show."""
+    empty = [] if ENCODERS else ["experts"]
+    empty += [] if DECODERS else ["benchmarks", "decoders"]
+    empty += [] if similarity_files() else ["similarity"]
+    empty += [] if published("published") else ["published"]
+    empty += [] if any(map(has_pairs, FAMILIES)) else ["pairs", "sparsifier_effects"]
+    return [table for table in TABLES if table not in empty]
+
+
+def figures_of(family):
+    """The figures that have something to show of a family."""
+    empty = [] if STUDY.grid_of(family).similarity else ["similarity"]
+    empty += [] if has_pairs(family) else ["pairs"]
+    return [figure for figure in FIGURES if figure not in empty]
+
+
+def all_results():
+    """Everything that the study asks for."""
+    tables = expand(
+        "<results>/tables/{table}.{kind}",
+        table=tables_of_study(),
+        kind=["csv", "md", "html", "tex"],
+    )
+    figures = [
+        f"<results>/figures/{family}/{figure}.{kind}"
+        for family in FAMILIES
+        for figure in figures_of(family)
+        for kind in ("svg", "png")
+    ]
+    return ["<results>/scores.parquet", *tables, *figures, "<results>/costs/costs.csv"]
