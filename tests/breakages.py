@@ -175,8 +175,8 @@ BREAKAGES = [
     _b(
         "fisher: shares of normalized information",
         "methods/fisher.py",
-        r"factor / sum\(factors\)",
-        "factor / max(factors)",
+        r"(\w+) / \((\w+)\.result\(",
+        r"\1 * (\2.result(",
         "unit/methods/test_fisher.py",
     ),
     _b(
@@ -189,8 +189,8 @@ BREAKAGES = [
     _b(
         "sce: weights of experts",
         "methods/sce.py",
-        r"(\w+) / \1\.sum\(\)",
-        r"\1 / \1.max()",
+        r"dots\(delta, delta\)",
+        "dots(delta, deltas[0])",
         "unit/methods/test_sce.py",
     ),
     _b(
