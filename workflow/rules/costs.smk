@@ -10,9 +10,9 @@ OUTPUTS:
 
 
 rule costs:
-    """Gather what every job took, as measured by Snakemake and, of GPUs, by the job."""
+    """Gather the cost of every job, as measured by Snakemake and, for GPUs, by the job."""
     input:
-        # Measurements are no inputs: the jobs that they are about have ended when these are there.
+        # Measurements are not inputs: their jobs have ended when these files exist.
         unpack(lambda wildcards: results_for("scores")),
         unpack(lambda wildcards: results_for("deltas")),
         unpack(lambda wildcards: results_for("similarity")),

@@ -11,7 +11,7 @@ OUTPUTS:
 
 
 rule import_decoder:
-    """Bring a pre-trained decoder into safetensors, which every engine reads."""
+    """Convert a pre-trained decoder to safetensors, which every engine reads."""
     input:
         source="<results>/sources/base~{family}.json",
     output:
@@ -22,7 +22,7 @@ rule import_decoder:
         "<logs>/benchmarks/import_decoder/{family}.tsv"
     wildcard_constraints:
         family=one_of(DECODER_FAMILIES),
-    # What can be wrong is found before long work starts.
+    # Errors are found before long work starts.
     priority: 2
     conda:
         "../../environment.yml"
@@ -37,7 +37,7 @@ rule import_decoder:
 
 
 rule instructions:
-    """Read or make up the instructions that an expert learns from, and split them."""
+    """Read or generate the instructions that an expert is trained on, and split them."""
     input:
         unpack(
             lambda wildcards: record_of(f"data~{wildcards.family}~{wildcards.expert}")
@@ -96,7 +96,7 @@ def finetune_parameters(wildcards):
 
 
 rule decoder:
-    """Fine-tune a decoder, or import the ready one that the configuration names."""
+    """Fine-tune a decoder, or import the ready one of the configuration."""
     input:
         unpack(decoder_origin),
     output:

@@ -50,8 +50,8 @@ rule merge:
         "../../environment.yml"
     threads: MERGE_THREADS
     resources:
-        # Shared with the jobs that read the model, which go first: there are no more than so many on
-        # disk while so many such jobs can run at once. limit_merged_models() says how many.
+        # Shared with the jobs that read the model, which go first, so it bounds the models on disk;
+        # see limit_merged_models().
         merged_models=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
@@ -65,7 +65,7 @@ rule merge:
 
 
 rule generate:
-    """Write the answers of one merged model to all its benchmarks."""
+    """Generate the answers of one merged model to all its benchmarks."""
     input:
         model="<results>/{family}/models/{variant}",
         questions=lambda wildcards: questions_for(candidate_of(wildcards)),
@@ -76,7 +76,7 @@ rule generate:
     benchmark:
         "<logs>/benchmarks/generate/{family}/{variant}.tsv"
     wildcard_constraints:
-        # The others pass all variants of a set through one engine.
+        # Other families pass all candidates of a set through one engine.
         family=one_of({key[0] for key in GROUPS} - {key[0] for key in ONE_ENGINE}),
     # So that merged models do not pile up.
     priority: 1
@@ -105,7 +105,7 @@ rule generate:
 for family, experts, seed in ONE_ENGINE:
 
     rule:
-        """Write the answers of all variants of one set of experts, through one engine."""
+        """Generate the answers of all candidates of one set of experts, through one engine."""
         name:
             f"generate_{family}_{experts}_{seed}"
         input:

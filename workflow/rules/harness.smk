@@ -1,5 +1,5 @@
 """
-Merged decoders on tasks of lm-evaluation-harness, which has an environment of its own.
+Merged decoders on tasks of lm-evaluation-harness, which has a separate environment.
 
 REQUIRED INPUTS: <results>/{family}/models/{variant}
 OUTPUTS: scores = <results>/{family}/harness/{variant}.parquet
@@ -20,7 +20,7 @@ def harness_parameters(wildcards):
 
 
 rule harness:
-    """Score one merged model on tasks of lm-eval; its own results and log are kept beside."""
+    """Score one merged model on tasks of lm-eval; the harness's results and log are kept beside."""
     input:
         model="<results>/{family}/models/{variant}",
     output:

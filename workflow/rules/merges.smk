@@ -20,7 +20,7 @@ def set_statistics(wildcards):
 
 
 rule merges:
-    """Compare the candidates of one set of experts and score the chosen on the test split."""
+    """Compare the candidates of one set of experts and score the selected ones on the test split."""
     input:
         base="<results>/{family}/base",
         experts=lambda wildcards: [
@@ -38,7 +38,7 @@ rule merges:
         "<logs>/benchmarks/merges/{family}/{set}/seed~{seed}.tsv"
     wildcard_constraints:
         family=one_of(ENCODER_FAMILIES),
-        # Of one expert, predictions are those of the sweep.
+        # Predictions of one expert are made by the sweep.
         set=r"[^/]+\+[^/]+",
     conda:
         "../../environment.yml"

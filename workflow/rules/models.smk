@@ -10,7 +10,7 @@ OUTPUTS:
 
 
 rule import_base:
-    """Bring a pre-trained encoder into the layout that all later stages read."""
+    """Convert a pre-trained encoder to the layout that all later stages read."""
     input:
         source="<results>/sources/base~{family}.json",
     output:
@@ -21,7 +21,7 @@ rule import_base:
         "<logs>/benchmarks/import_base/{family}.tsv"
     wildcard_constraints:
         family=one_of(ENCODER_FAMILIES),
-    # What can be wrong is found before long work starts.
+    # Errors are found before long work starts.
     priority: 2
     conda:
         "../../environment.yml"
@@ -48,7 +48,7 @@ def expert_origin(wildcards):
 
 
 rule expert:
-    """Fine-tune an expert, or import the ready one that the configuration names."""
+    """Fine-tune an expert, or import the ready one of the configuration."""
     input:
         unpack(expert_origin),
     output:

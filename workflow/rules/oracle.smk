@@ -22,7 +22,7 @@ rule oracle:
         base="<results>/{family}/base",
         examples=set_examples,
     output:
-        # As large as all models of the set together, and nothing but its scores is wanted.
+        # As large as all models of the set together; only its scores are kept.
         folder=temp(directory("<results>/{family}/oracles/{set}/seed~{seed}")),
     log:
         "<logs>/oracle/{family}/{set}/seed~{seed}.log",

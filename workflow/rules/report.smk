@@ -43,7 +43,7 @@ rule table:
             caption="../report/table.rst",
             category="Tables",
             subcategory=lambda wildcards: TABLES[wildcards.table].topic,
-            # One label: of two, the page would take the second for a switch.
+            # With two labels the page would show the second as a switch.
             labels={"table": "{table}"},
         ),
         tex="<results>/tables/{table}.tex",

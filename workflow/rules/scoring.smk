@@ -11,7 +11,7 @@ OUTPUTS:
 
 
 rule sandbox:
-    """Try the sandbox that programs written by models run in, before anything long starts."""
+    """Try the sandbox for programs written by models, before long work starts."""
     output:
         found="<results>/sandbox.txt",
     log:
@@ -35,7 +35,7 @@ def sandbox_of(wildcards):
 
 
 rule score:
-    """Grade the answers to one benchmark; verdicts that are known are not asked for again."""
+    """Grade the answers to one benchmark; known verdicts are reused."""
     input:
         questions="<results>/benchmarks/{benchmark}.parquet",
         answers=lambda wildcards: answer_files(group_of(wildcards)),
@@ -68,7 +68,7 @@ rule score:
 
 
 rule choose:
-    """Choose among the settings of every method, and gather the scores of all benchmarks."""
+    """Select among the settings of every method, and gather the scores of all benchmarks."""
     input:
         scores=lambda wildcards: [
             f"<results>/{wildcards.family}/benchmarks/{wildcards.set}/seed~{wildcards.seed}/{benchmark}.parquet"

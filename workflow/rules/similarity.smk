@@ -1,5 +1,5 @@
 """
-How alike the embeddings of every expert stay when its deltas are dropped.
+Similarity of the embeddings of every expert when its deltas are dropped.
 
 REQUIRED INPUTS: <results>/{family}/base, <results>/{family}/experts/{expert}/seed~{seed},
     <results>/tasks/{task}.parquet or <results>/benchmarks/{benchmark}.parquet
@@ -8,7 +8,7 @@ OUTPUTS: table = <results>/{family}/similarity/{expert}/seed~{seed}.parquet
 
 
 rule similarity:
-    """Compare the embeddings of a sparsified encoder with those of the expert as it is."""
+    """Compare the embeddings of a sparsified encoder with those of the unchanged expert."""
     input:
         base="<results>/{family}/base",
         expert="<results>/{family}/experts/{expert}/seed~{seed}",
@@ -51,7 +51,7 @@ def first_questions(wildcards):
 
 
 rule decoder_similarity:
-    """Compare the embeddings of a sparsified decoder with those of the expert as it is."""
+    """Compare the embeddings of a sparsified decoder with those of the unchanged expert."""
     input:
         base="<results>/{family}/base",
         expert="<results>/{family}/experts/{expert}/seed~{seed}",

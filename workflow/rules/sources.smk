@@ -16,14 +16,14 @@ def local_content(wildcards):
 
 
 rule fetch:
-    """Fetch one model or data set; the record names its digest, commit and licence."""
+    """Fetch one model or data set; the record names its digest, commit and license."""
     output:
         record="<results>/sources/{name}.json",
     log:
         "<logs>/fetch/{name}.log",
     benchmark:
         "<logs>/benchmarks/fetch/{name}.tsv"
-    # What can be wrong is found before long work starts.
+    # Errors are found before long work starts.
     priority: 2
     localrule: True
     conda:

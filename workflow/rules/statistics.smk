@@ -1,5 +1,5 @@
 """
-What methods that need data must know of an expert, gathered once for all merges.
+Model statistics for methods that need data, gathered once for all merges.
 
 REQUIRED INPUTS: <results>/{family}/base, the expert, and the examples of its task
 OUTPUTS: folder = <results>/{family}/statistics/{expert}/seed~{seed}

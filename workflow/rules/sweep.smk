@@ -10,7 +10,7 @@ OUTPUTS:
 
 
 rule sweep:
-    """Score one expert under all sparsifiers; what is already in the store is not scored again."""
+    """Score one expert under all sparsifiers; stored scores are reused."""
     input:
         base="<results>/{family}/base",
         expert="<results>/{family}/experts/{expert}/seed~{seed}",

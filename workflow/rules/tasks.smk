@@ -24,7 +24,7 @@ rule prepare:
         "<logs>/prepare/{task}.log",
     benchmark:
         "<logs>/benchmarks/prepare/{task}.tsv"
-    # What can be wrong is found before long work starts.
+    # Errors are found before long work starts.
     priority: 2
     localrule: True
     conda:

@@ -1,4 +1,4 @@
-"""Decoders: families of language models with different abilities, and what they are asked."""
+"""Decoders: families of language models with different abilities, their benchmarks and grid."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -31,64 +31,67 @@ class Lora(Spec):
     alpha: Annotated[float, Field(gt=0)] = 32
     """Adapters are scaled by alpha over rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout in front of each adapter."""
+    """Dropout before each adapter."""
     targets: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
-    """Names of the layers that get one."""
+    """Names of the layers with an adapter."""
 
 
 class DecoderFinetune(Spec):
-    """How a decoder is fine-tuned on instructions: on the answers alone, not on the questions."""
+    """Fine-tuning settings of a decoder, which is trained on answers, not on questions."""
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-5
-    """Highest learning rate of AdamW."""
+    """Peak learning rate of AdamW."""
     epochs: Annotated[int, Field(ge=1)] = 3
-    """Passes over the training examples; the weights after the last one are kept."""
+    """Passes over the training examples; the weights after the last epoch are kept."""
     batch_size: Annotated[int, Field(ge=1)] = 8
-    """Examples in one step."""
+    """Examples per step."""
     accumulation: Annotated[int, Field(ge=1)] = 1
-    """Parts in which a step's examples go through the model, one after the other."""
+    """Number of parts in which the examples of a step pass through the model."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    """Share of the steps in which the learning rate rises; it falls along a cosine afterwards."""
+    """Fraction of the steps in which the learning rate rises; afterwards it falls along a
+    cosine."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Weight decay of all parameters but biases and norms."""
+    """Weight decay of all parameters except biases and norms."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Norm above which gradients are scaled down."""
+    """Norm to which larger gradients are clipped."""
     max_length: Annotated[int, Field(ge=8)] = 1024
-    """Tokens after which a question with its answer is cut."""
+    """Tokens after which a question with its answer is truncated."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the products; weights and their changes are kept in float32."""
+    """Precision of matrix products; weights and optimizer states are float32."""
     gradient_checkpointing: bool = False
-    """Whether to compute activations twice rather than keep them."""
+    """Whether to recompute activations instead of keeping them."""
     lora: Lora | None = None
     """Trains adapters and merges them; unset trains all parameters."""
 
 
 class Instructions(Spec):
-    """Questions with answers to learn from."""
+    """Questions with answers to train on."""
 
     records: Table | None = None
-    """Where they are: a data set of the hub, or local files."""
+    """Data set on the hub, or local files."""
     generated: Generated | None = None
-    """Makes them up instead."""
+    """Generates them instead."""
     instruction: str = "instruction"
     """Column of the question."""
     input: str | None = None
-    """Column with more of the question, put below it where it is not empty."""
+    """Column with an additional input, appended to the question where it is not empty."""
     output: str = "output"
     """Column of the answer."""
     prompt: str | None = None
     """Text around each `{instruction}`; by default that of the expert's first benchmark."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share held out to measure the loss after every epoch."""
+    """Fraction held out to measure the loss after every epoch."""
     count: Annotated[int, Field(ge=2)] | None = None
-    """How many to take, after shuffling; all when unset."""
+    """Number of examples to use, after shuffling; unset: all."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the shuffle that splits and samples."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "Instructions":
         if (self.records is None) == (self.generated is None):
-            raise ValueError("instructions are in `records` or are `generated`; give one of both")
+            raise ValueError(
+                "instructions need `records` or `generated`; give exactly one of the two"
+            )
         return self
 
     @field_validator("prompt")
@@ -105,24 +108,25 @@ class DecoderExpert(Spec):
     """A decoder with one ability: fine-tuned from the base here, or fetched ready."""
 
     benchmarks: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]
-    """Benchmarks of its ability; a merge is scored on those of all its experts."""
+    """Benchmarks of its ability; a merge is scored on the benchmarks of all its experts."""
     source: SourceConfig | None = None
-    """Ready checkpoint."""
+    """Fine-tuned checkpoint; unset to fine-tune the base on `data`."""
     data: Instructions | None = None
-    """What to fine-tune the base on."""
+    """Training data to fine-tune the base on."""
     finetune: DecoderFinetuneOverride | None = None
     """Values that replace the family's."""
     chat: bool | None = None
-    """Whether its benchmarks are asked in the model's chat template; by default as the family."""
+    """Whether its benchmarks use the model's chat template; by default as the family."""
     trained_by: Literal["sft", "lora", "rl", "continued_pretraining"] | None = None
-    """How a ready expert was made, for the tables: deltas of continued pre-training are too large
-    for DARE (arXiv 2311.03099, section 4.6)."""
+    """Training method of a ready expert, for the tables: deltas of continued pre-training are too
+    large for DARE (arXiv 2311.03099, section 4.6)."""
 
     @model_validator(mode="after")
-    def _made_one_way(self) -> "DecoderExpert":
+    def _has_one_origin(self) -> "DecoderExpert":
         if (self.source is None) == (self.data is None):
             raise ValueError(
-                "an expert is either ready (`source`) or fine-tuned (`data`); give one of both"
+                "an expert is either ready (`source`) or fine-tuned (`data`); give exactly one of "
+                "the two"
             )
         return self
 

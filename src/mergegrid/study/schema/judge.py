@@ -1,4 +1,4 @@
-"""Judges: which model says whose answer is better, and how it is asked."""
+"""Judges: models that compare answers, and how they are called."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ JudgeStyle = Literal["choice", "function", "ranking"]
 Count = Annotated[int, Field(ge=1)]
 
 _TOKENS: dict[JudgeStyle, int] = {"choice": 1, "function": 200, "ranking": 100}
-# With fewer, servers that wrap a call in text of their own cut it off.
+# With fewer, servers that add text around a call truncate it.
 _FEWEST_FOR_A_CALL = 200
 
 
@@ -29,7 +29,7 @@ class Judge(Spec):
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; `none` for a server that asks none."""
     concurrency: Count = 5
-    """Questions that are asked at a time."""
+    """Number of concurrent requests."""
     max_tokens: Count | None = None
     """Tokens after which an answer is cut; by default 1 for `choice`, 200 for `function` and 100
     for `ranking`. A model that thinks before it answers needs thousands."""
@@ -40,7 +40,7 @@ class Judge(Spec):
     structured_choice: bool = False
     """For `choice` at a vLLM server: whether the server lets through nothing but the two names."""
     retries: Annotated[int, Field(ge=0)] = 5
-    """How often what got no readable answer is asked again, with growing waits."""
+    """Number of retries of a request without a readable answer, with growing waits."""
     timeout: Annotated[float, Field(gt=0)] = 120.0
     """Seconds after which a request without an answer has failed."""
     length_controlled: bool = False

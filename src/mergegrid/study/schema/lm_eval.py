@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Harness(Spec):
-    """Tasks of lm-evaluation-harness, which runs in an environment of its own."""
+    """Tasks of lm-evaluation-harness, which runs in a separate environment."""
 
     tasks: Annotated[list[TaskName], Field(min_length=1), AfterValidator(distinct)]
     """Its names of tasks and of groups of tasks, such as `arc_easy` or `mmlu`."""
@@ -31,7 +31,7 @@ class Harness(Spec):
     """Questions that go through the model at a time; `auto` lets lm-eval find what fits. Unset: 8
     with `hf`, `auto` with `vllm`, which then schedules its own."""
     include_path: Annotated[str, Field(min_length=1)] | None = None
-    """Folder with files of tasks of one's own, relative to where the run starts."""
+    """Folder with your own task files, relative to the working directory."""
     model: Literal["hf", "vllm"] = "hf"
     """What runs the model: transformers or vLLM, in that environment."""
     dtype: Precision = "auto"
@@ -66,23 +66,23 @@ class OnGpus(Spec):
 
 
 def own_tasks(settings: Harness) -> dict[str, str]:
-    """SHA-256 of the files of one's own tasks, by name: what their scores depend on.
+    """SHA-256 of your own task files by name: their scores depend on them.
 
     Raises:
-        ConfigError: `include_path` is no folder.
+        ConfigError: `include_path` is not a folder.
     """
     if settings.include_path is None:
         return {}
     folder = Path(settings.include_path)
     if not folder.is_dir():
         raise ConfigError(
-            f"harness.include_path = {settings.include_path!r}: there is no folder "
-            f"{folder.resolve()}; correct the path (it is relative to where the run starts)"
+            f"harness.include_path = {settings.include_path!r}: {folder.resolve()} is not a "
+            "folder; correct the path (it is relative to the working directory)"
         )
-    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
         name.as_posix(): file_digest(path)
-        for name, path in found.items()
+        for name, path in files.items()
         # Python leaves compiled files there when lm-eval loads functions of a task.
         if not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
     }

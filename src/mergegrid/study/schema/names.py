@@ -1,4 +1,4 @@
-"""Names that users give: they become parts of paths and columns of tables."""
+"""Names chosen by users, which become parts of paths and columns of tables."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _COLUMNS = ("experts", "family", "mean", "method", "selection", "sparsifier")
 def _part_of_paths(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            "take letters, digits, dot, dash and underscore, since the name becomes part of paths"
+            "use only letters, digits, '.', '-' and '_', because names become part of file paths"
         )
     return name
 
@@ -39,7 +39,7 @@ Name = Annotated[str, AfterValidator(_part_of_paths)]
 
 
 def no_twins(named: M) -> M:
-    """What has names that stay distinct where case does not count, as on macOS.
+    """Return a mapping unchanged; names must differ by more than case, for macOS.
 
     Raises:
         ValueError: two names differ by case alone.
@@ -49,14 +49,14 @@ def no_twins(named: M) -> M:
         other = seen.setdefault(name.lower(), name)
         if other != name:
             raise ValueError(
-                f"{other} and {name} differ by case alone, and are one path on some file systems; "
-                "rename one of them"
+                f"{other} and {name} differ by case alone, and are the same path on some file "
+                "systems; rename one of them"
             )
     return named
 
 
 def check_folders(families: Iterable[str], results: str, logs: str) -> None:
-    """Check that no family takes the place of other results.
+    """Check that no family has the name of another result.
 
     Raises:
         ValueError: one does.
@@ -66,7 +66,7 @@ def check_folders(families: Iterable[str], results: str, logs: str) -> None:
     if place.parts and place.parts[0] != os.pardir:
         reserved.add(place.parts[0])
     for name in families:
-        if name.lower() in {each.lower() for each in reserved}:
+        if name.lower() in {taken.lower() for taken in reserved}:
             raise ValueError(
                 f"a family cannot be called {name}: {results} holds {', '.join(sorted(reserved))}; "
                 "rename the family"

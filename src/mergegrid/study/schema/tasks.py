@@ -69,18 +69,18 @@ class RankPairs(Spec):
     min_gap: Annotated[float, Field(gt=0)] = 1.0
     """Smallest difference of the two ratings."""
     max_words: Count | None = None
-    """Longest sentence, in words."""
+    """Maximum words of a sentence."""
     per_sentence: Count = 2
     """How often a sentence is paired."""
 
 
 class Sizes(Spec):
-    """How many examples to take of each split, after shuffling; all when unset."""
+    """Number of examples to use of each split, after shuffling; unset: all."""
 
     train: Count | None = None
-    """Examples for fine-tuning, before the validation split is taken off."""
+    """Examples for fine-tuning, including the validation split."""
     validation: Count | None = None
-    """Examples for choosing epochs and hyper-parameters."""
+    """Examples for selecting epochs and hyper-parameters."""
     test: Count | None = None
     """Examples for the reported scores."""
 
@@ -125,21 +125,23 @@ class Task(Spec):
     metric: Metric
     """How predictions are scored."""
     train: Table
-    """Examples to learn from."""
+    """Training examples."""
     validation: Table | None = None
-    """Examples for choosing; by default a share of the training examples."""
+    """Examples for selection; by default a fraction of the training examples."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training examples held out for choosing when there is no `validation` table."""
+    """Fraction of the training examples held out for selection when there is no `validation`
+    table."""
     test: Table | None = None
-    """Examples for the reported scores; by default a share of the `train` table."""
+    """Examples for the reported scores; by default a fraction of the `train` table."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the `train` table held out for the reported scores when there is no `test` table."""
+    """Fraction of the `train` table held out for the reported scores when there is no `test`
+    table."""
     drop_duplicates: bool = True
     """Whether to drop examples that repeat in `train` or occur in a later split too."""
     rank_pairs: RankPairs | None = None
     """Makes the pairs of a pair task from single rated sentences."""
     sizes: Sizes = Sizes()
-    """How many examples to take of each split."""
+    """Number of examples to use of each split."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the shuffle that splits and samples."""
 
@@ -164,27 +166,29 @@ class Task(Spec):
     def _distinct(cls, labels: list[Label] | None) -> list[Label] | None:
         if labels is None:
             return None
-        written = {str(each).lower() if isinstance(each, bool) else str(each) for each in labels}
+        written = {
+            str(label).lower() if isinstance(label, bool) else str(label) for label in labels
+        }
         if min(len(set(labels)), len(written)) != len(labels):
-            raise ValueError(f"{labels} holds a label twice; list each once")
+            raise ValueError(f"{labels} lists a label twice; list every label once")
         return labels
 
     @model_validator(mode="after")
     def _consistent(self) -> "Task":
         if self.label_names is not None and len(set(self.label_names)) != len(self.classes):
             raise ValueError(
-                f"label_names are {self.label_names} for the labels {self.classes}; give each "
-                "label a name of its own"
+                f"label_names are {self.label_names} for the labels {self.classes}; give "
+                "every label a distinct name"
             )
-        wanted = REGRESSION_METRICS if self.is_regression else CLASSIFICATION_METRICS
-        if self.metric not in wanted:
+        allowed = REGRESSION_METRICS if self.is_regression else CLASSIFICATION_METRICS
+        if self.metric not in allowed:
             kind = "regression (no labels)" if self.is_regression else "classification"
             raise ValueError(
-                f"metric {self.metric} does not fit {kind}; take one of {', '.join(wanted)}"
+                f"metric {self.metric} does not fit {kind}; use one of {', '.join(allowed)}"
             )
         if self.metric in ("f1", "accuracy_and_f1") and len(self.classes) != 2:
             raise ValueError(
-                f"metric {self.metric} needs two classes, found {len(self.classes)}; take accuracy"
+                f"metric {self.metric} needs two classes, found {len(self.classes)}; use accuracy"
             )
         if self.rank_pairs and (self.labels is not None or len(self.text) != 1):
             raise ValueError(

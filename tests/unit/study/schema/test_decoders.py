@@ -74,7 +74,7 @@ SUMS = "benchmarks.sums"
 #: Place, what is put there, and what the message must say.
 WRONG = [
     ("benchmarks", {}, "decoders.benchmarks = {}: Dictionary should have at least 1 item"),
-    ("benchmarks.a b", {"kind": "humaneval"}, "a b = 'a b': take letters, digits, dot, dash"),
+    ("benchmarks.a b", {"kind": "humaneval"}, "a b = 'a b': use only letters, digits"),
     ("benchmarks.mean", {"kind": "humaneval"}, "a benchmark cannot be called mean: tables have"),
     (
         "benchmarks.formats",
@@ -87,12 +87,12 @@ WRONG = [
     ("benchmarks.hidden", {"kind": "humaneval", "generated": WORDS, "records": LOCAL}, "has 2 sou"),
     ("benchmarks.formats.generated.generator", "x", "generated.generator = 'x': Input should be "),
     ("benchmarks.formats.generated.count", 0, "generated.count = 0: Input should be greater than"),
-    (f"{SUMS}.prompt", "Solve!", "sums.prompt = 'Solve!': there is no place for the question; wri"),
+    (f"{SUMS}.prompt", "Solve!", "sums.prompt = 'Solve!': the prompt has no {instruction} placeho"),
     (f"{SUMS}.start", -1, "sums.start = -1: Input should be greater than or equal to 0"),
     (f"{SUMS}.end", 0, "sums.end = 0: Input should be greater than or equal to 1"),
     (f"{SUMS}.judge", {"model": "x"}, "a benchmark of kind gsm8k has no judge; `judge` belongs to"),
     ("benchmarks.talk.judge", REMOVE, "a benchmark of kind alpaca_eval needs a judge; `judge` bel"),
-    (f"{SUMS}.sampling.samples", 2, "2 answers at temperature 0 are all the same; give a temperat"),
+    (f"{SUMS}.sampling.samples", 2, "2 answers at temperature 0 are identical; set a temperature"),
     (f"{SUMS}.sampling.top_p", 0, "sampling.top_p = 0: Input should be greater than 0"),
     (f"{SUMS}.sampling.topp", 1, "sampling.topp is not a known key; did you mean 'top_p'?"),
     ("benchmarks.hidden.pass_at", [1, 10], "pass@10 needs that many answers, and there are 1; ra"),
@@ -106,9 +106,17 @@ WRONG = [
     (f"{MATH}.benchmarks", ["sums", "sums"], "sums is listed more than once; list it once"),
     (f"{MATH}.source", REMOVE, "math: an expert is either ready (`source`) or fine-tuned (`data"),
     (f"{CHAT}.source", LOCAL, "chat: an expert is either ready (`source`) or fine-tuned (`data`)"),
-    (f"{CHAT}.data", {}, "data: instructions are in `records` or are `generated`; give one of bot"),
-    (f"{CHAT}.data.records", LOCAL, "instructions are in `records` or are `generated`; give one o"),
-    (f"{CHAT}.data.prompt", "Do it.", "data.prompt = 'Do it.': there is no place for the question"),
+    (f"{CHAT}.data", {}, "data: instructions need `records` or `generated`; give exactly"),
+    (
+        f"{CHAT}.data.records",
+        LOCAL,
+        "instructions need `records` or `generated`; give exactly",
+    ),
+    (
+        f"{CHAT}.data.prompt",
+        "Do it.",
+        "data.prompt = 'Do it.': the prompt has no {instruction}",
+    ),
     (f"{CHAT}.data.validation_fraction", 1, "validation_fraction = 1: Input should be less than"),
     (f"{CHAT}.finetune", {"lora": {"rank": 0}}, "finetune.lora.rank = 0: Input should be greater"),
     (f"{MATH}.finetune", {"rank": 8}, "finetune.rank is not a known key; known keys: learning_ra"),
@@ -152,7 +160,7 @@ def test_a_wrong_value_is_refused_with_its_key_and_what_would_do(decoders, place
 
 def test_questions_that_end_before_they_start_are_refused(decoders):
     decoders["benchmarks"]["sums"] |= {"start": 5, "end": 5}
-    with pytest.raises(ConfigError, match="questions 5 to 5 are none; give an end after the start"):
+    with pytest.raises(ConfigError, match="empty range 5:5 of questions; `end` must exceed"):
         read(decoders)
 
 

@@ -255,7 +255,7 @@ def test_names_that_are_no_part_of_a_path_are_refused(content, place, name, read
     for key in place.split("."):
         here = here[key]
     here[name] = next(iter(here.values()))
-    with pytest.raises(ConfigError, match="take letters, digits, dot, dash and underscore"):
+    with pytest.raises(ConfigError, match="use only letters, digits"):
         read(content)
 
 

@@ -39,4 +39,4 @@ def test_published_experts_have_the_papers_learning_rate_where_nothing_else_is_s
     }
     assert other == {"mrpc"}
     measured = (CONFIG.parent / "resources" / "measured.csv").read_text()
-    assert all(f"{name.upper()} with another learning rate" in measured for name in other)
+    assert all(f"{name.upper()} with a different learning rate" in measured for name in other)
