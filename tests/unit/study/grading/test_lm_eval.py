@@ -401,7 +401,7 @@ def test_own_tasks_are_their_files_and_not_what_python_compiled(tmp_path):
 
 def test_a_folder_of_own_tasks_has_to_be_there(tmp_path):
     settings = Harness(tasks=["mine"], include_path=f"{tmp_path}/nowhere", python="/no/python")
-    with pytest.raises(ConfigError, match=r"harness\.include_path = .*: there is no folder"):
+    with pytest.raises(ConfigError, match=r"harness\.include_path = .*: .* is not a folder"):
         run_lm_eval(tmp_path, settings, tmp_path / "out", "cpu")
 
 
