@@ -148,7 +148,7 @@ class Study:
     def put_aside(self, name: str) -> str:
         """What is said of results that were damaged."""
         folder = (self.results / name).relative_to(self.folder)
-        return f"{folder}.damaged, and the same command makes it again"
+        return f"{folder}.damaged, and the same command rebuilds it"
 
     def jobs(self, process: subprocess.Popen[str]) -> list[int]:
         """Processes that run a script of the workflow, below this Snakemake."""

@@ -113,7 +113,7 @@ def test_a_damaged_folder_is_put_aside_before_the_work(module, expert, tmp_path)
         pytest.fail("the job began")
     assert str(ended.value) == (
         f"merge: {expert / 'config.json'} does not match manifest.json; rebuild the model: "
-        f"it is now {aside}, and the same command makes it again"
+        f"it is now {aside}, and the same command rebuilds it"
     )
     assert not expert.exists()
     assert sorted(path.name for path in aside.iterdir()) == ["config.json", "manifest.json"]
@@ -130,7 +130,7 @@ def test_of_two_jobs_that_find_the_damage_the_second_leaves_what_the_first_put_a
         said.append(str(ended.value))
     aside = tmp_path / "expert.damaged"
     assert (aside / "config.json").read_text() == "{}"
-    assert said == [f"merge: damaged: it is now {aside}, and the same command makes it again"] * 2
+    assert said == [f"merge: damaged: it is now {aside}, and the same command rebuilds it"] * 2
 
 
 def test_a_folder_that_cannot_be_read_just_now_stays(module, expert, tmp_path, monkeypatch):
@@ -173,8 +173,7 @@ def test_a_gpu_that_is_too_small_is_one_line_with_the_keys_that_help(module, tmp
     with pytest.raises(SystemExit) as raised, module.job(job):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     assert str(raised.value).startswith(
-        f"{rule}: the memory of the GPU does not suffice (CUDA out of memory. Tried to allocate "
-        f"2.00 GiB): {says}"
+        f"{rule}: out of GPU memory (CUDA out of memory. Tried to allocate 2.00 GiB): {says}"
     )
     assert "Traceback" in (tmp_path / "job.log").read_text()
 

@@ -1,4 +1,4 @@
-"""What every job does first: write its log, hold its GPUs, and set up threads before torch.
+"""Setup of every job: its log, its GPUs, and threads before torch is imported.
 
 With `MERGEGRID_DEVICE=cpu` in the environment, jobs that hold GPUs lease them as usual and compute
 on the CPU, to rehearse a study on a machine without GPUs.
@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# The environment that Snakemake makes with conda does not hold the project itself.
+# Environments that Snakemake creates with conda do not contain the project itself.
 sys.path.append(str(Path(__file__).parents[2] / "src"))
 
 from mergegrid.errors import ConfigError, DamagedError, MergegridError
@@ -30,18 +30,18 @@ from mergegrid.study.runtime import gpu_monitor
 from mergegrid.study.runtime.gpu_devices import Device, driver_is_too_old, rehearsal
 from mergegrid.study.runtime.gpu_lease import lease
 
-# Read once, when CUDA starts: with it, matrix products add up in one order.
+# Read once, when CUDA starts: makes matrix products deterministic.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-# Threads that wait by spinning slow a shared machine down tenfold; the libraries read this once.
+# Threads that wait by spinning slow a shared machine down tenfold; libraries read this once.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# At the end of a job its modules need not be searched for garbage: with torch half a second.
+# Skip the search of modules for garbage at the end of a job: with torch half a second.
 atexit.register(gc.freeze)
-# Would otherwise ask the hub for a conversion of every .bin checkpoint, in the background.
+# Otherwise transformers asks the hub to convert every .bin checkpoint, in the background.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
-# How torch says that a GPU has no way to add in one order.
+# Part of torch's error where an operation on the GPU is not deterministic.
 _UNREPEATABLE = "does not have a deterministic implementation"
 _TRAINING = "lower finetune.batch_size, or take a GPU with more (docs/gpus.md)"
 #: What to do when a rule runs out of the memory of its GPU.
@@ -58,20 +58,20 @@ _LESS_MEMORY = {
 
 
 def _less_memory(snakemake: Any) -> str:
-    """The keys that help where a job runs out of the memory of its GPU."""
-    # All variants of a set through one engine have a rule of their own.
+    """Remedy for a job that runs out of the memory of its GPU."""
+    # Each set of experts that passes through one engine has its own rule.
     name = "generate" if snakemake.rule.startswith("generate_") else snakemake.rule
-    own = _LESS_MEMORY.get(name, "take a GPU with more")
-    return f"lower jobs_per_gpu, or {own}" if _held(snakemake)[1] > 1 else own
+    remedy = _LESS_MEMORY.get(name, "take a GPU with more")
+    return f"lower jobs_per_gpu, or {remedy}" if _held(snakemake)[1] > 1 else remedy
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
-    """Log to the rule's log file; an error that users can mend is one line, not a traceback.
+    """Log to the rule's log file; an error that users can fix is one line, not a traceback.
 
-    Published folders among the inputs are compared with their manifests before anything else. One
-    that is damaged is renamed to `<folder>.damaged`, so that the next run makes it again. What the
-    job made is on the disk when it ends.
+    Published folders among the inputs are first compared with their manifests. A damaged one is
+    renamed to `<folder>.damaged`, so that the next run rebuilds it. Outputs are flushed to the disk
+    before the job ends.
     """
     handler = logging.FileHandler(snakemake.log[0], mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -79,18 +79,18 @@ def job(snakemake: Any) -> Iterator[None]:
     logging.captureWarnings(True)
     _end_with_snakemake()
     if rehearsal():
-        # On the CPU sums of torch depend on its threads: it gets one, as in jobs without GPUs.
+        # Sums of torch on the CPU depend on its threads: one thread, as in jobs without GPUs.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    inputs = [Path(each) for each in snakemake.input]
+    inputs = [Path(path) for path in snakemake.input]
     try:
         _check(inputs)
         with _gpus(snakemake):
             yield
-        _settle([Path(each) for each in snakemake.output])
+        _flush([Path(path) for path in snakemake.output])
     except DamagedError as error:
-        said = f"{error}{_put_aside(error.folder, inputs)}"
-        logging.error("%s", said)
-        sys.exit(f"{snakemake.rule}: {said}")
+        message = f"{error}{_put_aside(error.folder, inputs)}"
+        logging.error("%s", message)
+        sys.exit(f"{snakemake.rule}: {message}")
     except MergegridError as error:
         logging.error("%s", error)
         sys.exit(f"{snakemake.rule}: {error}")
@@ -100,14 +100,11 @@ def job(snakemake: Any) -> Iterator[None]:
             sys.exit(f"{snakemake.rule}: {missing}")
         if type(error).__name__ == "OutOfMemoryError":
             (first, *_) = str(error).splitlines() or [""]
-            sys.exit(
-                f"{snakemake.rule}: the memory of the GPU does not suffice ({first}): "
-                f"{_less_memory(snakemake)}"
-            )
+            sys.exit(f"{snakemake.rule}: out of GPU memory ({first}): {_less_memory(snakemake)}")
         if _UNREPEATABLE in str(error):
             sys.exit(
                 f"{snakemake.rule}: {str(error).splitlines()[0]} With MERGEGRID_DETERMINISTIC=warn "
-                "in the environment it is computed all the same, and the seed gives other weights "
+                "in the environment it is computed anyway, and the same seed gives other weights "
                 "on every run"
             )
         raise
@@ -123,8 +120,8 @@ def _check(inputs: Sequence[Path]) -> None:
             check_published(folder)
 
 
-def _settle(outputs: Sequence[Path]) -> None:
-    """Wait until the disk has what the job made, before Snakemake notes that it is done."""
+def _flush(outputs: Sequence[Path]) -> None:
+    """Flush outputs to the disk, before Snakemake records that the job is done."""
     made = [path for path in outputs if path.exists()]
     for path in made:
         sync_tree(path)
@@ -133,36 +130,47 @@ def _settle(outputs: Sequence[Path]) -> None:
 
 
 def _put_aside(folder: Path, inputs: Sequence[Path]) -> str:
-    """Rename a damaged folder where a rule makes it; what is to be said of that."""
+    """Rename a damaged input folder, which the next run then rebuilds; return a note on it."""
     if folder.resolve() not in [path.resolve() for path in inputs]:
         return ""
     aside = folder.with_name(f"{folder.name}.damaged")
-    own = folder.with_name(f".{folder.name}.damaged-{os.getpid()}")
+    private = folder.with_name(f".{folder.name}.damaged-{os.getpid()}")
     try:
-        # Of all jobs that read it one gets it; only that one may remove what lies aside already.
-        folder.replace(own)
+        # One of all jobs that read it succeeds; only that one may remove an earlier damaged folder.
+        folder.replace(private)
         shutil.rmtree(aside, ignore_errors=True)
-        own.replace(aside)
+        private.replace(aside)
     except FileNotFoundError:
         pass  # Another job that reads it was faster.
     except OSError as error:
-        left = own if own.exists() else folder
+        left = private if private.exists() else folder
         return f"; it cannot be renamed ({error}), so remove {left} and run the same command"
-    return f": it is now {aside}, and the same command makes it again"
+    return f": it is now {aside}, and the same command rebuilds it"
 
 
 def quiet_transformers() -> None:
-    """Send what transformers says to the log; its bars only clutter it."""
+    """Send messages of transformers to the log, without progress bars."""
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()  # A base has no head: no news in a log.
+    transformers_logging.set_verbosity_error()  # Missing heads are expected.
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     transformers_logging.disable_progress_bar()
 
 
+def fetched_model(snakemake: Any, anew: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Path of a fetched model, and its origin for the manifest; for `anew` see `locate`."""
+    from mergegrid.checkpoints.sources.fetch import Record, locate
+    from mergegrid.checkpoints.sources.source import SourceConfig
+
+    record = Record.from_json(Path(snakemake.input.source).read_text())
+    source = SourceConfig.model_validate_json(snakemake.params.source)
+    made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
+    return locate(record, source, anew=anew), made_from
+
+
 def device(snakemake: Any) -> str:
-    """`cuda` when the job holds a GPU and this is no rehearsal, else `cpu`."""
+    """`cuda` when the job holds a GPU and is not a rehearsal, else `cpu`."""
     if not _held(snakemake)[0] or rehearsal():
         return "cpu"
     import torch
@@ -172,16 +180,16 @@ def device(snakemake: Any) -> str:
             f"the job was given a GPU, but torch {torch.__version__} sees none; "
             "install a CUDA build of torch, or run without --resources gpu"
         )
-    # NVML has answered, not CUDA: that a driver is too old would show at the first tensor.
+    # NVML has answered, not CUDA, which would report an old driver at the first tensor.
     if too_old := driver_is_too_old(torch.version.cuda):
         raise ConfigError(f"the job was given a GPU, but {too_old}")
     return "cuda"
 
 
 def _end_with_snakemake() -> None:
-    """End when a killed Snakemake leaves this job behind, which would write beside a rerun's.
+    """End with a killed Snakemake: an orphaned job would write beside the job of a rerun.
 
-    Snakemake may be gone before the job looks for it, so the Snakefile leaves word of its process.
+    Snakemake may be gone before the job starts, so the Snakefile passes on its process id.
     """
     named = os.environ.get("MERGEGRID_SNAKEMAKE")
     if named is None or not hasattr(os, "pidfd_open"):
@@ -205,7 +213,7 @@ def _end_with_snakemake() -> None:
 
 
 def _processes_above() -> Iterator[int]:
-    """The parent of this process, its parent, and so on: in a container, up to process 1."""
+    """Ids of all ancestors of this process; in a container, up to process 1."""
     process = os.getppid()
     while process:
         yield process
@@ -218,37 +226,37 @@ def _processes_above() -> Iterator[int]:
 
 @contextmanager
 def _gpus(snakemake: Any) -> Iterator[None]:
-    """Hold the job's GPUs, and write beside its log how much it used them."""
+    """Hold the job's GPUs, and record their use in a file beside the log."""
     usage = Path(snakemake.log[0]).with_suffix(".gpu.tsv")
     usage.unlink(missing_ok=True)
     gpus, sharing = _held(snakemake)
     if not gpus:
         yield
         return
-    wanted = _split_over(snakemake.params.get("request"))
-    if gpus < wanted:
+    needed = _split_over(snakemake.params.get("request"))
+    if gpus < needed:
         raise ConfigError(
-            f"generation.gpus is {wanted}, and the job was given gpu={gpus}, for Snakemake gives "
-            f"no more than all that a run has; run with --resources gpu={wanted} or more, or set "
+            f"generation.gpus is {needed}, but the job has gpu={gpus}, because a run cannot give "
+            f"more GPUs than it has; run with --resources gpu={needed} or more, or set "
             f"generation.gpus to {gpus}"
         )
-    # Asking whether there is a GPU must not start CUDA: vLLM's workers are forked later.
+    # Looking for GPUs must not start CUDA: vLLM forks its workers later.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     with _watched(lease(gpus, sharing), usage, sharing):
         yield
 
 
 def _held(snakemake: Any) -> tuple[int, int]:
-    """How many GPUs a job holds, and how many jobs may share each."""
+    """Number of GPUs of a job, and number of jobs that may share one."""
     if snakemake.resources.get("gpu_share", 0):
         return 1, int(snakemake.config["jobs_per_gpu"])
     return snakemake.resources.get("gpu", 0), 1
 
 
 def _split_over(request: str | None) -> int:
-    """Among how many GPUs the request wants its model split."""
-    asked = json.loads(request or "{}")
-    return int((asked.get("generation") or asked.get("on_gpus") or {}).get("gpus", 1))
+    """Number of GPUs over which a job splits its model."""
+    parts = json.loads(request or "{}")
+    return int((parts.get("generation") or parts.get("on_gpus") or {}).get("gpus", 1))
 
 
 @contextmanager
@@ -267,10 +275,10 @@ def _watched(devices: Sequence[Device], usage: Path, sharing: int) -> Iterator[N
         try:
             yield
         finally:
-            # Workers that were forked may hold its input open: a line ends it as well.
+            # Forked workers may hold its input open, so a line ends it as well.
             try:
                 with suppress(BrokenPipeError):
                     watcher.communicate(b"\n", timeout=gpu_monitor.TIMEOUT + 5)
             except subprocess.TimeoutExpired:
-                logging.warning("nvidia-smi does not answer: how the GPUs were used stays unknown")
+                logging.warning("nvidia-smi does not answer: the use of the GPUs is unknown")
                 watcher.kill()

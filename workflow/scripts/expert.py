@@ -1,13 +1,11 @@
 from pathlib import Path
 
-from _job import device, job, quiet_transformers
+from _job import device, fetched_model, job, quiet_transformers
 
 with job(snakemake):
     import pandas as pd
 
     from mergegrid.checkpoints.publish import published_digest
-    from mergegrid.checkpoints.sources.fetch import Record, locate
-    from mergegrid.checkpoints.sources.source import SourceConfig
     from mergegrid.study.encoders.importing import import_expert
     from mergegrid.study.finetuning.classifier import finetune
     from mergegrid.study.schema.encoder_jobs import FinetuneRequest
@@ -20,10 +18,7 @@ with job(snakemake):
         made_from = {"expert": published_digest(ready)}
         import_expert(ready, Path(snakemake.input.base), request, folder, made_from)
     elif request.settings is None:
-        record = Record.from_json(Path(snakemake.input.source).read_text())
-        source = SourceConfig.model_validate_json(snakemake.params.source)
-        made_from = {"source": record.source, "resolved": record.resolved, "digest": record.digest}
-        ready = locate(record, source)
+        ready, made_from = fetched_model(snakemake)
         import_expert(ready, Path(snakemake.input.base), request, folder, made_from)
     else:
         examples = pd.read_parquet(snakemake.input.examples)

@@ -494,7 +494,7 @@ def test_a_job_that_got_fewer_gpus_than_its_model_needs_stops(tmp_path, rehearse
     rehearse(4)
     code, printed = run_job(tmp_path, SPLIT)
     assert code == 1
-    message = "split: generation.gpus is 2, and the job was given gpu=1"
+    message = "split: generation.gpus is 2, but the job has gpu=1"
     assert message in printed
     assert message.removeprefix("split: ") in (tmp_path / "logs" / "split.log").read_text()
 
