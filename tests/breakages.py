@@ -352,7 +352,6 @@ BREAKAGES = [
         "study/grading/**/*.py",
         r"(\w+)\.memory_bytes",
         r"\1.memory_bytes * 64",
-        f"{STUDY}/grading/programs/test_sandbox.py",
         f"{STUDY}/grading/programs/test_hostile.py",
     ),
     _b(
