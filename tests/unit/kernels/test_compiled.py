@@ -116,6 +116,7 @@ print(ops.values(ops.subtract(array(5), array(2)))[0])
 """
 
 
+@pytest.mark.slow
 def test_code_is_not_made_from_a_source_that_changed_after_the_program_started(copied):
     folder, program = copied
     imports = "from mergegrid.checkpoints.dtypes import DTYPES; import mergegrid.engine.ops.cpu"
