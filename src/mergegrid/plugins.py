@@ -15,13 +15,13 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 logger = logging.getLogger(__name__)
-S = TypeVar("S", bound=Spec)
+S = TypeVar("S", bound=Settings)
 
 
-def kind_of(settings: type[Spec]) -> str:
+def kind_of(settings: type[Settings]) -> str:
     """The `kind` by which configurations name a settings class."""
     return str(settings.model_fields["kind"].default)
 

@@ -14,7 +14,7 @@ from pydantic import (
 from mergegrid.hashing import canonical_json
 
 
-class Spec(BaseModel):
+class Settings(BaseModel):
     """A frozen value that rejects unknown keys and documents its fields in place."""
 
     model_config = ConfigDict(

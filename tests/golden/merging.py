@@ -27,7 +27,7 @@ from mergegrid.methods.slerp import Slerp
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
 from mergegrid.recipes.output import Output
-from mergegrid.recipes.recipe import Recipe, spec_slug
+from mergegrid.recipes.recipe import Recipe, settings_slug
 from mergegrid.sparsifiers import SPARSIFIERS
 from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
 from mergegrid.sparsifiers.dare import Dare
@@ -117,7 +117,7 @@ def merge(folder: Path) -> Any:
     found = {}
     for method in _METHODS:
         names = list(_SEEDS)[:2] if method.kind == "slerp" else list(_SEEDS)
-        found[f"{spec_slug(method)} of {len(names)}"] = _merged(method, names)
+        found[f"{settings_slug(method)} of {len(names)}"] = _merged(method, names)
     found["one expert"] = _merged(Average(), ["math"])
     found["long tensors"] = _merged(TaskArithmetic(coefficient=0.3), ["code", "math"], _LONG)
     assert {each.kind for each in _METHODS} == set(METHODS), "a method is missing"
@@ -130,7 +130,9 @@ def _merged(method: Method, names: list[str], shapes: Shapes = SHAPES) -> dict[s
     experts = {name: InMemory(_tensors(_SEEDS[name], shapes)) for name in names}
     engine = Engine(InMemory(_tensors(0, shapes)), experts, _statistics(method.kind, names))
     recipes = {
-        spec_slug(each): Recipe(family="toy", experts=tuple(names), sparsifier=each, method=method)
+        settings_slug(each): Recipe(
+            family="toy", experts=tuple(names), sparsifier=each, method=method
+        )
         for each in _PRESETS
         if set(getattr(each, "rates", {})) <= set(names)
     }

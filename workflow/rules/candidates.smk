@@ -2,7 +2,7 @@
 The recipes of decoders, by their place below results, and what jobs on them need. No rule is here.
 """
 
-from mergegrid.recipes.recipe import spec_slug
+from mergegrid.recipes.recipe import settings_slug
 
 
 def candidate_name(recipe):
@@ -11,8 +11,8 @@ def candidate_name(recipe):
         (
             "+".join(recipe.experts),
             f"seed~{recipe.training_seed}",
-            spec_slug(recipe.sparsifier),
-            spec_slug(recipe.method),
+            settings_slug(recipe.sparsifier),
+            settings_slug(recipe.method),
         )
     )
 

@@ -15,7 +15,7 @@ from mergegrid.engine.prepass import Prepass
 from mergegrid.engine.settings_checks import check_experts
 from mergegrid.engine.sparsifier import SparsifiedChunk
 from mergegrid.errors import CheckpointError
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class MethodInputs:
         return sum(self.infos[name].count for name in names)
 
 
-class Method(Spec):
+class Method(Settings):
     """How the sparsified experts become one model.
 
     A method is a subclass with a `kind`, its settings as fields, its needs as class attributes, and

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 #: Settings with a value per expert.
 _BY_EXPERT = ("rates", "weights", "coefficients")
 
 
-def check_experts(settings: Spec, experts: Sequence[str]) -> None:
+def check_experts(settings: Settings, experts: Sequence[str]) -> None:
     """Check that values for single experts refer to experts that are merged.
 
     Raises:

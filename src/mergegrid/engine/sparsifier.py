@@ -11,7 +11,7 @@ from mergegrid.engine.ops.operations import LARGEST_BITS, Array, Operations
 from mergegrid.engine.prepass import Prepass
 from mergegrid.engine.settings_checks import check_experts
 from mergegrid.hashing import canonical_json
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SparsifiedChunk:
         return self._weight
 
 
-class Sparsifier(Spec):
+class Sparsifier(Settings):
     """What happens to the deltas of each expert before merging.
 
     A sparsifier is a subclass with a `kind`, its settings as fields, and the arithmetic in `apply`.

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 
-class Grid(Spec):
+class Grid(Settings):
     """Settings with lists for some of their values; every combination is one point."""
 
     def points(self, **defaults: list[Any]) -> Iterator[dict[str, Any]]:
@@ -28,13 +28,13 @@ class Grid(Spec):
             yield dict(zip(axes, values, strict=True))
 
 
-def grid_of(settings: Iterable[type[Spec]]) -> Any:
+def grid_of(settings: Iterable[type[Settings]]) -> Any:
     """The type of a grid over any of the settings classes, told apart by their `kind`."""
     grids = tuple(map(_grid, settings))
     return Annotated[reduce(or_, grids), Field(discriminator="kind")]
 
 
-def _grid(settings: type[Spec]) -> Any:
+def _grid(settings: type[Settings]) -> Any:
     fields: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
         if name == "kind":

@@ -18,8 +18,8 @@ from mergegrid.errors import ConfigError
 from mergegrid.methods import METHODS, AnyMethod
 from mergegrid.recipes.grid import Grid, grid_of
 from mergegrid.recipes.output import Output
-from mergegrid.recipes.recipe import Recipe, spec_slug
-from mergegrid.settings import Spec
+from mergegrid.recipes.recipe import Recipe, settings_slug
+from mergegrid.settings import Settings
 from mergegrid.sparsifiers import SPARSIFIERS, AnySparsifier
 from mergegrid.yaml_files import check_content, read_yaml
 
@@ -29,7 +29,7 @@ _LONGEST_NAME = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class MergeFile(Spec):
+class MergeFile(Settings):
     """Models on disk, and how to merge them."""
 
     base: str
@@ -114,7 +114,7 @@ def recipes_of(merge_file: MergeFile, origin: Path | str) -> dict[str, Recipe]:
 
 def _folder_name(recipe: Recipe) -> str:
     """Name of a recipe among others of its file, as in `dare~rate=0.9~seed=1+average`."""
-    name = f"{spec_slug(recipe.sparsifier)}+{spec_slug(recipe.method)}"
+    name = f"{settings_slug(recipe.sparsifier)}+{settings_slug(recipe.method)}"
     plain = re.sub(r"[^\w.~=+-]+", "", name)[:_LONGEST_NAME]
     return name if plain == name else f"{plain}~{recipe.digest[:8]}"
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from mergegrid.checkpoints.vocabulary import VocabularyPolicy
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
@@ -25,7 +25,7 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * thousand ** _UNITS[(match[2] or "").upper()])
 
 
-class Output(Spec):
+class Output(Settings):
     """The folder that is written."""
 
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"

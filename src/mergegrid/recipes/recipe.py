@@ -7,14 +7,14 @@ from pydantic import Field, field_validator
 from mergegrid.hashing import digest
 from mergegrid.methods import AnyMethod
 from mergegrid.methods.average import Average
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.drop_only import DropOnly
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.sparsifiers.rates import RatedSparsifier
 
 
-class Recipe(Spec):
+class Recipe(Settings):
     """Experts of a family, and how they are sparsified and merged.
 
     Example:
@@ -54,18 +54,18 @@ class Recipe(Spec):
             (
                 self.family,
                 "+".join(self.experts),
-                spec_slug(self.sparsifier),
-                spec_slug(self.method),
+                settings_slug(self.sparsifier),
+                settings_slug(self.method),
             )
         )
 
 
-def spec_slug(spec: Spec) -> str:
+def settings_slug(settings: Settings) -> str:
     """Kind and parameters of a sparsifier or method, e.g. `dare~rate=0.9~seed=1`.
 
     Rules and numbers for single experts are told apart by a digest: names become paths.
     """
-    values = spec.model_dump(mode="json")
+    values = settings.model_dump(mode="json")
     kind = values.pop("kind")
     return "~".join([kind, *(f"{key}={_short(value)}" for key, value in values.items())])
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from mergegrid.engine.sparsifier import Sparsifier
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 MaskSeed = Annotated[int, Field(ge=0)]
@@ -25,7 +25,7 @@ _LAYERS = re.compile(r"layers (\d+)(?:-(\d+))?")
 _LAYER_OF = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 
 
-class Rule(Spec):
+class Rule(Settings):
     """Another rate for some tensors; rate 0 leaves their deltas as they are."""
 
     tensors: str

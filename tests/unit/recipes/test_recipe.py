@@ -12,7 +12,7 @@ from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
-from mergegrid.recipes.recipe import Recipe, base_only, canonical_sparsifier, spec_slug
+from mergegrid.recipes.recipe import Recipe, base_only, canonical_sparsifier, settings_slug
 from mergegrid.sparsifiers import SPARSIFIERS
 from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
 from mergegrid.sparsifiers.dare import Dare
@@ -150,7 +150,7 @@ def test_a_refinement_that_is_not_used_is_in_no_text_digest_or_slug(spec, fields
     written_out = refined(spec, {name: default})
     assert name in type(spec).omitted_when_default
     assert name not in spec.model_dump()
-    assert name not in spec_slug(spec)
+    assert name not in settings_slug(spec)
     assert with_spec(written_out).model_dump_json() == with_spec(spec).model_dump_json()
     assert with_spec(written_out).digest == with_spec(spec).digest
     assert with_spec(written_out).slug == with_spec(spec).slug

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from mergegrid.errors import ConfigError
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^:\s]+))?(?::(?P<subfolder>[^\s]+))?"
@@ -99,7 +99,7 @@ def _inside(path: str | None) -> str | None:
     return str(parts)
 
 
-class SourceConfig(Spec):
+class SourceConfig(Settings):
     """Where to get a model or data set, and its license."""
 
     source: str

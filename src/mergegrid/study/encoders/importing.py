@@ -32,7 +32,7 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import publish
 from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.errors import CheckpointError
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.study.encoders.class_order import class_names, outputs_of, reorder
 from mergegrid.study.schema.encoder_jobs import FinetuneRequest
 from mergegrid.study.schema.tasks import Target
@@ -151,7 +151,7 @@ def save_expert(
 
 
 def write_training(
-    folder: Path, request: Spec, curve: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+    folder: Path, request: Settings, curve: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
 ) -> None:
     """Write `training.json`: the request, the validation curve, and notes if there are any."""
     training = {**request.model_dump(mode="json"), "curve": list(curve)}

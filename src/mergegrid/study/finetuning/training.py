@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from mergegrid.checkpoints.publish import published_digest
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.stages import stage_versions
 from mergegrid.study.finetuning.resuming import last_checkpoint
 from mergegrid.study.runtime.transformers_compat import remove_printer, warmup
@@ -24,7 +24,7 @@ from mergegrid.study.schema.encoders import Finetune
 logger = logging.getLogger(__name__)
 
 
-def training_inputs(stage: str, base: Path, examples: Any, request: Spec, device: str) -> Any:
+def training_inputs(stage: str, base: Path, examples: Any, request: Settings, device: str) -> Any:
     """Everything that trained weights depend on.
 
     Args:

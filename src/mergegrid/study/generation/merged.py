@@ -15,12 +15,12 @@ from mergegrid.in_memory import output_arrays
 from mergegrid.merging import MergeJob
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-class Models(Spec):
+class Models(Settings):
     """A base and its experts on disk, and the options of the merge."""
 
     base: Path

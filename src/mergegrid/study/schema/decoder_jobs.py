@@ -4,7 +4,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.decoders import DecoderFinetune, DecoderStudy, Instructions
 from mergegrid.study.schema.generation import BenchmarkSampling, Sampling
@@ -14,7 +14,7 @@ from mergegrid.study.schema.judge import Judge
 Fetched = TypeVar("Fetched", Benchmark, Instructions)
 
 
-class DecoderFinetuneRequest(Spec):
+class DecoderFinetuneRequest(Settings):
     """One expert, fine-tuned on instructions."""
 
     data: Instructions
@@ -29,7 +29,7 @@ class DecoderFinetuneRequest(Spec):
     """Seed of the order of the examples, of dropout and of adapters."""
 
 
-class Ask(Spec):
+class Ask(Settings):
     """One benchmark, asked of one model."""
 
     benchmark: str
@@ -40,7 +40,7 @@ class Ask(Spec):
     """How answers are written."""
 
 
-class ScoreRequest(Spec):
+class ScoreRequest(Settings):
     """One benchmark, scored for every variant of one set of experts."""
 
     name: str

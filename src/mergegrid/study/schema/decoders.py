@@ -11,7 +11,7 @@ from mergegrid.checkpoints.vocabulary import VocabularyPolicy
 from mergegrid.hashing import canonical_json
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.study.schema.benchmarks import Benchmark, Generated, with_place
 from mergegrid.study.schema.families import ModelFamily, partial, replaced
@@ -23,7 +23,7 @@ from mergegrid.study.schema.names import Name, check_columns, no_twins
 from mergegrid.study.schema.tasks import Table
 
 
-class Lora(Spec):
+class Lora(Settings):
     """Low-rank adapters, merged into the weights when training ends (arXiv 2106.09685)."""
 
     rank: Annotated[int, Field(ge=1)] = 16
@@ -36,7 +36,7 @@ class Lora(Spec):
     """Names of the layers with an adapter."""
 
 
-class DecoderFinetune(Spec):
+class DecoderFinetune(Settings):
     """Fine-tuning settings of a decoder, which is trained on answers, not on questions."""
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-5
@@ -64,7 +64,7 @@ class DecoderFinetune(Spec):
     """Trains adapters and merges them; unset trains all parameters."""
 
 
-class Instructions(Spec):
+class Instructions(Settings):
     """Questions with answers to train on."""
 
     records: Table | None = None
@@ -104,7 +104,7 @@ DecoderFinetuneOverride: Any = partial(DecoderFinetune)
 GenerationOverride: Any = partial(Generation)
 
 
-class DecoderExpert(Spec):
+class DecoderExpert(Settings):
     """A decoder with one ability: fine-tuned from the base here, or fetched ready."""
 
     benchmarks: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]

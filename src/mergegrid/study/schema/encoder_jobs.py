@@ -6,7 +6,7 @@ from typing import Literal
 from mergegrid.hashing import digest
 from mergegrid.methods import AnyMethod
 from mergegrid.methods.data_dependent import DataDependentMethod
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.rates import Arithmetic
 from mergegrid.study.schema.encoders import Aim, EncoderStudy, Finetune
@@ -15,7 +15,7 @@ from mergegrid.study.schema.grids import Selection
 from mergegrid.study.schema.tasks import Target
 
 
-class FinetuneRequest(Spec):
+class FinetuneRequest(Settings):
     """One expert: fine-tuned with these settings, or imported ready when there are none."""
 
     target: Target
@@ -26,7 +26,7 @@ class FinetuneRequest(Spec):
     """Seed of head, order of the examples and dropout."""
 
 
-class OracleRequest(Spec):
+class OracleRequest(Settings):
     """One model that learns the tasks of a set of experts together.
 
     Example:
@@ -61,7 +61,7 @@ class OracleRequest(Spec):
         return FinetuneRequest(target=target, settings=self.settings, seed=self.seed)
 
 
-class Statistic(Spec):
+class Statistic(Settings):
     """One file of model statistics of an expert."""
 
     kind: Literal["fisher", "regmean"]
@@ -77,7 +77,7 @@ class Statistic(Spec):
         return f"{self.kind}~{self.arithmetic}~{self.examples}.safetensors"
 
 
-class MergesRequest(Spec):
+class MergesRequest(Settings):
     """One set of experts under every method and sparsifier."""
 
     family: str

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mergegrid.checkpoints.sources.source import SourceConfig
 from mergegrid.recipes.grid import Grid
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.study.schema.families import ModelFamily, partial
 from mergegrid.study.schema.grid_study import FetchedSource, GridStudy
@@ -18,7 +18,7 @@ from mergegrid.study.schema.tasks import Target, Task
 Aim = Literal["mean", "each"]
 
 
-class Finetune(Spec):
+class Finetune(Settings):
     """Fine-tuning settings of an encoder; the defaults are the paper's (arXiv 2311.03099, appendix
     A)."""
 
@@ -39,7 +39,7 @@ class Finetune(Spec):
 FinetuneOverride: Any = partial(Finetune)
 
 
-class Expert(Spec):
+class Expert(Settings):
     """A model with one ability: fine-tuned from the base here, or fetched ready."""
 
     task: str | None = None
@@ -96,7 +96,7 @@ class Merges(MergeGrid):
         return grids
 
 
-class Oracle(Spec):
+class Oracle(Settings):
     """Multi-task learning: a model trained on all tasks of a set of experts together.
 
     It learns from every task's examples at once, which no merge does, so tables show it as an upper

@@ -5,26 +5,26 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from mergegrid.checkpoints.sources.source import SourceConfig
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.study.schema.names import Name, no_twins
 from mergegrid.study.schema.published import Published
 
-S = TypeVar("S", bound=Spec)
-E = TypeVar("E", bound=Spec)
+S = TypeVar("S", bound=Settings)
+E = TypeVar("E", bound=Settings)
 
 
-def partial(spec: type[Spec]) -> Any:
-    """The type of values that replace some of a spec's."""
+def partial(settings: type[Settings]) -> Any:
+    """The type of values that replace some of the settings."""
     fields: dict[str, Any] = {}
-    for name, field in spec.model_fields.items():
+    for name, field in settings.model_fields.items():
         one: Any = field.annotation
         if field.metadata:
             one = Annotated[(one, *field.metadata)]
         fields[name] = (one | None, Field(default=None, description=field.description))
     doc = "Values that replace the family's for one expert."
     return create_model(
-        f"{spec.__name__}Override",
-        __base__=Spec,
+        f"{settings.__name__}Override",
+        __base__=Settings,
         __doc__=doc,
         # No field has a docstring here, and searching for one is slow.
         __cls_kwargs__={"use_attribute_docstrings": False},
@@ -32,15 +32,15 @@ def partial(spec: type[Spec]) -> Any:
     )
 
 
-def replaced(spec: S, override: Spec | None) -> S:
-    """A spec with the values of a partial one (see `partial`) on top."""
+def replaced(settings: S, override: Settings | None) -> S:
+    """Settings with the values of a partial one (see `partial`) on top."""
     values = dict(override) if override else {}
-    return spec.model_copy(
+    return settings.model_copy(
         update={name: value for name, value in values.items() if value is not None}
     )
 
 
-class ModelFamily(Spec, Generic[E, S]):
+class ModelFamily(Settings, Generic[E, S]):
     """A base and its homologous experts."""
 
     base: SourceConfig

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 BackendName = Literal["auto", "transformers", "vllm"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1)]
 
 
-class BenchmarkSampling(Spec):
+class BenchmarkSampling(Settings):
     """How answers are generated; unset values are those of the kind of benchmark, as in the
     paper."""
 
@@ -36,7 +36,7 @@ class Sampling(BenchmarkSampling):
     stop: list[str] = []
 
 
-class Generation(Spec):
+class Generation(Settings):
     """The engine that writes answers."""
 
     backend: BackendName = "auto"

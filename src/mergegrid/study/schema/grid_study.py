@@ -11,7 +11,7 @@ from mergegrid.methods import AnyMethod
 from mergegrid.methods.average import Average
 from mergegrid.recipes.grid import Grid
 from mergegrid.recipes.recipe import Recipe
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.rates import Rate
 from mergegrid.study.schema.families import ModelFamily
@@ -46,7 +46,7 @@ class FetchedSource:
     config: SourceConfig
 
 
-class GridStudy(Spec, Generic[F]):
+class GridStudy(Settings, Generic[F]):
     """Families of models, and the sparsifiers, rates, methods and seeds to evaluate on them.
 
     Subclasses add what their experts are evaluated on.

@@ -11,7 +11,7 @@ from mergegrid.methods.data_dependent import DataDependentMethod
 from mergegrid.recipes.grid import Grid
 from mergegrid.recipes.merge_file import MethodGrid, SparsifierGrid
 from mergegrid.recipes.recipe import base_only, canonical_sparsifier
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.sparsifiers.rates import MaskSeed
@@ -39,7 +39,7 @@ def distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-class Seeds(Spec):
+class Seeds(Settings):
     """Seeds, an axis of the grid."""
 
     training: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)] = [0]
@@ -48,7 +48,7 @@ class Seeds(Spec):
     """Seeds of the random masks."""
 
 
-class Sweep(Spec):
+class Sweep(Settings):
     """Every expert alone, at every drop rate: how much of a delta can be dropped?"""
 
     sparsifiers: list[SparsifierGrid] = [
@@ -60,7 +60,7 @@ class Sweep(Spec):
     """Sparsifiers to compare; unset rates and seeds are the study's."""
 
 
-class Similarity(Spec):
+class Similarity(Settings):
     """Embeddings of each sparsified expert, compared layer by layer with those of the unchanged
     expert.
 
@@ -77,7 +77,7 @@ class Similarity(Spec):
     of a decoder's first benchmark."""
 
 
-class MergeGrid(Spec):
+class MergeGrid(Settings):
     """Sets of experts, and the methods and sparsifiers that merge them."""
 
     #: Whether the study computes model statistics of the experts.

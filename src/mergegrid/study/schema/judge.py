@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mergegrid.checkpoints.sources.source import SourceConfig
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 JudgeStyle = Literal["choice", "function", "ranking"]
 Count = Annotated[int, Field(ge=1)]
@@ -15,7 +15,7 @@ _TOKENS: dict[JudgeStyle, int] = {"choice": 1, "function": 200, "ranking": 100}
 _FEWEST_FOR_A_CALL = 200
 
 
-class Judge(Spec):
+class Judge(Settings):
     """A model behind an OpenAI-compatible API that compares each answer with a reference answer."""
 
     style: JudgeStyle = "function"

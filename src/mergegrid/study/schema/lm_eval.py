@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 from mergegrid.errors import ConfigError
 from mergegrid.hashing import file_digest
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.study.schema.generation import Generation, Precision
 from mergegrid.study.schema.grids import distinct
 
@@ -16,7 +16,7 @@ TaskName = Annotated[str, Field(pattern=r"^[^\s,-][^\s,]*$")]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Harness(Spec):
+class Harness(Settings):
     """Tasks of lm-evaluation-harness, which runs in a separate environment."""
 
     tasks: Annotated[list[TaskName], Field(min_length=1), AfterValidator(distinct)]
@@ -43,7 +43,7 @@ class Harness(Spec):
     """Whether questions are put in the model's chat template."""
 
 
-class OnGpus(Spec):
+class OnGpus(Settings):
     """How a model lies on GPUs, as the family's `generation` has it."""
 
     gpus: Count = 1

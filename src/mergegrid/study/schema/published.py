@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergegrid.errors import ConfigError
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.study.schema.names import Name
 
 #: Kinds of numbers that stand in no table as a fact.
 _NOT_SURE = "memory"
 
 
-class Published(Spec):
+class Published(Settings):
     """Whose numbers of arXiv 2311.03099 stand beside those of a family.
 
     Names are those of the column `models` in `resources/published.csv`.

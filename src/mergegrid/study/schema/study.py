@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 from mergegrid.study.schema.decoders import DecoderStudy
 from mergegrid.study.schema.encoders import EncoderStudy
 from mergegrid.study.schema.grids import Count
 from mergegrid.study.schema.names import check_folders, no_twins
 
 
-class Paths(Spec):
+class Paths(Settings):
     """Output folders, relative to the working directory."""
 
     results: str = "results"
@@ -22,7 +22,7 @@ class Paths(Spec):
     """Folder of logs and of time and memory records."""
 
 
-class Study(Spec):
+class Study(Settings):
     """Root of the configuration."""
 
     #: Keys of earlier versions and their new places.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from mergegrid.checkpoints.sources.source import SourceConfig
-from mergegrid.settings import Spec
+from mergegrid.settings import Settings
 
 CLASSIFICATION_METRICS = ("accuracy", "matthews", "f1", "accuracy_and_f1")
 REGRESSION_METRICS = ("pearson", "spearman", "pearson_and_spearman")
@@ -57,7 +57,7 @@ class Table(SourceConfig):
         return self
 
 
-class RankPairs(Spec):
+class RankPairs(Settings):
     """Makes sentence pairs from rated sentences: is the first one rated higher than the second?
 
     Within each split, sentences are shuffled and paired; a pair counts when the ratings are far
@@ -74,7 +74,7 @@ class RankPairs(Spec):
     """How often a sentence is paired."""
 
 
-class Sizes(Spec):
+class Sizes(Settings):
     """Number of examples to use of each split, after shuffling; unset: all."""
 
     train: Count | None = None
@@ -85,7 +85,7 @@ class Sizes(Spec):
     """Examples for the reported scores."""
 
 
-class Target(Spec):
+class Target(Settings):
     """The part of a task that a model depends on: its answers and how they are scored."""
 
     omitted_when_default = frozenset({"label_names"})
@@ -107,7 +107,7 @@ class Target(Spec):
         return not self.classes
 
 
-class Task(Spec):
+class Task(Settings):
     """A task for encoders: classification or regression of one text or a pair of texts."""
 
     omitted_when_default = frozenset({"label_names"})
