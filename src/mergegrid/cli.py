@@ -35,8 +35,8 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         import mergegrid
 
         typer.echo(f"mergegrid {mergegrid.__version__}")

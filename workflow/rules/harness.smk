@@ -5,7 +5,7 @@ REQUIRED INPUTS: <results>/{family}/models/{variant}
 OUTPUTS: scores = <results>/{family}/harness/{variant}.parquet
 """
 
-from mergegrid.study.schema.lm_eval import OnGpus, own_tasks
+from mergegrid.study.schema.lm_eval import OnGpus, custom_tasks
 
 
 def harness_parameters(wildcards):
@@ -44,7 +44,7 @@ rule harness:
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         request=harness_parameters,
-        tasks=lambda wildcards: digest(own_tasks(DECODERS.harness)),
+        tasks=lambda wildcards: digest(custom_tasks(DECODERS.harness)),
         versions=stage_versions("harness"),
     script:
         "../scripts/harness.py"

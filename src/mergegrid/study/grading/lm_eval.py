@@ -26,7 +26,7 @@ from mergegrid.study.generation.vllm_environment import VLLM_ON_GPUS, refuse_mig
 from mergegrid.study.grading.lm_eval_compat import VERSION, failure
 from mergegrid.study.runtime.gpu_devices import hardware_name
 from mergegrid.study.runtime.parent_death import dies_with_parent
-from mergegrid.study.schema.lm_eval import Harness, OnGpus, own_tasks
+from mergegrid.study.schema.lm_eval import Harness, OnGpus, custom_tasks
 from mergegrid.study.scoring.scores import Measurement, score_row
 
 STAGE_VERSIONS = {"harness": 1}
@@ -91,7 +91,7 @@ def run_lm_eval(
         MergegridError: lm-eval failed, or computed no scores.
     """
     # Raises if the folder of the user's own tasks is missing.
-    own_tasks(settings)
+    custom_tasks(settings)
     if settings.model == "vllm" and device != "cpu":
         refuse_mig()
     version = _version(settings.python)
@@ -244,7 +244,7 @@ def lm_eval_inputs_digest(
         {
             "model": model,
             "settings": counted,
-            "own": own_tasks(settings),
+            "own": custom_tasks(settings),
             "engine": result.engine,
             "tasks": result.tasks,
             "questions": result.questions,

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from mergegrid.settings import Settings
 from mergegrid.study.schema.generation import BenchmarkSampling, Sampling
 from mergegrid.study.schema.judge import Judge
-from mergegrid.study.schema.prompts import ASKING
+from mergegrid.study.schema.prompts import PROMPT_DEFAULTS
 from mergegrid.study.schema.tasks import Table
 
 BenchmarkKind = Literal["gsm8k", "math", "humaneval", "mbpp", "alpaca_eval", "instructions"]
@@ -104,12 +104,12 @@ class Benchmark(Settings):
     @property
     def template(self) -> str:
         """Text around each `{instruction}`."""
-        return self.prompt or ASKING[self.kind].prompt
+        return self.prompt or PROMPT_DEFAULTS[self.kind].prompt
 
     @property
     def full_sampling(self) -> Sampling:
         """How answers are generated, with the values of the kind where the benchmark sets none."""
-        usual, values = ASKING[self.kind], dict(self.sampling)
+        usual, values = PROMPT_DEFAULTS[self.kind], dict(self.sampling)
         values["max_tokens"] = self.sampling.max_tokens or usual.max_tokens
         if self.sampling.stop is None:
             values["stop"] = list(usual.stop)

@@ -256,7 +256,7 @@ class DecoderStudy(GridStudy[DecoderFamily]):
         self, family: str, experts: tuple[str, ...], training_seed: int
     ) -> list[Recipe]:
         """The recipes of one set of experts: every method behind every sparsifier."""
-        sparsifiers = [each for candidates in self.merge_sparsifiers() for each in candidates]
+        sparsifiers = [one for candidates in self.merge_sparsifiers() for one in candidates]
         return [
             recipe
             for candidates in self.merge_methods()

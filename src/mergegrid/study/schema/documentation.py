@@ -68,14 +68,14 @@ def with_references(readme: str) -> str:
 def _in_order(schema: dict[str, Any]) -> dict[str, Any]:
     """The sections in the order in which keys first lead to them."""
     definitions = schema.get("$defs", {})
-    found: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     pending = _references(schema["properties"])
     while pending:
         name = pending.pop(0)
-        if name not in found:
-            found[name] = definitions[name]
+        if name not in sections:
+            sections[name] = definitions[name]
             pending = _references(definitions[name]) + pending
-    return found
+    return sections
 
 
 def _references(part: Any) -> list[str]:
@@ -109,9 +109,9 @@ def _default(value: dict[str, Any]) -> str:
 
 def _without_unset(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_unset(each) for key, each in value.items() if each is not None}
+        return {key: _without_unset(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_unset(each) for each in value]
+        return [_without_unset(item) for item in value]
     return value
 
 
@@ -122,18 +122,18 @@ def _type(value: dict[str, Any]) -> str:
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:
-        return " \\| ".join(f"`{each}`" for each in value["enum"])
+        return " \\| ".join(f"`{item}`" for item in value["enum"])
     for several in ("anyOf", "oneOf"):
         if several in value:
-            kinds = [_type(each) for each in value[several] if each.get("type") != "null"]
+            kinds = [_type(part) for part in value[several] if part.get("type") != "null"]
             return " \\| ".join(dict.fromkeys(kinds))
     if value.get("type") == "array":
         return f"list of {_type(value['items'])}"
     if value.get("type") == "object":
         named = value.get("additionalProperties") or {}
-        for each in (value.get("patternProperties") or {"": named}).values():
-            if each:
-                return f"name: {_type(each)}"
+        for part in (value.get("patternProperties") or {"": named}).values():
+            if part:
+                return f"name: {_type(part)}"
     return _bounded(value)
 
 

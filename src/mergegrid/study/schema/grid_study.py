@@ -79,10 +79,10 @@ class GridStudy(Settings, Generic[F]):
         known = getattr(self, field)
         for name, family in self.families.items():
             for expert in family.experts:
-                for wanted in self.evaluations_of(name, expert):
-                    if wanted not in known:
+                for evaluation in self.evaluations_of(name, expert):
+                    if evaluation not in known:
                         raise ValueError(
-                            f"families.{name}.experts.{expert} refers to {noun} {wanted!r}, which "
+                            f"families.{name}.experts.{expert} refers to {noun} {evaluation!r}, which "
                             f"is not in `{field}` ({', '.join(known)}); add it there or choose one "
                             "of these"
                         )
@@ -99,7 +99,7 @@ class GridStudy(Settings, Generic[F]):
     def _recipes_fit_their_experts(self) -> "GridStudy[F]":
         alone = {"sweep": self.sweep_sparsifiers(), "similarity": self.similarity_sparsifiers()}
         methods = [method for candidates in self.merge_methods() for method in candidates]
-        sparsifiers = [each for candidates in self.merge_sparsifiers() for each in candidates]
+        sparsifiers = [one for candidates in self.merge_sparsifiers() for one in candidates]
         for name, family in self.families.items():
             for expert in family.experts:
                 for study, points in alone.items():

@@ -65,7 +65,7 @@ class OnGpus(Settings):
         )
 
 
-def own_tasks(settings: Harness) -> dict[str, str]:
+def custom_tasks(settings: Harness) -> dict[str, str]:
     """SHA-256 of your own task files by name: their scores depend on them.
 
     Raises:

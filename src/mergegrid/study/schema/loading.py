@@ -6,7 +6,7 @@ from typing import Any
 
 from mergegrid.checkpoints.sources.source import PathOrigin, SourceConfig
 from mergegrid.errors import ConfigError
-from mergegrid.study.schema.lm_eval import own_tasks
+from mergegrid.study.schema.lm_eval import custom_tasks
 from mergegrid.study.schema.study import Study
 from mergegrid.yaml_files import check_content, read_yaml
 
@@ -41,7 +41,7 @@ def check_paths(study: Study) -> None:
                 key = f"decoders.benchmarks.{name}.judge.length_files"
                 sources[key] = benchmark.judge.length_files
         if study.decoders.harness:
-            own_tasks(study.decoders.harness)
+            custom_tasks(study.decoders.harness)
     for key, config in sources.items():
         origin = config.origin
         if isinstance(origin, PathOrigin) and not Path(origin.path).exists():

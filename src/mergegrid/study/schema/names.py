@@ -44,9 +44,9 @@ def no_twins(named: M) -> M:
     Raises:
         ValueError: two names differ by case alone.
     """
-    seen: dict[str, str] = {}
+    by_lower_case: dict[str, str] = {}
     for name in named:
-        other = seen.setdefault(name.lower(), name)
+        other = by_lower_case.setdefault(name.lower(), name)
         if other != name:
             raise ValueError(
                 f"{other} and {name} differ by case alone, and are the same path on some file "

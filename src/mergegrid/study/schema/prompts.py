@@ -24,8 +24,8 @@ _NEXT_TURN = ("Instruction:", "Instruction", "Response:", "Response")
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How a kind of benchmark is asked."""
+class PromptDefaults:
+    """Defaults for the questions of a kind of benchmark."""
 
     prompt: str
     """Text around each `{instruction}`, where there is no chat template."""
@@ -35,11 +35,11 @@ class Asking:
     """Texts that end an answer."""
 
 
-ASKING = {
-    "gsm8k": Asking(_STEPS, 1024, _NEXT_TURN),
-    "math": Asking(_STEPS, 2048, _NEXT_TURN),
-    "humaneval": Asking(_PROGRAM, 2048),
-    "mbpp": Asking(_PROGRAM, 2048),
-    "alpaca_eval": Asking(_CONVERSATION, 2048),
-    "instructions": Asking(_PLAIN, 256),
+PROMPT_DEFAULTS = {
+    "gsm8k": PromptDefaults(_STEPS, 1024, _NEXT_TURN),
+    "math": PromptDefaults(_STEPS, 2048, _NEXT_TURN),
+    "humaneval": PromptDefaults(_PROGRAM, 2048),
+    "mbpp": PromptDefaults(_PROGRAM, 2048),
+    "alpaca_eval": PromptDefaults(_CONVERSATION, 2048),
+    "instructions": PromptDefaults(_PLAIN, 256),
 }

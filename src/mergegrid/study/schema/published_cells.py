@@ -27,9 +27,9 @@ def published_cells(study: Study, path: Path) -> list[dict[str, Any]]:
     if decoders is None:
         return []
     named = {
-        name: each.published
-        for name, each in decoders.families.items()
-        if each.published and each.published.experts
+        name: family.published
+        for name, family in decoders.families.items()
+        if family.published and family.published.experts
     }
     if not named:
         return []
@@ -59,9 +59,9 @@ def published_gains(study: Study, path: Path) -> list[dict[str, Any]]:
         ConfigError: a family names models that the file does not have.
     """
     named = {
-        name: each.published
-        for name, each in (study.encoders.families if study.encoders else {}).items()
-        if each.published and each.published.pairs
+        name: family.published
+        for name, family in (study.encoders.families if study.encoders else {}).items()
+        if family.published and family.published.pairs
     }
     if not named:
         return []
@@ -84,11 +84,11 @@ def _experts(
     decoders: DecoderStudy, family: str, published: Published, cell: Cell
 ) -> Iterator[str]:
     """Our experts, joined by `+` as in scores, whose score is this cell."""
-    wanted = cell.models.split("+")
+    models = cell.models.split("+")
     alone = [(name,) for name in decoders.families[family].experts]
-    for experts in alone if len(wanted) == 1 else decoders.expert_sets(family):
-        if len(experts) == len(wanted) and all(
-            set(published.experts.get(expert, [])) & set(wanted) for expert in experts
+    for experts in alone if len(models) == 1 else decoders.expert_sets(family):
+        if len(experts) == len(models) and all(
+            set(published.experts.get(expert, [])) & set(models) for expert in experts
         ):
             yield "+".join(sorted(experts))
 

@@ -21,7 +21,7 @@ from mergegrid.study.grading.lm_eval import (
     run_lm_eval,
 )
 from mergegrid.study.schema.generation import Generation
-from mergegrid.study.schema.lm_eval import Harness, OnGpus, own_tasks
+from mergegrid.study.schema.lm_eval import Harness, OnGpus, custom_tasks
 from mergegrid.study.scoring.scores import score_frame
 from mergegrid.yaml_files import check_content
 
@@ -394,9 +394,9 @@ def test_own_tasks_are_their_files_and_not_what_python_compiled(tmp_path):
     (tmp_path / "__pycache__").mkdir()
     for name in ("deep/mine.yaml", "utils.py", "__pycache__/utils.pyc", ".hidden"):
         (tmp_path / name).write_text(name)
-    files = own_tasks(Harness(tasks=["mine"], include_path=str(tmp_path)))
+    files = custom_tasks(Harness(tasks=["mine"], include_path=str(tmp_path)))
     assert list(files) == ["deep/mine.yaml", "utils.py"]
-    assert own_tasks(Harness(tasks=["arc_easy"])) == {}
+    assert custom_tasks(Harness(tasks=["arc_easy"])) == {}
 
 
 def test_a_folder_of_own_tasks_has_to_be_there(tmp_path):
