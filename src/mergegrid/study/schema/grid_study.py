@@ -82,8 +82,8 @@ class GridStudy(Settings, Generic[F]):
                 for evaluation in self.evaluations_of(name, expert):
                     if evaluation not in known:
                         raise ValueError(
-                            f"families.{name}.experts.{expert} refers to {noun} {evaluation!r}, which "
-                            f"is not in `{field}` ({', '.join(known)}); add it there or choose one "
+                            f"families.{name}.experts.{expert} refers to {noun} {evaluation!r}, "
+                            f"which is not in `{field}` ({', '.join(known)}); add it there or choose one "
                             "of these"
                         )
         groups = [set(family.experts) for family in self.families.values()]
