@@ -83,8 +83,8 @@ class GridStudy(Settings, Generic[F]):
                     if evaluation not in known:
                         raise ValueError(
                             f"families.{name}.experts.{expert} refers to {noun} {evaluation!r}, "
-                            f"which is not in `{field}` ({', '.join(known)}); add it there or choose "
-                            "one of these"
+                            f"which is not in `{field}` ({', '.join(known)}); add it there or "
+                            "choose one of these"
                         )
         groups = [set(family.experts) for family in self.families.values()]
         for experts in self.merges.sets if self.merges else ():
