@@ -56,8 +56,8 @@ rule merge:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        request=lambda wildcards: as_parameters(
-            **decoder_jobs.merge_parts(DECODERS, candidate_of(wildcards))
+        request=lambda wildcards: as_json(
+            decoder_jobs.merge_part(DECODERS, candidate_of(wildcards))
         ),
         versions=stage_versions("merge"),
     script:

@@ -21,14 +21,14 @@ if __name__ == "__main__":
         asks, generation, merges = read_parameters(
             snakemake.params.request, asks=list[Ask], generation=Generation, merges=list[MergePart]
         )
-        recipes = [merge["recipe"] for merge in merges]
+        recipes = [merge.recipe for merge in merges]
         base = Path(snakemake.input.base)
         folders = map(Path, snakemake.input.experts)
         models = Models(
             base=base,
             experts=dict(zip(recipes[0].experts, folders, strict=True)),
-            output=merges[0]["output"],
-            homologous=merges[0]["homologous"],
+            output=merges[0].output,
+            homologous=merges[0].homologous,
             threads=snakemake.threads,
         )
         made_from = {

@@ -1,6 +1,6 @@
 """Jobs on decoders: the parts of a study that each depends on, and nothing else."""
 
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
@@ -59,10 +59,11 @@ class ScoreRequest(Settings):
     """Whether programs may run without a sandbox."""
 
 
-class MergePart(TypedDict):
+class MergePart(Spec):
     """One merged decoder."""
 
     recipe: Recipe
+    """Recipe of the model."""
     output: Output
     """Dtype and vocabulary of the folder."""
     homologous: bool
@@ -85,23 +86,23 @@ def finetune_request(
     )
 
 
-def merge_parts(study: DecoderStudy, recipe: Recipe) -> MergePart:
+def merge_part(study: DecoderStudy, recipe: Recipe) -> MergePart:
     """How one recipe is merged."""
     family = study.families[recipe.family]
-    return {"recipe": recipe, "output": family.output, "homologous": not family.other_base}
+    return MergePart(recipe=recipe, output=family.output, homologous=not family.other_base)
 
 
 def similarity_parts(study: DecoderStudy, family: str, expert: str, seed: int) -> dict[str, Any]:
     """The recipes under which the embeddings of one expert are compared, and on what."""
     assert study.similarity is not None, "a study without similarity compares nothing"
     recipes = study.similarity_recipes(family, expert, seed)
-    merge = merge_parts(study, recipes[0])
+    merge = merge_part(study, recipes[0])
     return {
         "recipes": recipes,
         "examples": study.similarity.examples,
         "chat": study.families[family].chat_of(expert),
-        "output": merge["output"],
-        "homologous": merge["homologous"],
+        "output": merge.output,
+        "homologous": merge.homologous,
     }
 
 
@@ -121,7 +122,7 @@ def generate_parts(study: DecoderStudy, family: str, recipes: list[Recipe]) -> d
             for name, owner in study.owners(recipes[0]).items()
         ],
         "generation": generation,
-        "merges": [merge_parts(study, recipe) for recipe in recipes if generation.one_engine],
+        "merges": [merge_part(study, recipe) for recipe in recipes if generation.one_engine],
     }
 
 

@@ -11,7 +11,7 @@ from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.decoder_jobs import (
     finetune_request,
     generate_parts,
-    merge_parts,
+    merge_part,
     questions_of,
     score_request,
 )
@@ -313,7 +313,7 @@ def requests(study):
             )
             found["generate", experts] = generate_parts(study, "llama", recipes)
             for recipe in recipes:
-                found["merge", recipe.digest] = merge_parts(study, recipe)
+                found["merge", recipe.digest] = merge_part(study, recipe)
             for name in study.families["llama"].owners(experts):
                 found["questions", name] = questions_of(study.benchmarks[name])
                 found["score", experts, name] = score_request(study, "llama", name, recipes)
@@ -382,15 +382,15 @@ def test_in_one_engine_the_request_holds_the_merges(decoders):
     assert generate_parts(study, "llama", recipes)["merges"] == []
     decoders["families"]["llama"] |= {"generation": {"one_engine": True}, "dtype": "float16"}
     merges = generate_parts(read(decoders), "llama", recipes)["merges"]
-    assert [each["recipe"] for each in merges] == recipes
-    assert {each["output"].dtype for each in merges} == {"float16"}
+    assert [each.recipe for each in merges] == recipes
+    assert {each.output.dtype for each in merges} == {"float16"}
 
 
 def test_experts_of_another_base_are_merged_only_on_demand(decoders):
     recipe = read(decoders).merge_recipes("llama", ("math", "code"), 0)[0]
-    assert merge_parts(read(decoders), recipe)["homologous"]
+    assert merge_part(read(decoders), recipe).homologous
     decoders["families"]["llama"]["other_base"] = True
-    assert not merge_parts(read(decoders), recipe)["homologous"]
+    assert not merge_part(read(decoders), recipe).homologous
 
 
 def test_unset_prompts_and_limits_are_the_papers_and_set_ones_the_users(decoders):
