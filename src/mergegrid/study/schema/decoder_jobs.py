@@ -59,7 +59,7 @@ class ScoreRequest(Settings):
     """Whether programs may run without a sandbox."""
 
 
-class MergePart(Spec):
+class MergePart(Settings):
     """One merged decoder."""
 
     recipe: Recipe
