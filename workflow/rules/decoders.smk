@@ -66,35 +66,6 @@ rule instructions:
         "../scripts/instructions.py"
 
 
-def decoder_origin(wildcards):
-    """Inputs of a decoder: its base, and instructions or its source."""
-    family, expert = wildcards.family, wildcards.expert
-    inputs = {"base": f"<results>/{family}/base"}
-    if is_ready(wildcards):
-        return inputs | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
-    return inputs | {"data": f"<results>/{family}/instructions/{expert}.parquet"}
-
-
-def finetuning_mb(wildcards):
-    """Memory of the host to fine-tune an expert, or any expert of the family where it is None."""
-    family = DECODER_FAMILIES[wildcards.family]
-    names = [wildcards.expert] if wildcards.expert else family.experts
-    adapters = all(family.finetune_of(name).lora for name in names)
-    size = decoder_size(wildcards.family)
-    return memory_estimates.finetuning_mb(size, bool(gpus()), adapters)
-
-
-def finetune_parameters(wildcards):
-    """Fine-tuning of a decoder; none for a ready one."""
-    if is_ready(wildcards):
-        return None
-    return as_json(
-        decoder_jobs.finetune_request(
-            DECODERS, wildcards.family, wildcards.expert, int(wildcards.seed)
-        )
-    )
-
-
 rule decoder:
     """Fine-tune a decoder, or import the ready one of the configuration."""
     input:

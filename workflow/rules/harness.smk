@@ -5,19 +5,6 @@ REQUIRED INPUTS: <results>/{family}/models/{variant}
 OUTPUTS: scores = <results>/{family}/harness/{variant}.parquet
 """
 
-from mergegrid.study.schema.lm_eval import OnGpus, custom_tasks
-
-
-def harness_parameters(wildcards):
-    """The tasks for one merged model, and how it is placed on GPUs."""
-    settings, generation = DECODERS.harness, DECODERS.generation_of(wildcards.family)
-    return as_parameters(
-        settings=settings,
-        on_gpus=OnGpus.of(generation, settings.model) if gpus() else OnGpus(),
-        recipe=candidate_of(wildcards),
-        owner="",
-    )
-
 
 rule harness:
     """Score one merged model on tasks of lm-eval; the harness's results and log are kept beside."""

@@ -9,16 +9,6 @@ OUTPUTS:
 """
 
 
-def set_statistics(wildcards):
-    """The model statistics of the experts of a set, where a method of the study needs them."""
-    if not encoder_jobs.needed_statistics(ENCODERS):
-        return []
-    return [
-        f"<results>/{wildcards.family}/statistics/{expert}/seed~{wildcards.seed}"
-        for expert in experts_of(wildcards)
-    ]
-
-
 rule merges:
     """Compare the candidates of one set of experts and score the selected ones on the test split."""
     input:

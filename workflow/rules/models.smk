@@ -35,18 +35,6 @@ rule import_base:
         "../scripts/import_base.py"
 
 
-def expert_origin(wildcards):
-    """Inputs of an expert: its base, and examples, its source or another family's expert."""
-    family, expert = wildcards.family, wildcards.expert
-    inputs = {"base": f"<results>/{family}/base"}
-    if owner := ENCODER_FAMILIES[family].experts[expert].family:
-        ready = f"<results>/{owner}/experts/{expert}/seed~{wildcards.seed}"
-        return inputs | {"expert": ready}
-    if ENCODER_FAMILIES[family].experts[expert].source:
-        return inputs | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
-    return inputs | {"examples": task_examples(wildcards)}
-
-
 rule expert:
     """Fine-tune an expert, or import the ready one of the configuration."""
     input:

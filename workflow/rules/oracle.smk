@@ -8,14 +8,6 @@ OUTPUTS:
 """
 
 
-def oracle_parameters(wildcards):
-    return as_json(
-        encoder_jobs.oracle_request(
-            ENCODERS, wildcards.family, experts_of(wildcards), int(wildcards.seed)
-        )
-    )
-
-
 rule oracle:
     """Fine-tune the base for all tasks of one set of experts at once."""
     input:

@@ -28,12 +28,6 @@ rule sandbox:
         "../scripts/sandbox.py"
 
 
-def sandbox_of(wildcards):
-    """The sandbox, for benchmarks whose answers are programs."""
-    programs = BENCHMARKS[wildcards.benchmark].kind in ("humaneval", "mbpp")
-    return ["<results>/sandbox.txt"] if programs else []
-
-
 rule score:
     """Grade the answers to one benchmark; known verdicts are reused."""
     input:

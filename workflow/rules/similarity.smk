@@ -44,12 +44,6 @@ rule similarity:
         "../scripts/similarity.py"
 
 
-def first_questions(wildcards):
-    """The questions of the first benchmark of a decoder."""
-    expert = DECODER_FAMILIES[wildcards.family].experts[wildcards.expert]
-    return f"<results>/benchmarks/{expert.benchmarks[0]}.parquet"
-
-
 rule decoder_similarity:
     """Compare the embeddings of a sparsified decoder with those of the unchanged expert."""
     input:

@@ -6,15 +6,6 @@ OUTPUTS: record = <results>/sources/{name}.json
 """
 
 
-def local_content(wildcards):
-    """Digest of the file or folder of a `path:` source, so that a change in it is noticed."""
-    source = SOURCES[wildcards.name]
-    if not isinstance(source.config.origin, PathOrigin):
-        return None
-    files = find_path(source.config.origin, source.config.sha256, cache_root()).files
-    return digest(identity_files(files, source.kind))
-
-
 rule fetch:
     """Fetch one model or data set; the record names its digest, commit and license."""
     output:

@@ -6,14 +6,6 @@ OUTPUTS: examples = <results>/tasks/{task}.parquet
 """
 
 
-def task_sources(wildcards):
-    """The records of the tables of a task, by split."""
-    return {
-        split: f"<results>/sources/task~{wildcards.task}~{split}.json"
-        for split in TASKS[wildcards.task].tables
-    }
-
-
 rule prepare:
     """Make the training, validation and test examples of a task."""
     input:

@@ -1,0 +1,104 @@
+"""
+Inputs and parameters of the jobs of single rules. No rule is here.
+"""
+
+from mergegrid.study.schema.lm_eval import OnGpus, custom_tasks
+
+
+def local_content(wildcards):
+    """Digest of the file or folder of a `path:` source, so that a change in it is noticed."""
+    source = SOURCES[wildcards.name]
+    if not isinstance(source.config.origin, PathOrigin):
+        return None
+    files = find_path(source.config.origin, source.config.sha256, cache_root()).files
+    return digest(identity_files(files, source.kind))
+
+
+def task_sources(wildcards):
+    """The records of the tables of a task, by split."""
+    return {
+        split: f"<results>/sources/task~{wildcards.task}~{split}.json"
+        for split in TASKS[wildcards.task].tables
+    }
+
+
+def expert_origin(wildcards):
+    """Inputs of an expert: its base, and examples, its source or another family's expert."""
+    family, expert = wildcards.family, wildcards.expert
+    inputs = {"base": f"<results>/{family}/base"}
+    if owner := ENCODER_FAMILIES[family].experts[expert].family:
+        ready = f"<results>/{owner}/experts/{expert}/seed~{wildcards.seed}"
+        return inputs | {"expert": ready}
+    if ENCODER_FAMILIES[family].experts[expert].source:
+        return inputs | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
+    return inputs | {"examples": task_examples(wildcards)}
+
+
+def set_statistics(wildcards):
+    """The model statistics of the experts of a set, where a method of the study needs them."""
+    if not encoder_jobs.needed_statistics(ENCODERS):
+        return []
+    return [
+        f"<results>/{wildcards.family}/statistics/{expert}/seed~{wildcards.seed}"
+        for expert in experts_of(wildcards)
+    ]
+
+
+def oracle_parameters(wildcards):
+    return as_json(
+        encoder_jobs.oracle_request(
+            ENCODERS, wildcards.family, experts_of(wildcards), int(wildcards.seed)
+        )
+    )
+
+
+def decoder_origin(wildcards):
+    """Inputs of a decoder: its base, and instructions or its source."""
+    family, expert = wildcards.family, wildcards.expert
+    inputs = {"base": f"<results>/{family}/base"}
+    if is_ready(wildcards):
+        return inputs | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
+    return inputs | {"data": f"<results>/{family}/instructions/{expert}.parquet"}
+
+
+def finetuning_mb(wildcards):
+    """Memory of the host to fine-tune an expert, or any expert of the family where it is None."""
+    family = DECODER_FAMILIES[wildcards.family]
+    names = [wildcards.expert] if wildcards.expert else family.experts
+    adapters = all(family.finetune_of(name).lora for name in names)
+    size = decoder_size(wildcards.family)
+    return memory_estimates.finetuning_mb(size, bool(gpus()), adapters)
+
+
+def finetune_parameters(wildcards):
+    """Fine-tuning of a decoder; none for a ready one."""
+    if is_ready(wildcards):
+        return None
+    return as_json(
+        decoder_jobs.finetune_request(
+            DECODERS, wildcards.family, wildcards.expert, int(wildcards.seed)
+        )
+    )
+
+
+def sandbox_of(wildcards):
+    """The sandbox, for benchmarks whose answers are programs."""
+    programs = BENCHMARKS[wildcards.benchmark].kind in ("humaneval", "mbpp")
+    return ["<results>/sandbox.txt"] if programs else []
+
+
+def first_questions(wildcards):
+    """The questions of the first benchmark of a decoder."""
+    expert = DECODER_FAMILIES[wildcards.family].experts[wildcards.expert]
+    return f"<results>/benchmarks/{expert.benchmarks[0]}.parquet"
+
+
+def harness_parameters(wildcards):
+    """The tasks for one merged model, and how it is placed on GPUs."""
+    settings, generation = DECODERS.harness, DECODERS.generation_of(wildcards.family)
+    return as_parameters(
+        settings=settings,
+        on_gpus=OnGpus.of(generation, settings.model) if gpus() else OnGpus(),
+        recipe=candidate_of(wildcards),
+        owner="",
+    )
