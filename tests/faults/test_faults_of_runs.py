@@ -102,8 +102,8 @@ def test_a_training_goes_on_after_its_last_epoch(ready, chance, same):
         if spoilt:
             damage(checkpoint / "model.safetensors", "bit", chance)
         ready.finish()
-        assert ("going on from" in log.read_text()) is not spoilt
-        assert ("is damaged or was cut" in log.read_text()) is spoilt
+        assert ("resuming from" in log.read_text()) is not spoilt
+        assert ("is incomplete or damaged" in log.read_text()) is spoilt
         went_on = "its checkpoint is damaged, starts over" if spoilt else "goes on after an epoch"
         same("kill -9 of a fine-tuning", ready, went_on)
 

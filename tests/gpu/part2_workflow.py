@@ -188,12 +188,12 @@ def killed_job(machine: Machine, folder: Path) -> Row:
     snakemake(project, *arguments)
     (log,) = (project / "logs/tiny").rglob("*expert*/**/*.log")
     text = log.read_text()
-    resumed = re.search(r"going on from checkpoint-\d+", text)
+    resumed = re.search(r"resuming from checkpoint-\d+", text)
     waited = "waiting" in text
     return Row(
         f"{len(jobs)} killed, status {code}; {resumed[0] if resumed else 'began anew'}; "
         f"{'waited' if waited else 'did not wait'} for its GPU",
-        "1 killed, status 1; going on from a checkpoint; did not wait",
+        "1 killed, status 1; resuming from a checkpoint; did not wait",
         len(jobs) == code == 1 and bool(resumed) and not waited,
     )
 

@@ -169,7 +169,7 @@ def test_jobs_hold_one_gpu_each_and_jobs_at_one_time_hold_different_ones(runs):
         own = [job["JobID"] for job in runs.jobs if rule_of(job["Comment"]) == rule]
         given = {number for job in own for _, number in runs.seen[job]}
         logs = list((runs.slurm.parents[1] / "logs" / "smoke" / rule).rglob("*.log"))
-        noted = [re.search(r"GPUs that SLURM gave: (\S+)", log.read_text()) for log in logs]
+        noted = [re.search(r"GPUs assigned by SLURM: (\S+)", log.read_text()) for log in logs]
         assert noted
         assert all(each is not None and each[1] in given for each in noted), rule
 
@@ -196,7 +196,7 @@ def test_a_job_of_two_gpus_waits_for_one_node_that_has_both_with_their_cores(run
     assert {node for node, _ in seen} == {NODES[1]}
     numbers = ", ".join(sorted(number for _, number in seen))
     log = (runs.split / f"logs/split/generate/llama/{VARIANT}.log").read_text()
-    assert f"GPUs that SLURM gave: {numbers}\n" in log
+    assert f"GPUs assigned by SLURM: {numbers}\n" in log
     assert (runs.split / ANSWERS).exists()
 
 

@@ -159,7 +159,7 @@ def test_the_report_shows_every_table_and_figure_with_its_caption(smoke_copy):
         assert f"tables/{table}.html" in report
     for figure in FIGURES:
         assert f"figures/minilm/{figure}.svg" in report
-    assert "bands reach from the smallest to the largest value" in report
+    assert "bands span the smallest to the largest value" in report
     assert "Smoke test: MiniLM on two tasks" in report
 
 
