@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tomllib
 from collections import Counter
 
 import pytest
@@ -36,7 +37,7 @@ def test_the_copied_library_is_the_one_that_runs(study):
 
 def test_a_reworded_message_docstring_log_line_or_card_runs_nothing(study):
     edit(study, "checkpoints/sources/hub.py", '"""', '"""Reworded. ')
-    edit(study, "study/finetuning/classifier.py", "epoch %d of %d", "finished epoch %d of %d")
+    edit(study, "study/finetuning/training.py", "epoch %d of %d", "finished epoch %d of %d")
     edit(study, "checkpoints/model_files.py", "Merged with mergegrid", "Made with mergegrid")
     edit(study, "errors.py", '"""', '"""Reworded. ')
     edit(study, "study/encoders/sweep.py", "recipes, %d to score", "recipes, of which %d to score")
@@ -105,7 +106,7 @@ def test_raising_the_first_stage_runs_everything(study, project):
 
 
 def test_another_minor_version_of_python_runs_nothing(study, tmp_path):
-    """In an environment with only what a dry run needs, under another Python of this machine."""
+    """In an environment with Snakemake and the core alone, under another Python."""
     python = os.environ.get("OTHER_PYTHON")
     if python is None:
         pytest.skip("OTHER_PYTHON does not name another Python, from 3.12 on")
@@ -113,7 +114,7 @@ def test_another_minor_version_of_python_runs_nothing(study, tmp_path):
     subprocess.run([python, "-m", "venv", environment], check=True)
     command = [environment / "bin" / "python", "-m", "pip", "install", "--quiet"]
     command += ["--constraint", REPOSITORY / "constraints.txt"]
-    command += ["filelock", "numpy", "pydantic", "pyyaml", "snakemake"]
-    subprocess.run(command, check=True)
+    core = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    subprocess.run([*command, *core, "snakemake"], check=True)
     printed = study.snakemake("--dry-run", python=environment / "bin" / "python")
     assert "Nothing to be done" in printed

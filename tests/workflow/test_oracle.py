@@ -92,7 +92,7 @@ def test_only_what_depends_on_the_oracle_is_made_again(study, tmp_path):
         "method": lambda config: config["merges"].update(methods=[{"kind": "ties"}]),
     }.items():
         config = yaml.safe_load(text)
-        change(config)
+        change(config["encoders"])
         path.write_text(yaml.safe_dump({"encoders": config}))
         plans[name] = set(copy.planned()) & {
             *("expert", "sweep", "merges", "oracle", "oracle_scores", "scores"),
