@@ -90,11 +90,11 @@ class MergeJob:
                 if inside or around:
                     raise ConfigError(
                         f"the output {target} and the model {folder} contain one another; "
-                        "choose another output folder"
+                        "choose another output path"
                     )
             parent = next(path for path in target.resolve().parents if path.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise ConfigError(f"{parent} is not writable; choose another output folder")
+                raise ConfigError(f"{parent} is not writable; choose another output path")
 
 
 class OpenMerge:

@@ -225,7 +225,7 @@ def test_a_mount_point_is_refused_before_any_work(small, run, small_disk):
     disk = small_disk(4096)
     outcome = run("merge", recipe(small), disk)
     assert outcome.err == (
-        f"error: {disk} is a mount point, which no folder can replace; name a folder inside it\n"
+        f"error: {disk} is a mount point and cannot be replaced; choose a folder inside it\n"
     )
 
 

@@ -211,7 +211,7 @@ def test_rows_that_only_an_expert_has_are_left_out_and_said(models_with_a_token,
 def test_padded_models_have_the_rows_of_the_largest(models_with_a_token, run, tmp_path):
     output = {"vocabulary": "pad", "tokenizer": "math"}
     outcome = run("merge", asks(tmp_path, models_with_a_token, output=output), tmp_path / "out")
-    added = f"1 row of model.embed_tokens.weight is added, the mean of the {VOCABULARY} it has"
+    added = f"1 row of model.embed_tokens.weight added, each the mean of the existing {VOCABULARY}"
     assert f"base: {added}" in outcome.err
     assert f"expert code: {added}" in outcome.err
     model = loads(tmp_path / "out")
@@ -226,7 +226,7 @@ def test_the_tokenizer_is_the_base_s_or_an_expert_s(models_with_a_token, run, tm
         asked = asks(tmp_path, models_with_a_token, output={"tokenizer": who})
         outcome = run("merge", asked, tmp_path / who)
         assert len(AutoTokenizer.from_pretrained(tmp_path / who)) == tokens
-        assert ("output.vocabulary: pad keeps theirs" in outcome.err) == (who == "math")
+        assert ("output.vocabulary: pad keeps their rows" in outcome.err) == (who == "math")
 
 
 def test_a_list_of_rates_makes_one_folder_each_equal_to_a_single_run(models, run, tmp_path):
@@ -277,7 +277,7 @@ def test_a_quarter_of_the_available_memory_may_be_taken_as_page_cache(
     monkeypatch.setattr("os.posix_fadvise", lambda *advice: asked.append(advice[1:]))
     outcome = run("merge", asks(tmp_path, models), tmp_path / "out")
     assert outcome.code == 0
-    assert ("too much for the page cache to keep" in outcome.err) != cached
+    assert ("bypassing the page cache" in outcome.err) != cached
     assert set(asked) == (set() if cached else {(0, 0, os.POSIX_FADV_DONTNEED)})
 
 
@@ -285,7 +285,9 @@ def test_too_little_memory_is_refused_with_what_is_needed(models, execute, tmp_p
     asked = asks(tmp_path, models)
     refused = execute("merge", asked, tmp_path / "out", "--max-memory", "10MB")
     assert refused.code == 2
-    needed = re.search(r"error: .* 10 MB .* needs (\d+) MB; give that much", refused.err)
+    needed = re.search(
+        r"error: --max-memory 10 MB is too small: one thread needs (\d+) MB", refused.err
+    )
     assert needed
     assert not (tmp_path / "out").exists()
     enough = f"{int(needed[1]) + 30}MB"
@@ -395,22 +397,22 @@ def test_inspect_lists_tensors_with_their_digests(models, run, execute, tmp_path
     name = "model.layers.0.mlp.up_proj.weight"
     assert f"{name}  bfloat16  [96, 64]  {held[name][:16]}" in lines
     assert lines[-3] == "21 tensors (21 bfloat16), 69,952 parameters, 139,904 bytes"
-    assert lines[-1] == "manifest: agrees"
+    assert lines[-1] == "manifest: matches"
 
 
 def test_inspect_takes_a_folder_without_a_manifest(models, run):
     outcome = run("inspect", models / "base")
     assert outcome.code == 0
-    assert "manifest: there is none" in outcome.out
+    assert "manifest: none, so nothing was compared" in outcome.out
 
 
 @pytest.fixture(scope="session")
 def merged(models, tmp_path_factory):
     """A published folder, not to be changed."""
-    from mergegrid import api
+    from mergegrid.api import job_of, run_job
 
     folder = tmp_path_factory.mktemp("merged")
-    (out,) = api.merge(asks(folder, models), folder / "out")
+    (out,) = run_job(job_of(asks(folder, models), folder / "out"))
     return out
 
 
