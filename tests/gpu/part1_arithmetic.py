@@ -159,7 +159,8 @@ def merges(machine: Machine, folder: Path) -> Row:
     recipe, found, times = made.merge_file(family), [], []
     for device in ("cpu", "cpu", machine.device, machine.device):
         start = time.perf_counter()
-        (merged,) = api.merge(recipe, folder / f"merged{len(times)}", device=device)
+        job = api.job_of(recipe, folder / f"merged{len(times)}")
+        (merged,) = api.run_job(job, device=device)
         times.append(f"{time.perf_counter() - start:.1f}")
         found.append(made.digests(merged))
         for path in merged.glob("*.safetensors"):

@@ -351,7 +351,7 @@ def test_labels_that_yaml_takes_for_booleans(tmp_path):
 
 @pytest.mark.parametrize("labels", [[1, "1"], [True, "true"], [0, False], ["a", "a"]])
 def test_labels_that_are_written_alike_are_refused(labels):
-    with pytest.raises(ValidationError, match="holds a label twice"):
+    with pytest.raises(ValidationError, match="lists a label twice"):
         task(SOURCE, labels=labels)
 
 
