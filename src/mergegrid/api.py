@@ -1,18 +1,10 @@
 """Merging, inspecting and measuring models from Python.
 
-Everything here is exported by `mergegrid` itself:
+Everything here is exported by `mergegrid` itself, whose docstring has an example of a merge.
 
-    >>> from mergegrid import Dare, TaskArithmetic, deltas, merge
+    >>> from mergegrid import deltas
     >>> print(deltas("models/llama", "models/llama-math").verdict)
     DARE applies: 99.2 % of |delta| are below 0.002.
-    >>> merge(
-    ...     "models/llama",
-    ...     {"math": "models/llama-math", "code": "models/llama-code"},
-    ...     sparsifier=Dare(rate=0.9, seed=1),
-    ...     method=TaskArithmetic(coefficient=0.5),
-    ...     out="merged",
-    ... )
-    PosixPath('merged')
 """
 
 import logging
