@@ -120,12 +120,26 @@ def merge(
                 "state dicts are merged in memory: `out` and `statistics` need model folders; "
                 "save the models first, or omit both"
             )
+        if limit is not None or output != Output(dtype=output.dtype):
+            raise ConfigError(
+                "state dicts are in memory already and are merged as they are: `max_memory` and "
+                "all of `output` but its dtype need model folders; omit them"
+            )
         return merge_state_dicts(base, experts, recipe, output.dtype, threads, device)
+    for name, folder in experts.items():
+        if isinstance(folder, Mapping):
+            raise ConfigError(
+                f"expert {name} is a state dict, but the base is a folder; "
+                "pass state dicts for all models, or folders for all"
+            )
     base = Path(base)
     folders = {name: Path(str(folder)).expanduser() for name, folder in experts.items()}
     recipe = recipe.model_copy(update={"family": base.name or "base"})
     if output.tokenizer not in ("base", *folders):
-        raise ConfigError(f"output.tokenizer = {output.tokenizer!r} is not an expert")
+        raise ConfigError(
+            f"output.tokenizer = {output.tokenizer!r} is not an expert; choose base or one of "
+            f"{', '.join(sorted(folders))}"
+        )
     job = MergeJob(
         base=base.expanduser(),
         experts=folders,
@@ -136,6 +150,8 @@ def merge(
     if out is not None:
         return run_job(job, threads, limit, device)[0]
     opened = job.open()
+    for note in opened.notes:
+        logger.info("%s", note)
     opened.plan(threads, limit, device, recipe)
     return output_arrays(opened.tensors(recipe), opened.infos)
 

@@ -147,7 +147,8 @@ class OpenMerge:
             ConfigError: the device is not available, or the memory limit is too small.
         """
         recipes = [self.engine.bind(recipe)] if recipe else list(self._recipes.values())
-        budget = plan_budget(self.engine, recipes, self.infos, threads, max_memory, device)
+        held = sum(info.bytes for info in self.infos.values()) if recipe else 0
+        budget = plan_budget(self.engine, recipes, self.infos, threads, max_memory, device, held)
         self.engine.options, self._cached = budget.options, budget.cached
         return budget
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from importlib.metadata import entry_points
+from inspect import isabstract
 from operator import or_
 from typing import Annotated, Any, TypeVar
 
@@ -29,8 +30,8 @@ def kind_of(settings: type[Settings]) -> str:
 def with_plugins(base: type[S], builtin: Iterable[type[S]], group: str) -> dict[str, type[S]]:
     """Classes by kind: those of mergegrid, then those of other packages, by name.
 
-    A class of another package that cannot be imported, has the wrong type, or uses a kind that is
-    taken is left out with a warning, so that one broken package stops no other work.
+    A class of another package is left out with a warning if it cannot be imported, is incomplete or
+    of the wrong type, or uses a kind that is taken: one broken package stops no other work.
 
     Args:
         base: class that every entry must extend.
@@ -43,6 +44,9 @@ def with_plugins(base: type[S], builtin: Iterable[type[S]], group: str) -> dict[
             settings = entry.load()
             if not (isinstance(settings, type) and issubclass(settings, base)):
                 raise TypeError(f"{entry.value} is not a subclass of {base.__name__}")
+            if isabstract(settings):
+                lacking = ", ".join(sorted(settings.__abstractmethods__))
+                raise TypeError(f"{entry.value} does not define {lacking}")
             if kind_of(settings) in classes:
                 raise ValueError(f"the kind {kind_of(settings)!r} is already taken")
         except Exception as error:  # noqa: BLE001 - the code of another package

@@ -116,6 +116,12 @@ def test_numpy_arrays_integers_and_a_dtype():
         ({"w": np.ones((2, 3), np.float32)}, {"out": "x"}, "`out` and `statistics` need model fol"),
         ({"w": np.ones((2, 3), np.float32)}, {"method": Fisher()}, "model statistics of every exp"),
         ({"w": np.ones((2, 3), np.float32)}, {"max_memory": "5G"}, "max_memory: invalid size '5G'"),
+        ({"w": np.ones((2, 3), np.float32)}, {"max_memory": "5GB"}, "`max_memory` and all of `out"),
+        (
+            {"w": np.ones((2, 3), np.float32)},
+            {"output": Output(vocabulary="pad")},
+            "`max_memory` and all of `output` but its dtype need model folders",
+        ),
         ("models/math", {}, "expert a is a str, but the base is a state dict"),
     ],
 )
@@ -150,6 +156,32 @@ def test_no_experts_and_settings_of_the_wrong_kind_are_errors_of_mergegrid():
         mergegrid.merge("models/llama", {})
     with pytest.raises(ConfigError, match="method"):
         mergegrid.merge("models/llama", {"a": "models/math"}, method="ties")
+
+
+def test_a_state_dict_among_folders_is_refused():
+    with pytest.raises(ConfigError, match="expert a is a state dict, but the base is a folder"):
+        mergegrid.merge("models/llama", {"a": {"w": np.ones(3, np.float32)}})
+
+
+def test_merged_tensors_that_stay_in_memory_count_in_the_budget(family, tmp_path, monkeypatch):
+    monkeypatch.setattr("mergegrid.engine.budget.resident", lambda: 10**8)
+    place, _ = family
+    recipe = mergegrid.Recipe(family="f", experts=("math",))
+    folders = {"math": place / "math"}
+    job = mergegrid.MergeJob(place / "base", folders, {tmp_path / "out": recipe})
+    opened = job.open()
+    size = sum(info.bytes for info in opened.infos.values())
+    written, kept = opened.plan(threads=1), opened.plan(threads=1, recipe=recipe)
+    assert kept.memory == written.memory + size
+
+
+def test_notes_on_what_is_cut_are_logged_in_memory_too(tmp_path, caplog):
+    base = small_models.llama()
+    small_models.save(base, tmp_path / "base")
+    small_models.save(small_models.finetuned(base, 1, rows=1), tmp_path / "math")
+    caplog.set_level("INFO")
+    mergegrid.merge(tmp_path / "base", {"math": tmp_path / "math"})
+    assert "expert math: 1 row of model.embed_tokens.weight beyond the base's" in caplog.text
 
 
 def test_integers_that_differ_are_refused():

@@ -93,6 +93,10 @@ def test_the_example_merges_models(run, tmp_path):
             np.testing.assert_allclose(merged[name].numpy(), expected, atol=1e-7)
 
 
+class WithoutArithmetic(Method):
+    kind: str = "without_arithmetic"
+
+
 class Third(Average):
     kind: str = "third"
 
@@ -113,6 +117,16 @@ def test_a_package_that_does_not_work_is_ignored_with_a_warning(
     classes = plugins.with_plugins(Method, [Average, Ties], "mergegrid.methods")
     assert classes == {"average": Average, "ties": Ties}
     assert message in caplog.text
+
+
+def test_a_class_without_arithmetic_is_ignored_and_cannot_be_used(monkeypatch, caplog):
+    monkeypatch.setattr(EntryPoint, "load", lambda _: WithoutArithmetic)
+    entry = EntryPoint("broken", "some:WithoutArithmetic", "mergegrid.methods")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
+    assert plugins.with_plugins(Method, [Average], "mergegrid.methods") == {"average": Average}
+    assert "some:WithoutArithmetic does not define merge" in caplog.text
+    with pytest.raises(TypeError, match="abstract"):
+        WithoutArithmetic()
 
 
 def test_classes_of_other_packages_come_last_by_name(monkeypatch):

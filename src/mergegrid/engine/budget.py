@@ -64,6 +64,7 @@ def plan_budget(
     threads: int | None,
     max_memory: int | None,
     device: str,
+    held: int = 0,
 ) -> Budget:
     """Choose threads and chunk size, and compute the cost.
 
@@ -74,6 +75,7 @@ def plan_budget(
         threads: number of threads; one per processor if None.
         max_memory: memory limit in bytes.
         device: `cpu` or `cuda`.
+        held: bytes of merged tensors that stay in memory.
 
     Raises:
         ConfigError: the device is not available, or `max_memory` is too small for the shortest
@@ -84,7 +86,7 @@ def plan_budget(
     whole_rows = any(recipe.whole_rows for recipe in recipes)
     prepasses = _open_prepasses(recipes)
     program_loop()  # It stays in memory.
-    fixed = resident() + _SLACK + _digests(engine, recipes)
+    fixed = resident() + held + _SLACK + _digests(engine, recipes)
     fixed += max(recipe.method.matrix_bytes(engine.statistics) for recipe in recipes)
 
     def needs(count: int, chunk_size: int) -> int:

@@ -1,5 +1,6 @@
 """The base class of merging methods, and what their arithmetic works on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -93,7 +94,7 @@ class MethodInputs:
         return sum(self.infos[name].count for name in names)
 
 
-class Method(Settings):
+class Method(Settings, ABC):
     """How the sparsified experts become one model.
 
     A method is a subclass with a `kind`, its settings as fields, its needs as class attributes, and
@@ -109,9 +110,9 @@ class Method(Settings):
     needs_statistics: ClassVar[bool] = False
     """Whether it needs model statistics of every expert."""
 
+    @abstractmethod
     def merge(self, chunk: MergeChunk) -> Array:
         """Merge a chunk."""
-        raise NotImplementedError(f"{type(self).__name__} has no `merge`")
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """Computations over whole tensors that `merge` needs."""

@@ -1,5 +1,6 @@
 """The base class of sparsifiers, and the chunk of an expert that they work on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -75,7 +76,7 @@ class SparsifiedChunk:
         return self._weight
 
 
-class Sparsifier(Settings):
+class Sparsifier(Settings, ABC):
     """What happens to the deltas of each expert before merging.
 
     A sparsifier is a subclass with a `kind`, its settings as fields, and the arithmetic in `apply`.
@@ -95,9 +96,9 @@ class Sparsifier(Settings):
         """
         return 1.0
 
+    @abstractmethod
     def apply(self, expert: ExpertChunk) -> SparsifiedChunk:
         """Sparsify a chunk."""
-        raise NotImplementedError(f"{type(self).__name__} has no `apply`")
 
     def prepasses(self, expert: str, infos: Mapping[str, TensorInfo]) -> Iterable[Prepass]:
         """Computations over whole tensors that `apply` needs; their keys name the expert."""

@@ -18,7 +18,7 @@ from mergegrid.methods.ties import Ties
 from mergegrid.plugins import any_of, with_plugins
 
 METHODS: dict[str, type[Method]] = with_plugins(
-    Method,
+    Method,  # type: ignore[type-abstract]
     [Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean],
     group="mergegrid.methods",
 )

@@ -1,5 +1,6 @@
 """The base class of methods that need model statistics: data-dependent information on experts."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -37,9 +38,9 @@ class DataDependentMethod(Method):
                 self._check_metadata(expert, checkpoint)
         self.check_tensors(base, statistics)
 
+    @abstractmethod
     def check_tensors(self, base: Checkpoint, statistics: Mapping[str, Checkpoint]) -> None:
         """Check that every expert has the tensors that the method needs, in the right shapes."""
-        raise NotImplementedError
 
     def _check_metadata(self, expert: str, statistics: Statistics) -> None:
         required: dict[str, Any] = {"kind": self.kind, "arithmetic": self.arithmetic}

@@ -17,7 +17,7 @@ from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 from mergegrid.sparsifiers.none import NoSparsifier
 
 SPARSIFIERS: dict[str, type[Sparsifier]] = with_plugins(
-    Sparsifier,
+    Sparsifier,  # type: ignore[type-abstract]
     [NoSparsifier, Dare, DropOnly, Magnitude, MaskedFinetuned, Della, Breadcrumbs],
     group="mergegrid.sparsifiers",
 )

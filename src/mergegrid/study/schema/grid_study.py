@@ -1,5 +1,6 @@
 """The grid that studies of encoders and of decoders have in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
@@ -46,7 +47,7 @@ class FetchedSource:
     config: SourceConfig
 
 
-class GridStudy(Settings, Generic[F]):
+class GridStudy(Settings, ABC, Generic[F]):
     """Families of models, and the sparsifiers, rates, methods and seeds to evaluate on them.
 
     Subclasses add what their experts are evaluated on.
@@ -119,9 +120,9 @@ class GridStudy(Settings, Generic[F]):
             )
         return self
 
+    @abstractmethod
     def evaluations_of(self, family: str, expert: str) -> list[str]:
         """Names of the tasks or benchmarks that an expert is evaluated on."""
-        raise NotImplementedError
 
     def sparsifier_candidates(self, grid: Grid) -> list[AnySparsifier]:
         """The points of a grid of sparsifiers, with the study's rates and mask seeds."""
