@@ -519,7 +519,7 @@ def an_output_that_is_a_file(folder):
     (folder / "out").write_text("mine")
 
 
-@case("file is not writable; choose another output folder")
+@case("file is not writable; choose another output path")
 def an_output_below_a_file(folder):
     (folder / "file").write_text("mine")
     return [recipe(folder), folder / "file" / "out"]
