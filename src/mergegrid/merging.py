@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mergegrid.checkpoints import model_files
+from mergegrid.checkpoints import cards, model_files
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
@@ -239,10 +239,10 @@ class OpenMerge:
         """Write config, tokenizer, recipe and model card beside the weights."""
         job = self.job
         self.write_model_files(draft.path)
-        base = model_files.model_name(job.base)
-        experts = {name: model_files.model_name(job.experts[name]) for name in recipe.experts}
+        base = cards.model_name(job.base)
+        experts = {name: cards.model_name(job.experts[name]) for name in recipe.experts}
         statistics = {name: path.name for name, path in job.statistics.items()}
-        text = model_files.write_recipe(
+        text = cards.write_recipe(
             draft.path,
             {
                 "base": base,
@@ -253,7 +253,7 @@ class OpenMerge:
                 **({"statistics": statistics} if statistics else {}),
             },
         )
-        model_files.write_card(draft.path, base, experts, text, self.notes)
+        cards.write_card(draft.path, base, experts, text, self.notes)
 
 
 class MemorySink:

@@ -38,7 +38,7 @@ def test_the_copied_library_is_the_one_that_runs(study):
 def test_a_reworded_message_docstring_log_line_or_card_runs_nothing(study):
     edit(study, "checkpoints/sources/hub.py", '"""', '"""Reworded. ')
     edit(study, "study/finetuning/training.py", "epoch %d of %d", "finished epoch %d of %d")
-    edit(study, "checkpoints/model_files.py", "Merged with mergegrid", "Made with mergegrid")
+    edit(study, "checkpoints/cards.py", "Merged with mergegrid", "Made with mergegrid")
     edit(study, "errors.py", '"""', '"""Reworded. ')
     edit(study, "study/encoders/sweep.py", "recipes, %d to score", "recipes, of which %d to score")
     assert study.planned() == Counter()
