@@ -22,6 +22,7 @@ from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.family import Family, open_family
 from mergegrid.checkpoints.model_statistics import open_statistics
+from mergegrid.checkpoints.parents import parent_of
 from mergegrid.checkpoints.publish import Draft, check_destination, publish, recorded_libraries
 from mergegrid.checkpoints.vocabulary import is_vocabulary
 from mergegrid.checkpoints.writer import ShardWriter
@@ -170,14 +171,14 @@ class OpenMerge:
             for name, checkpoint in engine.statistics.items()
         }
         with ExitStack() as stack:
-            drafts: list[tuple[Recipe, Draft, ShardWriter]] = []
+            drafts: list[tuple[Draft, ShardWriter]] = []
             for folder, recipe in job.recipes.items():
                 draft = stack.enter_context(publish(folder, self._made_from(recipe, statistics)))
                 writer = ShardWriter(draft.path, self.infos, job.output.shard_bytes, self._cached)
                 stack.callback(writer.close)
                 writer.open()
-                drafts.append((recipe, draft, writer))
-            writers = [writer for _, _, writer in drafts]
+                drafts.append((draft, writer))
+            writers = [writer for _, writer in drafts]
             outputs = list(zip(self._recipes.values(), writers, strict=True))
             with verifier.damage_first():
                 engine.stream(outputs, verifier.add, progress)
@@ -187,12 +188,12 @@ class OpenMerge:
                 name or "base": checkpoint_digest(digests) for name, digests in tensors.items()
             }
             libraries = union_of_versions(map(recorded_libraries, job.folders.values()))
-            for recipe, draft, writer in drafts:
+            for (folder, recipe), (draft, writer) in zip(job.recipes.items(), drafts, strict=True):
                 writer.close()
                 draft.made_from["inputs"] = inputs
                 draft.made_from["libraries"] = libraries
                 draft.weight_files, draft.tensors = writer.files, writer.tensors()
-                self._write_card(recipe, draft)
+                self._write_card(folder, recipe, draft)
         return list(job.recipes)
 
     def tensors(self, recipe: Recipe) -> dict[str, Stored]:
@@ -235,25 +236,29 @@ class OpenMerge:
             "notes": list(self.notes),
         }
 
-    def _write_card(self, recipe: Recipe, draft: Draft) -> None:
+    def _write_card(self, folder: Path, recipe: Recipe, draft: Draft) -> None:
         """Write config, tokenizer, recipe and model card beside the weights."""
         job = self.job
         self.write_model_files(draft.path)
-        base = cards.model_name(job.base)
-        experts = {name: cards.model_name(job.experts[name]) for name in recipe.experts}
+        parents = {
+            name: parent_of(job.experts[name] if name else job.base)
+            for name in (BASE, *recipe.experts)
+        }
         statistics = {name: path.name for name, path in job.statistics.items()}
         text = cards.write_recipe(
             draft.path,
             {
-                "base": base,
-                "experts": experts,
+                "base": parents[BASE].name,
+                "experts": {name: parents[name].name for name in recipe.experts},
                 "sparsifier": recipe.sparsifier.model_dump(mode="json"),
                 "method": recipe.method.model_dump(mode="json"),
                 "output": job.output.model_dump(mode="json"),
                 **({"statistics": statistics} if statistics else {}),
             },
         )
-        cards.write_card(draft.path, base, experts, text, self.notes)
+        inputs = {name or "base": draft.made_from["inputs"][name or "base"] for name in parents}
+        merged = {folder.name: checkpoint_digest(draft.tensors)}
+        cards.Card(folder.name, parents, text, inputs | merged, self.notes).write(draft.path)
 
 
 class MemorySink:

@@ -368,7 +368,9 @@ def test_the_model_card_and_the_recipe_can_be_read_back(models, run, tmp_path):
     run("merge", asked, tmp_path / "out")
     _, front, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     front = yaml.safe_load(front)
-    assert front["base_model"] == ["base", "code", "math"]
+    # A folder of this machine would be a broken link on the hub.
+    assert "base_model" not in front
+    assert front["license"] == "unknown"
     assert set(front["tags"]) == {"merge", "mergegrid"}
     assert text.startswith("\n# out\n")
     (again,) = recipes_of(read_merge_file(tmp_path / "out" / "recipe.yaml"), "recipe.yaml").values()

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
@@ -29,6 +28,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
+from mergegrid.checkpoints.front_matter import front_matter, texts
 from mergegrid.checkpoints.sources import cache
 from mergegrid.checkpoints.sources.cache import LocalFiles
 from mergegrid.checkpoints.sources.hub_files import nothing, patterns
@@ -68,7 +68,7 @@ def find(origin: HubOrigin, kind: Literal["model", "dataset"], store: Path) -> L
             f"{changed[0]} does not have the checksum in its name, even after a new download; "
             f"check the disk of {constants.HF_HUB_CACHE}"
         )
-    return replace(local, resolved=commit.resolved, licence=_licence(snapshot / "README.md"))
+    return replace(local, resolved=commit.resolved, licence=_licence(snapshot))
 
 
 def _measure(origin: HubOrigin, snapshot: Path, names: list[str], store: Path) -> LocalFiles:
@@ -176,22 +176,13 @@ def _damaged(folder: Path, sizes: dict[str, int]) -> list[str]:
     ]
 
 
-def _licence(card: Path) -> str | None:
+def _licence(snapshot: Path) -> str | None:
     """The `license:` of a model or data set card, or `license_name:` if that is `other`."""
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    parts = re.split(r"^---\s*$", text, maxsplit=2, flags=re.MULTILINE)
-    if len(parts) < 3 or parts[0].strip():
-        return None
-    try:
-        front = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return None
-    if not isinstance(front, dict) or not front.get("license"):
-        return None
-    stated = front["license"]
-    if stated == "other" and front.get("license_name"):
-        stated = front["license_name"]
-    return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)
+    front = front_matter(snapshot)
+    stated = texts(front.get("license"))
+    if stated == ("other",) and front.get("license_name"):
+        stated = texts(front["license_name"])
+    return ", ".join(stated) or None
 
 
 def _explain(origin: HubOrigin, kind: str, error: Exception) -> str:
