@@ -91,6 +91,48 @@ def inspect(folder: Annotated[Path, typer.Argument(help="folder of a model")]) -
 
 
 @app.command()
+def push(
+    folder: Annotated[
+        Path, typer.Argument(help="folder of a merged model; with --results, a configuration file")
+    ],
+    repo: Annotated[str, typer.Argument(help="repository on the hub, such as org/name")],
+    private: Annotated[bool, typer.Option("--private", help="create it private")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="verify, and list files and sizes; upload nothing")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="branch, created if needed")] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="open a pull request instead")
+    ] = False,
+    results: Annotated[
+        bool, typer.Option("--results", help="upload the tables of a study as a data set")
+    ] = False,
+) -> None:
+    """Upload a merged model, or the results of a study, to the Hugging Face hub."""
+    from contextlib import ExitStack
+    from tempfile import TemporaryDirectory
+
+    from mergegrid.checkpoints.upload import send, upload_of_model
+
+    with ExitStack() as stack:
+        if results:
+            from mergegrid.study.reporting.hub_data_set import upload_of_results
+            from mergegrid.study.schema.loading import read_study
+
+            place = Path(stack.enter_context(TemporaryDirectory()))
+            upload = upload_of_results(read_study(folder), repo, place)
+        else:
+            upload = upload_of_model(folder, repo)
+        typer.echo(upload)
+        for name in upload.left_out:
+            typer.echo(f"not uploaded, since {folder}/manifest.json does not list it: {name}")
+        if dry_run:
+            typer.echo(f"would upload to {repo}")
+        else:
+            typer.echo(f"uploaded: {send(upload, private, revision, create_pr)}")
+
+
+@app.command()
 def deltas(
     base: Annotated[Path, typer.Argument(help="folder of the base")],
     expert: Annotated[Path, typer.Argument(help="folder of a model fine-tuned from it")],
@@ -172,6 +214,8 @@ def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")
 def main() -> None:
     """Run the command line; errors that the user can fix are one line each, with exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # It would log every request to the hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     # Nearly all objects belong to imported modules and live to the end; searching them for garbage
     # again and again would take a tenth of a second.
     gc.set_threshold(100_000)
