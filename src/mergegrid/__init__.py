@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from mergegrid.errors import CheckpointError, ConfigError, DamagedError, MergegridError
     from mergegrid.merging import MergeJob
     from mergegrid.methods.average import Average
+    from mergegrid.methods.consensus import Consensus
     from mergegrid.methods.fisher import Fisher
+    from mergegrid.methods.karcher import Karcher
+    from mergegrid.methods.magmax import MagMax
     from mergegrid.methods.model_stock import ModelStock
+    from mergegrid.methods.multislerp import Multislerp
+    from mergegrid.methods.ram import Ram
     from mergegrid.methods.regmean import RegMean
     from mergegrid.methods.sce import Sce
     from mergegrid.methods.slerp import Slerp
@@ -48,8 +53,13 @@ _MODULES = {
     "errors": ("CheckpointError", "ConfigError", "DamagedError", "MergegridError"),
     "merging": ("MergeJob",),
     "methods.average": ("Average",),
+    "methods.consensus": ("Consensus",),
     "methods.fisher": ("Fisher",),
+    "methods.karcher": ("Karcher",),
+    "methods.magmax": ("MagMax",),
     "methods.model_stock": ("ModelStock",),
+    "methods.multislerp": ("Multislerp",),
+    "methods.ram": ("Ram",),
     "methods.regmean": ("RegMean",),
     "methods.sce": ("Sce",),
     "methods.slerp": ("Slerp",),
@@ -91,9 +101,14 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "Average",
     "TaskArithmetic",
     "Ties",
-    "Slerp",
-    "ModelStock",
+    "Consensus",
+    "MagMax",
+    "Ram",
     "Sce",
+    "Slerp",
+    "Multislerp",
+    "Karcher",
+    "ModelStock",
     "Fisher",
     "RegMean",
     "MergegridError",

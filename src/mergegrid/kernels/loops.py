@@ -240,6 +240,14 @@ def where_nonzero(mask: Floats, values: Floats, out: Floats) -> None:
 
 
 @kernel
+def exceeds(left: Floats, right: Floats, factor: np.float32, out: Floats) -> None:
+    """1 where |left| > factor * |right|, else 0."""
+    for i in range(out.size):
+        limit = np.float32(factor * np.abs(right[i]))
+        out[i] = np.float32(1) if np.abs(left[i]) > limit else np.float32(0)
+
+
+@kernel
 def keep_above(bits: Bits, threshold: np.uint32, out: Bits) -> None:
     """Keep elements whose magnitude exceeds the threshold; set the others to 0."""
     for i in range(out.size):

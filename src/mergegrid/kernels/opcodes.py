@@ -13,9 +13,9 @@ BLOCK = 1 << 10
 (
     LOAD_FLOAT32, LOAD_BFLOAT16, LOAD_FLOAT16, SUBTRACT, PRODUCT, QUOTIENT, SCALED,
     PLUS_NUMBER, DIVIDED, RANDOM_WORDS, THIN, WEIGHTED_SUM, WEIGHTED_MEAN, PLUS, WHERE_CHANGED,
-    WHERE_NONZERO, KEEP_LARGE, AGREEING_MEAN, STORE_FLOAT32, STORE_BFLOAT16, STORE_FLOAT16,
-    COUNT_HIGH, COUNT_EQUAL, PLACE_OF_EQUAL, COUNT_NEAR, DOTS,
-) = range(26)
+    WHERE_NONZERO, EXCEEDS, KEEP_LARGE, AGREEING_MEAN, STORE_FLOAT32, STORE_BFLOAT16,
+    STORE_FLOAT16, COUNT_HIGH, COUNT_EQUAL, PLACE_OF_EQUAL, COUNT_NEAR, DOTS,
+) = range(27)
 # fmt: on
 #: Magnitudes that COUNT_NEAR counts separately.
 GUESSES = 4
@@ -75,6 +75,7 @@ OPCODES = {
     PLUS: Opcode("plus", "a + factor * b, and exactly a where that product is 0", 2, ("factor",)),
     WHERE_CHANGED: Opcode("where changed", "c where a is not 0, else b", 3),
     WHERE_NONZERO: Opcode("where nonzero", "b where a is not 0, else 0", 2),
+    EXCEEDS: Opcode("exceeds", "1 where |a| > factor * |b|, else 0", 2, ("factor",)),
     KEEP_LARGE: Opcode(
         "keep large",
         "a where its magnitude > threshold, or equals it before element `boundary`; else 0",

@@ -18,6 +18,7 @@ from mergegrid.kernels.opcodes import (
     COUNT_NEAR,
     DIVIDED,
     DOTS,
+    EXCEEDS,
     KEEP_LARGE,
     LANES,
     LOAD_BFLOAT16,
@@ -166,6 +167,8 @@ def execute(
                 loops.where_changed(first, second, values[code[at + 2], :size], out)
             elif op == WHERE_NONZERO:
                 loops.where_nonzero(first, second, out)
+            elif op == EXCEEDS:
+                loops.exceeds(first, second, np.float32(real[first_float]), out)
             elif op == KEEP_LARGE:
                 floor = np.uint32(whole[first_int])
                 place = min(max(np.int64(whole[first_int + 1]) - start, 0), size)

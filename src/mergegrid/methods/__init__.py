@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 
 from mergegrid.engine.method import Method
 from mergegrid.methods.average import Average
+from mergegrid.methods.consensus import Consensus
 from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.karcher import Karcher
+from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.multislerp import Multislerp
+from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
@@ -19,7 +24,10 @@ from mergegrid.plugins import any_of, with_plugins
 
 METHODS: dict[str, type[Method]] = with_plugins(
     Method,  # type: ignore[type-abstract]
-    [Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean],
+    [
+        *(Average, TaskArithmetic, Ties, Consensus, MagMax, Ram, Sce),
+        *(Slerp, Multislerp, Karcher, ModelStock, Fisher, RegMean),
+    ],
     group="mergegrid.methods",
 )
 if TYPE_CHECKING:

@@ -1,16 +1,16 @@
 """Model Stock: between average and base, by the angle between experts (arXiv 2403.19522)."""
 
 from collections.abc import Iterable
-from functools import partial
 from itertools import combinations
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mergegrid.engine.chunks import Chunk
-from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums
+from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
-from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
+from mergegrid.engine.prepass import Prepass
+from mergegrid.methods.inner_products import inner_products, key
 
 
 class ModelStock(Method):
@@ -28,26 +28,20 @@ class ModelStock(Method):
         """
         experts = len(chunk.experts)
         total = chunk.ops.weighted_sum(chunk.deltas, [1.0] * experts)
-        return chunk.ops.plus(chunk.base, total, chunk.result("ratio") / experts)
+        return chunk.ops.plus(chunk.base, total, _ratio(chunk.result(key("deltas"))) / experts)
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
-        """t of every tensor."""
-        return [Prepass("ratio", (name,), partial(_ratio, inputs)) for name in inputs.names]
+        """Inner products between the deltas, for every tensor."""
+        return inner_products(inputs, "deltas")
 
 
-def _ratio(inputs: MethodInputs) -> Rounds:
-    experts = len(inputs.experts)
-    pairs = [(i, i) for i in range(experts)] + list(combinations(range(experts), 2))
-
-    def products(chunk: Chunk) -> Array:
-        deltas = inputs.merge_chunk(chunk).deltas
-        return np.stack([chunk.ops.dots(deltas[i], deltas[j]) for i, j in pairs])
-
-    sums = grain_sums((yield PerChunk(products)), len(pairs))
-    dots = dict(zip(pairs, sums, strict=True))
+def _ratio(products: NDArray[np.float64]) -> float:
+    count = len(products)
     cosines = [
-        dots[i, j] / np.sqrt(dots[i, i] * dots[j, j]) if dots[i, i] and dots[j, j] else 0.0
-        for i, j in combinations(range(experts), 2)
+        products[i, j] / np.sqrt(products[i, i] * products[j, j])
+        if products[i, i] and products[j, j]
+        else 0.0
+        for i, j in combinations(range(count), 2)
     ]
     cosine = max(0.0, float(np.mean(cosines)))
-    return experts * cosine / (1 + (experts - 1) * cosine)
+    return count * cosine / (1 + (count - 1) * cosine)

@@ -1,6 +1,8 @@
 """DARE: drop deltas at random, rescale the rest (arXiv 2311.03099, section 3.2)."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from mergegrid.engine.sparsifier import ExpertChunk, SparsifiedChunk, inverse, rescaled
 from mergegrid.sparsifiers.rates import MaskSeed, RatedSparsifier
@@ -10,11 +12,18 @@ class Dare(RatedSparsifier):
     """Drop deltas at random and multiply the rest by 1/(1-p) (arXiv 2311.03099, section 3.2)."""
 
     at_random: ClassVar[bool] = True
+    omitted_when_default: ClassVar[frozenset[str]] = RatedSparsifier.omitted_when_default | {
+        "rescale"
+    }
 
     kind: Literal["dare"] = "dare"
     seed: MaskSeed = 0
     """Seed of the random mask."""
+    rescale: Annotated[float, Field(gt=0, le=1)] | None = None
+    """What the deltas that are kept are divided by, instead of 1-p: q of DAREx-q (arXiv 2410.09344,
+    section 4.1), between 1-p and 1. A larger q leaves less variance and shrinks the mean."""
 
     def apply(self, expert: ExpertChunk) -> SparsifiedChunk:
-        """Keep each delta with probability 1-p and multiply it by 1/(1-p); the others become 0."""
-        return rescaled(expert, expert.thinned(expert.delta, self.seed, inverse(expert.rate)))
+        """Keep each delta with probability 1-p and divide it by 1-p or q; the others become 0."""
+        factor = inverse(expert.rate) if self.rescale is None else 1 / self.rescale
+        return rescaled(expert, expert.thinned(expert.delta, self.seed, factor))

@@ -9,8 +9,13 @@ from mergegrid.engine.method import Method
 from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.methods import METHODS
 from mergegrid.methods.average import Average
+from mergegrid.methods.consensus import Consensus
 from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.karcher import Karcher
+from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.multislerp import Multislerp
+from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
@@ -26,7 +31,10 @@ from mergegrid.sparsifiers.none import NoSparsifier
 
 NAMES = ("math", "code", "chat")
 ORDERS = [("math", "code", "chat"), ("chat", "math", "code")]
-ANY = [Average(), TaskArithmetic(coefficient=0.5), Ties(trim=0.5), ModelStock(), Sce(select=0.5)]
+ANY = [
+    *(Average(), TaskArithmetic(coefficient=0.5), Ties(trim=0.5), ModelStock(), Sce(select=0.5)),
+    *(Consensus(), MagMax(), Ram(boost=1.1), Karcher(), Multislerp()),
+]
 SPARSIFIERS = [
     NoSparsifier(),
     Dare(rate=0.5),

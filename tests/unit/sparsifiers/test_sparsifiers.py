@@ -92,6 +92,28 @@ def test_dare_is_the_masked_delta_over_one_minus_p(sparsify, keeps, base, expert
         assert np.array_equal(weights[name], base[name] + expected)
 
 
+@pytest.mark.parametrize("q", [0.2, 0.5, 1.0])
+def test_dare_with_a_rescale_of_its_own_divides_what_is_kept_by_it(sparsify, base, experts, q):
+    spec = Dare(rate=0.8, seed=1, rescale=q)
+    deltas, _ = sparsify(spec, base, experts["math"])
+    dropped, _ = sparsify(DropOnly(rate=0.8, seed=1), base, experts["math"])
+    for name, delta in dropped.items():
+        assert np.array_equal(deltas[name], delta * np.float32(1 / q))
+
+
+def test_a_rescale_of_1_minus_p_is_dare_to_the_bit_and_the_default_changes_no_digest(
+    sparsify, base, experts
+):
+    spec = Dare(rate=0.75, seed=1)
+    for plain, own in zip(
+        sparsify(spec, base, experts["math"]),
+        sparsify(Dare(rate=0.75, seed=1, rescale=0.25), base, experts["math"]),
+        strict=True,
+    ):
+        assert all(plain[name].tobytes() == own[name].tobytes() for name in base)
+    assert spec.model_dump(mode="json") == {"kind": "dare", "rate": 0.75, "seed": 1}
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_drop_only_gives_the_experts_weight_or_the_bases(sparsify, keeps, base, experts, rate):
     spec = DropOnly(rate=rate, seed=1)

@@ -121,6 +121,10 @@ class CpuOperations:
         """Values under a mask."""
         return Expression(do.WHERE_NONZERO, values.count, [mask, values])
 
+    def exceeds(self, left: Expression, right: Expression, factor: float) -> Expression:
+        """Comparison of absolute values."""
+        return Expression(do.EXCEEDS, left.count, [left, right], [factor])
+
     def random_words(self, key: MaskKey, start: int, count: int) -> Expression:
         """Random words: uint32 in place of float32."""
         check_start(start)

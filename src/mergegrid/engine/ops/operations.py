@@ -159,6 +159,9 @@ class Operations(Protocol):
     def where_nonzero(self, mask: Array, values: Array) -> Array:
         """The values where the mask, an array of numbers, is not zero; else 0."""
 
+    def exceeds(self, left: Array, right: Array, factor: float) -> Array:
+        """1 where |left| > factor * |right|, else 0; the product is rounded to float32."""
+
     def thin_by_rank(self, words: Array, values: Array, row: int, low: float, high: float) -> Array:
         """Drop the smallest magnitude of each row with probability `high`, the largest with `low`.
 

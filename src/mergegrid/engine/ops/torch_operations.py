@@ -234,6 +234,10 @@ class TorchOperations:
         """Values under a mask."""
         return torch.where(mask == 0, self._number(0), values)
 
+    def exceeds(self, left: Tensor, right: Tensor, factor: float) -> Tensor:
+        """Comparison of absolute values."""
+        return (left.abs() > self.scaled(right.abs(), factor)).float()
+
     def thin_by_rank(
         self, words: Tensor, values: Tensor, row: int, low: float, high: float
     ) -> Tensor:

@@ -88,6 +88,8 @@ PARAMETERS = {
         for place in (-7, 0, N // 2, N, 1 << 62)
     },
     "where_nonzero": lambda ops, x, y, z: ops.where_nonzero(x, y),
+    "exceeds": lambda ops, x, y, z: ops.exceeds(x, y, 0.7),
+    "exceeds itself": lambda ops, x, y, z: ops.exceeds(x, x, 1.0),
     **{
         f"thin_by_rank in rows of {row}": lambda ops, x, y, z, row=row: ops.thin_by_rank(
             ops.random_words(KEY, 0, N), x, row, 0.8, 1.0
