@@ -29,6 +29,7 @@ from mergegrid.merging import MergeJob
 from mergegrid.methods.average import Average
 from mergegrid.progress import byte_progress
 from mergegrid.recipes.merge_file import check_expert_name, read_merge_file, recipes_of
+from mergegrid.recipes.mergekit.importing import import_file, is_mergekit
 from mergegrid.recipes.output import Output, parse_size
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.none import NoSparsifier
@@ -156,17 +157,24 @@ def merge(
     return output_arrays(opened.tensors(recipe), opened.infos)
 
 
-def job_of(merge_file: Path, out: Path) -> MergeJob:
-    """The merge job of a merge file.
+def job_of(merge_file: Path, out: Path, ignore_unused: bool = False) -> MergeJob:
+    """The merge job of a merge file, or of a mergekit file.
 
     Args:
         merge_file: YAML file; relative paths in it start at its folder.
         out: folder of the merged model or, if lists ask for several, of their folders.
+        ignore_unused: note parameters of a mergekit file that its method does not use, instead of
+            refusing them.
 
     Raises:
         ConfigError: the file is invalid, or `out` is a model and several are to be written.
     """
-    content = read_merge_file(merge_file)
+    notes: tuple[str, ...] = ()
+    if is_mergekit(merge_file):
+        imported = import_file(merge_file, ignore_unused)
+        content, notes = imported.merge_file, imported.notes
+    else:
+        content = read_merge_file(merge_file)
     recipes = recipes_of(content, merge_file)
     out = out.resolve() if out.is_symlink() or out.name in ("", "..") else out
     if len(recipes) > 1 and (out / "manifest.json").is_file():
@@ -186,6 +194,7 @@ def job_of(merge_file: Path, out: Path) -> MergeJob:
         },
         output=content.output,
         statistics={name: path(file) for name, file in content.statistics.items()},
+        notes=notes,
     )
 
 

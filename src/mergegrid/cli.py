@@ -26,6 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Config = Annotated[Path, typer.Argument(help="configuration file")]
+IgnoreUnused = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-unused", help="ignore parameters of a mergekit file that its method does not use"
+    ),
+]
 
 
 class Device(StrEnum):
@@ -57,7 +63,7 @@ def options(
 
 @app.command()
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="merge file (YAML)")],
+    recipe: Annotated[Path, typer.Argument(help="merge file or mergekit file (YAML)")],
     out: Annotated[Path, typer.Argument(help="folder of the merged model")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="validate and print the plan; write nothing")
@@ -67,6 +73,7 @@ def merge(
         int | None, typer.Option(min=1, help="threads; by default one per processor")
     ] = None,
     device: Annotated[Device, typer.Option(help="where the arithmetic runs")] = Device.CPU,
+    ignore_unused: IgnoreUnused = False,
 ) -> None:
     """Merge models on disk by a merge file, into folders that transformers and vLLM load."""
     from mergegrid.api import job_of, run_job
@@ -77,9 +84,24 @@ def merge(
         memory = None if max_memory is None else parse_size(max_memory)
     except ValueError as error:
         raise ConfigError(f"--max-memory: {error}") from error
-    folders = run_job(job_of(recipe, out), threads, memory, device.value, dry_run)
+    folders = run_job(job_of(recipe, out, ignore_unused), threads, memory, device.value, dry_run)
     for folder in folders:
         typer.echo(f"{folder}  {len(read_manifest(folder)['weights']['tensors'])} tensors")
+
+
+@app.command()
+def convert(
+    config: Annotated[Path, typer.Argument(help="mergekit file (YAML)")],
+    ignore_unused: IgnoreUnused = False,
+) -> None:
+    """Print the merge file of a mergekit file, with what mergekit does otherwise."""
+    from mergegrid.recipes.mergekit.importing import import_file, is_mergekit
+
+    if not is_mergekit(config):
+        raise ConfigError(
+            f"{config} is not a mergekit file: it has no merge_method; use it as it is"
+        )
+    typer.echo(import_file(config, ignore_unused).text(), nl=False)
 
 
 @app.command()

@@ -52,6 +52,8 @@ class MergeJob:
     """Files of model statistics by expert, for methods that need them."""
     homologous: bool = True
     """Whether configurations of experts and base must agree, and not only shapes."""
+    notes: tuple[str, ...] = ()
+    """Lines about how the merge was described, for the manifest and the model card."""
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -124,7 +126,7 @@ class OpenMerge:
         """Shape and dtype of the tensors of a merged model."""
         self.vocabulary = aligned.rows
         """Embedding rows of the merged models where the base was padded."""
-        self.notes = [*family.notes, *_lost_tokens(job, family)]
+        self.notes = [*job.notes, *family.notes, *_lost_tokens(job, family)]
         """Differences that do not prevent the merge, and what was cut or padded: a line each."""
         self._cached = True
         self._verified = False

@@ -30,10 +30,10 @@ LINEAR = {
 }
 
 
-def shapes():
+def shapes(layers=LAYERS):
     """Shapes of the tensors by name."""
     found = {"model.embed_tokens.weight": (ROWS, WIDTH)}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         prefix = f"model.layers.{layer}"
         found |= {f"{prefix}.{name}.weight": shape for name, shape in LINEAR.items()}
         for norm in ("input_layernorm", "post_attention_layernorm"):
@@ -41,12 +41,12 @@ def shapes():
     return found | {"model.norm.weight": (WIDTH,), "lm_head.weight": (ROWS, WIDTH)}
 
 
-def normal(seed, scale):
+def normal(seed, scale, layers=LAYERS):
     """Tensors of normal numbers."""
     random = np.random.Generator(np.random.Philox(seed))
     return {
         name: (random.standard_normal(shape) * scale).astype(np.float32)
-        for name, shape in shapes().items()
+        for name, shape in shapes(layers).items()
     }
 
 
@@ -66,11 +66,11 @@ def save(path, tensors, dtype="BF16"):
     Path(path).write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
 
 
-def save_model(folder, tensors):
+def save_model(folder, tensors, dtype="BF16", **config):
     """A folder with weights and a config, without a tokenizer."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    save(folder / "model.safetensors", tensors)
+    (folder / "config.json").write_text(json.dumps(CONFIG | config))
+    save(folder / "model.safetensors", tensors, dtype)
     return folder
 
 

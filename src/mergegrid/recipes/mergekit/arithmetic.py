@@ -1,0 +1,250 @@
+"""The sparsifier and the method that compute what a merge method of mergekit computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mergegrid.recipes.mergekit.inputs import Inputs
+from mergegrid.recipes.mergekit.parameters import (
+    Setting,
+    constant,
+    mapped,
+    numbers,
+    one_minus,
+    plain,
+)
+
+Part = dict[str, Any]
+"""`sparsifier` or `method` of a merge file."""
+Settings = dict[str, Setting]
+"""Settings of a parameter by expert."""
+NONE: Part = {"kind": "none"}
+
+
+def arithmetic(inputs: Inputs) -> tuple[Part, Part]:
+    """Sparsifier and method for a mergekit file.
+
+    Raises:
+        ConfigError: mergegrid cannot compute the same; the message names line and key.
+    """
+    special: dict[str, Callable[[Inputs], Part]] = {
+        "linear": _linear,
+        "slerp": _slerp,
+        "nuslerp": _nuslerp,
+        "model_stock": _model_stock,
+        "sce": _sce,
+    }
+    if inputs.file.method in special:
+        return NONE, special[inputs.file.method](inputs)
+    return _merged_deltas(inputs)
+
+
+def _linear(inputs: Inputs) -> Part:
+    """Σ w θ / Σ w."""
+    weights = inputs.per_model("weight")
+    if not inputs.number("normalize"):
+        total = sum(float(inputs.one("weight", weight)) for weight in weights.values())
+        if total != 1:
+            inputs.refuse(
+                "normalize",
+                f": false, and the weights sum to {total:g}, so the model would be scaled; set it "
+                "to true, or make the weights sum to 1",
+            )
+    return _weighted(inputs, "average", weights)
+
+
+def _weighted(inputs: Inputs, kind: str, weights: Settings) -> Part:
+    """A method with weights that are divided by their sum; they are left out if all are equal."""
+    flat = [number for weight in weights.values() for number in numbers(weight)]
+    if min(flat) < 0 or max(flat) == 0:
+        inputs.refuse(
+            "weight",
+            f": mergegrid's {kind} takes weights of 0 or more, not all 0; for a difference of "
+            "models use task_arithmetic",
+        )
+    if len(set(flat)) == 1:
+        return {"kind": kind}
+    return {"kind": kind, "weights": {name: plain(weight) for name, weight in weights.items()}}
+
+
+def _slerp(inputs: Inputs) -> Part:
+    """From the base, at t = 0, to the other model."""
+    if len(inputs.experts) != 2:
+        raise inputs.file.document.error(
+            inputs.keys,
+            f": slerp merges the base and one other model, not {len(inputs.experts)} models; "
+            "list two, and name one of them in base_model",
+        )
+    setting = inputs.shared("t")
+    for number in numbers(setting):
+        if not 0 <= number <= 1:
+            inputs.refuse("t", f": {number:g} is not between 0 and 1; correct it")
+    if constant(setting) == 0.5:
+        return {"kind": "slerp"}
+    weights = {
+        name: plain(mapped(setting, one_minus) if source.model == inputs.base else setting)
+        for name, source in inputs.experts.items()
+    }
+    return {"kind": "slerp", "weights": weights}
+
+
+def _nuslerp(inputs: Inputs) -> Part:
+    """From the first model to the second, by the share of the second weight."""
+    document = inputs.file.document
+    if inputs.file.base is not None:
+        raise document.error(
+            ("base_model",),
+            ": with a base, nuslerp rotates deltas, which mergegrid cannot; remove it, or run "
+            "mergekit",
+        )
+    if not inputs.number("nuslerp_flatten"):
+        inputs.refuse(
+            "nuslerp_flatten",
+            ": false rotates rows apart, which mergegrid cannot; remove it, or run mergekit",
+        )
+    if len(inputs.experts) != 2:
+        raise document.error(
+            inputs.keys, f": nuslerp merges two models, not {len(inputs.experts)}; list two"
+        )
+    return _weighted(inputs, "slerp", inputs.per_model("weight"))
+
+
+def _model_stock(inputs: Inputs) -> Part:
+    if inputs.number("filter_wise"):
+        inputs.refuse(
+            "filter_wise",
+            ": true takes an angle for each row, which mergegrid cannot; remove it, or run "
+            "mergekit",
+        )
+    return {"kind": "model_stock"}
+
+
+def _sce(inputs: Inputs) -> Part:
+    share = float(inputs.number("select_topk"))
+    if not 0 < share <= 1:
+        inputs.refuse("select_topk", f" = {share:g} is not above 0 and at most 1; correct it")
+    return {"kind": "sce", "select": share}
+
+
+def _merged_deltas(inputs: Inputs) -> tuple[Part, Part]:
+    """Sparsify deltas, weight them, elect a sign, sum them, normalize, and add them times λ."""
+    definition = inputs.file.definition
+    sparsifier = _sparsifier(inputs) if definition.sparsifier else NONE
+    weights = inputs.per_model("weight")
+    factor = inputs.shared("lambda")
+    normalize = bool(inputs.number("normalize"))
+    if definition.elects:
+        return sparsifier, _ties(inputs, factor, weights, normalize)
+    if normalize:
+        total = sum(float(inputs.one("weight", weight)) for weight in weights.values())
+        # mergekit does not divide by almost nothing.
+        factor = mapped(factor, lambda number: number / total) if abs(total) >= 1e-8 else factor
+    return sparsifier, _task_arithmetic(factor, weights)
+
+
+def _task_arithmetic(factor: Setting, weights: Settings) -> Part:
+    coefficients = {
+        name: plain(weight) for name, weight in weights.items() if constant(weight) != 1
+    }
+    method: Part = {"kind": "task_arithmetic", "coefficient": plain(factor)}
+    return method | ({"coefficients": coefficients} if coefficients else {})
+
+
+def _ties(inputs: Inputs, factor: Setting, weights: Settings, normalize: bool) -> Part:
+    flat = {number for weight in weights.values() for number in numbers(weight)}
+    if len(flat) > 1 or 0 in flat:
+        texts = " and ".join(f"{number:g}" for number in sorted(flat))
+        inputs.refuse(
+            "weight",
+            f": weights {texts}: mergegrid's ties averages with equal weights; set equal ones, or "
+            "run mergekit",
+        )
+    if not normalize:
+        inputs.refuse(
+            "normalize",
+            ": false adds up where mergegrid's ties averages; set it to true, or run mergekit",
+        )
+    return {"kind": "ties", "coefficient": plain(factor), "trim": 0.0, "scope": "per_tensor"}
+
+
+def _sparsifier(inputs: Inputs) -> Part:
+    """The sparsifier of densities: the rate is 1 - density."""
+    kind = inputs.file.definition.sparsifier
+    assert kind is not None, f"{inputs.file.method} does not sparsify"
+    densities = inputs.per_model("density")
+    flat = {number for density in densities.values() for number in numbers(density)}
+    for number in flat:
+        if not 0 <= number <= 1:
+            inputs.refuse(
+                "density", f": {number:g} is not between 0 and 1; it is the share that is kept"
+            )
+    if flat == {1.0}:
+        return NONE
+    rates = {name: mapped(density, one_minus) for name, density in densities.items()}
+    rescale = bool(inputs.number("rescale"))
+    if kind == "dare":
+        return _rated("dare" if rescale else "drop_only", rates, seed=0)
+    if kind == "della":
+        return _della(inputs, rates, rescale)
+    if rescale:
+        inputs.refuse(
+            "rescale",
+            f": true rescales to the L1 norm, which mergegrid's {kind} cannot; remove it, or run "
+            "mergekit",
+        )
+    if kind == "magnitude":
+        return _rated("magnitude", rates, scope="per_tensor")
+    return _breadcrumbs(inputs, rates)
+
+
+def _rated(kind: str, rates: Settings, **settings: Any) -> Part:
+    """A sparsifier with a rate, or with rates of single experts where they differ."""
+    by_expert = {name: plain(rate) for name, rate in rates.items()}
+    rate, *others = by_expert.values()
+    if all(other == rate for other in others):
+        return {"kind": kind, "rate": rate, **settings}
+    # Every expert has its own, so the common rate has no effect.
+    return {"kind": kind, "rate": 0.0, "rates": by_expert, **settings}
+
+
+def _breadcrumbs(inputs: Inputs, rates: Settings) -> Part:
+    largest = _same(inputs, "gamma")
+    if not 0 <= largest <= 1:
+        inputs.refuse("gamma", f": {largest:g} is not between 0 and 1; it is a share")
+    # Where the largest would be more than all that is dropped, mergekit drops only largest.
+    dropped = {number for rate in rates.values() for number in numbers(rate) if number > 0}
+    if len(dropped) > 1 and min(dropped) < largest:
+        inputs.refuse(
+            "gamma",
+            f": {largest:g} exceeds what some models lose, and not others; lower gamma",
+        )
+    return _rated("breadcrumbs", rates, largest=min(largest, *dropped), scope="per_tensor")
+
+
+def _della(inputs: Inputs, rates: Settings, rescale: bool) -> Part:
+    window = _same(inputs, "epsilon")
+    for rate in (number for setting in rates.values() for number in numbers(setting)):
+        if 0 < rate < 1 and not 0 < window < min(rate, 1 - rate):
+            inputs.refuse(
+                "epsilon" if inputs.given("epsilon") else "density",
+                f": density {one_minus(rate):g} +- epsilon {window:g} is not between 0 and 1, as "
+                "mergekit requires; lower epsilon",
+            )
+    if not rescale:
+        inputs.refuse(
+            "rescale",
+            ": false leaves deltas unscaled, which mergegrid's della cannot; remove it, or run "
+            "mergekit",
+        )
+    return _rated("della", rates, window=window, seed=0)
+
+
+def _same(inputs: Inputs, name: str) -> float:
+    """The value of a parameter that must be equal for all experts and tensors."""
+    values = [inputs.one(name, setting) for setting in inputs.per_model(name).values()]
+    if len(set(values)) > 1:
+        texts = " and ".join(f"{value:g}" for value in values)
+        inputs.refuse(
+            name,
+            f": {texts}: mergegrid has one {name} for all models; set equal ones, or run mergekit",
+        )
+    return float(values[0])

@@ -1,0 +1,115 @@
+"""What mergekit computes otherwise than mergegrid, one line each."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mergegrid.checkpoints.dtypes import DTYPES, decode, encode
+from mergegrid.recipes.mergekit.inputs import Inputs
+from mergegrid.recipes.mergekit.output import dtype_of
+from mergegrid.recipes.mergekit.parameters import numbers
+
+
+def differences_of(inputs: Inputs, sparsifier: dict[str, Any]) -> Iterator[str]:
+    """Lines about everything that makes results differ from mergekit's.
+
+    Args:
+        inputs: models and parameters of the mergekit file.
+        sparsifier: the sparsifier that replaces mergekit's.
+    """
+    method = inputs.file.method
+    definition = inputs.file.definition
+    yield from _precision(inputs)
+    if definition.sparsifier and sparsifier["kind"] == "none":
+        given = "1" if inputs.given("density") else "not set, which is 1"
+        yield f"density is {given}: {method} drops nothing, in mergekit neither"
+    if sparsifier["kind"] in ("dare", "drop_only", "della"):
+        yield (
+            "masks are drawn by mergegrid's generator with seed 0; mergekit draws others, "
+            "new ones on every run without --random-seed"
+        )
+    if sparsifier["kind"] == "dare":
+        yield (
+            "kept deltas are divided by exactly the density; mergekit scales each tensor to the "
+            "L1 norm before dropping"
+        )
+    if sparsifier["kind"] == "della":
+        yield (
+            "kept deltas are divided by their keep probability, as in the paper; mergekit scales "
+            "each tensor to the L1 norm before dropping"
+        )
+    if sparsifier["kind"] in ("magnitude", "breadcrumbs"):
+        yield (
+            "of n deltas of a tensor, round((1 - density) n) are dropped; mergekit keeps "
+            "int(density n), which may be one fewer"
+        )
+    if definition.elects:
+        yield (
+            "where the weighted deltas sum to exactly 0, mergegrid adds nothing; mergekit takes "
+            "the positive ones"
+        )
+    if inputs.file.tokenizer:
+        yield (
+            "embeddings keep the rows of the base; mergekit writes as many as the tokenizer has "
+            "tokens"
+        )
+    yield from _OF_METHOD.get(method, ())
+
+
+_OF_METHOD = {
+    "slerp": (
+        "mergekit takes the line instead of the circle where |cos| > 0.9995, which changes at most "
+        "1.3e-4 of a tensor's norm; mergegrid does so where the sine is below 1e-4",
+    ),
+    "nuslerp": (
+        "mergegrid takes the line instead of the circle where the sine is below 1e-4; mergekit "
+        "where it is below 1e-8",
+    ),
+    "model_stock": (
+        "a negative mean cosine counts as 0; mergekit then moves away from the experts",
+        "mergekit takes a product of norms of deltas for at least 1e-6, which lowers the cosine of "
+        "tensors that have hardly changed",
+    ),
+    "sce": (
+        "select_topk is of all elements of a tensor; in mergekit, of those that vary at all",
+        "mergekit gives all experts the same weight in tensors whose mean squared deltas sum to "
+        "less than 1e-6, as those of most fine-tuned models do",
+    ),
+}
+
+
+def _precision(inputs: Inputs) -> Iterator[str]:
+    dtype = dtype_of(inputs.file, "dtype")
+    if dtype is None:
+        yield (
+            "dtype is not set: mergekit computes in the dtype of the models and rounds every step; "
+            "mergegrid computes in float32 and rounds once"
+        )
+    elif dtype == "float64":
+        yield "dtype is float64: mergegrid computes in float32"
+    elif dtype != "float32":
+        yield (
+            f"dtype is {dtype}: mergekit rounds models and every step to it; mergegrid computes in "
+            "float32 and rounds once"
+        )
+        rounded = _rounded_weights(inputs, dtype)
+        if rounded:
+            yield f"mergekit also rounds weights: {', '.join(rounded)}"
+
+
+def _rounded_weights(inputs: Inputs, dtype: str) -> list[str]:
+    """Weights of deltas that mergekit rounds to a dtype, as in `0.3 to 0.30078125`."""
+    if "lambda" not in inputs.file.definition.shared:
+        return []
+    weights = {number for item in inputs.per_model("weight").values() for number in numbers(item)}
+    texts = []
+    for weight in sorted(map(float, weights)):
+        exact = np.array([weight], np.float32)
+        stored = np.empty(1, DTYPES[dtype].numpy)
+        rounded = np.empty(1, np.float32)
+        encode(exact.copy(), DTYPES[dtype], stored)
+        decode(stored, DTYPES[dtype], rounded)
+        if rounded[0] != exact[0]:
+            texts.append(f"{weight:g} to {rounded[0]:.8g}")
+    return texts

@@ -1,0 +1,164 @@
+"""From a mergekit file to a merge file, with a line for everything that is not the same."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mergegrid.recipes.mergekit.arithmetic import arithmetic
+from mergegrid.recipes.mergekit.differences import differences_of
+from mergegrid.recipes.mergekit.document import Document
+from mergegrid.recipes.mergekit.inputs import Inputs, expert_names
+from mergegrid.recipes.mergekit.output import output_of
+from mergegrid.recipes.mergekit.reading import MergekitFile, Slice, Source, read
+from mergegrid.recipes.mergekit.references import ModelReference
+
+#: Methods that need no base.
+_WITHOUT_BASE = ("linear", "nuslerp")
+LayerCount = Callable[[str], int | None]
+"""Number of layers of a model by its path; None if it cannot be known."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A merge file that computes what a mergekit file says."""
+
+    merge_file: dict[str, Any]
+    """Keys of `MergeFile`, with models as the mergekit file names them."""
+    notes: tuple[str, ...]
+    """What was chosen, and what has no effect: a line each."""
+    differences: tuple[str, ...]
+    """What mergekit does otherwise: a line each."""
+
+
+def translate(
+    document: Document, layer_count: LayerCount = lambda _: None, ignore_unused: bool = False
+) -> Translation:
+    """Translate a mergekit file.
+
+    Args:
+        document: the file.
+        layer_count: finds the number of layers of a model, to tell whether a slice has all.
+        ignore_unused: note parameters that the method does not use, instead of refusing them.
+
+    Raises:
+        ConfigError: a key is unknown, misplaced or malformed, or mergegrid cannot compute the same;
+            the message names line and key.
+    """
+    file = read(document, ignore_unused)
+    notes = [*file.unused]
+    inputs = _inputs(file, layer_count, notes)
+    sparsifier, method = arithmetic(inputs)
+    names = {source.model: name for name, source in inputs.experts.items()}
+    merge_file = {
+        "base": _model(file, inputs.base, ("base_model",)),
+        "experts": {
+            name: _model(file, source.model, (*source.keys, "model"))
+            for name, source in inputs.experts.items()
+        },
+        "sparsifier": sparsifier,
+        "method": method,
+        "output": output_of(file, inputs.base, names),
+    }
+    if not merge_file["output"]:
+        del merge_file["output"]
+    return Translation(merge_file, tuple(notes), tuple(differences_of(inputs, sparsifier)))
+
+
+def _inputs(file: MergekitFile, layer_count: LayerCount, notes: list[str]) -> Inputs:
+    part = _only_slice(file, layer_count, notes)
+    _reject_repeated(file, part.sources)
+    base = part.base or file.base
+    if base is None:
+        if file.method not in _WITHOUT_BASE:
+            raise file.document.error(
+                (), f"base_model is missing, which {file.method} needs; add it"
+            )
+        sources, base = part.sources, part.sources[0].model
+        notes.append(
+            f"base_model is not set: config and tokenizer are those of the first model, {base}; "
+            "mergekit takes those of any of the models"
+        )
+    else:
+        sources = _with_base(file, part, base)
+    if not sources:
+        raise file.document.error(part.keys, ": there is no model besides the base; add one")
+    experts = dict(zip(expert_names([item.model for item in sources]), sources, strict=True))
+    return Inputs(file, base, experts, (part.parameters, *file.scopes), part.keys)
+
+
+def _with_base(file: MergekitFile, part: Slice, base: ModelReference) -> tuple[Source, ...]:
+    """The experts of a merge with a base, which may be one of them."""
+    document, is_input = file.document, file.definition.base_is_input
+    listed = [source for source in part.sources if source.model == base]
+    of_models = part.keys[-1] == "models"
+    if not listed and not of_models and file.method != "linear":
+        raise document.error(
+            (*part.keys, "sources"), f": {file.method} needs the base among them; add {base}"
+        )
+    if is_input and not listed and of_models:
+        # mergekit adds it.
+        return (*part.sources, Source(base, {}, None, ("base_model",)))
+    if is_input:
+        return part.sources
+    for source in listed:
+        if source.parameters:
+            raise document.error(
+                (*source.keys, "parameters"),
+                f": {file.method} ignores parameters of the base; remove them",
+            )
+    return tuple(source for source in part.sources if source.model != base)
+
+
+def _only_slice(file: MergekitFile, layer_count: LayerCount, notes: list[str]) -> Slice:
+    """The one slice of all layers.
+
+    Raises:
+        ConfigError: layers are stacked, or left out.
+    """
+    part, *others = file.slices
+    if others:
+        raise file.document.error(
+            others[0].keys,
+            ": slices stack layers into another architecture; only one slice over all layers is a "
+            "merge",
+        )
+    for source in part.sources:
+        if source.layers is None:
+            continue
+        count = layer_count(source.model.path)
+        first = part.sources[0].layers
+        if (
+            source.layers[0] > 0
+            or source.layers != first
+            or source.layers[1] != (count or first[1])
+        ):
+            raise file.document.error(
+                (*source.keys, "layer_range"),
+                f" = {list(source.layers)} "
+                + (f"of {count} layers" if count else "")
+                + ": slices stack layers into another architecture; only one slice over all layers "
+                "is a merge",
+            )
+        if count is None:
+            notes.append(
+                f"layer_range {list(source.layers)} of {source.model} is taken for all its layers"
+            )
+    return part
+
+
+def _reject_repeated(file: MergekitFile, sources: tuple[Source, ...]) -> None:
+    models = [source.model for source in sources]
+    for index, source in enumerate(sources):
+        if source.model in models[:index]:
+            raise file.document.error(
+                (*source.keys, "model"),
+                f": {source.model} is listed twice, and mergekit would use it once; list it once",
+            )
+
+
+def _model(file: MergekitFile, model: ModelReference, keys: tuple[str | int, ...]) -> str:
+    if model.adapter:
+        raise file.document.error(
+            keys, f": {model} has an adapter; merge it into its base first, and name the folder"
+        )
+    return str(model)

@@ -1,0 +1,324 @@
+"""Configurations of mergekit in use, by facts of model cards and of mergekit's `examples/`.
+
+The models are tiny ones here: `base`, and `a` to `e` fine-tuned from it. `expected` is how close
+the merged model is to mergekit's if both compute in float32, or the error of a file that mergegrid
+refuses. Numbers (1) to (17) are the configurations that `docs/mergekit.md` explains.
+"""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import plain_models
+import yaml
+
+EXPERTS = "abcde"
+LAYERS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration, and what mergegrid makes of it."""
+
+    name: str
+    config: str
+    expected: str
+    """`rounding`, `selection`, `line` or `masks`: see `LIMITS`; else a part of the error."""
+    ignore_unused: bool = False
+
+    @property
+    def refused(self):
+        """Whether the expectation is an error."""
+        return self.expected not in LIMITS
+
+
+ROUNDING = 3e-7
+"""Differences of a few roundings of float32, as a share of the largest parameter of a tensor."""
+#: By expectation: the largest difference, or how many elements of each tensor may differ by more
+#: than rounding. None: not compared.
+LIMITS = {
+    # Sums of float32 in another order.
+    "rounding": (ROUNDING, 0),
+    # Of n deltas, int(density n) are kept instead of n - round((1 - density) n).
+    "selection": (None, 12),
+    # slerp: the line instead of the circle for nearly parallel tensors.
+    "line": (1.3e-4, 0),
+    # Random masks.
+    "masks": None,
+}
+
+
+def models(folder):
+    """Base and experts in float32, of five layers."""
+    start = plain_models.normal(0, 0.02, LAYERS)
+    settings = {"num_hidden_layers": LAYERS, "torch_dtype": "float32", "vocab_size": 128}
+    plain_models.save_model(folder / "base", start, "F32", **settings)
+    # A part that all deltas share: model_stock differs where the mean cosine is negative.
+    shared = plain_models.normal(9, 0.001, LAYERS)
+    for seed, name in enumerate(EXPERTS, start=1):
+        deltas = plain_models.normal(seed, 0.002, LAYERS)
+        tensors = {key: start[key] + shared[key] + deltas[key] for key in start}
+        plain_models.save_model(folder / name, tensors, "F32", **settings)
+    return folder
+
+
+def at_float32(config, folder):
+    """A configuration of mergekit with folders for models, that computes in float32."""
+    text = json.dumps(yaml.safe_load(config))
+    for name in ("base", *EXPERTS):
+        text = text.replace(json.dumps(name), json.dumps(str(folder / name)))
+    content = json.loads(text) | {"dtype": "float32"}
+    content.pop("out_dtype", None)
+    # `tokenizer_source: base` is a word of mergekit, not the model.
+    if "tokenizer_source" in content:
+        content["tokenizer_source"] = yaml.safe_load(config)["tokenizer_source"]
+    return content
+
+
+def run_mergekit(python, jobs):
+    """Merge with mergekit: errors, or None, of configurations by output folder."""
+    lines = [json.dumps({"config": config, "out": str(out)}) for out, config in jobs.items()]
+    done = subprocess.run(
+        [python, Path(__file__).with_name("run_mergekit.py")],
+        input="\n".join(lines),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+        timeout=600,
+        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())},
+    )
+    errors = [json.loads(line)["error"] for line in done.stdout.splitlines()]
+    assert len(errors) == len(jobs), done.stdout
+    return dict(zip(jobs, errors, strict=True))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two models differ, with the largest parameter of each tensor as the unit."""
+
+    largest: float
+    """Largest difference."""
+    equal_bits: float
+    """Share of elements with equal bits."""
+    differing_per_tensor: int
+    """Elements of a tensor that differ by more than rounding, at most."""
+
+
+def compare(ours, theirs):
+    """Compare two sets of float32 tensors by name."""
+    assert ours.keys() == theirs.keys()
+    largest, equal, differing, count = 0.0, 0, 0, 0
+    for name, mine in ours.items():
+        other = np.asarray(theirs[name], np.float32)
+        difference = np.abs(np.asarray(mine) - other) / np.abs(other).max()
+        largest = max(largest, float(difference.max()))
+        equal += int((difference == 0).sum())
+        differing = max(differing, int((difference > ROUNDING).sum()))
+        count += difference.size
+    return Comparison(largest, equal / count, differing)
+
+
+CASES = [
+    Case(
+        "(1) linear, three models, no base; examples/linear.yml",
+        """
+        models:
+          - {model: a, parameters: {weight: 1.0}}
+          - {model: b, parameters: {weight: 0.3}}
+          - {model: c, parameters: {weight: 0.5}}
+        merge_method: linear
+        dtype: float16
+        """,
+        "rounding",
+    ),
+    Case(
+        "(2) linear, five checkpoints with weights 1 to 5, the last is the base",
+        """
+        models:
+          - {model: a, parameters: {weight: 1}}
+          - {model: b, parameters: {weight: 2}}
+          - {model: c, parameters: {weight: 3}}
+          - {model: d, parameters: {weight: 4}}
+          - {model: e, parameters: {weight: 5}}
+        base_model: e
+        merge_method: linear
+        dtype: float32
+        out_dtype: bfloat16
+        """,
+        "rounding",
+    ),
+    Case(
+        "(3) slerp, t 0.5",
+        """
+        models: [{model: a}, {model: b}]
+        base_model: a
+        merge_method: slerp
+        parameters: {t: 0.5}
+        dtype: bfloat16
+        """,
+        "line",
+    ),
+    Case(
+        "(5) ties, density 0.5, weights 0.5 and 0.3, normalize",
+        """
+        models:
+          - model: base
+          - {model: a, parameters: {density: 0.5, weight: 0.5}}
+          - {model: b, parameters: {density: 0.5, weight: 0.3}}
+        merge_method: ties
+        base_model: base
+        parameters: {normalize: true, int8_mask: true}
+        dtype: float16
+        """,
+        "ties averages with equal weights",
+    ),
+    Case(
+        "(7) ties, sum instead of mean; examples/bio-merge.yml",
+        """
+        models:
+          - {model: a, parameters: {density: 0.5, weight: 0.5}}
+          - {model: b, parameters: {density: 0.5, weight: 0.5}}
+        merge_method: ties
+        base_model: base
+        parameters: {normalize: false, int8_mask: true}
+        dtype: float16
+        """,
+        "false adds up where",
+    ),
+    Case(
+        "(8) dare_ties, density 0.53, weights 0.4, 0.3, 0.3",
+        """
+        models:
+          - model: base
+          - {model: a, parameters: {density: 0.53, weight: 0.4}}
+          - {model: b, parameters: {density: 0.53, weight: 0.3}}
+          - {model: c, parameters: {density: 0.53, weight: 0.3}}
+        merge_method: dare_ties
+        base_model: base
+        parameters: {int8_mask: true}
+        dtype: bfloat16
+        """,
+        "ties averages with equal weights",
+    ),
+    Case(
+        "(9) dare_ties, four models, weight 0.2, no density",
+        """
+        models:
+          - {model: a, parameters: {weight: 0.2}}
+          - {model: b, parameters: {weight: 0.2}}
+          - {model: c, parameters: {weight: 0.2}}
+          - {model: d, parameters: {weight: 0.2}}
+        merge_method: dare_ties
+        base_model: base
+        dtype: bfloat16
+        """,
+        "adds up where",
+    ),
+    Case(
+        "(10) task_arithmetic, 1.0 and 0.25 (chat vector)",
+        """
+        models:
+          - {model: a, parameters: {weight: 1.0}}
+          - {model: b, parameters: {weight: 0.25}}
+        merge_method: task_arithmetic
+        base_model: base
+        dtype: bfloat16
+        """,
+        "rounding",
+    ),
+    Case(
+        "(11) model_stock, weights without effect",
+        """
+        models:
+          - model: base
+          - {model: a, parameters: {weight: [{filter: mlp, value: 0.5}, {value: 1}]}}
+          - model: b
+          - model: c
+        merge_method: model_stock
+        base_model: base
+        dtype: bfloat16
+        """,
+        "rounding",
+        ignore_unused=True,
+    ),
+    Case(
+        "(12) breadcrumbs, density 0.9, gamma 0.01, lambda 0.5",
+        """
+        models:
+          - {model: a, parameters: {weight: 0.5}}
+          - {model: b, parameters: {weight: 0.3}}
+          - {model: c, parameters: {weight: 0.5}}
+          - {model: d, parameters: {weight: 0.7}}
+        merge_method: breadcrumbs
+        base_model: base
+        parameters: {density: 0.9, gamma: 0.01, lambda: 0.5}
+        dtype: bfloat16
+        """,
+        "selection",
+    ),
+    Case(
+        "(13) della_linear, epsilon by model, normalize, union",
+        """
+        models:
+          - {model: a, parameters: {weight: 0.5, density: 0.5, epsilon: 0.4}}
+          - {model: b, parameters: {weight: 0.5, density: 0.4, epsilon: 0.3}}
+        merge_method: della_linear
+        base_model: base
+        parameters: {normalize: true, lambda: 0.9}
+        tokenizer_source: union
+        dtype: bfloat16
+        """,
+        "mergegrid has one epsilon",
+    ),
+    Case(
+        "(14) sce, select_topk 0.5",
+        """
+        models: [{model: a}, {model: b}, {model: c}]
+        merge_method: sce
+        base_model: base
+        parameters: {select_topk: 0.5}
+        dtype: bfloat16
+        """,
+        "rounding",
+    ),
+    Case(
+        "(15) passthrough, layers of two models; examples/orcamini-platy-44layer.yml",
+        """
+        slices:
+          - sources: [{model: a, layer_range: [0, 4]}]
+          - sources: [{model: b, layer_range: [2, 5]}]
+        merge_method: passthrough
+        dtype: float16
+        """,
+        "mergegrid has no passthrough",
+    ),
+    Case(
+        "(16) mixture of experts",
+        """
+        base_model: base
+        gate_mode: hidden
+        experts:
+          - {source_model: a, positive_prompts: [code]}
+          - {source_model: b, positive_prompts: [math]}
+        dtype: bfloat16
+        """,
+        "this is a mixture of experts",
+    ),
+    Case(
+        "(17) tokenizer with union and tokens, chat_template chatml",
+        """
+        models:
+          - {model: a, parameters: {weight: 0.5}}
+          - {model: b, parameters: {weight: 0.5}}
+        merge_method: linear
+        base_model: a
+        tokenizer: {source: union, tokens: {<|im_start|>: {source: a, force: true}}}
+        chat_template: chatml
+        dtype: bfloat16
+        """,
+        "is not supported",
+    ),
+]

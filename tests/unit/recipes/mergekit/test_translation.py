@@ -1,0 +1,207 @@
+"""What a mergekit file becomes: models, names, sparsifier, method, output and notes."""
+
+from textwrap import dedent
+
+import pytest
+import yaml
+
+from mergegrid.recipes.merge_file import read_merge_file
+from mergegrid.recipes.mergekit.importing import import_file, is_mergekit
+
+
+def imported(folder, text, **options):
+    path = folder / "config.yml"
+    path.write_text(dedent(text))
+    assert is_mergekit(path)
+    return import_file(path, **options)
+
+
+def test_the_text_is_a_merge_file_that_reads_back(tmp_path):
+    result = imported(
+        tmp_path,
+        """
+        models:
+          - model: models/base
+          - {model: models/math, parameters: {weight: 0.5, density: 0.53}}
+          - {model: org/code@v2, parameters: {weight: 0.5, density: 0.4}}
+        merge_method: dare_linear
+        base_model: models/base
+        parameters: {lambda: 0.9, int8_mask: true}
+        dtype: float32
+        out_dtype: bfloat16
+        """,
+    )
+    (tmp_path / "merge.yaml").write_text(result.text())
+    assert read_merge_file(tmp_path / "merge.yaml") == result.merge_file
+    assert yaml.safe_load(result.text()) == {
+        "base": "models/base",
+        "experts": {"math": "models/math", "code": "org/code@v2"},
+        "sparsifier": {
+            "kind": "dare",
+            "rate": 0.0,
+            "rates": {"math": 0.47, "code": 0.6},
+            "seed": 0,
+        },
+        "method": {
+            "kind": "task_arithmetic",
+            "coefficient": 0.9,
+            "coefficients": {"math": 0.5, "code": 0.5},
+        },
+        "output": {"dtype": "bfloat16"},
+    }
+
+
+MODELS = "models: [{model: a}, {model: b}]\nbase_model: base\n"
+WEIGHTED = "parameters: {weight: 0.5}\n"
+#: Methods and parameters of mergekit, and the sparsifier and method that they become.
+PARTS = {
+    "linear": (f"{MODELS}merge_method: linear\n{WEIGHTED}", {"kind": "none"}, {"kind": "average"}),
+    "task_arithmetic, normalized": (
+        f"{MODELS}merge_method: task_arithmetic\nparameters: {{weight: 0.5, normalize: true}}\n",
+        {"kind": "none"},
+        {
+            "kind": "task_arithmetic",
+            "coefficient": 1.0,
+            "coefficients": {"a": 0.5, "b": 0.5},
+        },
+    ),
+    "dare_linear without rescaling": (
+        f"{MODELS}merge_method: dare_linear\n"
+        "parameters: {weight: 1, density: 0.25, rescale: false}\n",
+        {"kind": "drop_only", "rate": 0.75, "seed": 0},
+        {"kind": "task_arithmetic", "coefficient": 1.0},
+    ),
+    "breadcrumbs whose gamma exceeds what is dropped": (
+        f"{MODELS}merge_method: breadcrumbs\nparameters: {{weight: 1, density: 0.9, gamma: 0.2}}\n",
+        {"kind": "breadcrumbs", "rate": 0.1, "largest": 0.1, "scope": "per_tensor"},
+        {"kind": "task_arithmetic", "coefficient": 1.0},
+    ),
+    "della_linear": (
+        f"{MODELS}merge_method: della_linear\nparameters: {{weight: 1, density: 0.4}}\n",
+        {"kind": "della", "rate": 0.6, "window": 0.15, "seed": 0},
+        {"kind": "task_arithmetic", "coefficient": 1.0},
+    ),
+    "sce": (
+        f"{MODELS}merge_method: sce\nparameters: {{select_topk: 0.1}}\n",
+        {"kind": "none"},
+        {"kind": "sce", "select": 0.1},
+    ),
+    "nuslerp": (
+        "models:\n  - {model: a, parameters: {weight: 3}}\n"
+        "  - {model: b, parameters: {weight: 1}}\nmerge_method: nuslerp\n",
+        {"kind": "none"},
+        {"kind": "slerp", "weights": {"a": 3.0, "b": 1.0}},
+    ),
+    "slerp from the base": (
+        "models: [{model: a}, {model: b}]\nbase_model: b\nmerge_method: slerp\n"
+        "parameters: {t: 0.3}\n",
+        {"kind": "none"},
+        {"kind": "slerp", "weights": {"a": 0.3, "b": 0.7}},
+    ),
+    "numbers that YAML reads as text": (
+        f"{MODELS}merge_method: task_arithmetic\nparameters: {{weight: 1e-1}}\n",
+        {"kind": "none"},
+        {
+            "kind": "task_arithmetic",
+            "coefficient": 1.0,
+            "coefficients": {"a": 0.1, "b": 0.1},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "sparsifier", "method"), PARTS.values(), ids=PARTS)
+def test_a_method_becomes_a_sparsifier_and_a_method(tmp_path, text, sparsifier, method):
+    content = yaml.safe_load(imported(tmp_path, text).text())
+    assert content["sparsifier"] == sparsifier
+    assert content["method"] == method
+
+
+def test_an_inner_scope_counts_before_an_outer_one(tmp_path):
+    result = imported(
+        tmp_path,
+        """
+        merge_method: task_arithmetic
+        base_model: base
+        parameters: {weight: 0.1}
+        modules:
+          default:
+            parameters: {weight: 0.2}
+            slices:
+              - parameters: {weight: 0.3}
+                sources:
+                  - {model: base, layer_range: [0, 4]}
+                  - {model: a, layer_range: [0, 4], parameters: {weight: 0.4}}
+                  - {model: b, layer_range: [0, 4]}
+        """,
+    )
+    assert yaml.safe_load(result.text())["method"]["coefficients"] == {"a": 0.4, "b": 0.3}
+
+
+def test_experts_have_names_that_differ(tmp_path):
+    text = "models: [{model: x/m}, {model: y/m}, {model: y/base}, {model: ../.hidden_1}]\n"
+    result = imported(tmp_path, f"{text}merge_method: linear\n{WEIGHTED}")
+    assert list(result.merge_file.experts) == ["m", "m-2", "base-2", "hidden_1"]
+
+
+def test_without_a_base_the_first_model_gives_config_and_tokenizer(tmp_path):
+    result = imported(
+        tmp_path, f"models: [{{model: a}}, {{model: b}}]\nmerge_method: linear\n{WEIGHTED}"
+    )
+    assert result.merge_file.base == "a"
+    assert result.merge_file.experts == {"a": "a", "b": "b"}
+    assert any(
+        "config and tokenizer are those of the first model, a" in note for note in result.notes
+    )
+
+
+def test_a_base_that_linear_lacks_among_the_models_is_averaged_too(tmp_path):
+    # mergekit adds it to `models`, with the weight of all.
+    result = imported(tmp_path, f"{MODELS}merge_method: linear\n{WEIGHTED}")
+    assert result.merge_file.experts == {"a": "a", "b": "b", "base-2": "base"}
+
+
+NOTES = {
+    "rounded weights": (
+        "merge_method: task_arithmetic\nparameters: {weight: 0.3}\ndtype: bfloat16\n",
+        "mergekit also rounds weights: 0.3 to 0.30078125",
+    ),
+    "no density": (
+        "merge_method: dare_linear\nparameters: {weight: 1}\n",
+        "density is not set, which is 1: dare_linear drops nothing",
+    ),
+    "masks": (
+        "merge_method: dare_linear\nparameters: {weight: 1, density: 0.5}\n",
+        "masks are drawn by mergegrid's generator with seed 0",
+    ),
+    "the L1 norm": (
+        "merge_method: dare_linear\nparameters: {weight: 1, density: 0.5}\n",
+        "mergekit scales each tensor to the L1 norm before dropping",
+    ),
+    "no dtype": (
+        "merge_method: task_arithmetic\nparameters: {weight: 1}\n",
+        "dtype is not set: mergekit computes in the dtype of the models",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "note"), NOTES.values(), ids=NOTES)
+def test_what_mergekit_does_otherwise_is_a_line(tmp_path, text, note):
+    notes = imported(tmp_path, MODELS + text).notes
+    assert any(note in line for line in notes), notes
+
+
+def test_unused_parameters_are_noted_if_they_may_be_ignored(tmp_path):
+    result = imported(
+        tmp_path, f"{MODELS}merge_method: model_stock\n{WEIGHTED}", ignore_unused=True
+    )
+    assert any("parameters.weight is not used by model_stock" in note for note in result.notes)
+
+
+def test_a_model_below_the_current_folder_is_found_as_in_mergekit(tmp_path, monkeypatch):
+    (tmp_path / "here" / "a").mkdir(parents=True)
+    (tmp_path / "there" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    result = imported(tmp_path / "there", f"{MODELS}merge_method: linear\n{WEIGHTED}")
+    experts = {"a": str(tmp_path / "here" / "a"), "b": "b", "base-2": "base"}
+    assert result.merge_file.experts == experts
