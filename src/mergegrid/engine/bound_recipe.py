@@ -12,6 +12,7 @@ from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass_runner import PrepassResults, ScopedPrepass
 from mergegrid.engine.sparsifier import ExpertChunk, SparsifiedChunk, Sparsifier, unchanged
+from mergegrid.engine.tensors import Tensors
 from mergegrid.errors import ConfigError
 from mergegrid.hashing import canonical_json
 
@@ -69,19 +70,21 @@ class BoundRecipe:
         statistics: Mapping[str, Checkpoint],
         results: PrepassResults,
     ) -> None:
-        check_recipe(recipe, models, statistics)
+        self._tensors = Tensors(models[BASE].infos)
+        check_recipe(recipe, models, statistics, self._tensors)
         self.sparsifier, self.method = recipe.sparsifier, recipe.method
         self.experts = tuple(sorted(recipe.experts))
         self.whole_rows = self.method.whole_rows or self.sparsifier.whole_rows
         self._results = results
+        self._rates: dict[tuple[str, str], float] = {}
         self.statistics = {name: statistics[name] for name in self.experts if name in statistics}
         self.scope = self._scope()
         """Scope of the method's pre-passes."""
         self._inputs = MethodInputs(
             experts=self.experts,
-            infos=models[BASE].infos,
+            infos=self._tensors,
             merge_chunk=self._merge_chunk,
-            drop_rate=self.sparsifier.rate_of if self.sparsifier.at_random else lambda *_: 0.0,
+            drop_rate=self._rate if self.sparsifier.at_random else lambda *_: 0.0,
             statistics=self.statistics,
         )
 
@@ -94,7 +97,7 @@ class BoundRecipe:
         sparsifier: list[ScopedPrepass] = [
             (_ANY_RECIPE, prepass)
             for expert in self.experts
-            for prepass in self.sparsifier.prepasses(expert, self._inputs.infos)
+            for prepass in self.sparsifier.prepasses(expert, self._tensors)
         ]
         method: list[ScopedPrepass] = [
             (self.scope, prepass) for prepass in self.method.prepasses(self._inputs)
@@ -118,12 +121,24 @@ class BoundRecipe:
             experts=_Lazy(self.experts, partial(self._sparsify, chunk)),
             result=lambda key: self._results[self.scope, key, chunk.name],
             statistics=self.statistics,
+            tensors=self._tensors,
         )
 
+    def _rate(self, expert: str, name: str) -> float:
+        """Drop rate of a tensor of an expert."""
+        if (expert, name) not in self._rates:
+            rate = self.sparsifier.rate_of(expert, name)
+            self._rates[expert, name] = self._tensors.number(rate, name)
+        return self._rates[expert, name]
+
     def _sparsify(self, chunk: Chunk, expert: str) -> SparsifiedChunk:
-        rate = self.sparsifier.rate_of(expert, chunk.name)
+        rate = self._rate(expert, chunk.name)
         expert_chunk = ExpertChunk(
-            chunk, expert, rate, lambda key, name: self._results[_ANY_RECIPE, key, name]
+            chunk,
+            expert,
+            rate,
+            lambda key, name: self._results[_ANY_RECIPE, key, name],
+            self._tensors,
         )
         return unchanged(expert_chunk) if rate == 0 else self.sparsifier.apply(expert_chunk)
 
@@ -148,7 +163,10 @@ class _Lazy(Mapping[str, SparsifiedChunk]):
 
 
 def check_recipe(
-    recipe: MergeRecipe, models: Mapping[str, Checkpoint], statistics: Mapping[str, Checkpoint]
+    recipe: MergeRecipe,
+    models: Mapping[str, Checkpoint],
+    statistics: Mapping[str, Checkpoint],
+    tensors: Tensors,
 ) -> None:
     """Check all that can be known of a recipe before weights are read.
 
@@ -166,6 +184,8 @@ def check_recipe(
     try:
         recipe.sparsifier.check(recipe.experts)
         recipe.method.check(recipe.experts)
+        recipe.sparsifier.check_values(recipe.experts, tensors)
+        recipe.method.check_values(recipe.experts, tensors)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if not recipe.method.needs_statistics:

@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.dtypes import is_finite
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.ops.operations import Array, Operations
 from mergegrid.engine.prepass import Prepass
-from mergegrid.engine.settings_checks import check_experts
+from mergegrid.engine.settings_checks import check_coverage, check_experts
 from mergegrid.engine.sparsifier import SparsifiedChunk
+from mergegrid.engine.tensors import Tensors
+from mergegrid.engine.values import Value
 from mergegrid.errors import CheckpointError
 from mergegrid.settings import Settings
 
@@ -30,6 +32,8 @@ class MergeChunk:
     """Result of a pre-pass of the method, by its key."""
     statistics: Mapping[str, Checkpoint]
     """Model statistics of each expert, for methods that need data."""
+    tensors: Tensors
+    """All tensors of the model."""
 
     @property
     def ops(self) -> Operations:
@@ -50,6 +54,14 @@ class MergeChunk:
     def weights(self) -> list[Array]:
         """Sparsified experts: base plus sparsified delta."""
         return [expert.weight for expert in self.experts.values()]
+
+    def number(self, value: Value) -> float:
+        """The number that a setting is for this tensor."""
+        return self.tensors.number(value, self.chunk.name)
+
+    def numbers(self, values: Mapping[str, Value]) -> list[float]:
+        """The numbers of the experts for this tensor; 1 for an expert without a value."""
+        return [self.number(values.get(expert, 1.0)) for expert in self.experts]
 
     def statistic(self, expert: str) -> Array:
         """Elements of an expert's model statistics for this chunk.
@@ -75,7 +87,7 @@ class MethodInputs:
     """What the pre-passes of a method can see: the sparsified experts of a recipe."""
 
     experts: tuple[str, ...]
-    infos: Mapping[str, TensorInfo]
+    infos: Tensors
     """All tensors, in order."""
     merge_chunk: Callable[[Chunk], MergeChunk]
     """The sparsified experts of a chunk."""
@@ -91,7 +103,11 @@ class MethodInputs:
 
     def count(self, names: Iterable[str]) -> int:
         """Elements of some tensors."""
-        return sum(self.infos[name].count for name in names)
+        return self.infos.count(names)
+
+    def number(self, value: Value, name: str) -> float:
+        """The number that a setting is for a tensor."""
+        return self.infos.number(value, name)
 
 
 class Method(Settings, ABC):
@@ -137,6 +153,14 @@ class Method(Settings, ABC):
                 f"({', '.join(sorted(experts))}); change the experts or the method"
             )
 
+    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
+        """Check that values by tensor fit the tensors of a model.
+
+        Raises:
+            ValueError: a value is about no tensor, or is impossible for one.
+        """
+        check_coverage(self, tensors)
+
     def check_statistics(self, base: Checkpoint, statistics: Mapping[str, Checkpoint]) -> None:
         """Check model statistics against the base and the settings, before anything is read.
 
@@ -158,8 +182,7 @@ def not_finite(expert: str, name: str) -> CheckpointError:
     )
 
 
-def shares(weights: Mapping[str, float], experts: Sequence[str]) -> list[float]:
-    """Weights of the experts divided by their sum; a weight that is not set is 1."""
-    values = [weights.get(expert, 1.0) for expert in experts]
-    total = sum(values)
-    return [value / total for value in values]
+def shares(weights: Sequence[float]) -> list[float]:
+    """Weights divided by their sum."""
+    total = sum(weights)
+    return [weight / total for weight in weights]

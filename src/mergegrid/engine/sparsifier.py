@@ -1,16 +1,17 @@
 """The base class of sparsifiers, and the chunk of an expert that they work on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.masks import threshold
 from mergegrid.engine.ops.operations import LARGEST_BITS, Array, Operations
 from mergegrid.engine.prepass import Prepass
-from mergegrid.engine.settings_checks import check_experts
+from mergegrid.engine.settings_checks import check_coverage, check_experts
+from mergegrid.engine.tensors import Tensors
+from mergegrid.engine.values import Value
 from mergegrid.hashing import canonical_json
 from mergegrid.settings import Settings
 
@@ -26,6 +27,8 @@ class ExpertChunk:
     """Share p that is dropped of this tensor."""
     result: Callable[[Hashable, str], Any]
     """Result of a pre-pass of the sparsifier: by its key, for a tensor."""
+    tensors: Tensors
+    """All tensors of the model."""
 
     @property
     def ops(self) -> Operations:
@@ -46,6 +49,10 @@ class ExpertChunk:
     def delta(self) -> Array:
         """Expert minus base."""
         return self.chunk.delta(self.expert)
+
+    def number(self, value: Value) -> float:
+        """The number that a setting is for this tensor."""
+        return self.tensors.number(value, self.chunk.name)
 
     def thinned(self, values: Array, seed: int, factor: float) -> Array:
         """values * factor where the random mask of this rate keeps them, else 0."""
@@ -89,7 +96,7 @@ class Sparsifier(Settings, ABC):
     whole_rows: ClassVar[bool] = False
     """Whether chunks must hold whole rows."""
 
-    def rate_of(self, expert: str, tensor: str) -> float:
+    def rate_of(self, expert: str, tensor: str) -> Value:
         """Share p that is dropped of a tensor; at 0 it stays unchanged, without a call of `apply`.
 
         Sparsifiers without a rate keep this default.
@@ -100,7 +107,7 @@ class Sparsifier(Settings, ABC):
     def apply(self, expert: ExpertChunk) -> SparsifiedChunk:
         """Sparsify a chunk."""
 
-    def prepasses(self, expert: str, infos: Mapping[str, TensorInfo]) -> Iterable[Prepass]:
+    def prepasses(self, expert: str, infos: Tensors) -> Iterable[Prepass]:
         """Computations over whole tensors that `apply` needs; their keys name the expert."""
         return ()
 
@@ -115,6 +122,14 @@ class Sparsifier(Settings, ABC):
             ValueError: they refer to an expert that is not there.
         """
         check_experts(self, experts)
+
+    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
+        """Check that values by tensor fit the tensors of a model.
+
+        Raises:
+            ValueError: a value is about no tensor, or is impossible for one.
+        """
+        check_coverage(self, tensors)
 
 
 def unchanged(expert: ExpertChunk) -> SparsifiedChunk:

@@ -1,6 +1,6 @@
 """Fisher: experts weighted by their diagonal Fisher information (arXiv 2111.09832)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -12,7 +12,9 @@ from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, MethodInputs, shares
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
-from mergegrid.methods.average import Weight
+from mergegrid.engine.settings_checks import check_sums
+from mergegrid.engine.tensors import Tensors
+from mergegrid.methods.average import WeightValue
 from mergegrid.methods.data_dependent import DataDependentMethod, Examples, check_shape
 from mergegrid.sparsifiers.rates import Arithmetic
 
@@ -25,7 +27,7 @@ class Fisher(DataDependentMethod):
     )
 
     kind: Literal["fisher"] = "fisher"
-    weights: dict[str, Weight] = {}
+    weights: dict[str, WeightValue] = {}
     """Further factor of each expert's information; unset, all are equal. A factor that all experts
     share cancels, so there is none to search."""
     normalize: bool = False
@@ -47,7 +49,7 @@ class Fisher(DataDependentMethod):
         with the norm over the whole model.
         """
         ops = chunk.ops
-        factors = shares(self.weights, list(chunk.experts))
+        factors = shares(chunk.numbers(self.weights))
         if self.normalize:
             factors = [
                 weight / (chunk.result(_norm_key(name)) + self.floor)
@@ -69,6 +71,11 @@ class Fisher(DataDependentMethod):
             Prepass(_norm_key(expert), inputs.names, partial(_norm, inputs, expert))
             for expert in inputs.experts
         ]
+
+    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
+        """Check that the weights do not sum to 0 for any tensor."""
+        super().check_values(experts, tensors)
+        check_sums(self, "weights", experts, tensors)
 
     def check_tensors(self, base: Checkpoint, statistics: Mapping[str, Checkpoint]) -> None:
         """Check that there is information on every element: tensors of the base's shapes."""

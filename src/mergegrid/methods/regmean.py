@@ -3,11 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.engine.blas_compat import one_blas_thread
@@ -16,9 +15,9 @@ from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.errors import CheckpointError
 from mergegrid.extras import require
-from mergegrid.methods.average import Average
+from mergegrid.methods.average import Average, WeightValue
 from mergegrid.methods.data_dependent import DataDependentMethod, Examples, check_shape
-from mergegrid.sparsifiers.rates import Arithmetic
+from mergegrid.sparsifiers.rates import Arithmetic, RateValue
 
 # Largest condition number (of the 1-norm, estimated) of the sum, scaled to a diagonal of ones.
 # Statistics are stored in float32, whose rounding lifts the eigenvalues of a singular sum from 0 to
@@ -34,9 +33,9 @@ class RegMean(DataDependentMethod):
     whole_rows: ClassVar[bool] = True
 
     kind: Literal["regmean"] = "regmean"
-    offdiagonal: Annotated[float, Field(ge=0, le=1)] = 0.9
+    offdiagonal: RateValue = 0.9
     """Factor of the off-diagonal entries of the Gram matrices."""
-    ridge: Annotated[float, Field(ge=0)] = 0.0
+    ridge: WeightValue = 0.0
     """Added to the diagonal of the summed Gram matrices, the same part for each expert, as a
     multiple of its mean; 1e-5 or more is needed where there are fewer inputs than columns."""
     examples: Examples | None = None
@@ -100,14 +99,17 @@ class RegMean(DataDependentMethod):
         # Takes a tenth of a second, which other methods need not spend.
         from scipy.linalg import lapack
 
+        offdiagonal = inputs.number(self.offdiagonal, name)
         grams = {}
         for expert in inputs.experts:
             gram = np.asarray(inputs.statistics[expert][name], dtype=np.float64)
             if not np.isfinite(gram).all():
                 raise not_finite(expert, name)
             diagonal = np.diag(np.diag(gram))
-            grams[expert] = self.offdiagonal * gram + (1 - self.offdiagonal) * diagonal
-        ridge = self.ridge * np.mean([np.diag(gram) for gram in grams.values()])
+            grams[expert] = offdiagonal * gram + (1 - offdiagonal) * diagonal
+        ridge = inputs.number(self.ridge, name) * np.mean(
+            [np.diag(gram) for gram in grams.values()]
+        )
         for gram in grams.values():
             gram[np.diag_indices_from(gram)] += ridge
         total = sum(grams.values())
@@ -131,7 +133,7 @@ class RegMean(DataDependentMethod):
                 for expert, gram in grams.items()
             }
 
-    def _key(self) -> tuple[str, float, float]:
+    def _key(self) -> tuple[str, RateValue, WeightValue]:
         return "factors", self.offdiagonal, self.ridge
 
 

@@ -12,6 +12,9 @@ from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 from mergegrid.engine.thresholds import Cut, largest
+from mergegrid.engine.values import FORM, NUMBER, Varying, within
+
+_Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Sce(Method):
@@ -20,7 +23,7 @@ class Sce(Method):
     expert_count: ClassVar[tuple[int, int | None]] = (2, None)
 
     kind: Literal["sce"] = "sce"
-    select: Annotated[float, Field(gt=0, le=1)] = 1.0
+    select: Annotated[Annotated[_Share, NUMBER] | Varying, FORM, within(_Share)] = 1.0
     """Share of elements, of largest variance over the experts, that is merged of each tensor."""
 
     def merge(self, chunk: MergeChunk) -> Array:
@@ -31,39 +34,42 @@ class Sce(Method):
         against the sign of the sum; the weights of the others are divided by their sum. Where fewer
         elements vary at all than `select` would take, those that vary are selected.
         """
-        cut, weights = chunk.result(self._key())
+        cut, weights = chunk.result(_key(chunk.number(self.select)))
         merged = chunk.ops.agreeing_mean(_selected(cut, chunk), weights)
         return chunk.ops.plus(chunk.base, merged, 1.0)
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """The selection of each tensor, and the weights of the experts there."""
+        shares = {name: inputs.number(self.select, name) for name in inputs.names}
         return [
-            Prepass(self._key(), (name,), partial(self._select, inputs, name))
-            for name in inputs.names
+            Prepass(_key(share), (name,), partial(_selection, inputs, name, share))
+            for name, share in shares.items()
         ]
 
-    def _select(self, inputs: MethodInputs, name: str) -> Rounds:
-        cut: Cut | None = None
-        if self.select < 1:
-            cut = yield from largest(
-                (name,),
-                inputs.infos[name].count,
-                self.select,
-                lambda chunk: _variance(inputs.merge_chunk(chunk)),
-            )
 
-        def squares(chunk: Chunk) -> Array:
-            deltas = _selected(cut, inputs.merge_chunk(chunk))
-            return np.stack([chunk.ops.dots(delta, delta) for delta in deltas])
+def _key(share: float) -> tuple[str, float]:
+    return "selection", share
 
-        energies = grain_sums((yield PerChunk(squares)), len(inputs.experts))
-        count = len(energies)
-        if energies.sum() == 0:
-            return cut, [1.0 / count] * count
-        return cut, [float(energy) for energy in energies / energies.sum()]
 
-    def _key(self) -> tuple[str, float]:
-        return "selection", self.select
+def _selection(inputs: MethodInputs, name: str, share: float) -> Rounds:
+    cut: Cut | None = None
+    if share < 1:
+        cut = yield from largest(
+            (name,),
+            inputs.infos[name].count,
+            share,
+            lambda chunk: _variance(inputs.merge_chunk(chunk)),
+        )
+
+    def squares(chunk: Chunk) -> Array:
+        deltas = _selected(cut, inputs.merge_chunk(chunk))
+        return np.stack([chunk.ops.dots(delta, delta) for delta in deltas])
+
+    energies = grain_sums((yield PerChunk(squares)), len(inputs.experts))
+    count = len(energies)
+    if energies.sum() == 0:
+        return cut, [1.0 / count] * count
+    return cut, [float(energy) for energy in energies / energies.sum()]
 
 
 def _selected(cut: Cut | None, chunk: MergeChunk) -> list[Array]:

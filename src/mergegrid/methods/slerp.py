@@ -11,7 +11,7 @@ from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums, shares
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
-from mergegrid.methods.average import Weight
+from mergegrid.methods.average import WeightValue
 
 # Below this sine the circle is a line in float32, and the formula would divide by almost zero.
 _PARALLEL = 1e-4
@@ -24,7 +24,7 @@ class Slerp(Method):
     omitted_when_default: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     kind: Literal["slerp"] = "slerp"
-    weights: dict[str, Weight] = {}
+    weights: dict[str, WeightValue] = {}
     """How near the result is to each of the two, divided by their sum; unset, it is half-way."""
 
     def merge(self, chunk: MergeChunk) -> Array:
@@ -33,7 +33,7 @@ class Slerp(Method):
         Vectors are whole tensors; t is the share of the second expert's weight. Tensors that are
         parallel, opposite or zero are interpolated on the line instead: (1-t) x + t y.
         """
-        near, far = shares(self.weights, list(chunk.experts))
+        near, far = shares(chunk.numbers(self.weights))
         angle = chunk.result("angle")
         if angle is None:
             return chunk.ops.weighted_sum(chunk.weights, [near, far])

@@ -1,24 +1,39 @@
 """Task arithmetic: the base plus a multiple of the summed deltas (arXiv 2212.04089)."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from mergegrid.engine.method import MergeChunk, Method
 from mergegrid.engine.ops.operations import Array
+from mergegrid.engine.settings_checks import check_sums
+from mergegrid.engine.tensors import Tensors
+from mergegrid.engine.values import Value
 
 
 class TaskArithmetic(Method):
     """The base plus a multiple of the summed deltas (arXiv 2212.04089)."""
 
-    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"coefficients"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"coefficients", "normalize"})
 
     kind: Literal["task_arithmetic"] = "task_arithmetic"
-    coefficient: float = 1.0
+    coefficient: Value = 1.0
     """Factor of the summed deltas."""
-    coefficients: dict[str, float] = {}
+    coefficients: dict[str, Value] = {}
     """Further factors of single experts' deltas."""
+    normalize: bool = False
+    """Whether the sum is divided by the sum of these further factors, of which an unset one is 1:
+    the weighted mean of the deltas instead of their weighted sum."""
 
     def merge(self, chunk: MergeChunk) -> Array:
         """base + coefficient * sum of the deltas, each times the coefficient of its expert."""
-        factors = [self.coefficients.get(expert, 1.0) for expert in chunk.experts]
+        factors = chunk.numbers(self.coefficients)
         total = chunk.ops.weighted_sum(chunk.deltas, factors)
-        return chunk.ops.plus(chunk.base, total, self.coefficient)
+        if self.normalize:
+            total = chunk.ops.divided(total, sum(factors))
+        return chunk.ops.plus(chunk.base, total, chunk.number(self.coefficient))
+
+    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
+        """Check that the factors do not sum to 0 for any tensor, if the merge divides by them."""
+        super().check_values(experts, tensors)
+        if self.normalize:
+            check_sums(self, "coefficients", experts, tensors)

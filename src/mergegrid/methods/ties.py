@@ -12,7 +12,8 @@ from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 from mergegrid.engine.thresholds import Cut, kth_smallest, smallest
-from mergegrid.sparsifiers.rates import Arithmetic, Rate, Scope
+from mergegrid.engine.values import Value
+from mergegrid.sparsifiers.rates import Arithmetic, RateValue, Scope, cut_together
 
 
 class Ties(Method):
@@ -21,12 +22,13 @@ class Ties(Method):
     omitted_when_default: ClassVar[frozenset[str]] = frozenset({"arithmetic"})
 
     kind: Literal["ties"] = "ties"
-    coefficient: float = 1.0
+    coefficient: Value = 1.0
     """Factor of the merged delta."""
-    trim: Rate = 0.8
+    trim: RateValue = 0.8
     """Share of deltas of smallest magnitude that each expert loses before the election."""
     scope: Scope = "global"
-    """Whether the share is trimmed of each tensor or of the whole model."""
+    """Whether the share is trimmed of each tensor or of the whole model: if it differs by tensor,
+    of all tensors of one share."""
     arithmetic: Arithmetic = "exact"
     """`reference` keeps all deltas equal to the threshold and settles a sum of zero by the sign of
     most parameters, as the paper's code does."""
@@ -42,26 +44,26 @@ class Ties(Method):
         """
         undecided = 0.0
         if self.arithmetic == "reference":
-            undecided = float(np.sign(chunk.result(self._key("majority"))))
+            undecided = float(np.sign(chunk.result(self._majority_key())))
         deltas = self._trimmed(chunk)
         merged = chunk.ops.agreeing_mean(deltas, [1.0] * len(deltas), undecided)
-        return chunk.ops.plus(chunk.base, merged, self.coefficient)
+        return chunk.ops.plus(chunk.base, merged, chunk.number(self.coefficient))
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """A cut for each expert and group of tensors; for the reference, the majority sign."""
-        names = inputs.names
-        groups = [names] if self.scope == "global" else [(name,) for name in names]
-        for group in groups:
+        trims = {name: inputs.number(self.trim, name) for name in inputs.names}
+        for trim, group in cut_together(self.scope, trims):
             for expert in inputs.experts:
-                rounds = partial(self._cut, inputs, expert, group)
-                yield Prepass(self._key(f"cut of {expert}"), group, rounds)
+                rounds = partial(self._cut, inputs, expert, group, trim)
+                yield Prepass(self._key(trim, expert), group, rounds)
         if self.arithmetic == "reference":
             rounds = partial(self._majority, inputs)
-            yield Prepass(self._key("majority"), names, rounds, after=True)
+            yield Prepass(self._majority_key(), inputs.names, rounds, after=True)
 
     def _trimmed(self, chunk: MergeChunk) -> list[Array]:
         """Deltas of every expert without the smallest."""
-        cuts: list[Cut] = [chunk.result(self._key(f"cut of {expert}")) for expert in chunk.experts]
+        trim = chunk.number(self.trim)
+        cuts: list[Cut] = [chunk.result(self._key(trim, expert)) for expert in chunk.experts]
         pairs = zip(cuts, chunk.deltas, strict=True)
         return [cut.keep(chunk.chunk, delta) for cut, delta in pairs]
 
@@ -72,20 +74,25 @@ class Ties(Method):
 
         return sum((yield PerChunk(net_sign)))
 
-    def _cut(self, inputs: MethodInputs, expert: str, names: tuple[str, ...]) -> Rounds:
+    def _cut(
+        self, inputs: MethodInputs, expert: str, names: tuple[str, ...], trim: float
+    ) -> Rounds:
         def delta(chunk: Chunk) -> Array:
             return inputs.merge_chunk(chunk).experts[expert].delta
 
         count = inputs.count(names)
         if self.arithmetic == "reference":
             # Deltas as large as the int(trim * n)-th smallest are kept, equal ones included.
-            bits = yield from kth_smallest(count, self.trim, delta)
+            bits = yield from kth_smallest(count, trim, delta)
             return Cut(bits or 0, names, (len(names), 0))
         dropped = [(inputs.infos[name].count, inputs.drop_rate(expert, name)) for name in names]
-        if surely_drop(dropped, round(self.trim * count)):
+        if surely_drop(dropped, round(trim * count)):
             # Only zeros are trimmed.
             return Cut(0, names, (0, 0))
-        return (yield from smallest(names, count, self.trim, delta))
+        return (yield from smallest(names, count, trim, delta))
 
-    def _key(self, name: str) -> tuple[object, ...]:
-        return self.trim, self.scope, self.arithmetic, name
+    def _key(self, trim: float, expert: str) -> tuple[object, ...]:
+        return "cut", trim, self.scope, self.arithmetic, expert
+
+    def _majority_key(self) -> tuple[object, ...]:
+        return "majority", self.trim, self.scope

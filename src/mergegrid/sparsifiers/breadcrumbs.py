@@ -1,37 +1,51 @@
 """Model Breadcrumbs: drop the largest deltas and the smallest (arXiv 2312.06795, section 3.2)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.sparsifier import ExpertChunk, SparsifiedChunk, all_dropped, kept
+from mergegrid.engine.tensors import Tensors
 from mergegrid.engine.thresholds import Cut, largest, smallest
-from mergegrid.sparsifiers.rates import Rate, RatedSparsifier, Scope
+from mergegrid.sparsifiers.rates import RatedSparsifier, RateValue, Scope, cut_together
 
 
 class Breadcrumbs(RatedSparsifier):
     """Drop the largest deltas and the smallest (arXiv 2312.06795, section 3.2)."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = RatedSparsifier.omitted_when_default | {
+        "largest_of"
+    }
+
     kind: Literal["breadcrumbs"] = "breadcrumbs"
-    largest: Rate = 0.01
+    largest: RateValue = 0.01
     """Share of deltas, of largest magnitude, that is among those dropped."""
+    largest_of: dict[str, RateValue] = {}
+    """These shares of single experts, instead of `largest`."""
     scope: Scope = "per_tensor"
     """Whether shares are of each tensor or of the whole model: with rules, of all tensors of one
     rate."""
 
     @model_validator(mode="after")
     def _largest_is_part_of_the_rate(self) -> "Breadcrumbs":
-        for rate in (self.rate, *self.rates.values(), *(rule.rate for rule in self.rules)):
-            if 0 < rate < self.largest:
-                raise ValueError(
-                    f"largest = {self.largest} exceeds the rate {rate}, of which it is a part; "
-                    "lower largest or raise the rate"
-                )
+        rates = (self.rate, *self.rates.values(), *(rule.rate for rule in self.rules))
+        if isinstance(self.largest, float) and not self.largest_of:
+            for rate in rates:
+                if isinstance(rate, float) and 0 < rate < self.largest:
+                    raise ValueError(_too_large(self.largest, rate))
         return self
+
+    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
+        """Check that `largest` is a part of the rate of every tensor and expert."""
+        super().check_values(experts, tensors)
+        for expert in experts:
+            for name in tensors:
+                rate, top = self._shares(expert, name, tensors)
+                if 0 < rate < top:
+                    raise ValueError(_too_large(top, rate, f" of expert {expert} in {name}"))
 
     def apply(self, expert: ExpertChunk) -> SparsifiedChunk:
         """Drop round(largest * n) deltas at the top, round((p - largest) * n) at the bottom."""
@@ -42,16 +56,28 @@ class Breadcrumbs(RatedSparsifier):
         outliers = top.keep(expert.chunk, expert.delta)
         return kept(expert, expert.ops.subtract(above, outliers))
 
-    def prepasses(self, expert: str, infos: Mapping[str, TensorInfo]) -> Iterable[Prepass]:
+    def prepasses(self, expert: str, infos: Tensors) -> Iterable[Prepass]:
         """A lower and an upper cut for each group of tensors."""
-        for rate, names in self.groups(self.scope, expert, infos):
-            count = sum(infos[name].count for name in names)
-            rounds = partial(self._cuts, expert, names, count, rate)
+        shares = {name: self._shares(expert, name, infos) for name in infos}
+        partly = {name: share for name, share in shares.items() if 0 < share[0] < 1}
+        for (rate, top), names in cut_together(self.scope, partly):
+            rounds = partial(_cuts, expert, names, infos.count(names), rate - top, top)
             yield Prepass(self.key("cuts", expert), names, rounds)
 
-    def _cuts(self, expert: str, names: tuple[str, ...], count: int, rate: float) -> Rounds:
-        bottom: Cut = yield from smallest(
-            names, count, rate - self.largest, lambda chunk: chunk.delta(expert)
-        )
-        top: Cut = yield from largest(names, count, self.largest, lambda chunk: chunk.delta(expert))
-        return bottom, top
+    def _shares(self, expert: str, name: str, tensors: Tensors) -> tuple[float, float]:
+        """What is dropped of a tensor of an expert in all, and at the top."""
+        top = self.largest_of.get(expert, self.largest)
+        return tensors.number(self.rate_of(expert, name), name), tensors.number(top, name)
+
+
+def _cuts(expert: str, names: tuple[str, ...], count: int, low: float, high: float) -> Rounds:
+    bottom: Cut = yield from smallest(names, count, low, lambda chunk: chunk.delta(expert))
+    top: Cut = yield from largest(names, count, high, lambda chunk: chunk.delta(expert))
+    return bottom, top
+
+
+def _too_large(top: float, rate: float, where: str = "") -> str:
+    return (
+        f"largest = {top:g} exceeds the rate {rate:g}{where}, of which it is a part; "
+        "lower largest or raise the rate"
+    )

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from mergegrid.engine.sparsifier import ExpertChunk, SparsifiedChunk, rescaled
-from mergegrid.sparsifiers.rates import MaskSeed, Rate, RatedSparsifier
+from mergegrid.sparsifiers.rates import MaskSeed, RatedSparsifier, RateValue
 
 
 class Della(RatedSparsifier):
@@ -12,12 +12,17 @@ class Della(RatedSparsifier):
     Source: arXiv 2406.11617, section 3.1.
     """
 
+    omitted_when_default: ClassVar[frozenset[str]] = RatedSparsifier.omitted_when_default | {
+        "windows"
+    }
     whole_rows: ClassVar[bool] = True
 
     kind: Literal["della"] = "della"
-    window: Rate = 0.1
+    window: RateValue = 0.1
     """How far the drop probability of the smallest and the largest delta of a row lies from the
     rate, on either side; less where it would pass 0 or 1."""
+    windows: dict[str, RateValue] = {}
+    """Windows of single experts, instead of `window`."""
     seed: MaskSeed = 0
     """Seed of the random mask."""
 
@@ -28,7 +33,8 @@ class Della(RatedSparsifier):
         at most p and at most 1-p. A kept delta is divided by its keep probability. A row is
         everything that one index of the first dimension holds; a vector is one row.
         """
-        window = min(self.window, expert.rate, 1 - expert.rate)
+        window = expert.number(self.windows.get(expert.expert, self.window))
+        window = min(window, expert.rate, 1 - expert.rate)
         words = expert.chunk.random_words(self.seed, expert.expert)
         delta = expert.ops.thin_by_rank(
             words, expert.delta, expert.chunk.row, expert.rate - window, expert.rate + window

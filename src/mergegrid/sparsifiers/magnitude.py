@@ -1,10 +1,9 @@
 """Magnitude pruning of deltas (arXiv 2311.03099, section 4.5)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar, Literal
 
-from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.sparsifier import (
     ExpertChunk,
@@ -14,6 +13,7 @@ from mergegrid.engine.sparsifier import (
     kept,
     rescaled,
 )
+from mergegrid.engine.tensors import Tensors
 from mergegrid.engine.thresholds import Cut, kth_smallest, smallest
 from mergegrid.sparsifiers.rates import Arithmetic, RatedSparsifier, Scope
 
@@ -45,11 +45,10 @@ class Magnitude(RatedSparsifier):
             return kept(expert, delta)
         return rescaled(expert, expert.ops.scaled(delta, inverse(expert.rate)))
 
-    def prepasses(self, expert: str, infos: Mapping[str, TensorInfo]) -> Iterable[Prepass]:
+    def prepasses(self, expert: str, infos: Tensors) -> Iterable[Prepass]:
         """One cut for each group of tensors."""
         for rate, names in self.groups(self.scope, expert, infos):
-            count = sum(infos[name].count for name in names)
-            rounds = partial(self._cut, expert, names, count, rate)
+            rounds = partial(self._cut, expert, names, infos.count(names), rate)
             yield Prepass(self.key("cut", expert), names, rounds)
 
     def _cut(self, expert: str, names: tuple[str, ...], count: int, rate: float) -> Rounds:

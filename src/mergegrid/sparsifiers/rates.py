@@ -1,64 +1,37 @@
 """Drop rates: one for all tensors, or by expert and by tensor."""
 
-import re
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from mergegrid.engine.sparsifier import Sparsifier
-from mergegrid.settings import Settings
+from mergegrid.engine.tensors import Tensors
+from mergegrid.engine.values import (
+    BY_LAYER,
+    FORM,
+    NUMBER,
+    Gradient,
+    TensorRule,
+    Value,
+    Varying,
+    within,
+)
 
+T = TypeVar("T", bound=Hashable)
 Rate = Annotated[float, Field(ge=0, le=1)]
 MaskSeed = Annotated[int, Field(ge=0)]
 Scope = Literal["per_tensor", "global"]
 Arithmetic = Literal["exact", "reference"]
-
-#: Groups of tensors with a name, as regular expressions over tensor names.
-GROUPS = {
-    "embeddings": (r"(^|\.)(embed_(tokens|positions|in)|(word_|tok_)?embeddings|wte|wpe|shared)\."),
-    "norms": r"(^|[._])((layer)?_?norm\w*|ln_\w+)\.(weight|bias)$",
-    "head": r"(^|\.)(lm_head|embed_out|score|classifier|cls)\.",
-}
-_LAYERS = re.compile(r"layers (\d+)(?:-(\d+))?")
-_LAYER_OF = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
+RateValue = Annotated[Annotated[Rate, NUMBER] | Varying, FORM, within(Rate)]
+"""A share that may differ by layer and module."""
 
 
-class Rule(Settings):
+class Rule(TensorRule):
     """Another rate for some tensors; rate 0 leaves their deltas as they are."""
 
-    tensors: str
-    """`embeddings`, `norms`, `head`, `layers 0-3`, or a pattern such as `*.mlp.*`."""
-    rate: Rate
+    rate: Annotated[Annotated[Rate, NUMBER] | Annotated[Gradient, BY_LAYER], FORM, within(Rate)]
     """Share p that is dropped of these tensors."""
-
-    @field_validator("tensors")
-    @classmethod
-    def _known(cls, tensors: str) -> str:
-        layers = _LAYERS.fullmatch(tensors)
-        backwards = layers and layers[2] and int(layers[2]) < int(layers[1])
-        if backwards or (tensors.startswith("layers") and not layers and "." not in tensors):
-            raise ValueError(f"invalid layers {tensors!r}; use `layers 3` or `layers 0-3`")
-        if tensors not in GROUPS and not _LAYERS.fullmatch(tensors) and "." not in tensors:
-            if "*" in tensors:
-                return tensors
-            raise ValueError(
-                f"{tensors!r} is not a known group of tensors; use one of {', '.join(GROUPS)}, "
-                "`layers 0-3`, or a pattern over names such as `*.mlp.*`"
-            )
-        return tensors
-
-    def applies(self, tensor: str) -> bool:
-        """Whether the rule covers a tensor."""
-        if self.tensors in GROUPS:
-            return re.search(GROUPS[self.tensors], tensor, re.IGNORECASE) is not None
-        layers = _LAYERS.fullmatch(self.tensors)
-        if layers:
-            layer = _LAYER_OF.search(tensor)
-            first, last = int(layers[1]), int(layers[2] or layers[1])
-            return layer is not None and first <= int(layer[1]) <= last
-        return fnmatchcase(tensor, self.tensors)
 
 
 class RatedSparsifier(Sparsifier):
@@ -68,14 +41,14 @@ class RatedSparsifier(Sparsifier):
     leaves_base: ClassVar[bool] = True
     """Whether only the base is left at rate 1."""
 
-    rate: Rate
+    rate: RateValue
     """Share p that is dropped."""
-    rates: dict[str, Rate] = {}
+    rates: dict[str, RateValue] = {}
     """Rates of single experts, instead of `rate`."""
     rules: tuple[Rule, ...] = ()
     """Rates of single tensors, of every expert; the first rule that covers a tensor counts."""
 
-    def rate_of(self, expert: str, tensor: str) -> float:
+    def rate_of(self, expert: str, tensor: str) -> Value:
         """The drop rate of a tensor of an expert."""
         for rule in self.rules:
             if rule.applies(tensor):
@@ -83,15 +56,22 @@ class RatedSparsifier(Sparsifier):
         return self.rates.get(expert, self.rate)
 
     def groups(
-        self, scope: Scope, expert: str, names: Iterable[str]
+        self, scope: Scope, expert: str, tensors: Tensors
     ) -> Iterable[tuple[float, tuple[str, ...]]]:
         """Tensors that are cut together, with their rate: single ones, or all of one rate."""
-        by_rate: dict[float, list[str]] = {}
-        for name in names:
-            rate = self.rate_of(expert, name)
-            if 0 < rate < 1 and scope == "per_tensor":
-                yield rate, (name,)
-            elif 0 < rate < 1:
-                by_rate.setdefault(rate, []).append(name)
-        for rate, group in by_rate.items():
-            yield rate, tuple(group)
+        rates = {name: tensors.number(self.rate_of(expert, name), name) for name in tensors}
+        partly = {name: rate for name, rate in rates.items() if 0 < rate < 1}
+        return cut_together(scope, partly)
+
+
+def cut_together(scope: Scope, shares: Mapping[str, T]) -> Iterable[tuple[T, tuple[str, ...]]]:
+    """Tensors that are cut together, with what is cut: single ones, or all with the same share."""
+    if scope == "per_tensor":
+        for name, share in shares.items():
+            yield share, (name,)
+        return
+    groups: dict[T, list[str]] = {}
+    for name, share in shares.items():
+        groups.setdefault(share, []).append(name)
+    for share, names in groups.items():
+        yield share, tuple(names)

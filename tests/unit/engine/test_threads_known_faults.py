@@ -35,6 +35,7 @@ from mergegrid.checkpoints.checkpoint import InMemory, TensorInfo
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.engine.ops.cpu import CpuOperations
 from mergegrid.engine.method import MethodInputs
+from mergegrid.engine.tensors import Tensors
 
 from mergegrid.methods.regmean import RegMean
 
@@ -47,7 +48,8 @@ for size in (64, 300, 768):
         gram = (entries + entries.T) / 256 + np.eye(size) * (size // 64 + 8)
         grams[expert] = InMemory({"w": gram.astype(np.float32)})
     info = TensorInfo((size, size), DTYPES["float32"])
-    (prepass,) = RegMean().prepasses(MethodInputs(("x", "y"), {"w": info}, None, None, grams))
+    inputs = MethodInputs(("x", "y"), Tensors({"w": info}), None, None, grams)
+    (prepass,) = RegMean().prepasses(inputs)
     rounds = prepass.rounds()
     try:
         next(rounds)

@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from mergegrid.engine.values import GROUPS
 from mergegrid.sparsifiers.dare import Dare
-from mergegrid.sparsifiers.rates import GROUPS, Rule
+from mergegrid.sparsifiers.rates import Rule
 
 #: Names of tensors as models of several families have them.
 NAMES = {

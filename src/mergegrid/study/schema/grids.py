@@ -117,8 +117,18 @@ class MergeGrid(Settings):
 def sparsifier_points(
     grid: Grid, rates: Sequence[float], seeds: Sequence[int]
 ) -> list[AnySparsifier]:
-    """The points of a grid of sparsifiers; unset rates and mask seeds are the given ones."""
-    points = grid.points(rate=list(rates), seed=list(seeds))
+    """The points of a grid of sparsifiers; unset rates and mask seeds are the given ones.
+
+    Raises:
+        ValueError: a rate is not one number, which tables and figures of studies are sorted by.
+    """
+    points = list(grid.points(rate=list(rates), seed=list(seeds)))
+    for point in points:
+        if isinstance(point.get("rate"), Settings):
+            raise ValueError(
+                f"{point['kind']}: a study compares models by their rate, which must be one "
+                "number; write values by layer or module as `rules`"
+            )
     return unique(canonical_sparsifier(_point(_SPARSIFIER, point)) for point in points)
 
 

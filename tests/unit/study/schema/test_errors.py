@@ -99,6 +99,11 @@ WRONG = [
         "'norm' is not a known group of tensors; use one of embeddings, norms, head, `layers 0-3`",
     ),
     ("sweep.sparsifiers", [{"kind": "dare", "seed": 0.5}], "seed = 0.5: Input should be a valid"),
+    (
+        "sweep.sparsifiers",
+        [{"kind": "dare", "rate": {"gradient": [0, 1]}}],
+        "dare: a study compares models by their rate, which must be one number",
+    ),
 ]
 
 

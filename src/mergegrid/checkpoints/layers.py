@@ -1,0 +1,26 @@
+"""Layers: the part of tensor names that numbers them."""
+
+import re
+from typing import NamedTuple
+
+# The first number counts: a T5 block has layers, and an expert of a mixture may have blocks.
+_LAYER = re.compile(r"((?:.*?\.)?(?:layers?|h|blocks?))\.(\d+)\.")
+
+
+class Layer(NamedTuple):
+    """Where a tensor stands, such as `Layer("model.layers", 3)`."""
+
+    stack: str
+    """Everything before the number; encoder and decoder are two stacks."""
+    number: int
+    """Number of the layer, from 0 on."""
+
+
+def layer_of(name: str) -> Layer | None:
+    """The layer of a tensor: `model.layers.3.mlp.up_proj.weight` is in layer 3 of `model.layers`.
+
+    Names in transformers have `layers.3.`, `layer.3.`, `h.3.`, `block.3.` or `blocks.3.`; None for
+    tensors outside layers, such as embeddings, final norms and heads.
+    """
+    match = _LAYER.match(name)
+    return Layer(match[1], int(match[2])) if match else None
