@@ -8,7 +8,7 @@ from mergegrid.engine.values import GROUPS, ByTensor, Gradient, TensorRule
 from mergegrid.settings import Settings
 
 #: Settings with a value per expert.
-_BY_EXPERT = ("rates", "weights", "coefficients", "windows", "largest_of")
+_BY_EXPERT = ("rates", "weights", "coefficients", "windows", "largest_of", "thresholds")
 
 
 def check_experts(settings: Settings, experts: Sequence[str]) -> None:

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from mergegrid.engine.method import MergeChunk, Method
 from mergegrid.engine.ops.operations import Array, Operations
-
-Threshold = Annotated[float, Field(ge=0)]
+from mergegrid.engine.values import Value
+from mergegrid.methods.average import WeightValue
 
 
 class Consensus(Method):
@@ -18,12 +18,12 @@ class Consensus(Method):
     omitted_when_default: ClassVar[frozenset[str]] = frozenset({"thresholds"})
 
     kind: Literal["consensus"] = "consensus"
-    coefficient: float = 1.0
+    coefficient: Value = 1.0
     """Factor of the merged delta."""
-    threshold: Threshold = 0.4
+    threshold: WeightValue = 0.4
     """How much larger than `threshold` times the others' sum a delta must be for its expert to need
     the element; the paper searches 0.2 to 0.6 for each expert."""
-    thresholds: dict[str, Threshold] = {}
+    thresholds: dict[str, WeightValue] = {}
     """Thresholds of single experts, instead of `threshold`."""
     agreement: Annotated[int, Field(ge=1)] = 2
     """Number of experts that must need an element; it becomes the base's where fewer do."""
@@ -41,12 +41,12 @@ class Consensus(Method):
             ops.exceeds(
                 delta,
                 ops.subtract(total, delta),
-                self.thresholds.get(expert, self.threshold),
+                chunk.number(self.thresholds.get(expert, self.threshold)),
             )
             for expert, delta in zip(chunk.experts, deltas, strict=True)
         ]
         merged = ops.where_nonzero(at_least(ops, needs, self.agreement), total)
-        return ops.plus(chunk.base, merged, self.coefficient)
+        return ops.plus(chunk.base, merged, chunk.number(self.coefficient))
 
     def check(self, experts: Sequence[str]) -> None:
         """Check that so many experts can agree.

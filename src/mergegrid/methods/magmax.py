@@ -4,13 +4,14 @@ from typing import Literal
 
 from mergegrid.engine.method import MergeChunk, Method
 from mergegrid.engine.ops.operations import Array
+from mergegrid.engine.values import Value
 
 
 class MagMax(Method):
     """Of every element, the delta of largest magnitude over the experts (arXiv 2407.06322)."""
 
     kind: Literal["magmax"] = "magmax"
-    coefficient: float = 1.0
+    coefficient: Value = 1.0
     """Factor of the merged delta; 0.5 to 0.8 is common for experts trained independently."""
 
     def merge(self, chunk: MergeChunk) -> Array:
@@ -22,4 +23,4 @@ class MagMax(Method):
         ops, (largest, *others) = chunk.ops, chunk.deltas
         for delta in others:
             largest = ops.where_changed(ops.exceeds(delta, largest, 1.0), largest, delta)
-        return ops.plus(chunk.base, largest, self.coefficient)
+        return ops.plus(chunk.base, largest, chunk.number(self.coefficient))

@@ -1,6 +1,6 @@
 """Multislerp: the weighted mean direction of several experts, with their mean length."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs, shares
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass
-from mergegrid.methods.average import Weight
+from mergegrid.engine.settings_checks import check_sums
+from mergegrid.engine.tensors import Tensors
+from mergegrid.methods.average import WeightValue
 from mergegrid.methods.inner_products import Vectors, inner_products, key, vectors_of
 
 # Below this length of the mean of unit vectors, the experts cancel out.
@@ -23,7 +25,7 @@ class Multislerp(Method):
     omitted_when_default: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     kind: Literal["multislerp"] = "multislerp"
-    weights: dict[str, Weight] = {}
+    weights: dict[str, WeightValue] = {}
     """How near the result is to each expert, divided by their sum; unset, all are equal."""
     vectors: Vectors = "weights"
     """Whether directions are those of the experts' parameters, or of their deltas."""
@@ -36,13 +38,18 @@ class Multislerp(Method):
         vectors cancel out, the tensors are averaged by weight instead.
         """
         products: NDArray[np.float64] = chunk.result(key(self.vectors))
-        weights = np.array(shares(self.weights, list(chunk.experts)))
+        weights = np.array(shares(chunk.numbers(self.weights)))
         merged = chunk.ops.weighted_sum(
             vectors_of(chunk, self.vectors), list(_factors(products, weights))
         )
         if self.vectors == "weights":
             return merged
         return chunk.ops.plus(chunk.base, merged, 1.0)
+
+    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
+        """Check that the weights do not sum to 0 for any tensor."""
+        super().check_values(experts, tensors)
+        check_sums(self, "weights", experts, tensors)
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """Inner products between the experts, for every tensor."""

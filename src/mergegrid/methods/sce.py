@@ -2,19 +2,16 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 from mergegrid.engine.thresholds import Cut, largest
-from mergegrid.engine.values import FORM, NUMBER, Varying, within
-
-_Share = Annotated[float, Field(gt=0, le=1)]
+from mergegrid.sparsifiers.rates import ShareValue
 
 
 class Sce(Method):
@@ -23,7 +20,7 @@ class Sce(Method):
     expert_count: ClassVar[tuple[int, int | None]] = (2, None)
 
     kind: Literal["sce"] = "sce"
-    select: Annotated[Annotated[_Share, NUMBER] | Varying, FORM, within(_Share)] = 1.0
+    select: ShareValue = 1.0
     """Share of elements, of largest variance over the experts, that is merged of each tensor."""
 
     def merge(self, chunk: MergeChunk) -> Array:

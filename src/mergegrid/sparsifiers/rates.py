@@ -25,6 +25,9 @@ Scope = Literal["per_tensor", "global"]
 Arithmetic = Literal["exact", "reference"]
 RateValue = Annotated[Annotated[Rate, NUMBER] | Varying, FORM, within(Rate)]
 """A share that may differ by layer and module."""
+Share = Annotated[float, Field(gt=0, le=1)]
+ShareValue = Annotated[Annotated[Share, NUMBER] | Varying, FORM, within(Share)]
+"""The same, above 0."""
 
 
 class Rule(TensorRule):

@@ -15,6 +15,9 @@ from mergegrid.engine.tensors import Tensors
 from mergegrid.engine.values import ByTensor, Gradient
 from mergegrid.errors import ConfigError
 from mergegrid.methods.average import Average
+from mergegrid.methods.consensus import Consensus
+from mergegrid.methods.magmax import MagMax
+from mergegrid.methods.multislerp import Multislerp
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
@@ -136,6 +139,12 @@ PARTS = [
     (Ties, "coefficient", False),
     (Sce, "select", False),
     (Slerp, "weights", True),
+    (Multislerp, "weights", True),
+    (Consensus, "coefficient", False),
+    (Consensus, "threshold", False),
+    (Consensus, "thresholds", True),
+    (MagMax, "coefficient", False),
+    (Dare, "rescale", False),
     (Dare, "rate", False),
     (Dare, "rates", True),
     (DropOnly, "rate", False),
