@@ -8,16 +8,25 @@ Everything here is exported by `mergegrid` itself, whose docstring has an exampl
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from pydantic import ValidationError
 
+from mergegrid import preflight
 from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.disk import check_free_space
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.inspection import Inspection
 from mergegrid.checkpoints.inspection import inspect as inspect_folder
+from mergegrid.checkpoints.sources.models import (
+    Folder,
+    Models,
+    local_folder,
+    locate_models,
+    model_label,
+)
 from mergegrid.checkpoints.tensor_names import canonical, read_config
 from mergegrid.delta_reports.report import DeltaReport, measure
 from mergegrid.engine.budget import processors
@@ -36,7 +45,6 @@ from mergegrid.sparsifiers.none import NoSparsifier
 
 logger = logging.getLogger(__name__)
 
-Folder = str | Path
 StateDict = Mapping[str, Any]
 """NumPy arrays or torch tensors by name."""
 
@@ -89,8 +97,8 @@ def merge(
     """Merge experts of one base: folders or state dicts in, a folder or tensors out.
 
     Args:
-        base: model folder of the base, or its state dict.
-        experts: folders or state dicts of the experts, by the names that masks depend on.
+        base: folder or hub id of the base, or its state dict.
+        experts: folders, hub ids or state dicts of the experts, by the names that masks depend on.
         sparsifier: what happens to the deltas before merging; by default nothing.
         method: how the sparsified experts become one model; by default their average.
         out: folder to write. Without it the merged tensors are returned.
@@ -133,23 +141,27 @@ def merge(
                 f"expert {name} is a state dict, but the base is a folder; "
                 "pass state dicts for all models, or folders for all"
             )
-    base = Path(base)
-    folders = {name: Path(str(folder)).expanduser() for name, folder in experts.items()}
-    recipe = recipe.model_copy(update={"family": base.name or "base"})
-    if output.tokenizer not in ("base", *folders):
+    texts = {name: folder for name, folder in experts.items() if isinstance(folder, str | Path)}
+    recipe = recipe.model_copy(update={"family": model_label(base) or "base"})
+    if output.tokenizer not in ("base", *texts):
         raise ConfigError(
             f"output.tokenizer = {output.tokenizer!r} is not an expert; choose base or one of "
-            f"{', '.join(sorted(folders))}"
+            f"{', '.join(sorted(texts))}"
         )
+    models = locate_models({"": base, **texts})
     job = MergeJob(
-        base=base.expanduser(),
-        experts=folders,
+        base=models.base,
+        experts=models.experts,
         recipes={} if out is None else {Path(out).expanduser(): recipe},
         output=output,
         statistics={name: Path(path) for name, path in (statistics or {}).items()},
+        hub=models.hub,
     )
     if out is not None:
         return run_job(job, threads, limit, device)[0]
+    if job.missing:
+        preflight.before_download(job, threads, limit, device, recipe)
+    models.download()
     opened = job.open()
     for note in opened.notes:
         logger.info("%s", note)
@@ -161,13 +173,15 @@ def job_of(merge_file: Path, out: Path, ignore_unused: bool = False) -> MergeJob
     """The merge job of a merge file, or of a mergekit file.
 
     Args:
-        merge_file: YAML file; relative paths in it start at its folder.
+        merge_file: YAML file; relative paths in it start at its folder. The revisions of models on
+            the hub are resolved to commits.
         out: folder of the merged model or, if lists ask for several, of their folders.
         ignore_unused: note parameters of a mergekit file that its method does not use, instead of
             refusing them.
 
     Raises:
         ConfigError: the file is invalid, or `out` is a model and several are to be written.
+        SourceError: a model on the hub does not exist or is not accessible.
     """
     notes: tuple[str, ...] = ()
     if is_mergekit(merge_file):
@@ -183,17 +197,20 @@ def job_of(merge_file: Path, out: Path, ignore_unused: bool = False) -> MergeJob
             "choose another folder for them"
         )
 
+    models = locate_models({"": content.base, **content.experts}, merge_file.parent)
+
     def path(text: str) -> Path:
         return merge_file.parent / Path(text).expanduser()
 
     return MergeJob(
-        base=path(content.base),
-        experts={name: path(folder) for name, folder in content.experts.items()},
+        base=models.base,
+        experts=models.experts,
         recipes={
             out if len(recipes) == 1 else out / name: recipe for name, recipe in recipes.items()
         },
         output=content.output,
         statistics={name: path(file) for name, file in content.statistics.items()},
+        hub=models.hub,
         notes=notes,
     )
 
@@ -207,12 +224,14 @@ def run_job(
 ) -> list[Path]:
     """Open, plan and write a merge job, with its notes in the log and a progress bar.
 
+    Models on the hub are downloaded if all that their headers and configs tell is right.
+
     Args:
         job: the merge job.
         threads: number of threads; one per processor if None.
         max_memory: memory limit in bytes.
         device: `cpu` or `cuda`.
-        dry_run: validate and log the plan; write nothing.
+        dry_run: validate and log the plan; write nothing, and download no weights.
 
     Returns:
         The published folders; none for a dry run.
@@ -220,18 +239,35 @@ def run_job(
     Raises:
         MergegridError: the inputs or settings do not fit; nothing is written then.
     """
+    count = len(job.recipes)
+    summary = f"{count} model{'' if count == 1 else 's'}"
+    if job.missing:
+        checked = preflight.before_download(job, threads, max_memory, device)
+        if dry_run:
+            for model, files in checked.downloads.items():
+                size = sum(files.values())
+                logger.info("would download %s: %d files, %.3g GB", model, len(files), size / 1e9)
+                for name, bytes_of_file in files.items():
+                    logger.info("  %s: %s bytes", name, f"{bytes_of_file:,}")
+            _log_plan(job, checked.notes, f"{summary}, {checked.budget or 'not planned yet'}", True)
+            return []
+    if not dry_run:
+        Models(job.folders, dict(job.hub)).download()
     merge = job.open()
     budget = merge.plan(threads, max_memory, device)
-    for note in merge.notes:
-        logger.info("%s", note)
-    count = len(job.recipes)
-    logger.info("%d model%s, %s", count, "" if count == 1 else "s", budget)
+    _log_plan(job, merge.notes, f"{summary}, {budget}", dry_run)
+    check_free_space(merge.needed, {})
     if dry_run:
-        for folder, recipe in job.recipes.items():
-            logger.info("would write %s: %s", folder, recipe.slug)
         return []
     with byte_progress("merge", budget.reads) as progress:
         return merge.write(progress)
+
+
+def _log_plan(job: MergeJob, notes: Sequence[str], plan: str, dry_run: bool) -> None:
+    for line in (*notes, plan):
+        logger.info("%s", line)
+    for folder, recipe in job.recipes.items() if dry_run else ():
+        logger.info("would write %s: %s", folder, recipe.slug)
 
 
 def deltas(
@@ -240,15 +276,19 @@ def deltas(
     """Measure how far an expert is from its base, and whether DARE applies to it.
 
     Args:
-        base: folder of the base.
-        expert: folder of the expert.
+        base: folder or hub id of the base.
+        expert: folder or hub id of the expert.
         dtype: dtype that a merged model would be rounded to; by default the base's.
         threads: number of threads; by default one per processor.
 
     Raises:
         MergegridError: a model is damaged, or the expert was not fine-tuned from this base.
     """
-    return measure(Path(base), Path(expert), dtype, threads or processors())
+    name = model_label(expert) or "expert"
+    models = locate_models({"": base, name: expert})
+    preflight.check_family(models)
+    models.download()
+    return measure(models.base, models.experts[name], dtype, threads or processors(), name)
 
 
 def inspect(folder: Folder) -> Inspection:
@@ -257,7 +297,7 @@ def inspect(folder: Folder) -> Inspection:
     Raises:
         MergegridError: the folder holds no model, or differs from its manifest.
     """
-    return inspect_folder(Path(folder))
+    return inspect_folder(local_folder(folder))
 
 
 def open_model(folder: Folder) -> Checkpoint:
@@ -268,7 +308,7 @@ def open_model(folder: Folder) -> Checkpoint:
     Raises:
         MergegridError: the folder holds no weights, or they are damaged.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     return canonical(open_checkpoint(folder), read_config(folder), str(folder))
 
 

@@ -21,6 +21,9 @@ from mergegrid.extras import explain
 # NumPy and SciPy each have threads for linear algebra that wait for work by spinning: let them
 # sleep soon. This must be set before they are imported.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+if not sys.stderr.isatty():
+    # In a log, bars of downloads would be lines without end.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -66,7 +69,10 @@ def merge(
     recipe: Annotated[Path, typer.Argument(help="merge file or mergekit file (YAML)")],
     out: Annotated[Path, typer.Argument(help="folder of the merged model")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="validate and print the plan; write nothing")
+        bool,
+        typer.Option(
+            "--dry-run", help="validate and print the plan; write nothing, download no weights"
+        ),
     ] = False,
     max_memory: Annotated[str | None, typer.Option(help="memory limit, e.g. 1GiB")] = None,
     threads: Annotated[
@@ -105,7 +111,7 @@ def convert(
 
 
 @app.command()
-def inspect(folder: Annotated[Path, typer.Argument(help="folder of a model")]) -> None:
+def inspect(folder: Annotated[str, typer.Argument(help="folder or hub id of a model")]) -> None:
     """List the tensors of a model with their digests, and check it against its manifest."""
     from mergegrid import api
 
@@ -156,8 +162,8 @@ def push(
 
 @app.command()
 def deltas(
-    base: Annotated[Path, typer.Argument(help="folder of the base")],
-    expert: Annotated[Path, typer.Argument(help="folder of a model fine-tuned from it")],
+    base: Annotated[str, typer.Argument(help="folder or hub id of the base")],
+    expert: Annotated[str, typer.Argument(help="folder or hub id of a model fine-tuned from it")],
     dtype: Annotated[
         str | None,
         typer.Option(help="dtype that a merge is rounded to; by default the base's"),

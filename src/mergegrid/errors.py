@@ -29,6 +29,10 @@ class CheckpointError(MergegridError):
     """A checkpoint is damaged, incomplete, or not homologous with its base."""
 
 
+class HeadersOnlyError(CheckpointError):
+    """Data was requested of a model of which only the headers have been downloaded."""
+
+
 class DamagedError(CheckpointError):
     """The contents of a published folder differ from its manifest."""
 

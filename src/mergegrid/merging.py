@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,13 @@ from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.family import Family, open_family
 from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.checkpoints.parents import parent_of
-from mergegrid.checkpoints.publish import Draft, check_destination, publish, recorded_libraries
+from mergegrid.checkpoints.publish import (
+    Draft,
+    check_destination,
+    leftover_bytes,
+    publish,
+    recorded_libraries,
+)
 from mergegrid.checkpoints.vocabulary import is_vocabulary
 from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.engine.budget import Budget, plan_budget
@@ -34,6 +40,9 @@ from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import union_of_versions
+
+if TYPE_CHECKING:
+    from mergegrid.checkpoints.sources.hub import HubFiles
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,19 @@ class MergeJob:
     """Whether configurations of experts and base must agree, and not only shapes."""
     notes: tuple[str, ...] = ()
     """Lines about how the merge was described, for the manifest and the model card."""
+    hub: "Mapping[str, HubFiles]" = field(default_factory=dict)
+    """The models on the hub, by name ("" for the base). Their folders are in the hub's cache and
+    are filled by `Models.download`."""
 
     @property
     def folders(self) -> dict[str, Path]:
         """Folders of all models: of the base, named "", and of the experts, sorted by name."""
         return {BASE: self.base, **dict(sorted(self.experts.items()))}
+
+    @property
+    def missing(self) -> "dict[str, HubFiles]":
+        """The models on the hub that have to be downloaded, in whole or in part."""
+        return {name: files for name, files in self.hub.items() if files.missing}
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -74,7 +91,7 @@ class MergeJob:
                 base.
             ConfigError: a recipe does not fit the models, or a folder cannot be written.
         """
-        self._check_places()
+        self.check_places()
         for name, folder in self.folders.items():
             if not folder.is_dir():
                 who = f"expert {name}" if name else "the base"
@@ -84,7 +101,13 @@ class MergeJob:
                 )
         return OpenMerge(self)
 
-    def _check_places(self) -> None:
+    def check_places(self) -> None:
+        """Check that the folders of the recipes can be written.
+
+        Raises:
+            CheckpointError: something that mergegrid did not publish is there.
+            ConfigError: an output and a model contain one another, or a folder is not writable.
+        """
         for target in self.recipes:
             check_destination(target)
             for folder in self.folders.values():
@@ -154,6 +177,12 @@ class OpenMerge:
         budget = plan_budget(self.engine, recipes, self.infos, threads, max_memory, device, held)
         self.engine.options, self._cached = budget.options, budget.cached
         return budget
+
+    @property
+    def needed(self) -> dict[Path, int]:
+        """Bytes of weights that each output folder needs beyond what a killed merge left there."""
+        size = sum(info.bytes for info in self.infos.values())
+        return {folder: max(size - leftover_bytes(folder), 0) for folder in self.job.recipes}
 
     def write(self, progress: Callable[[int], None] = lambda _: None) -> list[Path]:
         """Merge all recipes in one pass and publish their folders.

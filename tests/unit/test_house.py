@@ -27,7 +27,7 @@ FLOORS = [
     {"methods"},
     {"recipes"},
     {"delta_reports", "merging"},
-    {"in_memory"},
+    {"in_memory", "preflight"},
     {"api"},
     {"study.runtime", "study.grading.answers"},
     {"study.schema"},

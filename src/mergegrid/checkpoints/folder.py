@@ -11,9 +11,11 @@ from mergegrid.checkpoints import pytorch_files, safetensors_files
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import Stored
 from mergegrid.checkpoints.location import Location
-from mergegrid.errors import CheckpointError
+from mergegrid.errors import CheckpointError, HeadersOnlyError
 
 _ADAPTER = "adapter_config.json"
+HEADERS_ONLY = ".headers_only"
+"""Marks a folder whose weight files have headers but no data (`sources.hub_headers`)."""
 
 
 def open_checkpoint(folder: Path) -> "FolderCheckpoint":
@@ -51,6 +53,7 @@ class FolderCheckpoint(Checkpoint):
         super().__init__({name: TensorInfo(at.shape, at.dtype) for name, at in locations.items()})
         self.folder = folder
         self.locations = dict(locations)
+        self._headers_only = (folder / HEADERS_ONLY).is_file()
         self._files = {
             path: os.open(path, os.O_RDONLY) for path in {at.path for at in locations.values()}
         }
@@ -61,7 +64,10 @@ class FolderCheckpoint(Checkpoint):
 
         Raises:
             CheckpointError: the file is shorter than when it was opened, or cannot be read.
+            HeadersOnlyError: the folder has no data.
         """
+        if self._headers_only:
+            raise HeadersOnlyError(f"{self.folder} has only the headers of its weights")
         at = self.locations[name]
         view = buffer.view(np.uint8).data
         offset = at.offset + start * at.dtype.size

@@ -145,6 +145,12 @@ def check_destination(folder: Path) -> None:
         )
 
 
+def leftover_bytes(folder: Path) -> int:
+    """Bytes of a draft that a killed process left here, which the next one replaces."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    return sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a published folder.
 

@@ -20,7 +20,7 @@ from mergegrid.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_LONGEST_HEADER = 100_000_000
+LONGEST_HEADER = 100_000_000
 
 
 def present(folder: Path) -> bool:
@@ -43,7 +43,7 @@ def locate_in_file(path: Path) -> dict[str, Location]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+        if size < 8 or length > min(size - 8, LONGEST_HEADER):
             raise _damaged(path, f"its header claims {length} of {size} bytes")
         text = file.read(length)
     try:

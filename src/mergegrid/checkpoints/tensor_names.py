@@ -32,7 +32,7 @@ from mergegrid.checkpoints.checkpoint import Checkpoint, Renamed
 from mergegrid.checkpoints.dtypes import decode
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.vocabulary import INPUTS, OUTPUTS
-from mergegrid.errors import CheckpointError
+from mergegrid.errors import CheckpointError, HeadersOnlyError
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _merge_tied_names(
             names[embedding] = names.pop(other)
             continue
         one, two = names[embedding], names[other]
-        if not _equal(checkpoint, one, two):
+        if not _equal(checkpoint, one, two, unknown=tied is not None):
             # transformers then loads both and does not tie them.
             if tied is None or (kind in T5 and is_output(other)):
                 continue
@@ -105,7 +105,7 @@ def _merge_tied_names(
         logger.info("%s: %s is tied to %s and merged once", where, two, one)
         del names[other]
     for other, bias in tied_biases(names).items() if tied else ():
-        if bias not in names or _equal(checkpoint, names[bias], names[other]):
+        if bias not in names or _equal(checkpoint, names[bias], names[other], unknown=True):
             names.setdefault(bias, names.pop(other))
 
 
@@ -118,7 +118,7 @@ def _reject_equal_embeddings(
     rows |= {shapes[stored][0] for name, stored in names.items() if is_output(name)}
     embeddings = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] in rows]
     for one, two in combinations(embeddings, 2):
-        if _equal(checkpoint, one, two):
+        if _equal(checkpoint, one, two, unknown=False):
             raise CheckpointError(
                 f"{where}: {one} and {two} are equal, and their names do not say whether they are "
                 "one matrix; remove the one that transformers ties to the other when it loads the "
@@ -126,8 +126,11 @@ def _reject_equal_embeddings(
             )
 
 
-def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
-    """Whether two tensors of a checkpoint are equal; reads chunks of a few megabytes."""
+def _equal(checkpoint: Checkpoint, one: str, two: str, unknown: bool) -> bool:
+    """Whether two tensors of a checkpoint are equal; reads chunks of a few megabytes.
+
+    `unknown` is the answer if only headers have been downloaded; it is checked afterwards.
+    """
     infos = checkpoint.infos[one], checkpoint.infos[two]
     locations = getattr(checkpoint, "locations", {})
     if infos[0].shape != infos[1].shape:
@@ -139,7 +142,10 @@ def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
         values = np.empty((2, stop - start), np.float32)
         for name, info, row in zip((one, two), infos, values, strict=True):
             buffer = np.empty(stop - start, info.dtype.numpy)
-            decode(checkpoint.read(name, start, stop, buffer), info.dtype, row)
+            try:
+                decode(checkpoint.read(name, start, stop, buffer), info.dtype, row)
+            except HeadersOnlyError:
+                return unknown
         if not np.array_equal(values[0], values[1], equal_nan=True):
             return False
     return True

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import Stored, decode, encode
-from mergegrid.errors import CheckpointError
+from mergegrid.errors import CheckpointError, HeadersOnlyError
 
 VocabularyPolicy = Literal["base_rows", "pad"]
 """`base_rows` merges the rows that the base has and cuts those that an expert added; `pad` brings
@@ -167,7 +167,10 @@ def _mean_row(checkpoint: Checkpoint, name: str) -> Stored:
     for first in range(0, rows, height):
         count = min(height, rows - first) * width
         start = first * width
-        stored = checkpoint.read(name, start, start + count, buffer[:count])
+        try:
+            stored = checkpoint.read(name, start, start + count, buffer[:count])
+        except HeadersOnlyError:
+            break  # Nothing is read before the data are there, and then this is computed again.
         decode(stored, info.dtype, values[:count])
         total += values[:count].reshape(-1, width).sum(axis=0, dtype=np.float64)
     mean = np.empty(width, info.dtype.numpy)

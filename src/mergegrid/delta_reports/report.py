@@ -97,8 +97,16 @@ def measure(
     expert: Path,
     dtype: str | None = None,
     threads: int = 1,
+    name: str = "",
 ) -> DeltaReport:
     """Measure the deltas between two model folders, and show the progress.
+
+    Args:
+        base: folder of the base.
+        expert: folder of the expert.
+        dtype: dtype that parameters are rounded to; by default the base's.
+        threads: number of threads.
+        name: what notes and errors call the expert; by default the name of its folder.
 
     Raises:
         CheckpointError: a model is damaged, or the expert is not homologous with the base.
@@ -109,7 +117,7 @@ def measure(
     for folder in (base, expert):
         if not folder.is_dir():
             raise CheckpointError(f"there is no folder {folder}; pass the folder of a model")
-    name = expert.resolve().name
+    name = name or expert.resolve().name
     family = open_family(base, {name: expert})
     aligned = family.aligned
     models = aligned.base, aligned.experts[name]

@@ -1,4 +1,4 @@
-"""A merge file: models on disk and how to merge them; `mergegrid merge` reads it.
+"""A merge file: models and how to merge them; `mergegrid merge` reads it.
 
 Example:
     base: models/llama
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from mergegrid.checkpoints.sources.models import model_label
 from mergegrid.errors import ConfigError
 from mergegrid.methods import METHODS, AnyMethod
 from mergegrid.recipes.grid import Grid, grid_of
@@ -30,12 +31,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class MergeFile(Settings):
-    """Models on disk, and how to merge them."""
+    """Models, and how to merge them."""
 
     base: str
-    """Folder of the base; relative paths start at the file."""
+    """Folder of the base, or its id on the hub: `org/name[@revision][:subfolder]`. Relative paths
+    start at the file; a folder wins over an id."""
     experts: Annotated[dict[str, str], Field(min_length=1)]
-    """Folders of the experts, by the names that masks and results know them by."""
+    """Folders or hub ids of the experts, by the names that masks and results know them by."""
     sparsifier: SparsifierGrid = {"kind": "none"}
     """What happens to the deltas before merging; lists of values make one model each."""
     method: MethodGrid = {"kind": "average"}
@@ -103,7 +105,7 @@ def recipes_of(merge_file: MergeFile, origin: Path | str) -> dict[str, Recipe]:
     for sparsifier in _points(merge_file.sparsifier, AnySparsifier, f"{origin}: sparsifier"):
         for method in _points(merge_file.method, AnyMethod, f"{origin}: method"):
             recipe = Recipe(
-                family=Path(merge_file.base).name or "base",
+                family=model_label(merge_file.base) or "base",
                 experts=tuple(sorted(merge_file.experts)),
                 sparsifier=sparsifier,
                 method=method,

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -13,25 +12,22 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
+from hub_server import TOKEN, Hub, Repo, environment, hub_of, python
 from package_index import Index
-from server import serving
 
+from mergegrid.checkpoints.disk import check_free_space
 from mergegrid.checkpoints.sources import cache as store
 from mergegrid.checkpoints.sources.archives import unpack
 from mergegrid.checkpoints.sources.fetch import Record, fetch, locate
-from mergegrid.checkpoints.sources.hub import check_space
 from mergegrid.checkpoints.sources.hub_files import patterns
 from mergegrid.checkpoints.sources.source import SourceConfig
-from mergegrid.errors import SourceError
+from mergegrid.errors import ConfigError, SourceError
 
 SIX = "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254"
 VADER = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def sha(data: bytes) -> str:
@@ -496,96 +492,20 @@ def test_a_data_set_is_its_folder_or_file_without_scripts() -> None:
 CARD = b"---\nlicense: apache-2.0\nlanguage: en\n---\n# A model\n"
 WEIGHTS = bytes(range(256)) * 40_000
 REPOS = {
-    "org/bert": {"README.md": CARD, "config.json": b"{}", "model.safetensors": WEIGHTS,
-                 "pytorch_model.bin": b"bin", "onnx/model.onnx": b"onnx"},
-    "org/glue": {"README.md": CARD, "cola/[train].parquet": b"rows", "mnli/train.parquet": b"r"},
-    "org/gated": {"config.json": b"{}", "model.safetensors": b"weights"},
+    "org/bert": Repo({"main": {"README.md": CARD, "config.json": b"{}",
+                               "model.safetensors": WEIGHTS, "pytorch_model.bin": b"bin",
+                               "onnx/model.onnx": b"onnx"}}),
+    "org/glue": Repo({"main": {"README.md": CARD, "cola/[train].parquet": b"rows",
+                               "mnli/train.parquet": b"r"}}),
+    "org/gated": Repo({"main": {"config.json": b"{}", "model.safetensors": b"weights"}}, "gated"),
 }  # fmt: skip
-
-
-class Hub(BaseHTTPRequestHandler):
-    """What huggingface_hub asks of a hub, for REPOS; counts requests per method and path."""
-
-    protocol_version = "HTTP/1.1"
-    asked: list[str]
-    cut_weights: list[int]
-
-    def do_HEAD(self) -> None:
-        self.respond()
-
-    def do_GET(self) -> None:
-        self.respond()
-
-    def respond(self) -> None:
-        path = self.path.partition("?")[0]
-        self.asked.append(f"{self.command} {path}")
-        parts = path.strip("/").split("/")
-        if parts[0] == "api":
-            self.respond_api("/".join(parts[2:4]), parts[4:])
-        else:
-            parts = parts[1:] if parts[0] == "datasets" else parts
-            self.respond_file("/".join(parts[:2]), "/".join(parts[4:]))
-
-    def respond_api(self, repo: str, rest: list[str]) -> None:
-        if repo not in REPOS:
-            self.send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
-            self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        elif rest[:1] == ["tree"]:
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": sha(data)[:40]}
-                for name, data in REPOS[repo].items()
-            ]
-            self.send(200, json.dumps(tree).encode())
-        else:
-            self.send(200, json.dumps({"id": repo, "sha": COMMIT, "siblings": []}).encode())
-
-    def respond_file(self, repo: str, name: str) -> None:
-        if repo == "org/gated":
-            known = "Authorization" in self.headers
-            self.send(403 if known else 401, b"", {"X-Error-Code": "GatedRepo"})
-            return
-        data = REPOS[repo][unquote(name)]
-        start = 0
-        if wanted := self.headers.get("Range"):
-            start = int(wanted.removeprefix("bytes=").split("-")[0])
-        cut = None
-        if self.command == "GET" and data is WEIGHTS and self.cut_weights:
-            cut = self.cut_weights.pop()
-        # Of large files, which git keeps elsewhere, the hub says the SHA-256; of others, git's.
-        large = name.endswith((".safetensors", ".bin", ".parquet"))
-        etag = sha(data) if large else sha(data)[:40]
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.send(206 if start else 200, data[start:], headers, cut)
-
-    def send(
-        self,
-        status: int,
-        body: bytes,
-        headers: dict[str, str] | None = None,
-        cut: int | None = None,
-    ) -> None:
-        self.send_response(status)
-        for key, value in (headers or {}).items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[:cut])
-        if cut is not None:
-            self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        pass
+COMMIT = REPOS["org/bert"].commit("main")
 
 
 @pytest.fixture
-def hub() -> Iterator[tuple[str, type[Hub]]]:
-    handler = type("FreshHub", (Hub,), {"asked": [], "cut_weights": []})
-    with serving(handler) as url:
-        yield url, handler
+def hub() -> Iterator[Hub]:
+    with hub_of(REPOS) as served:
+        yield served
 
 
 STEPS = """
@@ -607,25 +527,16 @@ for line in sys.argv[2:]:
 
 
 def run(url: str, home: Path, *lines: str, **settings: str) -> list[str]:
-    """Fetch and locate in a process of its own: the hub's settings are read at import."""
-    dropped = ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    env = {key: value for key, value in os.environ.items() if key not in dropped}
-    env |= {"HF_ENDPOINT": url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    env |= {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **settings}
-    command = [sys.executable, "-c", STEPS, str(home / "cache"), *lines]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    """Fetch and locate in a process of its own."""
+    done = python(STEPS, environment(url, home, **settings), str(home / "cache"), *lines)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def downloads(handler: type[Hub], name: str) -> list[str]:
-    return [each for each in handler.asked if each.startswith("GET") and each.endswith(name)]
-
-
 def test_the_hub_is_asked_for_one_format_once_and_then_works_offline(
-    hub: tuple[str, type[Hub]], tmp_path: Path
+    hub: Hub, tmp_path: Path
 ) -> None:
-    url, handler = hub
+    url = hub.url
     source = "model hub:org/bert"
     text, path = run(url, tmp_path, source)
     record = Record.from_json(text)
@@ -634,30 +545,26 @@ def test_the_hub_is_asked_for_one_format_once_and_then_works_offline(
     assert record.files["model.safetensors"] == sha(WEIGHTS)
     assert list(record.files) == ["README.md", "config.json", "model.safetensors"]
     assert sorted(each.name for each in Path(path).iterdir()) == list(record.files)
-    assert len(downloads(handler, "model.safetensors")) == 1
-    handler.asked.clear()
+    assert len(hub.downloads("model.safetensors")) == 1
+    hub.requests.clear()
     assert run(url, tmp_path, source, HF_HUB_OFFLINE="1") == [text, path]
-    assert handler.asked == []
+    assert hub.requests == []
     assert run("http://127.0.0.1:9", tmp_path, f"model hub:org/bert@{COMMIT}")[1] == path
     # A cache that an older huggingface_hub made has no list of the repository's files.
     shutil.rmtree(tmp_path / "hf" / "hub" / "models--org--bert" / "trees")
     assert run(url, tmp_path, source, HF_HUB_OFFLINE="1") == [text, path]
 
 
-def test_a_cut_hub_download_is_taken_up_again_and_whole(
-    hub: tuple[str, type[Hub]], tmp_path: Path
-) -> None:
-    url, handler = hub
-    handler.cut_weights.append(len(WEIGHTS) // 3)
+def test_a_cut_hub_download_is_taken_up_again_and_whole(hub: Hub, tmp_path: Path) -> None:
+    url = hub.url
+    hub.cuts["model.safetensors"] = len(WEIGHTS) // 3
     text, _ = run(url, tmp_path, "model hub:org/bert")
     assert Record.from_json(text).files["model.safetensors"] == sha(WEIGHTS)
-    assert len(downloads(handler, "model.safetensors")) == 2
+    assert len(hub.downloads("model.safetensors")) == 2
 
 
-def test_a_file_lost_or_cut_in_the_hubs_cache_is_downloaded_again(
-    hub: tuple[str, type[Hub]], tmp_path: Path
-) -> None:
-    url, _ = hub
+def test_a_file_lost_or_cut_in_the_hubs_cache_is_downloaded_again(hub: Hub, tmp_path: Path) -> None:
+    url = hub.url
     text, path = run(url, tmp_path, "model hub:org/bert")
     weights = Path(path) / "model.safetensors"
     weights.unlink()
@@ -679,9 +586,9 @@ def flip(path: Path) -> None:
 
 
 def test_a_changed_bit_in_the_hubs_cache_is_downloaded_again_into_a_new_file(
-    hub: tuple[str, type[Hub]], tmp_path: Path
+    hub: Hub, tmp_path: Path
 ) -> None:
-    url, handler = hub
+    url = hub.url
     source = "model hub:org/bert"
     text, path = run(url, tmp_path, source)
     weights = Path(path) / "model.safetensors"
@@ -692,9 +599,9 @@ def test_a_changed_bit_in_the_hubs_cache_is_downloaded_again_into_a_new_file(
         flip(weights.resolve())
         if forget:
             shutil.rmtree(tmp_path / "cache")
-        handler.asked.clear()
+        hub.requests.clear()
         assert run(url, tmp_path, source) == [text, path]
-        assert len(downloads(handler, "model.safetensors")) == 1
+        assert len(hub.downloads("model.safetensors")) == 1
         assert sha(weights.read_bytes()) == sha(WEIGHTS)
         assert not linked.samefile(weights)
     flip(weights.resolve())
@@ -702,10 +609,8 @@ def test_a_changed_bit_in_the_hubs_cache_is_downloaded_again_into_a_new_file(
     assert "is not complete" in offline
 
 
-def test_bits_that_rot_without_a_trace_are_found_by_reading_anew(
-    hub: tuple[str, type[Hub]], tmp_path: Path
-) -> None:
-    url, _ = hub
+def test_bits_that_rot_without_a_trace_are_found_by_reading_anew(hub: Hub, tmp_path: Path) -> None:
+    url = hub.url
     text, path = run(url, tmp_path, "model hub:org/bert")
     weights = (Path(path) / "model.safetensors").resolve()
     flip(weights)
@@ -721,18 +626,18 @@ def test_bits_that_rot_without_a_trace_are_found_by_reading_anew(
 
 
 def test_a_folder_and_a_file_of_a_data_set_are_named_relative_to_themselves(
-    hub: tuple[str, type[Hub]], tmp_path: Path
+    hub: Hub, tmp_path: Path
 ) -> None:
     lines = ("dataset hub:org/glue:cola", "dataset hub:org/glue@main:cola/[train].parquet")
-    folder, folder_path, file, file_path = run(hub[0], tmp_path, *lines)
+    folder, folder_path, file, file_path = run(hub.url, tmp_path, *lines)
     assert Record.from_json(folder).files == {"[train].parquet": sha(b"rows")}
     assert Record.from_json(file).files == {"[train].parquet": sha(b"rows")}
     assert Path(file_path) == Path(folder_path) / "[train].parquet"
     assert not (Path(folder_path).parent / "mnli").exists()
 
 
-def test_hub_errors_say_what_to_do(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
-    url, _ = hub
+def test_hub_errors_say_what_to_do(hub: Hub, tmp_path: Path) -> None:
+    url = hub.url
     unknown, revision, subfolder, gated = run(
         url, tmp_path, "model hub:org/absent", "model hub:org/bert@v9",
         "dataset hub:org/glue:sst2", "model hub:org/gated",
@@ -742,7 +647,7 @@ def test_hub_errors_say_what_to_do(hub: tuple[str, type[Hub]], tmp_path: Path) -
     assert "org/glue:sst2 has no files; the repository contains: README.md, cola, mnli" in subfolder
     assert "no token was sent (401)" in gated
     assert "set HF_TOKEN" in gated
-    (refused,) = run(url, tmp_path, "model hub:org/gated", HF_TOKEN="hf_abc")
+    (refused,) = run(url, tmp_path, "model hub:org/gated", HF_TOKEN=TOKEN)
     assert "your token has no access (403); request access" in refused
     (offline,) = run(url, tmp_path, "model hub:org/other", HF_HUB_OFFLINE="1")
     assert "fetch it once without HF_HUB_OFFLINE" in offline
@@ -751,6 +656,7 @@ def test_hub_errors_say_what_to_do(hub: tuple[str, type[Hub]], tmp_path: Path) -
 
 
 def test_a_download_larger_than_the_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    check_space(1, tmp_path / "not" / "yet" / "made")
-    with pytest.raises(SourceError, match=r"needs 1000000000\.0 GB, but .* has \d+\.\d GB free"):
-        check_space(10**18, tmp_path / "not" / "yet" / "made")
+    folder = tmp_path / "not" / "yet" / "made"
+    check_free_space({}, {folder: 1})
+    with pytest.raises(ConfigError, match=r"has .* free, but 1,000,000,000\.0 GB are needed: "):
+        check_free_space({}, {folder: 10**18})

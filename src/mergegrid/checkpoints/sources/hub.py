@@ -1,5 +1,9 @@
 """Repositories of the Hugging Face hub, kept in the hub library's own cache.
 
+    model = pin(origin, "model")    # resolves the revision to a commit and lists the files to take
+    model.missing                   # names and sizes of those that are not in the cache
+    download(model, store)          # downloads and verifies them
+
 The library's settings apply: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE. Only
 one weight format of a repository is downloaded: bert-base-uncased is 440 MB instead of 3 GB. A
 commit in the cache is used without contacting the hub again. A cached file that is truncated, or
@@ -9,72 +13,137 @@ whose SHA-256 differs from the hub's, is downloaded again.
 import glob
 import logging
 import re
-import shutil
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    RevisionResolutionError,
-)
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from mergegrid.checkpoints.disk import check_free_space
 from mergegrid.checkpoints.front_matter import front_matter, texts
 from mergegrid.checkpoints.sources import cache
 from mergegrid.checkpoints.sources.cache import LocalFiles
-from mergegrid.checkpoints.sources.hub_files import nothing, patterns
+from mergegrid.checkpoints.sources.hub_errors import explained
+from mergegrid.checkpoints.sources.hub_files import is_weights, nothing, patterns
 from mergegrid.checkpoints.sources.source import HubOrigin
 from mergegrid.errors import SourceError
 
 _log = logging.getLogger(__name__)
 _SHA256 = re.compile("[0-9a-f]{64}")
+Kind = Literal["model", "dataset"]
 
 
-def find(origin: HubOrigin, kind: Literal["model", "dataset"], store: Path) -> LocalFiles:
+@dataclass(frozen=True)
+class HubFiles:
+    """A model or data set at one commit of its repository: the files that are used of it."""
+
+    origin: HubOrigin
+    """As written, with any revision."""
+    kind: Kind
+    commit: str
+    sizes: dict[str, int]
+    """Bytes of the files by name in the repository."""
+
+    def __str__(self) -> str:
+        return str(replace(self.origin, revision=self.commit)).removeprefix("hub:")
+
+    @property
+    def snapshot(self) -> Path:
+        """Where the cache keeps the files of the commit."""
+        folder = f"{self.kind}s--{self.origin.repo.replace('/', '--')}"
+        return cache_folder() / folder / "snapshots" / self.commit
+
+    @property
+    def path(self) -> Path:
+        """Where the cache keeps the model or data set, a folder or a single file."""
+        return self.snapshot / (self.origin.subfolder or "")
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Bytes of the files that the cache lacks or has with another size, by name."""
+        names = _damaged(self.snapshot, self.sizes)
+        return {name: self.sizes[name] for name in names}
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are pickled (`.bin`), so that their tensors have no header."""
+        return any(name.endswith(".bin") for name in self.weights)
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of the weight files."""
+        return [name for name in self.sizes if is_weights(name)]
+
+
+def cache_folder() -> Path:
+    """The folder of the hub's cache."""
+    return Path(constants.HF_HUB_CACHE).resolve()
+
+
+def find(origin: HubOrigin, kind: Kind, store: Path) -> LocalFiles:
     """The folder or file of a repository in the hub's cache, downloaded if missing.
 
     Raises:
         SourceError: the repository, revision or subfolder does not exist or is not accessible, the
-            hub is unreachable and the cache lacks the files, or the disk is too small.
+            hub is unreachable and the cache lacks the files.
+        ConfigError: the disk is too small.
     """
-    try:
+    return download(pin(origin, kind), store)
+
+
+def pin(origin: HubOrigin, kind: Kind) -> HubFiles:
+    """Resolve the revision of a repository to a commit and select the files to use.
+
+    Raises:
+        SourceError: the repository, revision or subfolder does not exist or is not accessible, or
+            the hub is unreachable and the cache does not know the revision.
+    """
+    with explained(origin, kind):
         commit = HfApi().resolve_revision(origin.repo, repo_type=kind, revision=origin.revision)
         sizes = _sizes(origin.repo, kind, commit.resolved)
         names = patterns(list(sizes), kind, origin.subfolder)
         if not names:
             raise SourceError(nothing(origin, kind, list(sizes)))
-        selected = {name: sizes[name] for name in names}
-        snapshot = _snapshot(origin.repo, kind, commit.resolved, selected)
-        local = _measure(origin, snapshot, names, store)
+        return HubFiles(origin, kind, commit.resolved, {name: sizes[name] for name in names})
+
+
+def download(files: HubFiles, store: Path) -> LocalFiles:
+    """Download the files that the cache lacks, and verify the checksums of all.
+
+    Raises:
+        SourceError: the hub is unreachable, or a checksum is wrong.
+        ConfigError: the disk is too small.
+    """
+    with explained(files.origin, files.kind):
+        if files.missing:
+            planned = planned_downloads(files)
+            check_free_space({}, {cache_folder(): sum(planned.values())})
+            size = sum(planned.values()) / 1e9
+            _log.info("downloading %s: %d files, %.3g GB", files, len(planned), size)
+        snapshot = bring(files, files.sizes)
+        local = _measure(files, store)
         if changed := _changed(local):
             for blob in changed:
                 _log.warning("%s does not match its checksum; downloading it again", blob)
                 blob.unlink(missing_ok=True)
-            snapshot = _snapshot(origin.repo, kind, commit.resolved, selected)
-            local = _measure(origin, snapshot, names, store)
-    except (HTTPError, OSError, EntryNotFoundError, RevisionResolutionError, ValueError) as error:
-        raise SourceError(_explain(origin, kind, error)) from error
+            bring(files, files.sizes)
+            local = _measure(files, store)
     if changed := _changed(local):
         raise SourceError(
             f"{changed[0]} does not have the checksum in its name, even after a new download; "
             f"check the disk of {constants.HF_HUB_CACHE}"
         )
-    return replace(local, resolved=commit.resolved, licence=_licence(snapshot))
+    return replace(local, resolved=files.commit, licence=_licence(snapshot))
 
 
-def _measure(origin: HubOrigin, snapshot: Path, names: list[str], store: Path) -> LocalFiles:
-    below = f"{origin.subfolder}/" if origin.subfolder else ""
-    inside = [name.removeprefix(below) for name in names if name.startswith(below)]
-    return cache.measure(snapshot / (origin.subfolder or ""), inside, store)
+def _measure(files: HubFiles, store: Path) -> LocalFiles:
+    below = f"{files.origin.subfolder}/" if files.origin.subfolder else ""
+    inside = [name.removeprefix(below) for name in files.sizes if name.startswith(below)]
+    return cache.measure(files.path, inside, store)
 
 
 def _changed(local: LocalFiles) -> list[Path]:
@@ -114,13 +183,43 @@ def _sizes(repo: str, kind: str, commit: str) -> dict[str, int]:
         return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _snapshot(repo: str, kind: str, commit: str, sizes: dict[str, int]) -> Path:
-    """The folder of a commit, with complete files of the given names and sizes."""
+def planned_downloads(files: HubFiles) -> dict[str, int]:
+    """Bytes by name of the files that a download would transfer.
+
+    Files that the cache has of another commit of the repository do not count.
+
+    Raises:
+        SourceError: the hub is unreachable or denies access.
+    """
+    with explained(files.origin, files.kind):
+        plan = snapshot_download(
+            files.origin.repo,
+            repo_type=files.kind,
+            revision=files.commit,
+            allow_patterns=[glob.escape(name) for name in files.missing],
+            dry_run=True,
+        )
+    return {file.filename: files.sizes[file.filename] for file in plan if file.will_download}
+
+
+def bring(files: HubFiles, names: Collection[str]) -> Path:
+    """Download the named files if the cache lacks them; returns the folder of the commit.
+
+    Raises:
+        SourceError: a file has another size than the hub states.
+        Exception: see `hub_errors.explained`.
+    """
+    repo, commit = files.origin.repo, files.commit
+    sizes = {name: files.sizes[name] for name in names}
     exact = [glob.escape(name) for name in sizes]
     try:
         folder = Path(
             snapshot_download(
-                repo, repo_type=kind, revision=commit, allow_patterns=exact, local_files_only=True
+                repo,
+                repo_type=files.kind,
+                revision=commit,
+                allow_patterns=exact,
+                local_files_only=True,
             )
         )
         damaged = _damaged(folder, sizes)
@@ -132,15 +231,9 @@ def _snapshot(repo: str, kind: str, commit: str, sizes: dict[str, int]) -> Path:
                 path.unlink()
     except LocalEntryNotFoundError:
         pass
-    plan = snapshot_download(
-        repo, repo_type=kind, revision=commit, allow_patterns=exact, dry_run=True
+    folder = Path(
+        snapshot_download(repo, repo_type=files.kind, revision=commit, allow_patterns=exact)
     )
-    missing = [file for file in plan if file.will_download]
-    needed = sum(sizes[file.filename] for file in missing)
-    check_space(needed, Path(constants.HF_HUB_CACHE))
-    if missing:
-        _log.info("downloading %s: %d files, %.3g GB", repo, len(missing), needed / 1e9)
-    folder = Path(snapshot_download(repo, repo_type=kind, revision=commit, allow_patterns=exact))
     if damaged := _damaged(folder, sizes):
         path = (folder / damaged[0]).resolve()
         size = path.stat().st_size if path.is_file() else 0
@@ -149,22 +242,6 @@ def _snapshot(repo: str, kind: str, commit: str, sizes: dict[str, int]) -> Path:
             "delete it and rerun"
         )
     return folder
-
-
-def check_space(needed: int, folder: Path) -> None:
-    """Check that a disk has enough free space for a download.
-
-    Raises:
-        SourceError: it has too little; the message states both sizes.
-    """
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise SourceError(
-            f"the download needs {needed / 1e9:.1f} GB, but the disk of {folder} has "
-            f"{free / 1e9:.1f} GB free; free some space or set HF_HOME to a folder on another disk"
-        )
 
 
 def _damaged(folder: Path, sizes: dict[str, int]) -> list[str]:
@@ -183,51 +260,3 @@ def _licence(snapshot: Path) -> str | None:
     if stated == ("other",) and front.get("license_name"):
         stated = texts(front["license_name"])
     return ", ".join(stated) or None
-
-
-def _explain(origin: HubOrigin, kind: str, error: Exception) -> str:
-    """Describe an error of the hub or its library in one line, with the remedy."""
-    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{origin.repo}"
-    revision = f"@{origin.revision}" if origin.revision else ""
-    what = f"hub:{origin.repo}{revision}"
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-    match error:
-        case GatedRepoError() if status == 401:
-            return (
-                f"{what} is gated and no token was sent (401); accept the terms on {page}, then "
-                "run `hf auth login` or set HF_TOKEN, or use an ungated copy"
-            )
-        case GatedRepoError():
-            return (
-                f"{what} is gated and your token has no access ({status}); request access on "
-                f"{page} and wait until it is granted, or use an ungated copy"
-            )
-        case RepositoryNotFoundError():
-            return (
-                f"{what}: the hub has no {kind} of this name, or you have no access ({status}); "
-                f"check the spelling on {page}; if it is private, run `hf auth login` or set "
-                "HF_TOKEN"
-            )
-        case RevisionNotFoundError():
-            return f"{what}: this branch, tag or commit does not exist; see {page}/commits/main"
-        case HfHubHTTPError():
-            return (
-                f"{what}: {constants.ENDPOINT} replied {status} ({_line(error)}); try again later"
-            )
-        case ValueError():
-            return f"{what}: {_line(error)}; correct the name in the config"
-    if constants.is_offline_mode():
-        return (
-            f"{what} is not complete in {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; fetch "
-            "it once without HF_HUB_OFFLINE, or set HF_HOME to a cache that has it"
-        )
-    return (
-        f"{what} could not be downloaded from {constants.ENDPOINT} ({_line(error)}) and is not "
-        f"complete in {constants.HF_HUB_CACHE}; check the connection (HF_ENDPOINT, proxies) and "
-        "rerun, or set HF_HOME to a cache that has it"
-    )
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -25,6 +25,11 @@ _TERMS = re.compile(r"README\.md|LICEN[SC]E.*", re.IGNORECASE)
 _IGNORED = re.compile(r".*\.py|\.gitattributes")
 
 
+def is_weights(name: str) -> bool:
+    """Whether a file of a model, by its path, has weights."""
+    return name.endswith((".safetensors", ".bin"))
+
+
 def patterns(
     files: list[str], kind: Literal["model", "dataset"], subfolder: str | None
 ) -> list[str]:

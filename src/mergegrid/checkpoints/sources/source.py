@@ -35,6 +35,10 @@ class HubOrigin:
     revision: str | None
     subfolder: str | None
 
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hub:{self.repo}{revision}" + (f":{self.subfolder}" if self.subfolder else "")
+
 
 @dataclass(frozen=True)
 class PypiOrigin:

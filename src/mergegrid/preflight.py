@@ -1,0 +1,159 @@
+"""Models on the hub: everything that can be checked before their weights are downloaded.
+
+`before_download` runs `MergeJob.open` and the plan on folders that have the config, the tokenizer
+and the headers of the weights, but no data. So what does not fit is found within seconds, and
+before the disk fills with models.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mergegrid.checkpoints.compatibility import check_configs
+from mergegrid.checkpoints.disk import check_free_space
+from mergegrid.checkpoints.family import open_family
+from mergegrid.checkpoints.sources.models import Models
+from mergegrid.engine.budget import Budget
+from mergegrid.errors import CheckpointError, ConfigError, MergegridError
+from mergegrid.merging import MergeJob
+from mergegrid.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mergegrid.checkpoints.sources.hub import HubFiles
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known of a merge before its models are downloaded."""
+
+    downloads: Mapping[str, Mapping[str, int]]
+    """Bytes of the files to be downloaded, by model and file name."""
+    notes: list[str]
+    """As `OpenMerge.notes`; and what can only be checked afterwards."""
+    budget: Budget | None
+    """The plan; None if weights are pickled, so that their tensors are not known yet."""
+
+
+def before_download(
+    job: MergeJob,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    device: str = "cpu",
+    recipe: Recipe | None = None,
+) -> Preflight:
+    """Check a merge job, some of whose models have to be downloaded first.
+
+    Args:
+        job: the merge job.
+        threads: see `OpenMerge.plan`, as the others.
+        max_memory: memory limit in bytes.
+        device: `cpu` or `cuda`.
+        recipe: a recipe that is merged in memory, instead of those of the job.
+
+    Raises:
+        CheckpointError: see `MergeJob.open`.
+        ConfigError: see `MergeJob.open` and `OpenMerge.plan`; or a disk has too little space for
+            the downloads and the merged models.
+        SourceError: the hub cannot be reached or denies access.
+    """
+    from mergegrid.checkpoints.sources.hub import cache_folder, planned_downloads
+
+    job.check_places()
+    missing = job.missing
+    with header_folders(job.folders, missing) as folders:
+        experts = {name: folder for name, folder in folders.items() if name}
+        twin = replace(job, base=folders[""], experts=experts, hub={})
+        pickled = [name for name, files in missing.items() if files.pickled]
+        if pickled:
+            notes, budget, needed = _check_pickled(twin, pickled), None, {}
+            names = ", ".join(str(missing[name]) for name in pickled)
+            notes.append(
+                f"{names}: tensors in .bin files can only be listed after the download, so shapes, "
+                "memory and the size of the merged model are checked then"
+            )
+        else:
+            merge = twin.open()
+            budget = merge.plan(threads, max_memory, device, recipe)
+            notes, needed = merge.notes, merge.needed
+        notes = [_readable(note, folders, missing) for note in notes]
+    downloads = {str(files): planned_downloads(files) for files in missing.values()}
+    size = sum(sum(sizes.values()) for sizes in downloads.values())
+    check_free_space(needed, {cache_folder(): size})
+    return Preflight(downloads, notes, budget)
+
+
+def check_family(models: Models) -> None:
+    """Check that experts are homologous with their base before weights are downloaded.
+
+    Raises:
+        CheckpointError: see `open_family`.
+        SourceError: the hub cannot be reached or denies access.
+    """
+    missing = {name: files for name, files in models.hub.items() if files.missing}
+    if missing and not any(files.pickled for files in missing.values()):
+        with header_folders(models.folders, missing) as folders:
+            open_family(folders[""], {name: path for name, path in folders.items() if name})
+
+
+@contextmanager
+def header_folders(
+    folders: Mapping[str, Path], missing: "Mapping[str, HubFiles]"
+) -> Iterator[dict[str, Path]]:
+    """Folders with the headers and without the data of the models that are to be downloaded.
+
+    Errors that name such a folder name the model instead.
+
+    Args:
+        folders: folders of all models by name.
+        missing: those that are to be downloaded.
+
+    Raises:
+        SourceError: the hub cannot be reached or denies access.
+    """
+    from mergegrid.checkpoints.sources.hub_headers import headers_folder
+
+    with tempfile.TemporaryDirectory(prefix="mergegrid-") as directory:
+        twins = dict(folders)
+        for number, (name, files) in enumerate(missing.items()):
+            twins[name] = Path(directory) / str(number)
+            headers_folder(files, twins[name])
+        # What is logged while folders are opened is logged again after the download.
+        opening = logging.getLogger("mergegrid.checkpoints")
+        level = opening.level
+        opening.setLevel(logging.WARNING)
+        try:
+            yield twins
+        except MergegridError as error:
+            text = _readable(str(error), twins, missing)
+            if text == str(error):
+                raise
+            kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
+            raise kind(text) from error
+        finally:
+            opening.setLevel(level)
+
+
+def _readable(text: str, twins: Mapping[str, Path], missing: "Mapping[str, HubFiles]") -> str:
+    """A text with models in place of the folders of their headers."""
+    for name, files in missing.items():
+        text = text.replace(str(twins[name]), str(files))
+    return text
+
+
+def _check_pickled(job: MergeJob, pickled: list[str]) -> list[str]:
+    """Compare the configs of all models, and the tensors of those that have headers."""
+    readable = {name: path for name, path in job.experts.items() if name not in pickled}
+    if "" in pickled:
+        readable = {}
+    notes = []
+    if readable:
+        notes += open_family(job.base, readable, job.output.vocabulary, job.homologous).notes
+    if job.homologous:
+        for name, folder in sorted(job.experts.items()):
+            if name not in readable:
+                notes += check_configs(job.base, folder, name)
+    return notes
