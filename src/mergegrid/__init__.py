@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mergegrid.methods.average import Average
     from mergegrid.methods.consensus import Consensus
     from mergegrid.methods.fisher import Fisher
+    from mergegrid.methods.iso_c import IsoC
     from mergegrid.methods.karcher import Karcher
     from mergegrid.methods.magmax import MagMax
     from mergegrid.methods.model_stock import ModelStock
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from mergegrid.methods.slerp import Slerp
     from mergegrid.methods.task_arithmetic import TaskArithmetic
     from mergegrid.methods.ties import Ties
+    from mergegrid.methods.tsv_m import TsvM
+    from mergegrid.methods.wudi import Wudi
     from mergegrid.recipes.output import Output
     from mergegrid.recipes.recipe import Recipe
     from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
@@ -55,6 +58,7 @@ _MODULES = {
     "methods.average": ("Average",),
     "methods.consensus": ("Consensus",),
     "methods.fisher": ("Fisher",),
+    "methods.iso_c": ("IsoC",),
     "methods.karcher": ("Karcher",),
     "methods.magmax": ("MagMax",),
     "methods.model_stock": ("ModelStock",),
@@ -65,6 +69,8 @@ _MODULES = {
     "methods.slerp": ("Slerp",),
     "methods.task_arithmetic": ("TaskArithmetic",),
     "methods.ties": ("Ties",),
+    "methods.tsv_m": ("TsvM",),
+    "methods.wudi": ("Wudi",),
     "recipes.output": ("Output",),
     "recipes.recipe": ("Recipe",),
     "sparsifiers.breadcrumbs": ("Breadcrumbs",),
@@ -105,6 +111,9 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "MagMax",
     "Ram",
     "Sce",
+    "IsoC",
+    "TsvM",
+    "Wudi",
     "Slerp",
     "Multislerp",
     "Karcher",

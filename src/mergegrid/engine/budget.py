@@ -12,6 +12,7 @@ from mergegrid.engine.cutting import WINDOW, chunk_length
 from mergegrid.engine.engine import HISTOGRAMS, Engine, EngineOptions, joint_steps
 from mergegrid.engine.memory import available, resident
 from mergegrid.engine.ops.operations import GRAIN
+from mergegrid.engine.prepass import FOLD_CHUNK
 from mergegrid.engine.thresholds import LISTED, LISTED_FROM
 from mergegrid.errors import ConfigError
 from mergegrid.extras import require
@@ -87,13 +88,20 @@ def plan_budget(
     prepasses = _open_prepasses(recipes)
     program_loop()  # It stays in memory.
     fixed = resident() + held + _SLACK + _digests(engine, recipes)
-    fixed += max(recipe.method.matrix_bytes(engine.statistics) for recipe in recipes)
+    # Each thread computes the matrices of one tensor.
+    matrices = sum(
+        recipe.method.matrix_bytes(engine.base.infos, len(recipe.experts), engine.statistics)
+        for recipe in recipes
+    )
 
     def needs(count: int, chunk_size: int) -> int:
-        longest = max(
-            chunk_length(info, chunk_size, whole_rows) for info in engine.base.infos.values()
-        )
-        per_thread, shared = longest * _bytes_of_element(recipes), fixed
+        lengths = [
+            chunk_length(info, size, whole_rows)
+            for info in engine.base.infos.values()
+            for size in ((chunk_size, FOLD_CHUNK) if matrices else (chunk_size,))
+        ]
+        longest = max(lengths)
+        per_thread, shared = longest * _bytes_of_element(recipes) + matrices, fixed
         if prepasses.any:
             # What one thread lists before the others know of it.
             per_thread += longest * _FLOAT * (2 + prepasses.wide + prepasses.narrow)

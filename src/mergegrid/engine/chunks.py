@@ -48,9 +48,14 @@ class Chunk:
         return self.stop - self.start
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self._models[BASE].infos[self.name].shape
+
+    @property
     def row(self) -> int:
         """Elements of one row of the tensor."""
-        return row_length(self._models[BASE].infos[self.name].shape)
+        return row_length(self.shape)
 
     @property
     def base(self) -> Array:

@@ -224,6 +224,8 @@ def _keys(steps: Sequence[Sequence[ScopedPrepass]], names: Sequence[str]) -> set
 
 def _tensors_at_once(steps: Sequence[Sequence[ScopedPrepass]], threads: int) -> int:
     """Number of tensors that may go through their pre-passes together."""
+    if any(prepass.holds_matrices for step in steps for _, prepass in step):
+        return threads
     per_tensor: dict[str, int] = {}
     for step in steps:
         for _, prepass in step:

@@ -134,8 +134,19 @@ class Method(Settings, ABC):
         """Computations over whole tensors that `merge` needs."""
         return ()
 
-    def matrix_bytes(self, statistics: Mapping[str, Checkpoint]) -> int:
-        """Memory in bytes for whole matrices that the method holds at a time, all experts'."""
+    def matrix_bytes(
+        self,
+        infos: Mapping[str, TensorInfo],
+        experts: int,
+        statistics: Mapping[str, Checkpoint],
+    ) -> int:
+        """Memory in bytes for the whole matrices of one tensor, the one that needs most.
+
+        Args:
+            infos: tensors of the base.
+            experts: number of experts.
+            statistics: model statistics of each expert.
+        """
         return 0
 
     def check(self, experts: Sequence[str]) -> None:

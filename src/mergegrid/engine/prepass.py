@@ -21,6 +21,8 @@ from mergegrid.engine.chunks import Chunk
 
 #: Elements of a chunk that a sample is taken from.
 SAMPLE_CHUNK = 1 << 20
+#: Elements of a chunk of a `Fold`, about: enough rows for products of matrices to be fast.
+FOLD_CHUNK = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,21 @@ class CountUntil:
     enough: int
 
 
-Round = Histogram | PerChunk | CountUntil
+@dataclass(frozen=True)
+class Fold:
+    """A round in which one thread goes through a whole tensor, chunk by chunk, in order.
+
+    The chunks hold whole rows and have a fixed length, so that sums in floating point depend on
+    neither threads nor the engine's chunks. Outcome: the state of each tensor, in order.
+    """
+
+    start: Callable[[], Any]
+    """Creates the state."""
+    add: Callable[[Any, Chunk], None]
+    """Adds a chunk to the state."""
+
+
+Round = Histogram | PerChunk | CountUntil | Fold
 Rounds = Generator[Round, Any, Any]
 
 
@@ -73,3 +89,5 @@ class Prepass:
     """Starts the generator."""
     after: bool = False
     """Whether it needs the results of the pre-passes listed before it."""
+    holds_matrices: bool = False
+    """Whether it keeps whole matrices: no more tensors than threads then go through it together."""

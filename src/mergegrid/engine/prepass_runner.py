@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.engine.chunks import BASE, Chunk
-from mergegrid.engine.cutting import ChunkRange, tasks
+from mergegrid.engine.cutting import ChunkRange, cut_tensor, tasks
 from mergegrid.engine.prepass import (
+    FOLD_CHUNK,
     SAMPLE_CHUNK,
     CountUntil,
+    Fold,
     Histogram,
     PerChunk,
     Prepass,
@@ -64,6 +66,7 @@ class _Running:
         return not isinstance(self.round, PerChunk) or self.round.at in (None, (name, start))
 
     def measure(self, chunk: Chunk, thread: int) -> Any:
+        assert not isinstance(self.round, Fold)
         if isinstance(self.round, Histogram):
             assert self.counts is not None
             return chunk.name, chunk.start, self.round.measure(chunk, self.counts[thread])
@@ -104,7 +107,8 @@ class PrepassRunner:
         started = [self._start(scope, prepass) for scope, prepass in unknown.values()]
         pending = [running for running in started if running]
         while pending:
-            self._measure(pending)
+            self._measure([one for one in pending if not isinstance(one.round, Fold)])
+            self._fold([one for one in pending if isinstance(one.round, Fold)])
             # The outcome of a round is sorted and searched: work for all threads.
             continued = self._workers.map(
                 lambda _, running: self._advance(running, running.outcome()), pending
@@ -131,11 +135,30 @@ class PrepassRunner:
             running.counts = np.zeros((self._workers.threads, running.round.length), np.int64)
         return True
 
+    def _fold(self, pending: Sequence[_Running]) -> None:
+        """Run rounds that go through whole tensors, one tensor per thread."""
+        infos, by_tensor = self._models[BASE].infos, _by_tensor(pending)
+
+        def work(state: WorkerState, name: str) -> tuple[int, list[Any]]:
+            rounds = [running.round for running in by_tensor[name]]
+            folds = [(one, one.start()) for one in rounds if isinstance(one, Fold)]
+            count = 0
+            for _, start, stop in cut_tensor(name, infos[name], FOLD_CHUNK, whole_rows=True):
+                state.ops.restart()
+                chunk = Chunk(self._models, name, start, stop, state.ops)
+                for fold, value in folds:
+                    fold.add(value, chunk)
+                count += chunk.bytes_read
+            return count, [value for _, value in folds]
+
+        names = [name for name in infos if name in by_tensor]
+        for name, (count, values) in zip(names, self._workers.map(work, names), strict=True):
+            for running, value in zip(by_tensor[name], values, strict=True):
+                running.add(value)
+            self._progress(count)
+
     def _measure(self, pending: Sequence[_Running]) -> None:
-        by_tensor: dict[str, list[_Running]] = {}
-        for running in pending:
-            for name in running.names():
-                by_tensor.setdefault(name, []).append(running)
+        by_tensor = _by_tensor(pending)
         infos = self._models[BASE].infos
         names = [name for name in infos if name in by_tensor]
         # Part of a row is no use where rows must be whole.
@@ -166,6 +189,15 @@ class PrepassRunner:
             for running, value in measured:
                 running.add(value)
             self._progress(count)
+
+
+def _by_tensor(pending: Sequence[_Running]) -> dict[str, list[_Running]]:
+    """Pre-passes by the tensors that their round covers."""
+    by_tensor: dict[str, list[_Running]] = {}
+    for running in pending:
+        for name in running.names():
+            by_tensor.setdefault(name, []).append(running)
+    return by_tensor
 
 
 def _sample(running: Sequence[_Running]) -> int:

@@ -10,6 +10,7 @@ from mergegrid.engine.method import Method
 from mergegrid.methods.average import Average
 from mergegrid.methods.consensus import Consensus
 from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.iso_c import IsoC
 from mergegrid.methods.karcher import Karcher
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
@@ -20,12 +21,15 @@ from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
+from mergegrid.methods.tsv_m import TsvM
+from mergegrid.methods.wudi import Wudi
 from mergegrid.plugins import any_of, with_plugins
 
 METHODS: dict[str, type[Method]] = with_plugins(
     Method,  # type: ignore[type-abstract]
     [
         *(Average, TaskArithmetic, Ties, Consensus, MagMax, Ram, Sce),
+        *(IsoC, TsvM, Wudi),
         *(Slerp, Multislerp, Karcher, ModelStock, Fisher, RegMean),
     ],
     group="mergegrid.methods",

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.method import MergeChunk, MethodInputs, not_finite
 from mergegrid.engine.ops.operations import Array
@@ -68,12 +68,17 @@ class RegMean(DataDependentMethod):
         require("scipy", "regmean")
         layers = next(iter(inputs.statistics.values())).infos
         return [
-            Prepass(self._key(), (name,), partial(self._factors, inputs, name))
+            Prepass(self._key(), (name,), partial(self._factors, inputs, name), holds_matrices=True)
             for name in inputs.names
             if name in layers
         ]
 
-    def matrix_bytes(self, statistics: Mapping[str, Checkpoint]) -> int:
+    def matrix_bytes(
+        self,
+        infos: Mapping[str, TensorInfo],
+        experts: int,
+        statistics: Mapping[str, Checkpoint],
+    ) -> int:
         """Gram matrices and factors of one layer in float64: 2 K + 4 matrices of the largest."""
         sizes = [
             math.prod(info.shape) * 8

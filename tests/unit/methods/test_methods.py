@@ -11,6 +11,7 @@ from mergegrid.methods import METHODS
 from mergegrid.methods.average import Average
 from mergegrid.methods.consensus import Consensus
 from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.iso_c import IsoC
 from mergegrid.methods.karcher import Karcher
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
@@ -33,7 +34,7 @@ NAMES = ("math", "code", "chat")
 ORDERS = [("math", "code", "chat"), ("chat", "math", "code")]
 ANY = [
     *(Average(), TaskArithmetic(coefficient=0.5), Ties(trim=0.5), ModelStock(), Sce(select=0.5)),
-    *(Consensus(), MagMax(), Ram(boost=1.1), Karcher(), Multislerp()),
+    *(Consensus(), MagMax(), Ram(boost=1.1), Karcher(), Multislerp(), IsoC()),
 ]
 SPARSIFIERS = [
     NoSparsifier(),

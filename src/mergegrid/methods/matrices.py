@@ -1,0 +1,103 @@
+"""Whole matrices of deltas, for methods by singular values or least squares.
+
+Gram matrices are summed in float64, in fixed blocks and in order, so that they depend on neither
+threads nor chunks. BLAS and LAPACK run with one thread; other processors may round differently.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergegrid.checkpoints.dtypes import DTYPES
+from mergegrid.engine.blas_compat import one_blas_thread
+from mergegrid.engine.chunks import Chunk
+from mergegrid.engine.method import MergeChunk
+from mergegrid.engine.ops.operations import Array
+from mergegrid.engine.prepass import FOLD_CHUNK, Fold
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Arrays = Callable[[Chunk], list[Array]]
+"""The arrays of a chunk that a fold is about, such as the delta of each expert."""
+_FLOAT32 = DTYPES["float32"]
+
+
+@dataclass(frozen=True)
+class WholeDelta:
+    """The merged delta of a whole matrix, flattened."""
+
+    values: Floats
+
+    def of(self, chunk: MergeChunk) -> Array:
+        """Its elements in a chunk."""
+        return chunk.ops.load(self.values[chunk.chunk.start : chunk.chunk.stop], _FLOAT32)
+
+
+def is_wide(shape: tuple[int, ...]) -> bool:
+    """Whether a matrix has more columns than rows."""
+    return shape[0] < shape[1]
+
+
+def column_products(shape: tuple[int, ...], count: int, arrays: Arrays) -> Fold:
+    """A round that sums the products X^T X [in, in] of `count` matrices X [out, in]."""
+
+    def add(grams: list[Doubles], chunk: Chunk) -> None:
+        for gram, rows in zip(grams, _rows(chunk, arrays), strict=True):
+            values = rows.astype(np.float64)
+            with one_blas_thread():
+                gram += values.T @ values
+
+    return Fold(lambda: [np.zeros((shape[1], shape[1])) for _ in range(count)], add)
+
+
+def copies(shape: tuple[int, ...], count: int, arrays: Arrays) -> Fold:
+    """A round that copies `count` whole matrices [out, in] into memory."""
+
+    def add(wholes: list[Floats], chunk: Chunk) -> None:
+        start, stop = chunk.start // chunk.row, chunk.stop // chunk.row
+        for whole, rows in zip(wholes, _rows(chunk, arrays), strict=True):
+            whole[start:stop] = rows
+
+    return Fold(lambda: [np.empty(shape, np.float32) for _ in range(count)], add)
+
+
+def column_blocks(matrix: Floats) -> list[Floats]:
+    """Views of a matrix [n, m], columns together, that fit into memory as float64."""
+    width = max(FOLD_CHUNK // max(len(matrix), 1), 1)
+    return [matrix[:, start : start + width] for start in range(0, matrix.shape[1], width)]
+
+
+def row_products(matrix: Floats) -> Doubles:
+    """X X^T [n, n] of a matrix X [n, m]."""
+    gram = np.zeros((len(matrix), len(matrix)))
+    with one_blas_thread():
+        for block in column_blocks(matrix):
+            values = block.astype(np.float64)
+            gram += values @ values.T
+    return gram
+
+
+def singular_values(gram: Doubles, cut: float) -> tuple[Doubles, Doubles]:
+    """Singular values [r] of a matrix, in falling order, and its vectors [n, r] on one side.
+
+    Args:
+        gram: X X^T or X^T X, [n, n].
+        cut: share of the largest singular value that those of real directions exceed.
+    """
+    if not np.isfinite(gram).all():
+        # The engine tells which model holds a NaN or infinity when it merges the tensor.
+        return np.full(1, math.nan), np.full((len(gram), 1), math.nan)
+    with one_blas_thread():
+        squares, vectors = np.linalg.eigh(gram)
+    singular = np.sqrt(np.maximum(squares[::-1], 0))
+    kept = singular > cut * singular.max(initial=0)
+    return singular[kept], vectors[:, ::-1][:, kept]
+
+
+def _rows(chunk: Chunk, arrays: Arrays) -> list[Floats]:
+    lists = arrays(chunk)
+    stored = chunk.ops.store(lists, [_FLOAT32] * len(lists))
+    return [values.reshape(-1, chunk.row) for values, _ in stored]
