@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.checkpoints.checkpoint import Checkpoint
+from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import is_finite
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.ops.operations import Array, Operations

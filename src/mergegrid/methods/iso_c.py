@@ -12,6 +12,7 @@ from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
+from mergegrid.engine.values import Value
 from mergegrid.methods.matrices import (
     Doubles,
     WholeDelta,
@@ -34,7 +35,7 @@ class IsoC(Method):
     whole_rows: ClassVar[bool] = True
 
     kind: Literal["iso_c"] = "iso_c"
-    coefficient: float = 1.0
+    coefficient: Value = 1.0
     """Factor of the merged delta; the paper finds 0.8 to 1.5 on validation data."""
 
     def merge(self, chunk: MergeChunk) -> Array:
@@ -47,13 +48,13 @@ class IsoC(Method):
         ops, deltas = chunk.ops, chunk.deltas
         total = ops.weighted_sum(deltas, [1.0] * len(deltas))
         if len(chunk.chunk.shape) != 2:
-            return ops.plus(chunk.base, total, self.coefficient / len(deltas))
+            return ops.plus(chunk.base, total, chunk.number(self.coefficient) / len(deltas))
         isotropic = chunk.result("isotropic")
         if isinstance(isotropic, WholeDelta):
             merged = isotropic.of(chunk)
         else:
             merged = ops.times_matrices([total], [isotropic], chunk.chunk.row)
-        return ops.plus(chunk.base, merged, self.coefficient)
+        return ops.plus(chunk.base, merged, chunk.number(self.coefficient))
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """The matrix by which rows become isotropic or, of wide matrices, the result itself."""

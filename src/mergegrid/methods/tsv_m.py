@@ -11,6 +11,7 @@ from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
+from mergegrid.engine.values import Value
 from mergegrid.methods.matrices import (
     Doubles,
     Floats,
@@ -34,7 +35,7 @@ class TsvM(Method):
     whole_rows: ClassVar[bool] = True
 
     kind: Literal["tsv_m"] = "tsv_m"
-    coefficient: float = 1.0
+    coefficient: Value = 1.0
     """Factor of the merged delta."""
 
     def merge(self, chunk: MergeChunk) -> Array:
@@ -48,9 +49,9 @@ class TsvM(Method):
         ops, deltas = chunk.ops, chunk.deltas
         if len(chunk.chunk.shape) != 2:
             total = ops.weighted_sum(deltas, [1.0] * len(deltas))
-            return ops.plus(chunk.base, total, self.coefficient / len(deltas))
+            return ops.plus(chunk.base, total, chunk.number(self.coefficient) / len(deltas))
         merged: WholeDelta = chunk.result("orthogonal")
-        return ops.plus(chunk.base, merged.of(chunk), self.coefficient)
+        return ops.plus(chunk.base, merged.of(chunk), chunk.number(self.coefficient))
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """The merged delta of every matrix."""

@@ -14,10 +14,11 @@ from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
+from mergegrid.engine.values import GROUPS, Value
 from mergegrid.errors import ConfigError
 from mergegrid.methods.matrices import Doubles, column_products
 
-_TABLES = re.compile(r"(^|\.)(wpe|(\w*_)?embed\w*)\.")
+_TABLES = re.compile(rf"{GROUPS['embeddings']}|position_embeddings|token_type_embeddings")
 # Linear layers of GPT-2 are stored [in, out].
 _TRANSPOSED = re.compile(r"(^|\.)(c_attn|c_fc|c_proj)\.weight$")
 # Without a ridge of this size, the solution explodes where the rows of all experts together are
@@ -29,12 +30,12 @@ _CUT = 1e-12
 
 
 class Wudi(Method):
-    """The delta that interferes least with any expert's (WUDI, arXiv 2503.08099), solved exactly."""
+    """The delta that interferes least with any expert's (WUDI, arXiv 2503.08099), exactly."""
 
     whole_rows: ClassVar[bool] = True
 
     kind: Literal["wudi"] = "wudi"
-    coefficient: float = 1.0
+    coefficient: Value = 1.0
     """Factor of the merged delta."""
     ridge: Annotated[float, Field(ge=0)] = 0.01
     """Pull towards the mean of the deltas, as a multiple of the mean diagonal of the system; 0 is
@@ -53,7 +54,7 @@ class Wudi(Method):
             return chunk.base
         factors = chunk.result(self._key())
         merged = chunk.ops.times_matrices(chunk.deltas, factors, chunk.chunk.row)
-        return chunk.ops.plus(chunk.base, merged, self.coefficient)
+        return chunk.ops.plus(chunk.base, merged, chunk.number(self.coefficient))
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """The factors [in, in] of every linear layer and expert.

@@ -22,6 +22,8 @@ from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
+from mergegrid.methods.tsv_m import TsvM
+from mergegrid.methods.wudi import Wudi
 from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.della import Della
@@ -34,7 +36,8 @@ NAMES = ("math", "code", "chat")
 ORDERS = [("math", "code", "chat"), ("chat", "math", "code")]
 ANY = [
     *(Average(), TaskArithmetic(coefficient=0.5), Ties(trim=0.5), ModelStock(), Sce(select=0.5)),
-    *(Consensus(), MagMax(), Ram(boost=1.1), Karcher(), Multislerp(), IsoC()),
+    *(Consensus(), MagMax(), Ram(boost=1.1), Karcher(), Multislerp()),
+    *(IsoC(), TsvM(), Wudi()),
 ]
 SPARSIFIERS = [
     NoSparsifier(),

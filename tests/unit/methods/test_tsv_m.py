@@ -1,0 +1,127 @@
+"""TSV-M against singular value decompositions in NumPy, and the properties that it has."""
+
+import numpy as np
+import pytest
+
+from mergegrid.engine.engine import EngineOptions
+from mergegrid.engine.ops.operations import GRAIN
+from mergegrid.methods.tsv_m import TsvM
+from mergegrid.sparsifiers.dare import Dare
+
+
+def polar(vectors):
+    left, singular, right = np.linalg.svd(vectors, full_matrices=False)
+    kept = singular > 1e-10 * singular.max(initial=0)
+    return left[:, kept] @ right[kept]
+
+
+def expected_of(*deltas):
+    """The definition, by direct decompositions in float64."""
+    deltas = [np.asarray(delta, np.float64) for delta in deltas]
+    count = min(deltas[0].shape) // len(deltas)
+    left, singular, right = zip(
+        *(np.linalg.svd(delta, full_matrices=False) for delta in deltas), strict=True
+    )
+    left = np.concatenate([vectors[:, :count] for vectors in left], axis=1)
+    right = np.concatenate([vectors[:count].T for vectors in right], axis=1)
+    strengths = np.concatenate([values[:count] for values in singular])
+    return polar(left) * strengths @ polar(right).T
+
+
+def merge_deltas(merge, *deltas, **arguments):
+    """Merged delta of one matrix over a base of zeros."""
+    experts = {f"e{n}": {"w": np.array(delta, np.float32)} for n, delta in enumerate(deltas)}
+    base = {"w": np.zeros_like(experts["e0"]["w"])}
+    return merge(base, experts, TsvM(), **arguments)["w"]
+
+
+def drawn(seed, *shape):
+    return (np.random.default_rng(seed).standard_normal(shape) * 1e-3).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(48, 32), (32, 48), (40, 40), (33, 7), (7, 33)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_strongest_directions_are_made_orthogonal(merge, shape, count):
+    deltas = [drawn(seed, *shape) for seed in range(count)]
+    expected = expected_of(*deltas)
+    difference = merge_deltas(merge, *deltas) - expected
+    assert np.linalg.norm(difference) < 2e-6 * np.linalg.norm(expected)
+
+
+def test_vectors_get_the_mean_of_the_deltas(merge):
+    base, experts = {"b": drawn(0, 9)}, {name: {"b": drawn(ord(name), 9)} for name in "xyz"}
+    merged = merge(base, experts, TsvM(coefficient=0.5))
+    mean = sum(expert["b"] - base["b"] for expert in experts.values()) / 3
+    np.testing.assert_allclose(merged["b"], base["b"] + 0.5 * mean, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "expected"),
+    [
+        ([np.diag([2, 1]), np.diag([0, 3])], np.diag([2, 3])),
+        (
+            [[[2, 0], [0, 0]], [[1.5, 1.5], [1.5, 1.5]]],
+            [[2.146447, 0.353553], [0.353553, 2.853553]],
+        ),
+        # More experts than rows: nothing is left of any.
+        ([[[1, 2, 3]], [[4, 5, 6]]], [[0, 0, 0]]),
+        ([np.zeros((4, 4)), np.zeros((4, 4))], np.zeros((4, 4))),
+        # An expert that did not change the matrix takes the place of none.
+        ([np.diag([3, 2, 1, 0.5]), np.zeros((4, 4))], np.diag([3, 2, 0, 0])),
+    ],
+)
+def test_worked_examples(merge, deltas, expected):
+    np.testing.assert_allclose(merge_deltas(merge, *deltas), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
+def test_one_expert_is_returned_and_equal_experts_cut_to_their_share_of_the_rank(merge, shape):
+    delta = drawn(5, *shape)
+    one = merge_deltas(merge, delta)
+    np.testing.assert_allclose(one, delta, atol=1e-6 * np.abs(delta).max())
+    left, singular, right = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
+    expected = left[:, :8] * singular[:8] @ right[:8]
+    two = merge_deltas(merge, delta, delta)
+    assert np.linalg.norm(two - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_adapters_of_low_rank_in_spaces_of_their_own_are_added(merge):
+    random = np.random.default_rng(6)
+    left, _ = np.linalg.qr(random.standard_normal((32, 8)))
+    right, _ = np.linalg.qr(random.standard_normal((24, 8)))
+    deltas = [
+        (left[:, part] * [3, 2, 1, 0.5] @ right[:, part].T).astype(np.float32)
+        for part in (slice(4), slice(4, 8))
+    ]
+    np.testing.assert_allclose(merge_deltas(merge, *deltas), sum(deltas), atol=1e-5)
+
+
+def test_the_transpose_merges_to_the_transpose_and_twice_the_size_to_twice_the_delta(merge):
+    deltas = [drawn(seed, 30, 20) for seed in range(2)]
+    merged = merge_deltas(merge, *deltas)
+    flipped = merge_deltas(merge, *(delta.T for delta in deltas))
+    np.testing.assert_allclose(flipped.T, merged, atol=1e-8)
+    assert np.array_equal(merge_deltas(merge, *(2 * delta for delta in deltas)), 2 * merged)
+
+
+@pytest.mark.parametrize("chunk_size", [GRAIN, 3 * GRAIN])
+def test_threads_and_chunks_change_no_bit(merge, chunk_size):
+    shapes = {"tall": (700, 192), "wide": (100, 1700), "square": (300, 300)}
+    base = {name: drawn(number, *shape) for number, (name, shape) in enumerate(shapes.items())}
+    experts = {
+        expert: {name: base[name] + drawn(seed, *shape) for name, shape in shapes.items()}
+        for seed, expert in ((7, "code"), (8, "math"))
+    }
+    merged = [
+        merge(
+            base,
+            experts,
+            TsvM(),
+            Dare(rate=0.3),
+            dtype="bfloat16",
+            options=EngineOptions(threads=threads, chunk_size=size),
+        )
+        for threads, size in ((1, 16 * GRAIN), (2, chunk_size), (7, chunk_size))
+    ]
+    for name in base:
+        assert len({tensors[name].tobytes() for tensors in merged}) == 1
