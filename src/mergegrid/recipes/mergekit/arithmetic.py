@@ -30,7 +30,10 @@ def arithmetic(inputs: Inputs) -> tuple[Part, Part]:
         "linear": _linear,
         "slerp": _slerp,
         "nuslerp": _nuslerp,
+        "multislerp": _multislerp,
+        "karcher": _karcher,
         "model_stock": _model_stock,
+        "ram": _ram,
         "sce": _sce,
     }
     if inputs.file.method in special:
@@ -106,6 +109,30 @@ def _nuslerp(inputs: Inputs) -> Part:
             inputs.keys, f": nuslerp merges two models, not {len(inputs.experts)}; list two"
         )
     return _weighted(inputs, "slerp", inputs.per_model("weight"))
+
+
+def _multislerp(inputs: Inputs) -> Part:
+    """The weighted mean direction of the models or, with a base, of their deltas."""
+    if not inputs.number("normalize_weights"):
+        inputs.refuse("normalize_weights", ": mergegrid divides weights by their sum; remove it")
+    if inputs.given("eps"):
+        inputs.refuse("eps", ": mergegrid divides by exact lengths; remove it")
+    method = _weighted(inputs, "multislerp", inputs.per_model("weight"))
+    return method | ({"vectors": "deltas"} if inputs.file.base else {})
+
+
+def _karcher(inputs: Inputs) -> Part:
+    for name in ("max_iter", "tol"):
+        if inputs.given(name):
+            inputs.refuse(name, ": mergegrid iterates until steps are below 1e-10; remove it")
+    return {"kind": "karcher"}
+
+
+def _ram(inputs: Inputs) -> Part:
+    threshold = float(inputs.number("epsilon"))
+    if threshold < 0:
+        inputs.refuse("epsilon", f" = {threshold:g} is negative; it is a magnitude")
+    return {"kind": "ram", "threshold": threshold}
 
 
 def _model_stock(inputs: Inputs) -> Part:

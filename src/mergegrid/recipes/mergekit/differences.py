@@ -66,6 +66,10 @@ _OF_METHOD = {
         "mergegrid takes the line instead of the circle where the sine is below 1e-4; mergekit "
         "where it is below 1e-8",
     ),
+    "karcher": (
+        "mergegrid iterates until steps are below 1e-10; mergekit stops after 10 steps or below "
+        "1e-5",
+    ),
     "model_stock": (
         "a negative mean cosine counts as 0; mergekit then moves away from the experts",
         "mergekit takes a product of norms of deltas for at least 1e-6, which lowers the cosine of "

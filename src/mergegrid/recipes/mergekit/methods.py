@@ -58,19 +58,21 @@ METHODS: dict[str, MergekitMethod] = {
     "della": _task_arithmetic("della", elects=True, normalize=True, rescale=True, epsilon=0.15),
     "della_linear": _task_arithmetic("della", rescale=True, epsilon=0.15),
     "model_stock": MergekitMethod({"filter_wise": False}),
+    "multislerp": MergekitMethod({"normalize_weights": True, "eps": 1e-8}, {"weight": None}),
+    "karcher": MergekitMethod({"max_iter": 10, "tol": 1e-5}, base_is_input=True),
+    "ram": MergekitMethod({"epsilon": 1e-5}),
     "sce": MergekitMethod({"select_topk": 1.0, "int8_mask": False}),
 }
 """The methods that mergegrid has, too."""
-OTHER_METHODS = (
-    *("arcee_fusion", "karcher", "multislerp", "nearswap", "passthrough", "ram", "ramplus_tl"),
-)
+OTHER_METHODS = (*("arcee_fusion", "nearswap", "passthrough", "ramplus_tl"),)
 """The methods that mergegrid does not have."""
 BOOLEAN = {
-    *("filter_wise", "int8_mask", "normalize", "nuslerp_flatten", "nuslerp_row_wise", "rescale"),
+    *("filter_wise", "int8_mask", "normalize", "normalize_weights"),
+    *("nuslerp_flatten", "nuslerp_row_wise", "rescale"),
 }
 """Parameters that are true or false."""
 PARAMETERS = {
     *(name for method in METHODS.values() for name in (*method.shared, *method.per_model)),
-    "scale",
+    *("alpha", "r", "scale"),
 }
 """All parameters that have a meaning in mergekit, for some method."""

@@ -13,7 +13,7 @@ from mergegrid.recipes.mergekit.reading import MergekitFile, Slice, Source, read
 from mergegrid.recipes.mergekit.references import ModelReference
 
 #: Methods that need no base.
-_WITHOUT_BASE = ("linear", "nuslerp")
+_WITHOUT_BASE = ("linear", "nuslerp", "multislerp", "karcher")
 LayerCount = Callable[[str], int | None]
 """Number of layers of a model by its path; None if it cannot be known."""
 
@@ -91,7 +91,7 @@ def _with_base(file: MergekitFile, part: Slice, base: ModelReference) -> tuple[S
     document, is_input = file.document, file.definition.base_is_input
     listed = [source for source in part.sources if source.model == base]
     of_models = part.keys[-1] == "models"
-    if not listed and not of_models and file.method != "linear":
+    if not listed and not of_models and file.method not in ("linear", "karcher"):
         raise document.error(
             (*part.keys, "sources"), f": {file.method} needs the base among them; add {base}"
         )

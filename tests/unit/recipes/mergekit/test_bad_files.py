@@ -67,7 +67,7 @@ CHANGES = {
         "line 1: merge_method = 'tise' is not a method",
         "did you mean ties?",
     ),
-    "a method that mergegrid lacks": ("ties", "karcher", "line 1", "mergegrid has no karcher"),
+    "a method that mergegrid lacks": ("ties", "nearswap", "line 1", "mergegrid has no nearswap"),
     "no base": ("base_model: base\n", "", "base_model is missing, which ties needs"),
     "no weight": (
         "{weight: 1, density: 0.5}\n  -",
