@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from mergegrid.checkpoints.dtypes import DTYPES, decode, encode
 from mergegrid.recipes.mergekit.inputs import Inputs
 from mergegrid.recipes.mergekit.output import dtype_of
 from mergegrid.recipes.mergekit.parameters import numbers
@@ -109,11 +108,16 @@ def _rounded_weights(inputs: Inputs, dtype: str) -> list[str]:
     weights = {number for item in inputs.per_model("weight").values() for number in numbers(item)}
     texts = []
     for weight in sorted(map(float, weights)):
-        exact = np.array([weight], np.float32)
-        stored = np.empty(1, DTYPES[dtype].numpy)
-        rounded = np.empty(1, np.float32)
-        encode(exact.copy(), DTYPES[dtype], stored)
-        decode(stored, DTYPES[dtype], rounded)
-        if rounded[0] != exact[0]:
-            texts.append(f"{weight:g} to {rounded[0]:.8g}")
+        rounded = _rounded(weight, dtype)
+        if rounded != np.float32(weight):
+            texts.append(f"{weight:g} to {rounded:.8g}")
     return texts
+
+
+def _rounded(number: float, dtype: str) -> float:
+    if dtype == "float16":
+        return float(np.float16(number))
+    # bfloat16 is the upper half of float32, rounded to nearest, ties to even.
+    bits = int(np.float32(number).view(np.uint32))
+    upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
+    return float(np.uint32(upper).view(np.float32))
