@@ -54,10 +54,9 @@ def merged(run, folder, case, models):
 def test_the_model_is_mergekit_s(number, case, models, by_mergekit, run, tmp_path):
     outcome = merged(run, tmp_path, case, models)
     assert outcome.code == 0, outcome.err
-    found = compare(open_model(tmp_path / "out"), open_model(by_mergekit / str(number)))
-    largest, elements = LIMITS[case.expected]
-    assert found.differing_per_tensor <= elements, found
-    assert elements or found.largest <= largest, found
+    limit, elements = LIMITS[case.expected]
+    found = compare(open_model(tmp_path / "out"), open_model(by_mergekit / str(number)), limit)
+    assert found.beyond <= elements, found
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Any
 
 from mergegrid.recipes.mergekit.inputs import Inputs
 from mergegrid.recipes.mergekit.parameters import (
+    Number,
     Setting,
     constant,
     mapped,
@@ -42,21 +43,24 @@ def arithmetic(inputs: Inputs) -> tuple[Part, Part]:
 
 
 def _linear(inputs: Inputs) -> Part:
-    """Σ w θ / Σ w."""
+    """Σ w θ / Σ w, or Σ w θ."""
     weights = inputs.per_model("weight")
-    if not inputs.number("normalize"):
-        total = sum(float(inputs.one("weight", weight)) for weight in weights.values())
-        if total != 1:
-            inputs.refuse(
-                "normalize",
-                f": false, and the weights sum to {total:g}, so the model would be scaled; set it "
-                "to true, or make the weights sum to 1",
-            )
-    return _weighted(inputs, "average", weights)
+    if inputs.number("normalize"):
+        return _weighted(inputs, "average", weights)
+    _check_weights(inputs, "average", weights)
+    return {"kind": "average", "weights": _plain(weights), "normalize": False}
 
 
 def _weighted(inputs: Inputs, kind: str, weights: Settings) -> Part:
     """A method with weights that are divided by their sum; they are left out if all are equal."""
+    _check_weights(inputs, kind, weights)
+    equal = {constant(weight) for weight in weights.values()}
+    if len(equal) == 1 and None not in equal:
+        return {"kind": kind}
+    return {"kind": kind, "weights": _plain(weights)}
+
+
+def _check_weights(inputs: Inputs, kind: str, weights: Settings) -> None:
     flat = [number for weight in weights.values() for number in numbers(weight)]
     if min(flat) < 0 or max(flat) == 0:
         inputs.refuse(
@@ -64,9 +68,6 @@ def _weighted(inputs: Inputs, kind: str, weights: Settings) -> Part:
             f": mergegrid's {kind} takes weights of 0 or more, not all 0; for a difference of "
             "models use task_arithmetic",
         )
-    if len(set(flat)) == 1:
-        return {"kind": kind}
-    return {"kind": kind, "weights": {name: plain(weight) for name, weight in weights.items()}}
 
 
 def _slerp(inputs: Inputs) -> Part:
@@ -84,10 +85,10 @@ def _slerp(inputs: Inputs) -> Part:
     if constant(setting) == 0.5:
         return {"kind": "slerp"}
     weights = {
-        name: plain(mapped(setting, one_minus) if source.model == inputs.base else setting)
+        name: mapped(setting, one_minus) if source.model == inputs.base else setting
         for name, source in inputs.experts.items()
     }
-    return {"kind": "slerp", "weights": weights}
+    return {"kind": "slerp", "weights": _plain(weights)}
 
 
 def _nuslerp(inputs: Inputs) -> Part:
@@ -146,10 +147,11 @@ def _model_stock(inputs: Inputs) -> Part:
 
 
 def _sce(inputs: Inputs) -> Part:
-    share = float(inputs.number("select_topk"))
-    if not 0 < share <= 1:
-        inputs.refuse("select_topk", f" = {share:g} is not above 0 and at most 1; correct it")
-    return {"kind": "sce", "select": share}
+    share = inputs.shared("select_topk")
+    for number in numbers(share):
+        if not 0 < number <= 1:
+            inputs.refuse("select_topk", f": {number:g} is not above 0 and at most 1; correct it")
+    return {"kind": "sce", "select": plain(share)}
 
 
 def _merged_deltas(inputs: Inputs) -> tuple[Part, Part]:
@@ -161,19 +163,11 @@ def _merged_deltas(inputs: Inputs) -> tuple[Part, Part]:
     normalize = bool(inputs.number("normalize"))
     if definition.elects:
         return sparsifier, _ties(inputs, factor, weights, normalize)
-    if normalize:
-        total = sum(float(inputs.one("weight", weight)) for weight in weights.values())
-        # mergekit does not divide by almost nothing.
-        factor = mapped(factor, lambda number: number / total) if abs(total) >= 1e-8 else factor
-    return sparsifier, _task_arithmetic(factor, weights)
-
-
-def _task_arithmetic(factor: Setting, weights: Settings) -> Part:
-    coefficients = {
-        name: plain(weight) for name, weight in weights.items() if constant(weight) != 1
-    }
     method: Part = {"kind": "task_arithmetic", "coefficient": plain(factor)}
-    return method | ({"coefficients": coefficients} if coefficients else {})
+    # A coefficient that is not set is 1.
+    others = {name: weight for name, weight in weights.items() if constant(weight) != 1}
+    method |= {"coefficients": _plain(others)} if others else {}
+    return sparsifier, method | ({"normalize": True} if normalize else {})
 
 
 def _ties(inputs: Inputs, factor: Setting, weights: Settings, normalize: bool) -> Part:
@@ -225,36 +219,45 @@ def _sparsifier(inputs: Inputs) -> Part:
 
 def _rated(kind: str, rates: Settings, **settings: Any) -> Part:
     """A sparsifier with a rate, or with rates of single experts where they differ."""
-    by_expert = {name: plain(rate) for name, rate in rates.items()}
-    rate, *others = by_expert.values()
-    if all(other == rate for other in others):
-        return {"kind": kind, "rate": rate, **settings}
-    # Every expert has its own, so the common rate has no effect.
-    return {"kind": kind, "rate": 0.0, "rates": by_expert, **settings}
+    return {"kind": kind, **_by_expert("rate", "rates", rates), **settings}
+
+
+def _by_expert(name: str, of_experts: str, values: Settings) -> Part:
+    """One value for all experts, or one for each."""
+    plain_values = _plain(values)
+    first, *others = plain_values.values()
+    if all(other == first for other in others):
+        return {name: first}
+    # Every expert has its own, so the common one has no effect.
+    return {name: 0.0, of_experts: plain_values}
 
 
 def _breadcrumbs(inputs: Inputs, rates: Settings) -> Part:
-    largest = _same(inputs, "gamma")
-    if not 0 <= largest <= 1:
-        inputs.refuse("gamma", f": {largest:g} is not between 0 and 1; it is a share")
-    # Where the largest would be more than all that is dropped, mergekit drops only largest.
-    dropped = {number for rate in rates.values() for number in numbers(rate) if number > 0}
-    if len(dropped) > 1 and min(dropped) < largest:
-        inputs.refuse(
-            "gamma",
-            f": {largest:g} exceeds what some models lose, and not others; lower gamma",
-        )
-    return _rated("breadcrumbs", rates, largest=min(largest, *dropped), scope="per_tensor")
+    gammas = inputs.per_model("gamma")
+    for gamma in (number for setting in gammas.values() for number in numbers(setting)):
+        if not 0 <= gamma <= 1:
+            inputs.refuse("gamma", f": {gamma:g} is not between 0 and 1; it is a share")
+    largest = {name: _at_most(gammas[name], constant(rate)) for name, rate in rates.items()}
+    shares = _by_expert("largest", "largest_of", largest)
+    return _rated("breadcrumbs", rates, **shares, scope="per_tensor")
+
+
+def _at_most(gamma: Setting, rate: Number | None) -> Setting:
+    """gamma, or the rate where that is less: mergekit then drops the largest only."""
+    return mapped(gamma, lambda number: min(number, rate)) if rate and constant(gamma) else gamma
 
 
 def _della(inputs: Inputs, rates: Settings, rescale: bool) -> Part:
-    window = _same(inputs, "epsilon")
-    for rate in (number for setting in rates.values() for number in numbers(setting)):
-        if 0 < rate < 1 and not 0 < window < min(rate, 1 - rate):
+    windows = inputs.per_model("epsilon")
+    for name, setting in rates.items():
+        rate, window = constant(setting), constant(windows[name])
+        if rate is None or window is None or rate in (0, 1):
+            continue
+        if not 0 < window < min(rate, 1 - rate):
             inputs.refuse(
                 "epsilon" if inputs.given("epsilon") else "density",
-                f": density {one_minus(rate):g} +- epsilon {window:g} is not between 0 and 1, as "
-                "mergekit requires; lower epsilon",
+                f": density {one_minus(rate):g} +- epsilon {window:g} of {name} is not between 0 "
+                "and 1, as mergekit requires; lower epsilon",
             )
     if not rescale:
         inputs.refuse(
@@ -262,16 +265,8 @@ def _della(inputs: Inputs, rates: Settings, rescale: bool) -> Part:
             ": false leaves deltas unscaled, which mergegrid's della cannot; remove it, or run "
             "mergekit",
         )
-    return _rated("della", rates, window=window, seed=0)
+    return _rated("della", rates, **_by_expert("window", "windows", windows), seed=0)
 
 
-def _same(inputs: Inputs, name: str) -> float:
-    """The value of a parameter that must be equal for all experts and tensors."""
-    values = [inputs.one(name, setting) for setting in inputs.per_model(name).values()]
-    if len(set(values)) > 1:
-        texts = " and ".join(f"{value:g}" for value in values)
-        inputs.refuse(
-            name,
-            f": {texts}: mergegrid has one {name} for all models; set equal ones, or run mergekit",
-        )
-    return float(values[0])
+def _plain(settings: Settings) -> dict[str, Any]:
+    return {name: plain(setting) for name, setting in settings.items()}

@@ -63,6 +63,7 @@ PARTS = {
             "kind": "task_arithmetic",
             "coefficient": 1.0,
             "coefficients": {"a": 0.5, "b": 0.5},
+            "normalize": True,
         },
     ),
     "dare_linear without rescaling": (
@@ -80,6 +81,46 @@ PARTS = {
         f"{MODELS}merge_method: della_linear\nparameters: {{weight: 1, density: 0.4}}\n",
         {"kind": "della", "rate": 0.6, "window": 0.15, "seed": 0},
         {"kind": "task_arithmetic", "coefficient": 1.0},
+    ),
+    "della_linear with windows by model": (
+        "models:\n  - {model: a, parameters: {epsilon: 0.1}}\n"
+        "  - {model: b, parameters: {epsilon: 0.2}}\nbase_model: base\n"
+        "merge_method: della_linear\nparameters: {weight: 1, density: 0.4}\n",
+        {
+            "kind": "della",
+            "rate": 0.6,
+            "window": 0.0,
+            "windows": {"a": 0.1, "b": 0.2},
+            "seed": 0,
+        },
+        {"kind": "task_arithmetic", "coefficient": 1.0},
+    ),
+    "linear without normalization": (
+        f"{MODELS}merge_method: linear\nparameters: {{weight: 0.5, normalize: false}}\n",
+        {"kind": "none"},
+        {
+            "kind": "average",
+            "weights": {"a": 0.5, "b": 0.5, "base-2": 0.5},
+            "normalize": False,
+        },
+    ),
+    "slerp by layer and module": (
+        "models: [{model: a}, {model: b}]\nbase_model: a\nmerge_method: slerp\n"
+        "parameters: {t: [{filter: 'v[0]', value: [0.1, 1]}, {value: 0.25}]}\n",
+        {"kind": "none"},
+        {
+            "kind": "slerp",
+            "weights": {
+                "a": {
+                    "rules": [{"tensors": "*v[[]0]*", "value": {"gradient": [0.9, 0.0]}}],
+                    "default": 0.75,
+                },
+                "b": {
+                    "rules": [{"tensors": "*v[[]0]*", "value": {"gradient": [0.1, 1.0]}}],
+                    "default": 0.25,
+                },
+            },
+        },
     ),
     "sce": (
         f"{MODELS}merge_method: sce\nparameters: {{select_topk: 0.1}}\n",
