@@ -27,6 +27,13 @@ Label = StrictBool | int | str
 class Table(SourceConfig):
     """One table of examples."""
 
+    omitted_when_default = frozenset({"config", "split"})
+
+    config: str | None = None
+    """Configuration of a data set laid out as on the hub, such as `mrpc` of `hub:nyu-mll/glue`."""
+    split: str | None = None
+    """Split of such a data set, instead of `files`: its README or file names tell which files
+    belong to it, and a label may be written by the name of its class."""
     files: str | None = None
     """Pattern of the files to read in a folder, such as `train-*.parquet`."""
     format: Format = "auto"
@@ -37,6 +44,19 @@ class Table(SourceConfig):
     """Encoding of a text file."""
     rows: Annotated[str, Field(pattern=r"^-?\d*:-?\d*$")] = ":"
     """Slice of the rows, as in Python: `-500:` takes the last 500, `:-500` leaves them out."""
+
+    @model_validator(mode="after")
+    def _splits_exclude_files(self) -> "Table":
+        if self.config is not None and self.split is None:
+            raise ValueError(
+                f"config {self.config!r} without a split; add `split`, such as `split: train`"
+            )
+        if self.split is not None and (self.files is not None or self.format == "lines"):
+            raise ValueError(
+                f"split {self.split!r} already chooses the files; remove `files` and `pattern`, or "
+                "`split`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lines_have_a_pattern(self) -> "Table":

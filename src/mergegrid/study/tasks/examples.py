@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from mergegrid.errors import DataError
 from mergegrid.hashing import digest
 from mergegrid.study.schema.tasks import Table, Task
-from mergegrid.study.tasks.labels import class_of, is_missing, number_of
+from mergegrid.study.tasks.hub_splits import class_names
+from mergegrid.study.tasks.labels import class_of, is_missing, named_labels, number_of
 from mergegrid.study.tasks.rank_pairs import rank_pairs
 from mergegrid.study.tasks.table_files import read_table, row_name, text_column, values_of
 
@@ -78,6 +79,8 @@ def _examples(task: Task, path: Path, name: str) -> pd.DataFrame:
         for column in task.text
     ]
     labels = values_of(table, frame, task.rank_pairs.score if task.rank_pairs else task.label)
+    if table.split and task.classes:
+        labels = named_labels(labels, class_names(table, path, task.label), task.classes)
     complete = [
         row
         for row, (label, *parts) in enumerate(zip(labels, *texts, strict=True))

@@ -37,6 +37,22 @@ def class_of(value: Any, labels: Sequence[Label]) -> int | None:
     return None
 
 
+def named_labels(
+    values: Sequence[Any], names: Sequence[str] | None, labels: Sequence[Label]
+) -> list[Any]:
+    """Replace class numbers by the names that a data set has for them, if the labels are names.
+
+    Args:
+        values: a column of labels; -1 stands for a missing one.
+        names: names of the classes 0, 1, ... in the data set, if it has some.
+        labels: labels of the task.
+    """
+    if not names or not all(isinstance(label, str) for label in labels):
+        return list(values)
+    known = dict(enumerate(names)) | {-1: None}
+    return [known.get(value, value) if type(value) is int else value for value in values]
+
+
 def number_of(value: Any) -> float | None:
     """Convert a finite number or its text to a float; None for anything else."""
     if isinstance(value, str):

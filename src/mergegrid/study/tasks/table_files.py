@@ -23,6 +23,7 @@ import pyarrow.parquet
 
 from mergegrid.errors import DataError
 from mergegrid.study.schema.tasks import Format, Table
+from mergegrid.study.tasks.hub_splits import split_files
 
 Columns = dict[str, list[Any]]
 """The cells of a file by column."""
@@ -52,7 +53,8 @@ def read_table(table: Table, path: Path) -> pd.DataFrame:
         DataError: no file matches, a file is not in its format, two columns have one name, or a
             line does not match the pattern.
     """
-    parts = [_read(file, table) for file in _files(table, path)]
+    files = split_files(table, path) if table.split else _files(table, path)
+    parts = [_read(file, table) for file in files]
     columns = {
         name: pd.Series(
             [
