@@ -9,12 +9,12 @@ library `datasets` would write the same Parquet, with one commit per table.
 """
 
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 from huggingface_hub.repocard_data import DatasetCardData
 
+import mergegrid
 from mergegrid.checkpoints.front_matter import CARD
 from mergegrid.checkpoints.upload import Upload, check_local_paths, check_repo
 from mergegrid.errors import ConfigError
@@ -75,6 +75,6 @@ def _card(title: str, repo: str, captions: dict[str, str]) -> str:
     tables = "".join(f"- `{name}`: {caption}\n" for name, caption in captions.items())
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {title}\n\nResults of a study with mergegrid "
-        f"{version('mergegrid')}.\n\n{tables}\n```python\nfrom datasets import load_dataset\n\n"
+        f"{mergegrid.__version__}.\n\n{tables}\n```python\nfrom datasets import load_dataset\n\n"
         f'scores = load_dataset("{repo}", "scores", split="test")\n```\n'
     )
