@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergegrid.api import deltas, inspect, load_into, merge, open_model, run_job
+    from mergegrid.api import deltas, extract, inspect, load_into, merge, open_model, run_job
     from mergegrid.engine.method import Method
     from mergegrid.engine.sparsifier import Sparsifier
     from mergegrid.errors import CheckpointError, ConfigError, DamagedError, MergegridError
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mergegrid.sparsifiers.rates import Rule
 
 _MODULES = {
-    "api": ("deltas", "inspect", "load_into", "merge", "open_model", "run_job"),
+    "api": ("deltas", "extract", "inspect", "load_into", "merge", "open_model", "run_job"),
     "engine.method": ("Method",),
     "engine.sparsifier": ("Sparsifier",),
     "errors": ("CheckpointError", "ConfigError", "DamagedError", "MergegridError"),
@@ -87,6 +87,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [  # noqa: RUF022 - in the order of a reader
     "merge",
     "deltas",
+    "extract",
     "inspect",
     "open_model",
     "load_into",

@@ -84,13 +84,9 @@ def merge(
     """Merge models on disk by a merge file, into folders that transformers and vLLM load."""
     from mergegrid.api import job_of, run_job
     from mergegrid.checkpoints.publish import read_manifest
-    from mergegrid.recipes.output import parse_size
 
-    try:
-        memory = None if max_memory is None else parse_size(max_memory)
-    except ValueError as error:
-        raise ConfigError(f"--max-memory: {error}") from error
-    folders = run_job(job_of(recipe, out, ignore_unused), threads, memory, device.value, dry_run)
+    job = job_of(recipe, out, ignore_unused)
+    folders = run_job(job, threads, _size(max_memory), device.value, dry_run)
     for folder in folders:
         typer.echo(f"{folder}  {len(read_manifest(folder)['weights']['tensors'])} tensors")
 
@@ -182,6 +178,50 @@ def deltas(
 
 
 @app.command()
+def extract(
+    base: Annotated[Path, typer.Argument(help="folder of the base")],
+    model: Annotated[Path, typer.Argument(help="folder of a model fine-tuned from it")],
+    out: Annotated[Path, typer.Argument(help="folder of the adapter")],
+    rank: Annotated[int | None, typer.Option(help="rank of every matrix, e.g. 64")] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(help="instead of a rank: share of the squared delta to keep, e.g. 0.99"),
+    ] = None,
+    max_rank: Annotated[
+        int | None, typer.Option(help="largest rank with --energy; by default 512")
+    ] = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="adapt input and output embeddings, too")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="seed of the random matrices")] = 0,
+    dtype: Annotated[str, typer.Option(help="dtype of the factors")] = "float32",
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="file for rank, energy and error of every tensor")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="validate and print the plan; write nothing")
+    ] = False,
+    max_memory: Annotated[str | None, typer.Option(help="memory limit, e.g. 1GiB")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="threads; by default one per processor")
+    ] = None,
+) -> None:
+    """Extract a LoRA adapter from a fine-tuned model, for PEFT and vLLM."""
+    from mergegrid.api import run_extraction
+    from mergegrid.extraction.extract import ExtractionJob
+    from mergegrid.extraction.low_rank import rank_rule
+
+    job = ExtractionJob(
+        base, model, out, rank_rule(rank, energy, max_rank), embeddings, seed, dtype
+    )
+    report = run_extraction(job, threads, _size(max_memory), dry_run)
+    if report:
+        if table:
+            report.write_csv(table)
+        typer.echo(report)
+
+
+@app.command()
 def methods() -> None:
     """List the methods and sparsifiers with their settings, those of other packages included."""
     from mergegrid.methods import METHODS
@@ -262,6 +302,15 @@ def main() -> None:
         _fail(str(missing))
     except OSError as error:
         _fail(f"{error}; check the path, its permissions and the free space")
+
+
+def _size(max_memory: str | None) -> int | None:
+    from mergegrid.recipes.output import parse_size
+
+    try:
+        return None if max_memory is None else parse_size(max_memory)
+    except ValueError as error:
+        raise ConfigError(f"--max-memory: {error}") from error
 
 
 def _fail(message: str) -> NoReturn:

@@ -7,7 +7,6 @@ merge.write()               # merges, and publishes one folder per recipe
 merge.tensors(recipe)       # or: the tensors of a merged model in memory
 """
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.checkpoints.parents import parent_of
 from mergegrid.checkpoints.publish import (
     Draft,
-    check_destination,
+    check_place,
     leftover_bytes,
     publish,
     recorded_libraries,
@@ -36,7 +35,7 @@ from mergegrid.engine.budget import Budget, plan_budget
 from mergegrid.engine.chunks import BASE
 from mergegrid.engine.engine import Engine
 from mergegrid.engine.input_verifier import InputVerifier
-from mergegrid.errors import CheckpointError, ConfigError
+from mergegrid.errors import CheckpointError
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import union_of_versions
@@ -109,18 +108,7 @@ class MergeJob:
             ConfigError: an output and a model contain one another, or a folder is not writable.
         """
         for target in self.recipes:
-            check_destination(target)
-            for folder in self.folders.values():
-                inside = target.resolve().is_relative_to(folder.resolve())
-                around = folder.resolve().is_relative_to(target.resolve())
-                if inside or around:
-                    raise ConfigError(
-                        f"the output {target} and the model {folder} contain one another; "
-                        "choose another output path"
-                    )
-            parent = next(path for path in target.resolve().parents if path.exists())
-            if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise ConfigError(f"{parent} is not writable; choose another output path")
+            check_place(target, self.folders.values())
 
 
 class OpenMerge:

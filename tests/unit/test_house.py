@@ -26,7 +26,7 @@ FLOORS = [
     {"sparsifiers"},
     {"methods"},
     {"recipes"},
-    {"delta_reports", "merging"},
+    {"delta_reports", "extraction", "merging"},
     {"in_memory", "preflight"},
     {"api"},
     {"study.runtime", "study.grading.answers"},

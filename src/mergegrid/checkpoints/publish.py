@@ -23,7 +23,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.identity import identity_files, is_informational
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.safetensors_files import header_digest
-from mergegrid.errors import CheckpointError, DamagedError
+from mergegrid.errors import CheckpointError, ConfigError, DamagedError
 from mergegrid.hashing import digest, file_digest
 from mergegrid.stages import Libraries, union_of_versions
 
@@ -149,6 +149,27 @@ def leftover_bytes(folder: Path) -> int:
     """Bytes of a draft that a killed process left here, which the next one replaces."""
     draft = folder.with_name(f".{folder.name}.draft")
     return sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
+
+
+def check_place(folder: Path, models: Iterable[Path]) -> None:
+    """Check that a folder can be published here, and apart from the models it is made from.
+
+    Raises:
+        CheckpointError: see `check_destination`.
+        ConfigError: a model and the folder contain one another, or nobody may write here.
+    """
+    check_destination(folder)
+    for model in models:
+        inside = folder.resolve().is_relative_to(model.resolve())
+        around = model.resolve().is_relative_to(folder.resolve())
+        if inside or around:
+            raise ConfigError(
+                f"the output {folder} and the model {model} contain one another; "
+                "choose another output path"
+            )
+    parent = next(path for path in folder.resolve().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"{parent} is not writable; choose another output path")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

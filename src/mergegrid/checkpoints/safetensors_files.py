@@ -106,8 +106,13 @@ def header_digest(path: Path) -> str:
     return hashlib.sha256(length + text).hexdigest()
 
 
-def header(infos: Mapping[str, TensorInfo]) -> bytes:
-    """The bytes before the tensors of a file that stores these tensors in this order."""
+def header(infos: Mapping[str, TensorInfo], size: int = 0) -> bytes:
+    """The bytes before the tensors of a file that stores these tensors in this order.
+
+    Args:
+        infos: the tensors.
+        size: the smallest number of bytes; spaces fill what the tensors do not need.
+    """
     offset = 0
     entries: dict[str, Any] = {}
     for name, info in infos.items():
@@ -118,5 +123,6 @@ def header(infos: Mapping[str, TensorInfo]) -> bytes:
         }
         offset = entries[name]["data_offsets"][1]
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":"))
-    padded = text.encode() + b" " * (-len(text.encode()) % 8)
+    encoded = text.encode()
+    padded = (encoded + b" " * (-len(encoded) % 8)).ljust(size - 8)
     return len(padded).to_bytes(8, "little") + padded

@@ -69,7 +69,7 @@ class ShardWriter:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self._descriptors.append(descriptor)
                 fsync.allocate(descriptor, size)
-                _write(descriptor, header, 0)
+                write_all(descriptor, header, 0)
             offset = len(header)
             for name in names:
                 self._locations[name] = descriptor, offset
@@ -83,7 +83,7 @@ class ShardWriter:
         begin = offset + start * stored.itemsize
         end = begin + stored.nbytes
         with _explain_errors(self._folder, stored.nbytes):
-            _write(descriptor, stored.view(np.uint8).data, begin)
+            write_all(descriptor, stored.view(np.uint8).data, begin)
         if not self._cached and begin // _DROP_INTERVAL != end // _DROP_INTERVAL:
             _drop_from_page_cache(descriptor)
         self._digests.add(name, start, stored)
@@ -128,7 +128,8 @@ def plan_shards(infos: Mapping[str, TensorInfo], size: int) -> dict[str, list[st
     }
 
 
-def _write(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write bytes to a place in a file, however many calls it takes."""
     view = memoryview(data)
     while view:
         count = os.pwrite(descriptor, view, offset)

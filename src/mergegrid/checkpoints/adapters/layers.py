@@ -7,16 +7,14 @@ import numpy as np
 
 from mergegrid.checkpoints.adapters.config import AdapterConfig
 from mergegrid.checkpoints.adapters.low_rank import Direction, LowRank
-from mergegrid.checkpoints.architectures import Config, text_config
+from mergegrid.checkpoints.architectures import Config
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.dtypes import Floats
+from mergegrid.checkpoints.layer_kinds import is_conv1d
 from mergegrid.errors import CheckpointError
 
 Shape = tuple[int, ...]
 Matrices = tuple[Floats, Floats]
-_CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-"""Model types whose attention and MLP are `Conv1D` layers, stored as [in, out]."""
-_CONV1D = ("c_attn", "c_fc", "c_proj", "q_attn")
 
 
 def linear(
@@ -48,7 +46,7 @@ def linear(
     transposed = (
         len(base_shape) == 2
         and shape == base_shape[::-1]
-        and (shape != base_shape or _is_conv1d(module, base_config))
+        and (shape != base_shape or is_conv1d(module, base_config))
     )
     if not pointwise or (shape != base_shape and not transposed):
         raise wrong_shape(config, module, shape, base_shape)
@@ -160,11 +158,6 @@ def wrong_shape(
         f"{config.path.parent}: {module} is for a weight of shape {shape}, and the base has "
         f"{base_shape}; the adapter was not trained on this base: specify the right one"
     )
-
-
-def _is_conv1d(module: str, base_config: Config) -> bool:
-    kinds = {str(base_config.get("model_type")), str(text_config(base_config).get("model_type"))}
-    return bool(kinds & set(_CONV1D_TYPES)) and module.rpartition(".")[2] in _CONV1D
 
 
 def _direction(

@@ -1,0 +1,1 @@
+"""LoRA adapters extracted from fine-tuned models."""
