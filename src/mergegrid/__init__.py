@@ -17,10 +17,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergegrid.api import deltas, extract, inspect, load_into, merge, open_model, run_job
+    from mergegrid.api import deltas, inspect, load_into, merge, open_model, run_job
     from mergegrid.engine.method import Method
     from mergegrid.engine.sparsifier import Sparsifier
     from mergegrid.errors import CheckpointError, ConfigError, DamagedError, MergegridError
+    from mergegrid.extraction.run import extract
     from mergegrid.merging import MergeJob
     from mergegrid.methods.average import Average
     from mergegrid.methods.consensus import Consensus
@@ -50,9 +51,10 @@ if TYPE_CHECKING:
     from mergegrid.sparsifiers.rates import Rule
 
 _MODULES = {
-    "api": ("deltas", "extract", "inspect", "load_into", "merge", "open_model", "run_job"),
+    "api": ("deltas", "inspect", "load_into", "merge", "open_model", "run_job"),
     "engine.method": ("Method",),
     "engine.sparsifier": ("Sparsifier",),
+    "extraction.run": ("extract",),
     "errors": ("CheckpointError", "ConfigError", "DamagedError", "MergegridError"),
     "merging": ("MergeJob",),
     "methods.average": ("Average",),

@@ -33,16 +33,13 @@ from mergegrid.engine.budget import processors
 from mergegrid.engine.method import Method
 from mergegrid.engine.sparsifier import Sparsifier
 from mergegrid.errors import ConfigError
-from mergegrid.extraction.extract import ExtractionJob
-from mergegrid.extraction.low_rank import rank_rule
-from mergegrid.extraction.report import ExtractionReport
 from mergegrid.in_memory import merge_state_dicts, output_arrays
 from mergegrid.merging import MergeJob
 from mergegrid.methods.average import Average
 from mergegrid.progress import byte_progress
 from mergegrid.recipes.merge_file import check_expert_name, read_merge_file, recipes_of
 from mergegrid.recipes.mergekit.importing import import_file, is_mergekit
-from mergegrid.recipes.output import Output, parse_size
+from mergegrid.recipes.output import Output, byte_limit
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers.none import NoSparsifier
 
@@ -125,7 +122,7 @@ def merge(
             raise ConfigError(str(error)) from error
     recipe = _recipe(tuple(experts), sparsifier or NoSparsifier(), method or Average())
     output = output or Output()
-    limit = _bytes(max_memory)
+    limit = byte_limit(max_memory, "max_memory")
     if isinstance(base, Mapping):
         if out is not None or statistics:
             raise ConfigError(
@@ -294,83 +291,6 @@ def deltas(
     return measure(models.base, models.experts[name], dtype, threads or processors(), name)
 
 
-def extract(
-    base: Folder,
-    model: Folder,
-    out: Folder,
-    *,
-    rank: int | None = None,
-    energy: float | None = None,
-    max_rank: int | None = None,
-    embeddings: bool = False,
-    seed: int = 0,
-    dtype: str = "float32",
-    threads: int | None = None,
-    max_memory: int | str | None = None,
-) -> ExtractionReport:
-    """Extract a LoRA adapter from a fine-tuned model: its deltas, at low rank.
-
-    Args:
-        base: folder of the base.
-        model: folder of the fine-tuned model.
-        out: folder of the adapter.
-        rank: rank of the factors of every matrix, or
-        energy: share of the squared delta that every matrix keeps, at the lowest rank.
-        max_rank: the largest rank with an energy; by default 512.
-        embeddings: whether input and output embeddings are adapted, too.
-        seed: seed of the random matrices.
-        dtype: dtype of the factors.
-        threads: number of threads, which change no byte; by default one per processor.
-        max_memory: memory limit, in bytes or as in `1GiB`.
-
-    Returns:
-        What the adapter holds of the delta of every tensor.
-
-    Raises:
-        MergegridError: the models or settings do not fit; nothing is written then.
-    """
-    job = ExtractionJob(
-        base=Path(base).expanduser(),
-        model=Path(model).expanduser(),
-        out=Path(out).expanduser(),
-        rule=rank_rule(rank, energy, max_rank),
-        embeddings=embeddings,
-        seed=seed,
-        dtype=dtype,
-    )
-    report = run_extraction(job, threads, _bytes(max_memory))
-    assert report is not None
-    return report
-
-
-def run_extraction(
-    job: ExtractionJob,
-    threads: int | None = None,
-    max_memory: int | None = None,
-    dry_run: bool = False,
-) -> ExtractionReport | None:
-    """Open, plan and write an extraction, with its notes in the log and a progress bar.
-
-    Args:
-        job: the extraction.
-        threads: number of threads; one per processor if None.
-        max_memory: memory limit in bytes.
-        dry_run: validate and log the plan; write nothing and return None.
-
-    Raises:
-        MergegridError: the models or settings do not fit; nothing is written then.
-    """
-    extraction = job.open()
-    plan = extraction.plan(threads, max_memory)
-    for note in extraction.notes:
-        logger.info("%s", note)
-    logger.info("%s", plan)
-    if dry_run:
-        return None
-    with byte_progress("extract", extraction.bytes) as progress:
-        return extraction.write(progress)
-
-
 def inspect(folder: Folder) -> Inspection:
     """Read all of a model folder: its tensors with their digests, checked by its manifest.
 
@@ -415,10 +335,3 @@ def _recipe(experts: tuple[str, ...], sparsifier: Sparsifier, method: Method) ->
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ConfigError("\n".join(lines)) from error
-
-
-def _bytes(size: int | str | None) -> int | None:
-    try:
-        return parse_size(size) if isinstance(size, str) else size
-    except ValueError as error:
-        raise ConfigError(f"max_memory: {error}") from error

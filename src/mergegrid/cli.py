@@ -84,9 +84,10 @@ def merge(
     """Merge models on disk by a merge file, into folders that transformers and vLLM load."""
     from mergegrid.api import job_of, run_job
     from mergegrid.checkpoints.publish import read_manifest
+    from mergegrid.recipes.output import byte_limit
 
     job = job_of(recipe, out, ignore_unused)
-    folders = run_job(job, threads, _size(max_memory), device.value, dry_run)
+    folders = run_job(job, threads, byte_limit(max_memory, "--max-memory"), device.value, dry_run)
     for folder in folders:
         typer.echo(f"{folder}  {len(read_manifest(folder)['weights']['tensors'])} tensors")
 
@@ -207,14 +208,15 @@ def extract(
     ] = None,
 ) -> None:
     """Extract a LoRA adapter from a fine-tuned model, for PEFT and vLLM."""
-    from mergegrid.api import run_extraction
     from mergegrid.extraction.extract import ExtractionJob
     from mergegrid.extraction.low_rank import rank_rule
+    from mergegrid.extraction.run import run_extraction
+    from mergegrid.recipes.output import byte_limit
 
     job = ExtractionJob(
         base, model, out, rank_rule(rank, energy, max_rank), embeddings, seed, dtype
     )
-    report = run_extraction(job, threads, _size(max_memory), dry_run)
+    report = run_extraction(job, threads, byte_limit(max_memory, "--max-memory"), dry_run)
     if report:
         if table:
             report.write_csv(table)
@@ -302,15 +304,6 @@ def main() -> None:
         _fail(str(missing))
     except OSError as error:
         _fail(f"{error}; check the path, its permissions and the free space")
-
-
-def _size(max_memory: str | None) -> int | None:
-    from mergegrid.recipes.output import parse_size
-
-    try:
-        return None if max_memory is None else parse_size(max_memory)
-    except ValueError as error:
-        raise ConfigError(f"--max-memory: {error}") from error
 
 
 def _fail(message: str) -> NoReturn:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from mergegrid.checkpoints.vocabulary import VocabularyPolicy
+from mergegrid.errors import ConfigError
 from mergegrid.settings import Settings
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -23,6 +24,18 @@ def parse_size(text: str) -> int:
         raise ValueError(f"invalid size {text!r}; use e.g. 5GB or 512MiB")
     thousand = 1024 if match[3] else 1000
     return int(float(match[1]) * thousand ** _UNITS[(match[2] or "").upper()])
+
+
+def byte_limit(size: int | str | None, option: str) -> int | None:
+    """A memory limit in bytes, from bytes or a text such as `1GiB`; None: no limit.
+
+    Raises:
+        ConfigError: the text is not a size; the message names the option.
+    """
+    try:
+        return parse_size(size) if isinstance(size, str) else size
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
 
 
 class Output(Settings):

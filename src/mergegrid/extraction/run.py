@@ -1,0 +1,91 @@
+"""Extracting an adapter from Python, and for the command line."""
+
+import logging
+from pathlib import Path
+
+from mergegrid.extraction.extract import ExtractionJob
+from mergegrid.extraction.low_rank import rank_rule
+from mergegrid.extraction.report import ExtractionReport
+from mergegrid.progress import byte_progress
+from mergegrid.recipes.output import byte_limit
+
+logger = logging.getLogger(__name__)
+
+Folder = str | Path
+
+
+def extract(
+    base: Folder,
+    model: Folder,
+    out: Folder,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_rank: int | None = None,
+    embeddings: bool = False,
+    seed: int = 0,
+    dtype: str = "float32",
+    threads: int | None = None,
+    max_memory: int | str | None = None,
+) -> ExtractionReport:
+    """Extract a LoRA adapter from a fine-tuned model: its deltas, at low rank.
+
+    Args:
+        base: folder of the base.
+        model: folder of the fine-tuned model.
+        out: folder of the adapter.
+        rank: rank of the factors of every matrix, or
+        energy: share of the squared delta that every matrix keeps, at the lowest rank.
+        max_rank: the largest rank with an energy; by default 512.
+        embeddings: whether input and output embeddings are adapted, too.
+        seed: seed of the random matrices.
+        dtype: dtype of the factors.
+        threads: number of threads, which change no byte; by default one per processor.
+        max_memory: memory limit, in bytes or as in `1GiB`.
+
+    Returns:
+        What the adapter holds of the delta of every tensor.
+
+    Raises:
+        MergegridError: the models or settings do not fit; nothing is written then.
+    """
+    job = ExtractionJob(
+        base=Path(base).expanduser(),
+        model=Path(model).expanduser(),
+        out=Path(out).expanduser(),
+        rule=rank_rule(rank, energy, max_rank),
+        embeddings=embeddings,
+        seed=seed,
+        dtype=dtype,
+    )
+    report = run_extraction(job, threads, byte_limit(max_memory, "max_memory"))
+    assert report is not None
+    return report
+
+
+def run_extraction(
+    job: ExtractionJob,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    dry_run: bool = False,
+) -> ExtractionReport | None:
+    """Open, plan and write an extraction, with its notes in the log and a progress bar.
+
+    Args:
+        job: the extraction.
+        threads: number of threads; one per processor if None.
+        max_memory: memory limit in bytes.
+        dry_run: validate and log the plan; write nothing and return None.
+
+    Raises:
+        MergegridError: the models or settings do not fit; nothing is written then.
+    """
+    extraction = job.open()
+    plan = extraction.plan(threads, max_memory)
+    for note in extraction.notes:
+        logger.info("%s", note)
+    logger.info("%s", plan)
+    if dry_run:
+        return None
+    with byte_progress("extract", extraction.bytes) as progress:
+        return extraction.write(progress)
