@@ -13,9 +13,9 @@ BLOCK = 1 << 10
 (
     LOAD_FLOAT32, LOAD_BFLOAT16, LOAD_FLOAT16, SUBTRACT, PRODUCT, QUOTIENT, SCALED,
     PLUS_NUMBER, DIVIDED, RANDOM_WORDS, THIN, WEIGHTED_SUM, WEIGHTED_MEAN, PLUS, WHERE_CHANGED,
-    WHERE_NONZERO, EXCEEDS, KEEP_LARGE, AGREEING_MEAN, STORE_FLOAT32, STORE_BFLOAT16,
-    STORE_FLOAT16, COUNT_HIGH, COUNT_EQUAL, PLACE_OF_EQUAL, COUNT_NEAR, DOTS,
-) = range(27)
+    WHERE_NONZERO, EXCEEDS, KEEP_LARGE, AGREEING_MEAN, ELECTED_SUM, STORE_FLOAT32,
+    STORE_BFLOAT16, STORE_FLOAT16, COUNT_HIGH, COUNT_EQUAL, PLACE_OF_EQUAL, COUNT_NEAR, DOTS,
+) = range(28)
 # fmt: on
 #: Magnitudes that COUNT_NEAR counts separately.
 GUESSES = 4
@@ -88,6 +88,14 @@ OPCODES = {
         "that is 0; 0 where there are none",
         None,
         ("undecided",),
+    ),
+    ELECTED_SUM: Opcode(
+        "elected sum",
+        "sum of weight * operand over the operands that have the sign of the weighted sum of all, "
+        "or of `undecided` if that is 0; divided by the sum of their weights if `divide` is not 0",
+        None,
+        ("undecided",),
+        ("divide",),
     ),
     STORE_FLOAT32: Opcode("store float32", "write a to the next output row", 1, itemsize=4),
     STORE_BFLOAT16: Opcode("store bfloat16", "the same, rounded to nearest even", 1, itemsize=2),

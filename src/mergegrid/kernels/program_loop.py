@@ -18,6 +18,7 @@ from mergegrid.kernels.opcodes import (
     COUNT_NEAR,
     DIVIDED,
     DOTS,
+    ELECTED_SUM,
     EXCEEDS,
     KEEP_LARGE,
     LANES,
@@ -180,11 +181,14 @@ def execute(
                 one, two = np.float32(real[first_float]), np.float32(real[first_float + 1])
                 undecided = np.float32(real[first_float + 2])
                 loops.agree_of_two(first, one, second, two, undecided, out)
-            elif op == AGREEING_MEAN:
+            elif op in (AGREEING_MEAN, ELECTED_SUM):
                 elected, mass = values[last_but_one, :size], values[last, :size]
                 loops.fill(np.float32(0), elected)
                 for k in range(operands):
-                    loops.add_one(elected, values[code[at + k], :size], np.float32(1))
+                    vote = np.float32(real[first_float + k])
+                    if op == AGREEING_MEAN:
+                        vote = np.float32(1)
+                    loops.add_one(elected, values[code[at + k], :size], vote)
                 loops.fill(np.float32(0), out)
                 loops.fill(np.float32(0), mass)
                 undecided = np.float32(real[first_float + operands])
@@ -192,7 +196,8 @@ def execute(
                     weight = np.float32(real[first_float + k])
                     delta = values[code[at + k], :size]
                     loops.agree(elected, undecided, delta, weight, out, mass)
-                loops.divide(out, mass)
+                if op == AGREEING_MEAN or whole[first_int] != np.uint64(0):
+                    loops.divide(out, mass)
             elif op == STORE_FLOAT32:
                 loops.copy(first, outputs_32[target, start:stop])
                 result[target] |= loops.any_nonfinite_32(first_bits)

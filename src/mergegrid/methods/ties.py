@@ -13,13 +13,16 @@ from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 from mergegrid.engine.thresholds import Cut, kth_smallest, smallest
 from mergegrid.engine.values import Value
-from mergegrid.sparsifiers.rates import Arithmetic, RateValue, Scope, cut_together
+from mergegrid.methods.average import WeightValue
+from mergegrid.sparsifiers.rates import RateValue, Scope, cut_together
 
 
 class Ties(Method):
     """Trim, elect a sign, average what agrees with it (arXiv 2306.01708)."""
 
-    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"arithmetic"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset(
+        {"arithmetic", "normalize", "weights"}
+    )
 
     kind: Literal["ties"] = "ties"
     coefficient: Value = 1.0
@@ -29,24 +32,35 @@ class Ties(Method):
     scope: Scope = "global"
     """Whether the share is trimmed of each tensor or of the whole model: if it differs by tensor,
     of all tensors of one share."""
-    arithmetic: Arithmetic = "exact"
+    weights: dict[str, WeightValue] = {}
+    """Weight of each expert in the election and in what is added; unset, all are 1."""
+    normalize: bool = True
+    """Whether agreeing deltas are averaged by their weights; if not, they are summed, each times
+    its weight."""
+    arithmetic: Literal["exact", "reference", "mergekit"] = "exact"
     """`reference` keeps all deltas equal to the threshold and settles a sum of zero by the sign of
-    most parameters, as the paper's code does."""
+    most parameters, as the paper's code does. `mergekit` keeps int((1 - trim) * n) deltas, and a
+    sum of zero elects the positive ones."""
 
     def merge(self, chunk: MergeChunk) -> Array:
         """base + coefficient * mean of the trimmed deltas that agree with the elected sign.
 
         Each expert loses exactly round(trim * n) deltas of smallest magnitude. The elected sign is
-        that of the sum of the trimmed deltas; where the sum is zero, nothing is added. The mean
-        counts experts whose trimmed delta is not zero and has that sign. The order is: sparsify,
-        trim, elect, merge. When a sparsifier has already dropped more than `trim`, its zeros are
-        what is trimmed, and the trim removes nothing further.
+        that of the sum of weight * trimmed delta; where the sum is zero, nothing is added. The mean
+        is by weight, over the experts whose trimmed delta is not zero and has that sign; without
+        `normalize` it is their weighted sum. The order is: sparsify, trim, elect, merge. When a
+        sparsifier has already dropped more than `trim`, its zeros are what is trimmed, and the trim
+        removes nothing further.
         """
-        undecided = 0.0
+        undecided = 1.0 if self.arithmetic == "mergekit" else 0.0
         if self.arithmetic == "reference":
             undecided = float(np.sign(chunk.result(self._majority_key())))
         deltas = self._trimmed(chunk)
-        merged = chunk.ops.agreeing_mean(deltas, [1.0] * len(deltas), undecided)
+        weights = chunk.numbers(self.weights)
+        if self.normalize and set(weights) == {1.0}:
+            merged = chunk.ops.agreeing_mean(deltas, weights, undecided)
+        else:
+            merged = chunk.ops.elected_sum(deltas, weights, undecided, self.normalize)
         return chunk.ops.plus(chunk.base, merged, chunk.number(self.coefficient))
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
@@ -69,8 +83,9 @@ class Ties(Method):
 
     def _majority(self, inputs: MethodInputs) -> Rounds:
         def net_sign(chunk: Chunk) -> int:
-            deltas = self._trimmed(inputs.merge_chunk(chunk))
-            return chunk.ops.net_sign(chunk.ops.weighted_sum(deltas, [1.0] * len(deltas)))
+            merge_chunk = inputs.merge_chunk(chunk)
+            weights = merge_chunk.numbers(self.weights)
+            return chunk.ops.net_sign(chunk.ops.weighted_sum(self._trimmed(merge_chunk), weights))
 
         return sum((yield PerChunk(net_sign)))
 
@@ -85,14 +100,17 @@ class Ties(Method):
             # Deltas as large as the int(trim * n)-th smallest are kept, equal ones included.
             bits = yield from kth_smallest(count, trim, delta)
             return Cut(bits or 0, names, (len(names), 0))
+        least = round(trim * count)
+        if self.arithmetic == "mergekit":
+            least = count - int((1 - trim) * count)
         dropped = [(inputs.infos[name].count, inputs.drop_rate(expert, name)) for name in names]
-        if surely_drop(dropped, round(trim * count)):
+        if surely_drop(dropped, least):
             # Only zeros are trimmed.
             return Cut(0, names, (0, 0))
-        return (yield from smallest(names, count, trim, delta))
+        return (yield from smallest(names, count, least / max(count, 1), delta))
 
     def _key(self, trim: float, expert: str) -> tuple[object, ...]:
         return "cut", trim, self.scope, self.arithmetic, expert
 
     def _majority_key(self) -> tuple[object, ...]:
-        return "majority", self.trim, self.scope
+        return "majority", self.trim, self.scope, tuple(sorted(self.weights.items()))

@@ -63,6 +63,8 @@ WRONG = {
     "election of nobody": [store("float32", op(do.AGREEING_MEAN, 0, [0.0]))],
     "too few weights": [store("float32", op(do.WEIGHTED_SUM, 3, [1.0, 1.0]))],
     "mean without the sum of weights": [store("float32", op(do.WEIGHTED_MEAN, 2, [1.0, 1.0]))],
+    "sum of nobody": [store("float32", op(do.ELECTED_SUM, 0, [0.0], [1]))],
+    "sum without its form": [store("float32", op(do.ELECTED_SUM, 2, [1.0, 1.0, 0.0]))],
     "election without its tie": [store("float32", op(do.AGREEING_MEAN, 2, [1.0, 1.0]))],
     "no factor": [store("float32", op(do.SCALED, 1))],
     "no threshold": [store("float32", op(do.THIN, 2, [1.0]))],

@@ -118,6 +118,23 @@ def test_task_arithmetic_multiplies_single_deltas_by_their_own_coefficients(merg
         np.testing.assert_allclose(merged[name], expected, rtol=1e-6, atol=1e-8)
 
 
+def test_without_normalize_an_average_is_a_weighted_sum(merge, base, experts):
+    merged = merge(base, experts, Average(weights={"chat": 0.5, "code": 0}, normalize=False))
+    for name, stacked in double(experts).items():
+        np.testing.assert_allclose(merged[name], stacked[0] + 0.5 * stacked[2], rtol=1e-6)
+    halved = merge(base, experts, Average(weights={"math": 0.5}, normalize=False), names=("math",))
+    assert all(np.array_equal(halved[name], experts["math"][name] / 2) for name in base)
+
+
+def test_task_arithmetic_may_divide_by_the_sum_of_its_coefficients(merge, base, experts):
+    spec = TaskArithmetic(coefficient=0.5, coefficients={"code": 2, "chat": -0.5}, normalize=True)
+    merged = merge(base, experts, spec)
+    for name, stacked in double(experts).items():
+        deltas = stacked - base[name]
+        expected = base[name] + 0.5 * (deltas[0] + 2 * deltas[1] - 0.5 * deltas[2]) / 2.5
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-6, atol=1e-8)
+
+
 def test_task_arithmetic_by_1_over_k_is_the_average(merge, base, experts):
     average = merge(base, experts, Average())
     for name, tensor in merge(base, experts, TaskArithmetic(coefficient=1 / 3)).items():

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from mergegrid.engine.engine import EngineOptions
+from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.methods.ties import Ties
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.drop_only import DropOnly
@@ -189,3 +191,111 @@ def test_what_masks_surely_drop_need_not_be_looked_at(merge, monkeypatch, scope,
         spec = Ties(trim=0.8, scope=scope)
         found[asked] = merge(base, {"math": math, "code": code}, spec, sparsifier)["w"]
     assert found["told"].tobytes() == found["looked at"].tobytes()
+
+
+def by_weight(deltas, weights, normalize, undecided=0.0):
+    """Election and sum by weight, of flat arrays: sum w d m over sum w m."""
+    stacked, weights = np.stack(deltas), np.array(weights)[:, None]
+    weighted = stacked * weights
+    sign = np.sign(weighted.sum(axis=0))
+    sign = np.where(sign == 0, undecided, sign)
+    agree = (np.sign(weighted) == sign) & (weighted != 0)
+    total, mass = np.where(agree, weighted, 0).sum(axis=0), (weights * agree).sum(axis=0)
+    return total / np.where(mass == 0, 1, mass) if normalize else total
+
+
+WEIGHTS = {"chat": 0.3, "code": 1.7, "math": 0.5}
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("weights", [{}, WEIGHTS, {"code": 0.25}, {"math": 0}])
+@pytest.mark.parametrize("names", [NAMES, NAMES[:2]], ids=["three", "two"])
+def test_experts_are_elected_and_merged_by_weight(merge, base, experts, weights, normalize, names):
+    weights = {name: weight for name, weight in weights.items() if name in names}
+    spec = Ties(trim=0.5, coefficient=0.7, weights=weights, normalize=normalize)
+    merged = merge(base, experts, spec, names=names)
+    deltas = deltas_of(base, {name: experts[name] for name in names})
+    for delta in deltas:
+        delta[np.argsort(np.abs(delta), kind="stable")[: round(0.5 * delta.size)]] = 0
+    change = by_weight(deltas, [weights.get(name, 1.0) for name in sorted(names)], normalize)
+    np.testing.assert_allclose(flat(merged), flat(base) + 0.7 * change, rtol=1e-5, atol=1e-8)
+
+
+def test_equal_weights_change_the_sum_alone(merge, base, experts):
+    halves = dict.fromkeys(NAMES, 0.5)
+    mean = merge(base, experts, Ties())
+    np.testing.assert_allclose(flat(merge(base, experts, Ties(weights=halves))), flat(mean), 1e-6)
+    whole = merge(base, experts, Ties(normalize=False))
+    half = merge(base, experts, Ties(normalize=False, weights=halves))
+    np.testing.assert_allclose(
+        flat(half) - flat(base), (flat(whole) - flat(base)) / 2, rtol=1e-3, atol=1e-8
+    )
+
+
+def test_a_weight_decides_the_election(merge):
+    pair = {"a": {"w": np.array([1.0, -3.0])}, "b": {"w": np.array([-2.0, 2.0])}}
+    table = {
+        (1, 1, True): [-2, -3],
+        (3, 1, True): [1, -3],
+        (3, 1, False): [3, -9],
+        (1, 3, True): [-2, 2],
+        (2, 1, True): [0, -3],
+    }
+    for (one, other, normalize), expected in table.items():
+        spec = Ties(trim=0, weights={"a": one, "b": other}, normalize=normalize)
+        assert merge({"w": np.zeros(2)}, pair, spec)["w"].tolist() == expected
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("weights", [{}, {"x": 0.5, "y": 0.5}, {"x": 0.4, "y": 0.9}])
+@pytest.mark.parametrize("density", [1.0, 0.53, 0.3])
+def test_the_arithmetic_of_mergekit_keeps_and_elects_as_its_code_does(
+    merge, integers, weights, normalize, density
+):
+    base, experts = integers
+    spec = Ties(
+        trim=round(1 - density, 2),
+        scope="per_tensor",
+        weights=weights,
+        normalize=normalize,
+        arithmetic="mergekit",
+    )
+    merged = merge(base, experts, spec)
+    for name in base:
+        deltas = [experts[expert][name].ravel().copy() for expert in ("x", "y")]
+        for delta in deltas:
+            # Of equal magnitudes, any may be kept; the first, here and in the engine.
+            kept = np.argsort(-np.abs(delta), kind="stable")[: int(density * delta.size)]
+            delta[np.setdiff1d(np.arange(delta.size), kept)] = 0
+        expected = by_weight(
+            deltas, [weights.get(expert, 1.0) for expert in ("x", "y")], normalize, undecided=1.0
+        )
+        np.testing.assert_allclose(merged[name].ravel(), expected, rtol=1e-6)
+
+
+def test_the_majority_of_the_reference_is_of_weighted_sums(open_engine, stream, recipe_of):
+    # Unweighted, more sums are positive; by weight, more are negative. The first sum is 0.
+    one = np.array([6.0, 2, 2, -2, -2, -2])
+    other = np.array([-6.0, -1, -1, 3, 3, 3])
+    base, pair = {"w": np.zeros(6)}, {"a": {"w": one}, "b": {"w": other}}
+    tie = {"a": {"w": one * [0.5, 1, 1, 1, 1, 1]}, "b": {"w": other}}
+    spec = Ties(trim=0, arithmetic="reference")
+    weighted = spec.model_copy(update={"weights": {"a": 2.0}})
+    (plain,) = stream(open_engine(base, pair), [recipe_of(spec, pair)])
+    (by_two,) = stream(open_engine(base, tie), [recipe_of(weighted, tie)])
+    assert (plain["w"][0], by_two["w"][0]) == (6, -6)
+
+
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_threads_and_chunks_change_no_bit_of_a_weighted_sum(merge, number):
+    random = np.random.default_rng(0)
+    base, *others = (
+        {name: random.standard_normal(shape) for name, shape in (("a", (700, 300)), ("b", 70_001))}
+        for _ in range(4)
+    )
+    experts = dict(zip(NAMES, others, strict=True))
+    spec = Ties(trim=0.3, weights=WEIGHTS, normalize=number == 2)
+    options = EngineOptions(threads=number, chunk_size=GRAIN * number)
+    merged = merge(base, experts, spec, Dare(rate=0.2), options=options)
+    expected = merge(base, experts, spec, Dare(rate=0.2))
+    assert all(merged[name].tobytes() == expected[name].tobytes() for name in base)

@@ -37,6 +37,12 @@ REFINED = [
     (Average(), {"weights": {"a": 2}}),
     (TaskArithmetic(), {"coefficients": {"a": 2}}),
     (Ties(), {"arithmetic": "reference"}),
+    (Ties(), {"weights": {"a": 2}}),
+    (Ties(), {"normalize": False}),
+    (Average(), {"normalize": False}),
+    (TaskArithmetic(), {"normalize": True}),
+    (Della(rate=0.9), {"windows": {"a": 0.05}}),
+    (Breadcrumbs(rate=0.9), {"largest_of": {"a": 0.05}}),
     (Slerp(), {"weights": {"a": 2}}),
     (Fisher(), {"weights": {"a": 2}}),
 ]

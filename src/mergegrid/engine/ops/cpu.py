@@ -143,6 +143,17 @@ class CpuOperations:
         numbers = [*weights, undecided]
         return Expression(do.AGREEING_MEAN, deltas[0].count, deltas, numbers)
 
+    def elected_sum(
+        self,
+        deltas: Sequence[Expression],
+        weights: Sequence[float],
+        undecided: float,
+        mean: bool,
+    ) -> Expression:
+        """Elected sign by weight and disjoint sum."""
+        numbers = [*weights, undecided]
+        return Expression(do.ELECTED_SUM, deltas[0].count, deltas, numbers, [int(mean)])
+
     def keep_large(self, values: Expression, bits: int, boundary: int) -> Expression:
         """Values from a magnitude on."""
         if bits == 0:

@@ -108,6 +108,15 @@ class Operations(Protocol):
         Where the sum is zero, `undecided` stands for it. Where no delta agrees, the mean is 0.
         """
 
+    def elected_sum(
+        self, deltas: Sequence[Array], weights: Sequence[float], undecided: float, mean: bool
+    ) -> Array:
+        """Weighted sum of the non-zero deltas whose sign is that of the weighted sum of all.
+
+        Where that sum is zero, `undecided` stands for it. With `mean`, the result is divided by the
+        sum of the weights of the deltas in it, if there are any.
+        """
+
     def net_sign(self, values: Array) -> int:
         """Number of positive values minus number of negative values."""
 

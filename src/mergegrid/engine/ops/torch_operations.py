@@ -163,15 +163,30 @@ class TorchOperations:
         self, deltas: Sequence[Tensor], weights: Sequence[float], undecided: float = 0.0
     ) -> Tensor:
         """Elected sign and disjoint mean."""
-        zero = self._number(0)
         elected = self.weighted_sum(deltas, [1.0] * len(deltas))
+        total, mass = self._agreeing(elected, deltas, weights, undecided)
+        return total / torch.where(mass == 0, self._number(1), mass)
+
+    def elected_sum(
+        self, deltas: Sequence[Tensor], weights: Sequence[float], undecided: float, mean: bool
+    ) -> Tensor:
+        """Elected sign by weight and disjoint sum."""
+        elected = self.weighted_sum(deltas, weights)
+        total, mass = self._agreeing(elected, deltas, weights, undecided)
+        return total / torch.where(mass == 0, self._number(1), mass) if mean else total
+
+    def _agreeing(
+        self, elected: Tensor, deltas: Sequence[Tensor], weights: Sequence[float], undecided: float
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the elements of the elected sign, and the sum of their weights."""
+        zero = self._number(0)
         side = torch.where(elected == 0, self._number(undecided), elected)
         total, mass = torch.zeros_like(elected), torch.zeros_like(elected)
         for delta, weight in zip(deltas, weights, strict=True):
             agrees = ((delta > 0) & (side > 0)) | ((delta < 0) & (side < 0))
             total += torch.where(agrees, self.scaled(delta, weight), zero)
             mass += torch.where(agrees, self._number(weight), zero)
-        return total / torch.where(mass == 0, self._number(1), mass)
+        return total, mass
 
     def net_sign(self, values: Tensor) -> int:
         """Positives minus negatives."""

@@ -80,6 +80,13 @@ PARAMETERS = {
     "agreeing_mean, weighted": lambda ops, x, y, z: ops.agreeing_mean([x, y, z], WEIGHTS, 1.0),
     "agreeing_mean, down": lambda ops, x, y, z: ops.agreeing_mean([x, y], [1.0, 2.0], -1.0),
     "agreeing_mean of one": lambda ops, x, y, z: ops.agreeing_mean([x], [0.2]),
+    **{
+        f"elected_sum, {form}": lambda ops, x, y, z, form=form: ops.elected_sum(
+            [x, y, z], WEIGHTS, *form
+        )
+        for form in ((0.0, True), (0.0, False), (1.0, True), (1.0, False))
+    },
+    "elected_sum of one": lambda ops, x, y, z: ops.elected_sum([x], [0.2], 0.0, True),
     "keep_large, all": lambda ops, x, y, z: ops.keep_large(x, 0, 5),
     **{
         f"keep_large, equals before {place}": lambda ops, x, y, z, place=place: ops.keep_large(
