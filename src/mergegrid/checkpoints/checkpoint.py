@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergegrid.checkpoints.dtypes import DTYPES, Dtype, Floats, Stored, decode
+from mergegrid.kernels.product import Product
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,17 @@ class TensorInfo:
     def bytes(self) -> int:
         """Size as stored."""
         return self.count * self.dtype.size
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a tensor of an expert follows from the base's: not at all, or by a product.
+
+    With a product D the delta is D; with a growth G as well, it is D + G (base + D).
+    """
+
+    product: Product | None = None
+    growth: Product | None = None
 
 
 class Checkpoint(Mapping[str, Any]):
@@ -50,6 +62,27 @@ class Checkpoint(Mapping[str, Any]):
     def stored_name(self, name: str) -> str:
         """The name of a tensor in its file."""
         return name
+
+    def change(self, name: str) -> Change | None:
+        """How a tensor follows from the base's, if it is kept as a change of it; else None.
+
+        The result is valid in this thread until the next call.
+        """
+        return None
+
+    def read_bytes(self, name: str) -> int:
+        """Bytes that are read for a whole tensor."""
+        return self.infos[name].bytes
+
+    @property
+    def open_bytes(self) -> int:
+        """Memory that each thread holds besides chunks."""
+        return 0
+
+    @property
+    def arrays(self) -> int:
+        """Number of arrays in memory for a chunk of a tensor."""
+        return 1
 
     def __getitem__(self, name: str) -> Any:
         info = self.infos[name]
@@ -87,6 +120,24 @@ class Renamed(Checkpoint):
     def stored_name(self, name: str) -> str:
         """The name of a tensor in its file."""
         return self._checkpoint.stored_name(self._names[name])
+
+    def change(self, name: str) -> Change | None:
+        """How a tensor follows from the base's, by its new name."""
+        return self._checkpoint.change(self._names[name])
+
+    def read_bytes(self, name: str) -> int:
+        """Bytes that are read for a whole tensor, by its new name."""
+        return self._checkpoint.read_bytes(self._names[name])
+
+    @property
+    def open_bytes(self) -> int:
+        """Memory that each thread holds besides chunks."""
+        return self._checkpoint.open_bytes
+
+    @property
+    def arrays(self) -> int:
+        """Number of arrays in memory for a chunk of a tensor."""
+        return self._checkpoint.arrays
 
 
 class InMemory(Checkpoint):

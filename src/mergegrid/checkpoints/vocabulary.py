@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergegrid.checkpoints.checkpoint import Change, Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import Stored, decode, encode
 from mergegrid.errors import CheckpointError, HeadersOnlyError
 
@@ -141,6 +141,25 @@ class ResizedCheckpoint(Checkpoint):
     def stored_name(self, name: str) -> str:
         """The name of a tensor in its file."""
         return self._checkpoint.stored_name(name)
+
+    def change(self, name: str) -> Change | None:
+        """How a tensor follows from the base's; None where it has new rows."""
+        return None if name in self._new_rows else self._checkpoint.change(name)
+
+    def read_bytes(self, name: str) -> int:
+        """Bytes that are read for a whole tensor."""
+        same = self.infos[name] == self._checkpoint.infos[name] or self.change(name)
+        return self._checkpoint.read_bytes(name) if same else self.infos[name].bytes
+
+    @property
+    def open_bytes(self) -> int:
+        """Memory that each thread holds besides chunks."""
+        return self._checkpoint.open_bytes
+
+    @property
+    def arrays(self) -> int:
+        """Number of arrays in memory for a chunk of a tensor."""
+        return self._checkpoint.arrays
 
     def read(self, name: str, start: int, stop: int, buffer: Stored) -> Stored:
         """Read elements of a tensor, including its new rows."""

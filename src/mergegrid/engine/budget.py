@@ -16,7 +16,7 @@ from mergegrid.engine.prepass import FOLD_CHUNK
 from mergegrid.engine.thresholds import LISTED, LISTED_FROM
 from mergegrid.errors import ConfigError
 from mergegrid.extras import require
-from mergegrid.kernels.compiled import program_loop
+from mergegrid.kernels.compiled import product_loop, program_loop
 
 _HISTOGRAM_BYTES = 8 << 16
 # What a pre-pass keeps of a chunk: a few counts in an array, with its name.
@@ -87,6 +87,9 @@ def plan_budget(
     whole_rows = any(recipe.whole_rows for recipe in recipes)
     prepasses = _open_prepasses(recipes)
     program_loop()  # It stays in memory.
+    opened = sum(model.open_bytes for model in engine.models.values())
+    if opened:
+        product_loop()
     fixed = resident() + held + _SLACK + _digests(engine, recipes)
     # Each thread computes the matrices of one tensor.
     matrices = sum(
@@ -101,7 +104,8 @@ def plan_budget(
             for size in ((chunk_size, FOLD_CHUNK) if matrices else (chunk_size,))
         ]
         longest = max(lengths)
-        per_thread, shared = longest * _bytes_of_element(recipes) + matrices, fixed
+        per_thread = longest * _bytes_of_element(engine, recipes) + matrices + opened
+        shared = fixed
         if prepasses.any:
             # What one thread lists before the others know of it.
             per_thread += longest * _FLOAT * (2 + prepasses.wide + prepasses.narrow)
@@ -120,7 +124,7 @@ def plan_budget(
                 f"--max-memory {max_memory / 1e6:,.0f} MB is too small: one thread needs "
                 f"{needs(1, chunk_size) / 1e6:,.0f} MB; raise it, or merge fewer models at a time"
             )
-    size = sum(model.infos[name].bytes for model in engine.models.values() for name in infos)
+    size = sum(model.read_bytes(name) for model in engine.models.values() for name in infos)
     passes = 1 + max(sum(map(bool, recipe.prepasses())) for recipe in recipes)
     writes = len(recipes) * sum(info.bytes for info in infos.values())
     return Budget(
@@ -156,11 +160,12 @@ def options_for(device: str, threads: int | None = None) -> EngineOptions:
     return EngineOptions(threads or 2, _CUDA_CHUNK_SIZE, partial(TorchOperations, device))
 
 
-def _bytes_of_element(recipes: Sequence[BoundRecipe]) -> int:
+def _bytes_of_element(engine: Engine, recipes: Sequence[BoundRecipe]) -> int:
     """Memory of a thread per element of a chunk: what is read, stored and, for rows, sorted."""
     experts = max(len(recipe.experts) for recipe in recipes)
     statistics = experts
-    read, stored = 1 + experts + statistics, max(len(recipes), experts + 1)
+    further = sum(model.arrays - 1 for model in engine.models.values())
+    read, stored = 1 + experts + further + statistics, max(len(recipes), experts + 1)
     # A buffer for one more array is allocated while the old buffers still exist.
     arrays = max(2 * read, read + stored + 1)
     if any(recipe.whole_rows for recipe in recipes):

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from mergegrid.checkpoints.checkpoint import Checkpoint
-from mergegrid.checkpoints.dtypes import Stored
+from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.engine.masks import mask_key
 from mergegrid.engine.ops.operations import Array, Operations
 from mergegrid.errors import CheckpointError
+from mergegrid.kernels.product import Product
 
+_FLOAT32 = DTYPES["float32"]
 #: The base among the models of a chunk; no expert can have this name.
 BASE = ""
 
@@ -65,13 +67,25 @@ class Chunk:
     def weight(self, model: str) -> Array:
         """Elements of an expert, or of the base."""
         if model not in self._weights:
-            self._weights[model] = self._read(model)
+            change = self._models[model].change(self.name)
+            if change is None:
+                weight = self._read(model)
+            elif change.product is None:
+                weight = self.base
+            else:
+                weight = self.ops.plus(self.base, self.delta(model), 1.0)
+            self._weights[model] = weight
         return self._weights[model]
 
     def delta(self, expert: str) -> Array:
-        """Expert minus base."""
+        """Expert minus base; straight from an adapter where the expert is one."""
         if expert not in self._deltas:
-            self._deltas[expert] = self.ops.subtract(self.weight(expert), self.base)
+            change = self._models[expert].change(self.name)
+            if change is None or change.product is None:
+                delta = self.ops.subtract(self.weight(expert), self.base)
+            else:
+                delta = self._changed(change.product, change.growth)
+            self._deltas[expert] = delta
         return self._deltas[expert]
 
     def random_words(self, seed: int, expert: str) -> Array:
@@ -86,6 +100,19 @@ class Chunk:
         if key not in self._shared:
             self._shared[key] = compute()
         return self._shared[key]
+
+    def _changed(self, product: Product, growth: Product | None) -> Array:
+        """The delta of an adapter; see `Change`."""
+        delta = self._elements(product)
+        if growth is None:
+            return delta
+        grown = self.ops.product(self._elements(growth), self.ops.plus(self.base, delta, 1.0))
+        return self.ops.plus(delta, grown, 1.0)
+
+    def _elements(self, product: Product) -> Array:
+        buffer = self.ops.buffer(self.count, _FLOAT32)
+        product.elements(self.start, buffer)
+        return self.ops.load(buffer, _FLOAT32)
 
     def _read(self, model: str) -> Array:
         checkpoint = self._models[model]

@@ -132,15 +132,18 @@ class Engine:
         steps = joint_steps(recipes)
         infos, chunk_size = self.base.infos, self.options.chunk_size
         sizes = {
-            name: sum(model.infos[name].dtype.size for model in self.models.values())
-            for name in infos
+            name: sum(model.read_bytes(name) for model in self.models.values()) for name in infos
         }
+
+        def read(name: str, start: int, stop: int) -> int:
+            count = infos[name].count
+            return sizes[name] * stop // count - sizes[name] * start // count
 
         def work(state: WorkerState, task: list[ChunkRange]) -> int:
             for name, start, stop in task:
                 state.ops.restart()
                 _merge(Chunk(self.models, name, start, stop, state.ops, on_read), outputs)
-            return sum((stop - start) * sizes[name] for name, start, stop in task)
+            return sum(read(name, start, stop) for name, start, stop in task)
 
         with Workers(self.options.threads, self.options.operations) as workers:
             runner = PrepassRunner(

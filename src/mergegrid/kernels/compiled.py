@@ -1,4 +1,4 @@
-"""Machine code of the program loop: compiled once per processor, then loaded from a file.
+"""Machine code of the loops: compiled once per processor, then loaded from a file.
 
 Importing the compiler, numba, takes longer than a small merge. So the machine code is kept as an
 object file, which LLVM loads in a few milliseconds. The file name is a digest of everything that
@@ -25,10 +25,10 @@ from mergegrid.errors import MergegridError
 
 logger = logging.getLogger(__name__)
 
-#: Name of the compiled function.
-NAME = "execute"
-#: Number of its arguments, all of them addresses of arrays.
-ARRAYS = 12
+#: Names of the compiled functions: of the program loop, and of the product loop.
+NAME, PRODUCT = "execute", "multiply"
+#: Number of their arguments, all of them addresses of arrays.
+ARRAYS = {NAME: 12, PRODUCT: 5}
 _HERE = Path(__file__).parent
 _DIGEST = hashlib.sha256().digest_size
 # Read at import, like the rest of the package, because the files may change during a long job.
@@ -40,7 +40,17 @@ _SOURCE = hashlib.sha256(
 @cache
 def program_loop() -> Callable[..., None]:
     """The compiled `program_loop.execute`, which releases the interpreter's lock."""
-    name, machine = file_name(), target()
+    return _function(NAME)
+
+
+@cache
+def product_loop() -> Callable[..., None]:
+    """The compiled `product_loop.multiply`, which releases the interpreter's lock."""
+    return _function(PRODUCT)
+
+
+def _function(loop: str) -> Callable[..., None]:
+    name, machine = file_name(loop), target()
     code = next(filter(None, (_read(folder / name) for folder in _folders())), None)
     if code is None:
         logger.warning("compiling the merging loops for this processor, once (10 to 30 seconds)")
@@ -49,12 +59,12 @@ def program_loop() -> Callable[..., None]:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    function: Any = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * ARRAYS)(
-        engine.get_function_address(NAME)
+    function: Any = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * ARRAYS[loop])(
+        engine.get_function_address(loop)
     )
     function.engine = engine  # The machine code lives as long as its engine.
-    loop: Callable[..., None] = function
-    return loop
+    compiled: Callable[..., None] = function
+    return compiled
 
 
 def target() -> Any:
@@ -66,11 +76,11 @@ def target() -> Any:
     )
 
 
-def file_name() -> str:
-    """Name of the file with the machine code for this source, compiler and processor."""
+def file_name(loop: str = NAME) -> str:
+    """Name of the file with the machine code of a loop for this source, compiler and processor."""
     inputs = (*_processor(), version("numba"), version("llvmlite"), _SOURCE)
     digest = hashlib.sha256("\n".join(inputs).encode()).hexdigest()
-    return f"{NAME}-{digest[:16]}.o"
+    return f"{loop}-{digest[:16]}.o"
 
 
 def _processor() -> tuple[str, str]:

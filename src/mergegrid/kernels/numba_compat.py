@@ -1,4 +1,4 @@
-"""Compiling the program loop with numba to an object file that needs neither numba nor Python.
+"""Compiling the loops with numba to object files that need neither numba nor Python.
 
 This relies on how numba lowers a C callback: `inspect_llvm` returns the whole module as text,
 `native_name` is the function without the wrapper for Python, and all other functions are internal
@@ -11,22 +11,23 @@ import llvmlite.binding as llvm
 from numba import cfunc, types
 
 from mergegrid.errors import MergegridError
-from mergegrid.kernels import program_loop
+from mergegrid.kernels import product_loop, program_loop
 from mergegrid.kernels.compiled import ARRAYS, NAME, file_name, target
 
 
-def machine_code() -> bytes:
-    """An object file that contains only the program loop, for this processor.
+def machine_code(loop: str = NAME) -> bytes:
+    """An object file that contains only one loop, for this processor.
 
     Raises:
         MergegridError: the loop may allocate or raise, for which it would need numba's library.
     """
-    signature = types.void(*[types.voidptr] * ARRAYS)
-    compiled = cfunc(signature, error_model="numpy")(program_loop.execute)
+    source = program_loop.execute if loop == NAME else product_loop.multiply
+    signature = types.void(*[types.voidptr] * ARRAYS[loop])
+    compiled = cfunc(signature, error_model="numpy")(source)
     module = llvm.parse_assembly(compiled.inspect_llvm())
-    module.get_function(compiled.native_name).name = NAME
+    module.get_function(compiled.native_name).name = loop
     for function in module.functions:
-        if not function.is_declaration and function.name != NAME:
+        if not function.is_declaration and function.name != loop:
             function.linkage = "internal"
     # Remove numba's error reporting, which needs its library and is unreachable in these loops.
     machine, passes = target(), llvm.create_new_module_pass_manager()
@@ -48,10 +49,11 @@ def machine_code() -> bytes:
 
 def main() -> None:
     """Write the machine code to standard output, if it belongs to the file name in `sys.argv`."""
-    if file_name() != sys.argv[2]:
+    loop = sys.argv[2].partition("-")[0]
+    if file_name(loop) != sys.argv[2]:
         sys.exit("mergegrid has changed since this program was started; restart it")
     try:
-        code = machine_code()
+        code = machine_code(loop)
     except MergegridError as error:
         sys.exit(str(error))
     sys.stdout.buffer.write(code)

@@ -26,6 +26,8 @@ LIST_OTHERS = 32
 LANES = 8
 #: Number of array sizes passed to the program loop.
 SIZES = 12
+#: Columns of a matrix that the product loop stores together.
+TILE = 256
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def expert(
         left = file[b][part * shape[0] : (part + 1) * shape[0], number::count]
         return left, file[a][number * rank : (number + 1) * rank]
 
-    return LowRank(*base_shape, rank, config.scale(module), load)
+    return LowRank(*base_shape, rank, config.scale(module), load, of_all=count)
 
 
 def check_rank(config: AdapterConfig, module: str, first: int, second: Shape) -> int:

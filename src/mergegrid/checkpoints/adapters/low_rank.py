@@ -34,11 +34,18 @@ class LowRank:
     """Reads left [rows, rank] and right [rank, columns]."""
     direction: Direction | None = None
     """Set for DoRA."""
+    of_all: int = 1
+    """Number of changes whose matrices are stored as one, and read together: experts of a layer."""
 
     @property
     def bytes(self) -> int:
         """Memory of both matrices in float32."""
         return 4 * self.rank * (self.rows + self.columns)
+
+    @property
+    def read_bytes(self) -> int:
+        """Memory while they are read: as stored and in float32, with those stored as one."""
+        return 2 * self.bytes * self.of_all
 
     def factors(self) -> tuple[Floats, Floats]:
         """Read left [rows, rank] and right [rank, columns], contiguous."""
