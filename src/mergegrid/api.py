@@ -59,6 +59,7 @@ def merge(
     out: Folder,
     output: Output = ...,
     statistics: Mapping[str, Folder] | None = ...,
+    base_is: Sequence[str] = ...,
     threads: int | None = ...,
     max_memory: int | str | None = ...,
     device: str = ...,
@@ -75,6 +76,7 @@ def merge(
     out: None = ...,
     output: Output = ...,
     statistics: Mapping[str, Folder] | None = ...,
+    base_is: Sequence[str] = ...,
     threads: int | None = ...,
     max_memory: int | str | None = ...,
     device: str = ...,
@@ -90,6 +92,7 @@ def merge(
     out: Folder | None = None,
     output: Output | None = None,
     statistics: Mapping[str, Folder] | None = None,
+    base_is: Sequence[str] = (),
     threads: int | None = None,
     max_memory: int | str | None = None,
     device: str = "cpu",
@@ -98,12 +101,14 @@ def merge(
 
     Args:
         base: folder or hub id of the base, or its state dict.
-        experts: folders, hub ids or state dicts of the experts, by the names that masks depend on.
+        experts: folders or hub ids (of whole models or LoRA adapters) or state dicts of the
+            experts, by the names that masks depend on.
         sparsifier: what happens to the deltas before merging; by default nothing.
         method: how the sparsified experts become one model; by default their average.
         out: folder to write. Without it the merged tensors are returned.
         output: dtype, shards, tokenizer and vocabulary of the merged model.
         statistics: files of model statistics by expert, for methods that need them.
+        base_is: further names of the base, for adapters that name it otherwise than its folder.
         threads: number of threads; by default one per processor.
         max_memory: memory limit, in bytes or as in `1GiB`.
         device: `cpu` or `cuda`; it changes no bit of the result.
@@ -124,10 +129,10 @@ def merge(
     output = output or Output()
     limit = byte_limit(max_memory, "max_memory")
     if isinstance(base, Mapping):
-        if out is not None or statistics:
+        if out is not None or statistics or base_is:
             raise ConfigError(
-                "state dicts are merged in memory: `out` and `statistics` need model folders; "
-                "save the models first, or omit both"
+                "state dicts are merged in memory: `out`, `statistics` and `base_is` need model "
+                "folders; save the models first, or omit them"
             )
         if limit is not None or output != Output(dtype=output.dtype):
             raise ConfigError(
@@ -156,6 +161,7 @@ def merge(
         output=output,
         statistics={name: Path(path) for name, path in (statistics or {}).items()},
         hub=models.hub,
+        base_is=(base_is,) if isinstance(base_is, str) else tuple(base_is),
     )
     if out is not None:
         return run_job(job, threads, limit, device)[0]
@@ -211,6 +217,7 @@ def job_of(merge_file: Path, out: Path, ignore_unused: bool = False) -> MergeJob
         output=content.output,
         statistics={name: path(file) for name, file in content.statistics.items()},
         hub=models.hub,
+        base_is=content.base_is,
         notes=notes,
     )
 
@@ -271,15 +278,21 @@ def _log_plan(job: MergeJob, notes: Sequence[str], plan: str, dry_run: bool) -> 
 
 
 def deltas(
-    base: Folder, expert: Folder, *, dtype: str | None = None, threads: int | None = None
+    base: Folder,
+    expert: Folder,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    base_is: Sequence[str] = (),
 ) -> DeltaReport:
     """Measure how far an expert is from its base, and whether DARE applies to it.
 
     Args:
         base: folder or hub id of the base.
-        expert: folder or hub id of the expert.
+        expert: folder or hub id of the expert, a whole model or a LoRA adapter.
         dtype: dtype that a merged model would be rounded to; by default the base's.
         threads: number of threads; by default one per processor.
+        base_is: further names of the base, for an adapter that names it otherwise.
 
     Raises:
         MergegridError: a model is damaged, or the expert was not fine-tuned from this base.
@@ -288,7 +301,9 @@ def deltas(
     models = locate_models({"": base, name: expert})
     preflight.check_family(models)
     models.download()
-    return measure(models.base, models.experts[name], dtype, threads or processors(), name)
+    names = (base_is,) if isinstance(base_is, str) else tuple(base_is)
+    folder = models.experts[name]
+    return measure(models.base, folder, dtype, threads or processors(), name, names)
 
 
 def inspect(folder: Folder) -> Inspection:

@@ -160,10 +160,17 @@ def push(
 @app.command()
 def deltas(
     base: Annotated[str, typer.Argument(help="folder or hub id of the base")],
-    expert: Annotated[str, typer.Argument(help="folder or hub id of a model fine-tuned from it")],
+    expert: Annotated[
+        str,
+        typer.Argument(help="folder or hub id of a model fine-tuned from it, or of a LoRA adapter"),
+    ],
     dtype: Annotated[
         str | None,
         typer.Option(help="dtype that a merge is rounded to; by default the base's"),
+    ] = None,
+    base_is: Annotated[
+        list[str] | None,
+        typer.Option(help="name that an adapter gives its base, if it is not the folder's"),
     ] = None,
     table: Annotated[
         Path | None, typer.Option("--csv", help="file for all quantiles of every tensor")
@@ -172,7 +179,7 @@ def deltas(
     """Measure how far an expert is from its base, and whether DARE applies to it."""
     from mergegrid import api
 
-    report = api.deltas(base, expert, dtype=dtype)
+    report = api.deltas(base, expert, dtype=dtype, base_is=base_is or ())
     if table:
         report.write_csv(table)
     typer.echo(report)

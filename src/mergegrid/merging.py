@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergegrid.checkpoints import cards, model_files
+from mergegrid.checkpoints.adapters.adapter import is_adapter
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
@@ -60,6 +61,8 @@ class MergeJob:
     """Files of model statistics by expert, for methods that need them."""
     homologous: bool = True
     """Whether configurations of experts and base must agree, and not only shapes."""
+    base_is: tuple[str, ...] = ()
+    """Further names of the base, for adapters that name it otherwise than its folder does."""
     notes: tuple[str, ...] = ()
     """Lines about how the merge was described, for the manifest and the model card."""
     hub: "Mapping[str, HubFiles]" = field(default_factory=dict)
@@ -80,7 +83,11 @@ class MergeJob:
     def tokenizer_folder(self) -> Path:
         """The model folder whose tokenizer goes with the merged models."""
         name = self.output.tokenizer
-        return self.base if name == "base" else self.experts[name]
+        folder = self.base if name == "base" else self.experts[name]
+        # An adapter that changed no token has none beside it.
+        return (
+            folder if model_files.tokenizer_files(folder) or not is_adapter(folder) else self.base
+        )
 
     def open(self) -> "OpenMerge":
         """Open the models, and check all that can be known before weights are read.
@@ -124,12 +131,13 @@ class OpenMerge:
         self._config_files = model_files.config_files(job.base)
         self._tokenizer_files = model_files.tokenizer_files(job.tokenizer_folder)
         experts = dict(sorted(job.experts.items()))
-        family = open_family(job.base, experts, job.output.vocabulary, job.homologous)
+        output = job.output
+        family = open_family(job.base, experts, output.vocabulary, job.homologous, job.base_is)
         aligned = family.aligned
         statistics = {name: open_statistics(path) for name, path in job.statistics.items()}
         self.engine = Engine(aligned.base, aligned.experts, statistics)
         self._recipes = {folder: self.engine.bind(recipe) for folder, recipe in job.recipes.items()}
-        self._stored = family.stored
+        self._stored, self._adapters = family.stored, family.adapters
         self.infos = {
             name: TensorInfo(info.shape, DTYPES.get(job.output.dtype, info.dtype))
             for name, info in aligned.base.infos.items()
@@ -244,7 +252,8 @@ class OpenMerge:
         model_files.copy_files(self.job.tokenizer_folder, self._tokenizer_files, folder)
 
     def _verifier(self) -> InputVerifier:
-        return InputVerifier(self.engine.models, self._stored, self.job.folders)
+        job = self.job
+        return InputVerifier(self.engine.models, self._stored, job.folders, self._adapters)
 
     def _made_from(self, recipe: Recipe, statistics: Mapping[str, str]) -> dict[str, Any]:
         return {
@@ -273,6 +282,7 @@ class OpenMerge:
                 "method": recipe.method.model_dump(mode="json"),
                 "output": job.output.model_dump(mode="json"),
                 **({"statistics": statistics} if statistics else {}),
+                **({"base_is": list(job.base_is)} if job.base_is else {}),
             },
         )
         inputs = {name or "base": draft.made_from["inputs"][name or "base"] for name in parents}

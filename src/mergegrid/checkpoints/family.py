@@ -1,9 +1,12 @@
 """A family: a base and its experts, opened, checked and brought to the same tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergegrid.checkpoints.adapters.adapted import AdaptedCheckpoint
+from mergegrid.checkpoints.adapters.adapter import Adapter, is_adapter, read_adapter
+from mergegrid.checkpoints.adapters.base_name import check_base_name
 from mergegrid.checkpoints.checkpoint import Checkpoint, Renamed
 from mergegrid.checkpoints.compatibility import check_configs, check_homologous, unmerged_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
@@ -28,6 +31,8 @@ class Family:
     """Base and experts with the same number of embedding rows."""
     notes: list[str]
     """Lines about tolerated differences, and about tensors that are left out or resized."""
+    adapters: Mapping[str, Adapter]
+    """The experts that are adapters."""
 
 
 def open_family(
@@ -35,8 +40,9 @@ def open_family(
     expert_folders: Mapping[str, Path],
     policy: VocabularyPolicy = "base_rows",
     homologous: bool = True,
+    base_is: Sequence[str] = (),
 ) -> Family:
-    """Open the folders of a base and its experts.
+    """Open the folders of a base and its experts: whole models, or LoRA adapters of the base.
 
     Weights are read only where a file stores a tied matrix twice, to check that both are equal.
 
@@ -45,18 +51,27 @@ def open_family(
         expert_folders: folders of the experts by name.
         policy: how to treat embedding rows beyond those of the base.
         homologous: whether the configs must agree (in `rope_theta`, say), not only the shapes.
+        base_is: further names of the base, which an adapter may give instead of its folder's.
 
     Raises:
         CheckpointError: a model is damaged, cannot be merged, or is not homologous with the base.
     """
     config = read_config(base_folder)
-    stored = {"": open_checkpoint(base_folder)}
+    stored: dict[str, Checkpoint] = {"": open_checkpoint(base_folder)}
     base = canonical(stored[""], config, f"base {base_folder}")
     experts: dict[str, Checkpoint] = {}
     base_only: set[str] = set()
     notes: list[str] = []
+    adapters: dict[str, Adapter] = {}
     for name, folder in expert_folders.items():
         where = f"expert {name}"
+        if is_adapter(folder):
+            adapter = read_adapter(folder, base, config)
+            notes += check_base_name(adapter.config, base_folder, name, base_is)
+            notes += [*adapter.notes, _note(name)]
+            stored[name], adapters[name] = adapter.file, adapter
+            experts[name] = AdaptedCheckpoint(base, adapter)
+            continue
         expert_config = read_config(folder) or config
         stored[name] = open_checkpoint(folder)
         expert = canonical(stored[name], expert_config, where)
@@ -73,4 +88,11 @@ def open_family(
     aligned = align(base, experts, policy)
     for name, expert in aligned.experts.items():
         check_homologous(aligned.base, expert, name)
-    return Family(stored, experts, aligned, [*notes, *aligned.notes])
+    return Family(stored, experts, aligned, [*notes, *aligned.notes], adapters)
+
+
+def _note(name: str) -> str:
+    return (
+        f"expert {name} is a LoRA adapter, and its delta is that of the adapter in float32: it is "
+        "another expert than its merged folder, whose delta holds the rounding of the merge"
+    )

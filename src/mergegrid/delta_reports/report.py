@@ -98,8 +98,9 @@ def measure(
     dtype: str | None = None,
     threads: int = 1,
     name: str = "",
+    base_is: Sequence[str] = (),
 ) -> DeltaReport:
-    """Measure the deltas between two model folders, and show the progress.
+    """Measure the deltas of an expert, a model folder or an adapter, and show the progress.
 
     Args:
         base: folder of the base.
@@ -107,6 +108,7 @@ def measure(
         dtype: dtype that parameters are rounded to; by default the base's.
         threads: number of threads.
         name: what notes and errors call the expert; by default the name of its folder.
+        base_is: further names of the base, for an adapter that names it otherwise.
 
     Raises:
         CheckpointError: a model is damaged, or the expert is not homologous with the base.
@@ -118,11 +120,11 @@ def measure(
         if not folder.is_dir():
             raise CheckpointError(f"there is no folder {folder}; pass the folder of a model")
     name = name or expert.resolve().name
-    family = open_family(base, {name: expert})
+    family = open_family(base, {name: expert}, base_is=base_is)
     aligned = family.aligned
     models = aligned.base, aligned.experts[name]
     stored = sorted({info.dtype.name for info in aligned.base.infos.values()})
-    size = sum(model.infos[tensor].bytes for model in models for tensor in aligned.base)
+    size = sum(model.read_bytes(tensor) for model in models for tensor in aligned.base)
     with byte_progress("deltas", size) as progress:
         sizes = delta_sizes(*models, DTYPES.get(dtype or ""), threads, progress)
     return DeltaReport(sizes, dtype or " and ".join(stored), family.notes)
@@ -136,6 +138,7 @@ def expert_delta_sizes(base: Path, expert: Path, name: str, threads: int = 1) ->
     Raises:
         CheckpointError: a model is damaged, or shapes differ.
     """
+    # A study names the base of its adapters.
     aligned = open_family(base, {name: expert}, homologous=False).aligned
     return delta_sizes(aligned.base, aligned.experts[name], threads=threads)
 

@@ -107,6 +107,7 @@ def delta_sizes(
         CheckpointError: a model cannot be read, or a delta is not finite.
     """
     models = {BASE: base, _EXPERT: expert}
+    sizes = {name: sum(model.read_bytes(name) for model in models.values()) for name in base}
 
     def work(state: WorkerState, task: list[ChunkRange]) -> tuple[int, list[tuple[str, "_Sums"]]]:
         sums, count = [], 0
@@ -114,7 +115,8 @@ def delta_sizes(
             state.ops.restart()
             chunk = Chunk(models, name, start, stop, state.ops)
             sums.append((name, _measure(chunk, output or base.infos[name].dtype)))
-            count += sum(chunk.count * model.infos[name].dtype.size for model in models.values())
+            read, whole = sizes[name], base.infos[name].count
+            count += read * stop // whole - read * start // whole
         return count, sums
 
     def measured(workers: Workers) -> Iterator[tuple[str, "_Sums"]]:

@@ -37,15 +37,24 @@ class MergeFile(Settings):
     """Folder of the base, or its id on the hub: `org/name[@revision][:subfolder]`. Relative paths
     start at the file; a folder wins over an id."""
     experts: Annotated[dict[str, str], Field(min_length=1)]
-    """Folders or hub ids of the experts, by the names that masks and results know them by."""
+    """Folders or hub ids of the experts, whole models or LoRA adapters, by the names that masks and
+    results know them by."""
     sparsifier: SparsifierGrid = {"kind": "none"}
     """What happens to the deltas before merging; lists of values make one model each."""
     method: MethodGrid = {"kind": "average"}
     """How the sparsified experts become one model; lists of values make one model each."""
+    base_is: tuple[str, ...] = ()
+    """Further names of the base, as in `[meta-llama/Llama-2-7b-hf]`, for adapters that name it
+    otherwise than its folder or hub id does."""
     statistics: dict[str, str] = {}
     """Safetensors files with what was gathered of each expert, for `fisher` and `regmean`."""
     output: Output = Output()
     """The folder that is written."""
+
+    @field_validator("base_is", mode="before")
+    @classmethod
+    def _one_or_several(cls, names: Any) -> Any:
+        return (names,) if isinstance(names, str) else names
 
     @field_validator("experts")
     @classmethod

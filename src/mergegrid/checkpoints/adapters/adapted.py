@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergegrid.checkpoints.adapters.adapter import Adapter
 from mergegrid.checkpoints.adapters.low_rank import LowRank
@@ -19,7 +20,7 @@ from mergegrid.kernels.product import Product
 _FLOAT32 = DTYPES["float32"]
 _UNCHANGED = Change()
 # Elements of the blocks of rows whose norms are summed together.
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 
 
 class AdaptedCheckpoint(Checkpoint):
@@ -116,7 +117,7 @@ class AdaptedCheckpoint(Checkpoint):
             return Product(growth[:, None], np.ones((1, entry.columns), np.float32))
         return Product(np.ones((entry.rows, 1), np.float32), growth[None, :])
 
-    def _squares(self, name: str, entry: LowRank, product: Product) -> np.ndarray:
+    def _squares(self, name: str, entry: LowRank, product: Product) -> NDArray[np.float64]:
         """Sums of squares of the rows or columns of V."""
         assert entry.direction is not None, f"{name} has no magnitudes"
         by_row = entry.direction.axis == 0

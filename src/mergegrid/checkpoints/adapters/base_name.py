@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mergegrid.checkpoints.adapters.config import AdapterConfig
+from mergegrid.checkpoints.location import read_json
+from mergegrid.checkpoints.parents import parent_of
+from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.errors import CheckpointError
 
 _QUANTIZED = re.compile(
@@ -18,15 +21,15 @@ _QUANTIZED = re.compile(
 
 
 def check_base_name(
-    config: AdapterConfig, base: Path, known: Sequence[str], expert: str
+    config: AdapterConfig, base: Path, expert: str, base_is: Sequence[str] = ()
 ) -> list[str]:
     """Check that an adapter was trained on a base, as far as names tell.
 
     Args:
         config: settings of the adapter.
         base: folder of the base.
-        known: names of the base: its hub id or folder, and what `base_is` says.
         expert: name of the expert, for messages.
+        base_is: further names of the base.
 
     Returns:
         Notes: that the adapter names no base, or a quantized copy.
@@ -39,7 +42,7 @@ def check_base_name(
         return [f"expert {expert}: its adapter does not name its base, which is not checked"]
     if Path(name).is_dir() and Path(name).resolve() == base.resolve():
         return []
-    plain = _plain(name)
+    plain, known = _plain(name), [*_names(base), *base_is]
     if plain not in map(_plain, known):
         raise CheckpointError(
             f"expert {expert}: {config.path} names the base {name}, and the base here is "
@@ -51,6 +54,16 @@ def check_base_name(
             "its delta is added to the base as it is here"
         ]
     return []
+
+
+def _names(base: Path) -> list[str]:
+    """Names of a model: its hub id or folder, its config's, and the place it was imported from."""
+    parent = parent_of(base)
+    path = base / "manifest.json"
+    made_from = read_json(path).get("made_from", {}) if path.is_file() else {}
+    imported = str(made_from.get("source", "")).partition(":")[2].partition("@")[0]
+    named = (parent.repo, parent.folder_name, read_config(base).get("_name_or_path"), imported)
+    return [str(name) for name in named if name]
 
 
 def _last(name: str) -> str:
