@@ -59,7 +59,7 @@ def merge(
     out: Folder,
     output: Output = ...,
     statistics: Mapping[str, Folder] | None = ...,
-    base_is: Sequence[str] = ...,
+    base_is: str | Sequence[str] = ...,
     threads: int | None = ...,
     max_memory: int | str | None = ...,
     device: str = ...,
@@ -76,7 +76,7 @@ def merge(
     out: None = ...,
     output: Output = ...,
     statistics: Mapping[str, Folder] | None = ...,
-    base_is: Sequence[str] = ...,
+    base_is: str | Sequence[str] = ...,
     threads: int | None = ...,
     max_memory: int | str | None = ...,
     device: str = ...,
@@ -92,7 +92,7 @@ def merge(
     out: Folder | None = None,
     output: Output | None = None,
     statistics: Mapping[str, Folder] | None = None,
-    base_is: Sequence[str] = (),
+    base_is: str | Sequence[str] = (),
     threads: int | None = None,
     max_memory: int | str | None = None,
     device: str = "cpu",
@@ -161,7 +161,7 @@ def merge(
         output=output,
         statistics={name: Path(path) for name, path in (statistics or {}).items()},
         hub=models.hub,
-        base_is=(base_is,) if isinstance(base_is, str) else tuple(base_is),
+        base_is=_names(base_is),
     )
     if out is not None:
         return run_job(job, threads, limit, device)[0]
@@ -217,7 +217,7 @@ def job_of(merge_file: Path, out: Path, ignore_unused: bool = False) -> MergeJob
         output=content.output,
         statistics={name: path(file) for name, file in content.statistics.items()},
         hub=models.hub,
-        base_is=content.base_is,
+        base_is=_names(content.base_is),
         notes=notes,
     )
 
@@ -283,7 +283,7 @@ def deltas(
     *,
     dtype: str | None = None,
     threads: int | None = None,
-    base_is: Sequence[str] = (),
+    base_is: str | Sequence[str] = (),
 ) -> DeltaReport:
     """Measure how far an expert is from its base, and whether DARE applies to it.
 
@@ -301,9 +301,8 @@ def deltas(
     models = locate_models({"": base, name: expert})
     preflight.check_family(models)
     models.download()
-    names = (base_is,) if isinstance(base_is, str) else tuple(base_is)
-    folder = models.experts[name]
-    return measure(models.base, folder, dtype, threads or processors(), name, names)
+    folder, count = models.experts[name], threads or processors()
+    return measure(models.base, folder, dtype, count, name, _names(base_is))
 
 
 def inspect(folder: Folder) -> Inspection:

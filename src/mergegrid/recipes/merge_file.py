@@ -43,18 +43,13 @@ class MergeFile(Settings):
     """What happens to the deltas before merging; lists of values make one model each."""
     method: MethodGrid = {"kind": "average"}
     """How the sparsified experts become one model; lists of values make one model each."""
-    base_is: tuple[str, ...] = ()
-    """Further names of the base, as in `[meta-llama/Llama-2-7b-hf]`, for adapters that name it
-    otherwise than its folder or hub id does."""
+    base_is: str | list[str] = []
+    """What adapters call the base, as in `meta-llama/Llama-2-7b-hf`, if they name it otherwise than
+    its folder or hub id does; a list if they differ."""
     statistics: dict[str, str] = {}
     """Safetensors files with what was gathered of each expert, for `fisher` and `regmean`."""
     output: Output = Output()
     """The folder that is written."""
-
-    @field_validator("base_is", mode="before")
-    @classmethod
-    def _one_or_several(cls, names: Any) -> Any:
-        return (names,) if isinstance(names, str) else names
 
     @field_validator("experts")
     @classmethod
