@@ -349,3 +349,7 @@ def _recipe(experts: tuple[str, ...], sparsifier: Sparsifier, method: Method) ->
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ConfigError("\n".join(lines)) from error
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
