@@ -440,7 +440,7 @@ def an_unknown_dtype(folder):
     return recipe(folder, output={"dtype": "int8"})
 
 
-@case("slerp merges exactly 2 experts, but the recipe has 3", "change the experts")
+@case("slerp merges 1 to 2 experts, but the recipe has 3", "change the experts")
 def slerp_of_three(folder):
     experts = {"math": "math", "code": "code", "more": "code"}
     return recipe(folder, experts=experts, method={"kind": "slerp"})

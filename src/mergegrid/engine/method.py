@@ -158,7 +158,9 @@ class Method(Settings, ABC):
         check_experts(self, experts)
         least, most = self.expert_count
         if len(experts) < least or (most is not None and len(experts) > most):
-            number = f"exactly {least}" if least == most else f"at least {least}"
+            number = f"at least {least}"
+            if most is not None:
+                number = f"exactly {least}" if least == most else f"{least} to {most}"
             raise ValueError(
                 f"{self.kind} merges {number} experts, but the recipe has {len(experts)} "
                 f"({', '.join(sorted(experts))}); change the experts or the method"

@@ -171,6 +171,68 @@ def test_slerp_goes_straight_between_parallel_opposite_and_zero_vectors(merge, o
     assert merged["w"].tolist() == [0.75 + other[0] / 4, 1.5 + other[1] / 4]
 
 
+@pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 1.0])
+def test_slerp_goes_from_the_base_to_one_expert(merge, base, experts, t):
+    # Far enough from the base that the circle is no line.
+    expert = {name: each + 10 * (each - base[name]) for name, each in experts["math"].items()}
+    merged = merge(base, {"math": expert}, Slerp(t=t))
+    for name, one in base.items():
+        one, other = one.astype(np.float64), expert[name].astype(np.float64)
+        angle = np.arccos(cosine(one, other))
+        expected = (np.sin((1 - t) * angle) * one + np.sin(t * angle) * other) / np.sin(angle)
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-5, atol=1e-7)
+    if t in (0, 1):
+        end = expert if t else base
+        assert all(np.array_equal(merged[name], end[name]) for name in base)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_slerp_from_the_base_to_itself_is_the_base_to_the_bit(merge, base, t):
+    merged = merge(base, {"copy": base}, Slerp(t=t))
+    assert all(merged[name].tobytes() == base[name].tobytes() for name in base)
+
+
+def test_slerp_from_the_base_is_that_between_two_experts_of_which_one_is_the_base(
+    merge, base, experts
+):
+    far = {name: each + 10 * (each - base[name]) for name, each in experts["math"].items()}
+    gradient = {"rules": [{"tensors": "*.weight", "value": 0.75}], "default": 0.25}
+    rest = {"rules": [{"tensors": "*.weight", "value": 0.25}], "default": 0.75}
+    one = merge(base, {"math": far}, Slerp.model_validate({"t": gradient}))
+    weights = {"math": gradient, "copy": rest}
+    two = merge(base, {"math": far, "copy": base}, Slerp.model_validate({"weights": weights}))
+    for name in base:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-6, atol=1e-9)
+
+
+def slerp_of_mergekit(t, one, other):
+    """mergekit's `slerp`, in float32: the line above a cosine of 0.9995."""
+    norm = lambda vector: vector / np.linalg.norm(vector)  # noqa: E731
+    dot = np.sum(norm(one) * norm(other))
+    if np.abs(dot) > 0.9995:
+        return (1 - t) * one + t * other
+    angle = np.arccos(dot)
+    return (np.sin(angle - angle * t) * one + np.sin(angle * t) * other) / np.sin(angle)
+
+
+@pytest.mark.parametrize("distance", [0.01, 1, 10])
+def test_the_arithmetic_of_mergekit_takes_the_line_between_near_models(
+    merge, base, experts, distance
+):
+    expert = {
+        name: (base[name] + distance * (each - base[name])).astype(np.float32)
+        for name, each in experts["math"].items()
+    }
+    merged = merge(base, {"math": expert}, Slerp(t=0.3, arithmetic="mergekit"))
+    exact = merge(base, {"math": expert}, Slerp(t=0.3))
+    for name in base:
+        expected = slerp_of_mergekit(0.3, base[name], expert[name])
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-5, atol=1e-8)
+    near = all(cosine(base[name], expert[name]) > 0.9995 for name in base)
+    assert near == (distance == 0.01)
+    assert all(np.allclose(merged[name], exact[name], atol=1e-6) for name in base)
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_model_stock_lies_between_base_and_average_by_the_angle(merge, base, experts, count):
     names = NAMES[:count]
@@ -288,8 +350,9 @@ def test_tensors_without_elements_stay_without(merge, method, sparsifier):
             NAMES,
             r"fisher.weights of .* sum to 0; give",
         ),
-        (Slerp(), None, NAMES, "slerp merges exactly 2 experts, but the recipe has 3"),
-        (Slerp(), None, NAMES[:1], "slerp merges exactly 2 experts, but the recipe has 1"),
+        (Slerp(), None, NAMES, "slerp merges 1 to 2 experts, but the recipe has 3"),
+        (Slerp(weights={"math": 1}), None, NAMES[:1], "with math alone, slerp goes from the base"),
+        (Slerp(t=0.25), None, NAMES[:2], "between code and math, give `weights` instead"),
         (
             ModelStock(),
             None,

@@ -44,6 +44,8 @@ REFINED = [
     (Della(rate=0.9), {"windows": {"a": 0.05}}),
     (Breadcrumbs(rate=0.9), {"largest_of": {"a": 0.05}}),
     (Slerp(), {"weights": {"a": 2}}),
+    (Slerp(), {"t": 0.3}),
+    (Slerp(), {"arithmetic": "mergekit"}),
     (Fisher(), {"weights": {"a": 2}}),
 ]
 

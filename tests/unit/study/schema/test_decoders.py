@@ -134,7 +134,7 @@ WRONG = [
     ("selection", "train", "decoders.selection = 'train': Input should be 'validation' or 'test'"),
     ("merges.sets", [["math", "law"]], "merges.sets lists math, law, which no family has together"),
     ("merges.methods", [{"kind": "fisher"}], "fisher needs model statistics of every expert, whi"),
-    ("merges.methods", [{"kind": "slerp"}], "slerp merges exactly 2 experts"),
+    ("merges.methods", [{"kind": "slerp"}], "slerp merges 1 to 2 experts"),
     (
         "merges.sparsifiers",
         [{"kind": "dare", "rate": 0.5, "rates": {"law": 0.9}}],
