@@ -94,7 +94,7 @@ def _slerp(inputs: Inputs) -> Part:
 def _nuslerp(inputs: Inputs) -> Part:
     """From the first model to the second, by the share of the second weight."""
     document = inputs.file.document
-    if inputs.file.base is not None:
+    if inputs.has_base:
         raise document.error(
             ("base_model",),
             ": with a base, nuslerp rotates deltas, which mergegrid cannot; remove it, or run "
@@ -119,7 +119,7 @@ def _multislerp(inputs: Inputs) -> Part:
     if inputs.given("eps"):
         inputs.refuse("eps", ": mergegrid divides by exact lengths; remove it")
     method = _weighted(inputs, "multislerp", inputs.per_model("weight"))
-    return method | ({"vectors": "deltas"} if inputs.file.base else {})
+    return method | ({"vectors": "deltas"} if inputs.has_base else {})
 
 
 def _karcher(inputs: Inputs) -> Part:

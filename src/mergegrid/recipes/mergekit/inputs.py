@@ -24,6 +24,8 @@ class Inputs:
 
     file: MergekitFile
     base: ModelReference
+    has_base: bool
+    """Whether the file names the base, or it is just the first model."""
     experts: dict[str, Source]
     scopes: tuple[Scope, ...]
     """Parameters outside models, the innermost first."""

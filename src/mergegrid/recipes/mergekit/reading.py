@@ -103,7 +103,9 @@ def read(document: Document, ignore_unused: bool) -> MergekitFile:
                 "mergekit-moe",
             )
     check_keys(document, (), content, TOP_KEYS)
-    reader = _Reader(document, _method(document), ignore_unused)
+    method = _method(document)
+    base = read_model(document, ("base_model",), content.get("base_model"))
+    reader = _Reader(document, method, base, ignore_unused)
     parts = [key for key in ("models", "slices", "modules") if content.get(key)]
     if len(parts) != 1:
         raise document.error(
@@ -117,9 +119,9 @@ def read(document: Document, ignore_unused: bool) -> MergekitFile:
         scopes.insert(0, reader.parameters((*keys, "parameters"), content.get("parameters")))
     return MergekitFile(
         document,
-        reader.method,
+        method,
         reader.slices(keys, content),
-        read_model(document, ("base_model",), document.content.get("base_model")),
+        base,
         tuple(scopes),
         read_tokenizer(document),
         tuple(reader.unused),
@@ -163,9 +165,12 @@ def _module(document: Document) -> tuple[Keys, dict[str, Any]]:
 class _Reader:
     """Reads models with their parameters; collects those that the method does not use."""
 
-    def __init__(self, document: Document, method: str, ignore_unused: bool) -> None:
+    def __init__(
+        self, document: Document, method: str, base: ModelReference | None, ignore_unused: bool
+    ) -> None:
         self.document = document
         self.method = method
+        self.base = base
         self.unused: list[str] = []
         self._ignore_unused = ignore_unused
 
@@ -174,28 +179,36 @@ class _Reader:
         if content.get("models"):
             keys = (*keys, "models")
             models = items(self.document, keys, content["models"])
-            return (Slice(tuple(self._source(*model, ()) for model in models), {}, None, keys),)
+            sources = tuple(self._source(*model, (), self.base) for model in models)
+            return (Slice(sources, {}, None, keys),)
         slices = items(self.document, (*keys, "slices"), content["slices"])
         return tuple(self._slice(*item) for item in slices)
 
     def _slice(self, keys: Keys, value: Any) -> Slice:
         item = mapping(self.document, keys, value)
         check_keys(self.document, keys, item, ("sources", "parameters", "base_model"))
+        base = read_model(self.document, (*keys, "base_model"), item.get("base_model"))
         sources = items(self.document, (*keys, "sources"), item.get("sources"))
         return Slice(
-            tuple(self._source(*source, ("layer_range",)) for source in sources),
+            tuple(self._source(*source, ("layer_range",), base or self.base) for source in sources),
             self.parameters((*keys, "parameters"), item.get("parameters")),
-            read_model(self.document, (*keys, "base_model"), item.get("base_model")),
+            base,
             keys,
         )
 
-    def _source(self, keys: Keys, value: Any, more_keys: tuple[str, ...]) -> Source:
+    def _source(
+        self, keys: Keys, value: Any, more_keys: tuple[str, ...], base: ModelReference | None
+    ) -> Source:
         item = mapping(self.document, keys, value)
         check_keys(self.document, keys, item, ("model", *more_keys, "parameters"))
         model = read_model(self.document, (*keys, "model"), item.get("model"))
         if model is None:
             raise self.document.error(keys, ".model is missing; add it")
         parameters = self.parameters((*keys, "parameters"), item.get("parameters"), of_model=True)
+        if model == base and not METHODS[self.method].base_is_input:
+            for name in parameters:
+                self._note_unused((*keys, "parameters", name), " of the base")
+            parameters = {}
         layers = (
             self._layers((*keys, "layer_range"), item.get("layer_range")) if more_keys else None
         )
@@ -238,8 +251,8 @@ class _Reader:
                 self._note_unused(place)
         return scope
 
-    def _note_unused(self, keys: Keys) -> None:
-        problem = f" is not used by {self.method}, in mergekit neither"
+    def _note_unused(self, keys: Keys, of_model: str = "") -> None:
+        problem = f"{of_model} is not used by {self.method}, in mergekit neither"
         if not self._ignore_unused:
             raise self.document.error(keys, f"{problem}; remove it, or pass --ignore-unused")
         self.unused.append(f"{dotted(keys)}{problem}: ignored")

@@ -67,8 +67,8 @@ def translate(
 def _inputs(file: MergekitFile, layer_count: LayerCount, notes: list[str]) -> Inputs:
     part = _only_slice(file, layer_count, notes)
     _reject_repeated(file, part.sources)
-    base = part.base or file.base
-    if base is None:
+    named = part.base or file.base
+    if named is None:
         if file.method not in _WITHOUT_BASE:
             raise file.document.error(
                 (), f"base_model is missing, which {file.method} needs; add it"
@@ -79,17 +79,18 @@ def _inputs(file: MergekitFile, layer_count: LayerCount, notes: list[str]) -> In
             "mergekit takes those of any of the models"
         )
     else:
-        sources = _with_base(file, part, base)
+        sources, base = _with_base(file, part, named), named
     if not sources:
         raise file.document.error(part.keys, ": there is no model besides the base; add one")
     experts = dict(zip(expert_names([item.model for item in sources]), sources, strict=True))
-    return Inputs(file, base, experts, (part.parameters, *file.scopes), part.keys)
+    scopes = (part.parameters, *file.scopes)
+    return Inputs(file, base, named is not None, experts, scopes, part.keys)
 
 
 def _with_base(file: MergekitFile, part: Slice, base: ModelReference) -> tuple[Source, ...]:
     """The experts of a merge with a base, which may be one of them."""
     document, is_input = file.document, file.definition.base_is_input
-    listed = [source for source in part.sources if source.model == base]
+    listed = any(source.model == base for source in part.sources)
     of_models = part.keys[-1] == "models"
     if not listed and not of_models and file.method not in ("linear", "karcher"):
         raise document.error(
@@ -100,12 +101,6 @@ def _with_base(file: MergekitFile, part: Slice, base: ModelReference) -> tuple[S
         return (*part.sources, Source(base, {}, None, ("base_model",)))
     if is_input:
         return part.sources
-    for source in listed:
-        if source.parameters:
-            raise document.error(
-                (*source.keys, "parameters"),
-                f": {file.method} ignores parameters of the base; remove them",
-            )
     return tuple(source for source in part.sources if source.model != base)
 
 

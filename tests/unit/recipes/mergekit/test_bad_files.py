@@ -52,8 +52,8 @@ CHANGES = {
     "parameters of the base": (
         "  - model: base\n",
         "  - model: base\n    parameters: {weight: 1}\n",
-        "line 7: models[0].parameters",
-        "ignores parameters of the base",
+        "line 7: models[0].parameters.weight of the base is not used by ties",
+        "--ignore-unused",
     ),
     "a revision beside the model": (
         "  - model: b\n",
