@@ -148,11 +148,10 @@ def merge(
             )
     texts = {name: folder for name, folder in experts.items() if isinstance(folder, str | Path)}
     recipe = recipe.model_copy(update={"family": model_label(base) or "base"})
-    if output.tokenizer not in ("base", *texts):
-        raise ConfigError(
-            f"output.tokenizer = {output.tokenizer!r} is not an expert; choose base or one of "
-            f"{', '.join(sorted(texts))}"
-        )
+    try:
+        output.check_experts(texts)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     models = locate_models({"": base, **texts})
     job = MergeJob(
         base=models.base,

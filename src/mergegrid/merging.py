@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergegrid.checkpoints import cards, model_files
-from mergegrid.checkpoints.adapters.adapter import is_adapter
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
-from mergegrid.checkpoints.family import Family, open_family
+from mergegrid.checkpoints.family import open_family
 from mergegrid.checkpoints.model_statistics import open_statistics
+from mergegrid.checkpoints.output_tokenizer import OutputTokenizer
 from mergegrid.checkpoints.parents import parent_of
 from mergegrid.checkpoints.publish import (
     Draft,
@@ -30,11 +30,12 @@ from mergegrid.checkpoints.publish import (
     publish,
     recorded_libraries,
 )
-from mergegrid.checkpoints.vocabulary import is_vocabulary
+from mergegrid.checkpoints.row_mapping import KeptRows
+from mergegrid.checkpoints.vocabulary import vocabulary_tensors
 from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.engine.budget import Budget, plan_budget
 from mergegrid.engine.chunks import BASE
-from mergegrid.engine.engine import Engine
+from mergegrid.engine.engine import Engine, Sink
 from mergegrid.engine.input_verifier import InputVerifier
 from mergegrid.errors import CheckpointError
 from mergegrid.recipes.output import Output
@@ -79,16 +80,6 @@ class MergeJob:
         """The models on the hub that have to be downloaded, in whole or in part."""
         return {name: files for name, files in self.hub.items() if files.missing}
 
-    @property
-    def tokenizer_folder(self) -> Path:
-        """The model folder whose tokenizer goes with the merged models."""
-        name = self.output.tokenizer
-        folder = self.base if name == "base" else self.experts[name]
-        # An adapter that changed no token has none beside it.
-        return (
-            folder if model_files.tokenizer_files(folder) or not is_adapter(folder) else self.base
-        )
-
     def open(self) -> "OpenMerge":
         """Open the models, and check all that can be known before weights are read.
 
@@ -129,10 +120,11 @@ class OpenMerge:
     def __init__(self, job: MergeJob) -> None:
         self.job = job
         self._config_files = model_files.config_files(job.base)
-        self._tokenizer_files = model_files.tokenizer_files(job.tokenizer_folder)
         experts = dict(sorted(job.experts.items()))
         output = job.output
-        family = open_family(job.base, experts, output.vocabulary, job.homologous, job.base_is)
+        family = open_family(
+            job.base, experts, output.vocabulary_settings, job.homologous, job.base_is
+        )
         aligned = family.aligned
         statistics = {name: open_statistics(path) for name, path in job.statistics.items()}
         self.engine = Engine(aligned.base, aligned.experts, statistics)
@@ -144,8 +136,12 @@ class OpenMerge:
         }
         """Shape and dtype of the tensors of a merged model."""
         self.vocabulary = aligned.rows
-        """Embedding rows of the merged models where the base was padded."""
-        self.notes = [*job.notes, *family.notes, *_lost_tokens(job, family)]
+        """Embedding rows of the merged models where they are not the base's."""
+        self._kept = aligned.kept
+        self._tokenizer = OutputTokenizer(
+            job.folders, family.tokenizers, aligned, job.output.tokenizer_choice
+        )
+        self.notes = [*job.notes, *family.notes, *self._tokenizer.notes]
         """Differences that do not prevent the merge, and what was cut or padded: a line each."""
         self._cached = True
         self._verified = False
@@ -206,7 +202,7 @@ class OpenMerge:
                 writer.open()
                 drafts.append((draft, writer))
             writers = [writer for _, writer in drafts]
-            outputs = list(zip(self._recipes.values(), writers, strict=True))
+            outputs = list(zip(self._recipes.values(), map(self._keeping, writers), strict=True))
             with verifier.damage_first():
                 engine.stream(outputs, verifier.add, progress)
             # Not every method reads every model: an average does not need the base.
@@ -232,7 +228,7 @@ class OpenMerge:
             DamagedError: a published model differs from its manifest.
         """
         sink = MemorySink(self.infos)
-        outputs = [(self.engine.bind(recipe), sink)]
+        outputs = [(self.engine.bind(recipe), self._keeping(sink))]
         if self._verified:
             self.engine.stream(outputs)
         else:
@@ -249,7 +245,13 @@ class OpenMerge:
         model_files.copy_files(self.job.base, self._config_files, folder)
         dtype = dtypes.pop() if len(dtypes) == 1 else None
         model_files.adapt_config(folder, dtype, self.vocabulary)
-        model_files.copy_files(self.job.tokenizer_folder, self._tokenizer_files, folder)
+        self._tokenizer.write(folder)
+
+    def _keeping(self, sink: Sink) -> Sink:
+        """A sink in which rows that no merge may change are as their model has them."""
+        if not self._kept:
+            return sink
+        return KeptRows(sink, self._kept, vocabulary_tensors(self.engine.base))
 
     def _verifier(self) -> InputVerifier:
         job = self.job
@@ -303,19 +305,3 @@ class MemorySink:
     def write(self, name: str, start: int, stored: Stored) -> None:
         """Keep elements of a tensor."""
         self.stored[name][start : start + stored.size] = stored
-
-
-def _lost_tokens(job: MergeJob, family: Family) -> list[str]:
-    """A note if the tokenizer may have tokens for which the merged model has no row."""
-    name = job.output.tokenizer
-    if name == "base" or job.output.vocabulary == "pad":
-        return []
-    base, expert = family.aligned.base, family.opened[name]
-    tensors = [tensor for tensor in base if is_vocabulary(tensor)]
-    rows = [base.infos[tensor].shape[0] for tensor in tensors]
-    if [expert.infos[tensor].shape[0] for tensor in tensors] <= rows:
-        return []
-    return [
-        f"the tokenizer of expert {name} may have tokens beyond the {min(rows)} rows of the merged "
-        "model; output.vocabulary: pad keeps their rows"
-    ]

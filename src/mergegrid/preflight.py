@@ -151,7 +151,9 @@ def _check_pickled(job: MergeJob, pickled: list[str]) -> list[str]:
         readable = {}
     notes = []
     if readable:
-        notes += open_family(job.base, readable, job.output.vocabulary, job.homologous).notes
+        notes += open_family(
+            job.base, readable, job.output.vocabulary_settings, job.homologous
+        ).notes
     if job.homologous:
         for name, folder in sorted(job.experts.items()):
             if name not in readable:

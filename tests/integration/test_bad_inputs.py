@@ -409,7 +409,7 @@ def a_rate_of_a_stranger(folder):
     return recipe(folder, sparsifier={"kind": "dare", "rate": 0.5, "rates": {"maths": 0.1}})
 
 
-@case("output.tokenizer = 'maths'", "choose base or one of code, math")
+@case("output.tokenizer = 'maths'", "choose base, auto or one of code, math")
 def the_tokenizer_of_a_stranger(folder):
     return recipe(folder, output={"tokenizer": "maths"})
 

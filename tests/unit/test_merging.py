@@ -35,7 +35,8 @@ def model(folder, seed, scale=0.02, base=None, rows=12, **config):
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(CONFIG | {"vocab_size": rows} | config))
-    (folder / "tokenizer.json").write_text("{}")
+    words = {"type": "WordLevel", "vocab": {f"w{number}": number for number in range(12)}}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": words}))
     return tensors
 
 

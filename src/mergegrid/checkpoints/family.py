@@ -16,7 +16,9 @@ from mergegrid.checkpoints.tensor_names import (
     with_names_of_base,
     with_tied_embeddings,
 )
-from mergegrid.checkpoints.vocabulary import Aligned, VocabularyPolicy, align
+from mergegrid.checkpoints.token_alignment import BASE, Tokenizers, check_vocabularies
+from mergegrid.checkpoints.tokenizers import read_tokenizers
+from mergegrid.checkpoints.vocabulary import Aligned, VocabularySettings, align
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Family:
     """The experts under the tensor names of the base, with their own vocabulary sizes."""
     aligned: Aligned
     """Base and experts with the same number of embedding rows."""
+    tokenizers: Tokenizers
+    """Tokenizers by model, the base under the name ""; models without one are left out, and experts
+    that are not homologous."""
     notes: list[str]
     """Lines about tolerated differences, and about tensors that are left out or resized."""
     adapters: Mapping[str, Adapter]
@@ -38,7 +43,7 @@ class Family:
 def open_family(
     base_folder: Path,
     expert_folders: Mapping[str, Path],
-    policy: VocabularyPolicy = "base_rows",
+    vocabulary: VocabularySettings | None = None,
     homologous: bool = True,
     base_is: Sequence[str] = (),
 ) -> Family:
@@ -49,7 +54,7 @@ def open_family(
     Args:
         base_folder: folder of the base.
         expert_folders: folders of the experts by name.
-        policy: how to treat embedding rows beyond those of the base.
+        vocabulary: how to treat rows and tokens that not all models have.
         homologous: whether the configs must agree (in `rope_theta`, say), not only the shapes.
         base_is: further names of the base, which an adapter may give instead of its folder's.
 
@@ -85,10 +90,16 @@ def open_family(
         notes += head_notes
     if base_only:
         base = Renamed(base, {name: name for name in base if name not in base_only})
-    aligned = align(base, experts, policy)
+    tokenizers = read_tokenizers({BASE: base_folder, **expert_folders})
+    by_token = homologous or (vocabulary is not None and vocabulary.policy == "union")
+    notes += check_vocabularies(tokenizers, by_token)
+    aligned = align(base, experts, vocabulary, tokenizers if by_token else {})
     for name, expert in aligned.experts.items():
         check_homologous(aligned.base, expert, name)
-    return Family(stored, experts, aligned, [*notes, *aligned.notes], adapters)
+    known = (
+        tokenizers if by_token else {name: tokenizers[name] for name in tokenizers if name == BASE}
+    )
+    return Family(stored, experts, aligned, known, [*notes, *aligned.notes], adapters)
 
 
 def _note(name: str) -> str:

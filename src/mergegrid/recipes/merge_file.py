@@ -66,11 +66,7 @@ class MergeFile(Settings):
             raise ValueError(
                 f"statistics refers to {strangers[0]}, which is not an expert; choose among {known}"
             )
-        if self.output.tokenizer not in ("base", *self.experts):
-            raise ValueError(
-                f"output.tokenizer = {self.output.tokenizer!r} is not an expert; choose base or "
-                f"one of {known}"
-            )
+        self.output.check_experts(self.experts)
         return self
 
 

@@ -1,11 +1,19 @@
 """The folder of a merged model: dtype, shards, tokenizer and vocabulary."""
 
 import re
-from typing import Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
-from mergegrid.checkpoints.vocabulary import VocabularyPolicy
+from mergegrid.checkpoints.output_tokenizer import (
+    AS_TOKENIZER,
+    AUTO,
+    TokenizerChoice,
+    is_template,
+)
+from mergegrid.checkpoints.union_rows import TokenRow
+from mergegrid.checkpoints.vocabulary import VocabularyPolicy, VocabularySettings
 from mergegrid.errors import ConfigError
 from mergegrid.settings import Settings
 
@@ -45,16 +53,69 @@ class Output(Settings):
     """What parameters are rounded to: the base's own dtype, tensor by tensor, or another."""
     shard_size: str = "5GB"
     """The largest size of a file, as in `5GB` or `512MiB`; a larger tensor has one to itself."""
-    tokenizer: str = "base"
-    """Whose tokenizer goes with the model: `base`, or the name of an expert."""
+    tokenizer: str = AUTO
+    """Whose tokenizer goes with the model, and with it the end tokens: `base`, the name of an
+    expert, or `auto`: the base's, unless it has no chat template and all experts share one."""
+    chat_template: str = AS_TOKENIZER
+    """Whose chat templates go with the model: `tokenizer` for those of the same model, `base`, the
+    name of an expert, or the text of a Jinja template."""
     vocabulary: VocabularyPolicy = "base_rows"
-    """What happens to embedding rows beyond the base's: `base_rows` leaves them out; `pad` gives
-    every model as many rows as the largest has, as the paper does, with the mean of its others."""
+    """What happens to embedding rows and tokens that the base lacks: `base_rows` leaves them out;
+    `pad` gives every model as many rows as the largest has, as the paper does, with the mean of its
+    others; `union` adds the tokens of all models and aligns rows by token."""
+    tokens: dict[str, TokenRow] = {}
+    """With `union`, where the rows of single tokens come from; tokens that no model has are added.
+    For example `{"<|im_start|>": {source: chat, force: true}}`."""
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] = 1
+    """The number of embedding rows is rounded up to a multiple of this, with the mean of the
+    others."""
+    omitted_when_default = frozenset({"chat_template", "tokens", "pad_to_multiple_of"})
 
     @property
     def shard_bytes(self) -> int:
         """`shard_size` in bytes."""
         return parse_size(self.shard_size)
+
+    @property
+    def vocabulary_settings(self) -> VocabularySettings:
+        """How models with different rows or tokens are brought together."""
+        return VocabularySettings(self.vocabulary, self.tokens, self.pad_to_multiple_of)
+
+    @property
+    def tokenizer_choice(self) -> TokenizerChoice:
+        """Whose tokenizer and chat templates go with the model."""
+        return TokenizerChoice(self.tokenizer, self.chat_template)
+
+    def check_experts(self, experts: Iterable[str]) -> None:
+        """Check that settings refer to the base and these experts.
+
+        Raises:
+            ValueError: a setting refers to another model.
+        """
+        known = sorted(experts)
+        template = "tokenizer" if is_template(self.chat_template) else self.chat_template
+        for key, name, others in (
+            ("tokenizer", self.tokenizer, ("base", AUTO)),
+            ("chat_template", template, ("base", AS_TOKENIZER)),
+            *(
+                (f"tokens.{token}", row.source, ("base", "zero"))
+                for token, row in self.tokens.items()
+            ),
+        ):
+            if name not in (*others, *known):
+                raise ValueError(
+                    f"output.{key} = {name!r} is not an expert; choose {', '.join(others)} or one "
+                    f"of {', '.join(known)}"
+                )
+
+    @model_validator(mode="after")
+    def _tokens_need_a_union(self) -> "Output":
+        if self.tokens and self.vocabulary != "union":
+            raise ValueError(
+                f"tokens needs vocabulary: union, but vocabulary is {self.vocabulary}; set it to "
+                "union, or omit tokens"
+            )
+        return self
 
     @field_validator("shard_size")
     @classmethod

@@ -9,7 +9,7 @@ from mergegrid.checkpoints import vocabulary
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.compatibility import check_homologous
 from mergegrid.checkpoints.folder import open_checkpoint
-from mergegrid.checkpoints.vocabulary import align, is_vocabulary
+from mergegrid.checkpoints.vocabulary import VocabularySettings, align, is_vocabulary
 from mergegrid.errors import CheckpointError
 
 EMBEDDINGS = "model.embed_tokens.weight"
@@ -37,7 +37,7 @@ def resized_as_the_paper_does(embeddings, rows):
 def test_models_of_equal_size_stay_as_they_are():
     base, math = model(4), model(4)
     for policy in ("base_rows", "pad"):
-        aligned = align(base, {"math": math}, policy)
+        aligned = align(base, {"math": math}, VocabularySettings(policy))
         assert aligned.base is base
         assert aligned.experts == {"math": math}
         assert aligned.rows is None
@@ -64,7 +64,7 @@ def test_the_report_names_every_tensor_that_is_cut_or_padded():
         "expert code: 2 rows of lm_head.weight beyond the base's 4 left out",
         "expert code: 2 rows of model.embed_tokens.weight beyond the base's 4 left out",
     ]
-    padded = align(model(4), models, "pad").notes
+    padded = align(model(4), models, VocabularySettings("pad")).notes
     assert padded[0] == "base: 2 rows of lm_head.weight added, each the mean of the existing 4"
     assert (
         padded[2] == "expert math: 1 row of lm_head.weight added, each the mean of the existing 5"
@@ -75,14 +75,14 @@ def test_the_report_names_every_tensor_that_is_cut_or_padded():
 def test_an_expert_with_fewer_rows_is_refused_unless_padded():
     with pytest.raises(CheckpointError, match="has 3 rows in expert math and 4 in the base"):
         align(model(4), {"math": model(3)})
-    aligned = align(model(4), {"math": model(3)}, "pad")
+    aligned = align(model(4), {"math": model(3)}, VocabularySettings("pad"))
     assert aligned.experts["math"].infos[EMBEDDINGS].shape == (4, 3)
     assert aligned.rows is None
 
 
 def test_padding_brings_all_to_the_largest_with_the_mean_of_their_own_rows():
     models = {"math": model(5, seed=1), "code": model(7, seed=2)}
-    aligned = align(model(4), models, "pad")
+    aligned = align(model(4), models, VocabularySettings("pad"))
     assert aligned.rows == 7
     assert aligned.experts["code"] is models["code"]
     for before, after in ((model(4), aligned.base), (models["math"], aligned.experts["math"])):
@@ -96,7 +96,7 @@ def test_padding_brings_all_to_the_largest_with_the_mean_of_their_own_rows():
 @given(start=st.integers(0, 27), length=st.integers(0, 27))
 def test_a_run_of_elements_reads_like_the_whole(start, length):
     for policy in ("base_rows", "pad"):
-        aligned = align(model(4), {"math": model(5), "code": model(9)}, policy)
+        aligned = align(model(4), {"math": model(5), "code": model(9)}, VocabularySettings(policy))
         for checkpoint in (aligned.base, *aligned.experts.values()):
             whole = checkpoint[EMBEDDINGS].reshape(-1)
             stop = min(start + length, whole.size)
@@ -112,7 +112,7 @@ def test_new_rows_are_stored_in_the_model_s_own_type(tmp_path, dtype):
     stored = torch.randn(9, 5).to(dtype)
     save_file({EMBEDDINGS: stored}, tmp_path / "model.safetensors")
     larger = InMemory({EMBEDDINGS: np.ones((11, 5))})
-    aligned = align(open_checkpoint(tmp_path), {"math": larger}, "pad")
+    aligned = align(open_checkpoint(tmp_path), {"math": larger}, VocabularySettings("pad"))
     assert aligned.base.infos[EMBEDDINGS].dtype.name == str(dtype).removeprefix("torch.")
     mean = stored.double().mean(0).float().to(dtype).float().numpy()
     np.testing.assert_array_equal(aligned.base[EMBEDDINGS][9:], [mean, mean])
@@ -120,23 +120,25 @@ def test_new_rows_are_stored_in_the_model_s_own_type(tmp_path, dtype):
 
 def test_the_mean_does_not_depend_on_how_much_is_read_at_once(monkeypatch):
     larger = {"math": model(60)}
-    whole = align(model(50), larger, "pad").base[EMBEDDINGS]
+    whole = align(model(50), larger, VocabularySettings("pad")).base[EMBEDDINGS]
     for at_once in (1, 7, 100):
         monkeypatch.setattr(vocabulary, "_CHUNK", at_once)
-        in_parts = align(model(50), larger, "pad").base[EMBEDDINGS]
+        in_parts = align(model(50), larger, VocabularySettings("pad")).base[EMBEDDINGS]
         np.testing.assert_allclose(in_parts, whole, rtol=1e-6)
 
 
 def test_padding_loses_nothing_to_large_counts_of_rows():
     base = InMemory({EMBEDDINGS: np.full((200_000, 1), 0.1, np.float32)})
-    aligned = align(base, {"math": InMemory({EMBEDDINGS: np.ones((200_001, 1))})}, "pad")
+    aligned = align(
+        base, {"math": InMemory({EMBEDDINGS: np.ones((200_001, 1))})}, VocabularySettings("pad")
+    )
     assert aligned.base[EMBEDDINGS][-1] == np.float32(0.1)
 
 
 def test_biases_of_the_output_have_a_row_per_token_too():
     base, math = InMemory({"lm_head.bias": [1.0, 3.0]}), InMemory({"lm_head.bias": [1.0, 2.0, 3.0]})
     np.testing.assert_array_equal(align(base, {"m": math}).experts["m"]["lm_head.bias"], [1, 2])
-    padded = align(base, {"m": math}, "pad")
+    padded = align(base, {"m": math}, VocabularySettings("pad"))
     np.testing.assert_array_equal(padded.base["lm_head.bias"], [1, 3, 2])
 
 

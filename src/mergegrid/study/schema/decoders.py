@@ -160,7 +160,7 @@ class DecoderFamily(ModelFamily[DecoderExpert, DecoderFinetune]):
     @property
     def output(self) -> Output:
         """Dtype and vocabulary of merged models."""
-        return Output(dtype=self.dtype, vocabulary=self.vocabulary)
+        return Output(dtype=self.dtype, vocabulary=self.vocabulary, tokenizer="base")
 
     def chat_of(self, expert: str) -> bool:
         """Whether the benchmarks of an expert use the chat template."""
