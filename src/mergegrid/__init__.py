@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mergegrid.recipes.output import Output
     from mergegrid.recipes.recipe import Recipe
     from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+    from mergegrid.sparsifiers.cabs import Cabs
     from mergegrid.sparsifiers.dare import Dare
     from mergegrid.sparsifiers.della import Della
     from mergegrid.sparsifiers.drop_only import DropOnly
@@ -76,6 +77,7 @@ _MODULES = {
     "recipes.output": ("Output",),
     "recipes.recipe": ("Recipe",),
     "sparsifiers.breadcrumbs": ("Breadcrumbs",),
+    "sparsifiers.cabs": ("Cabs",),
     "sparsifiers.dare": ("Dare",),
     "sparsifiers.della": ("Della",),
     "sparsifiers.drop_only": ("DropOnly",),
@@ -106,6 +108,7 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "MaskedFinetuned",
     "Della",
     "Breadcrumbs",
+    "Cabs",
     "Method",
     "Average",
     "TaskArithmetic",

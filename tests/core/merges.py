@@ -24,6 +24,7 @@ SPARSIFIERS = {
     "masked_finetuned": {"kind": "masked_finetuned", "rate": 0.5, "seed": 1},
     "della": {"kind": "della", "rate": 0.7, "seed": 1},
     "breadcrumbs": {"kind": "breadcrumbs", "rate": 0.5},
+    "cabs": {"kind": "cabs", "n": 3, "m": 16},
 }
 METHODS = {
     "average": {"kind": "average"},
@@ -34,6 +35,14 @@ METHODS = {
     "sce": {"kind": "sce"},
     "fisher": {"kind": "fisher"},
     "regmean": {"kind": "regmean"},
+    "consensus": {"kind": "consensus"},
+    "magmax": {"kind": "magmax"},
+    "ram": {"kind": "ram", "boost": 1.1},
+    "karcher": {"kind": "karcher"},
+    "multislerp": {"kind": "multislerp"},
+    "iso_c": {"kind": "iso_c"},
+    "tsv_m": {"kind": "tsv_m"},
+    "wudi": {"kind": "wudi"},
 }
 #: Needs SciPy, which the core does without.
 OPTIONAL = {"regmean"}

@@ -19,17 +19,26 @@ from mergegrid.engine.method import Method
 from mergegrid.engine.sparsifier import Sparsifier
 from mergegrid.methods import METHODS
 from mergegrid.methods.average import Average
+from mergegrid.methods.consensus import Consensus
 from mergegrid.methods.fisher import Fisher
+from mergegrid.methods.iso_c import IsoC
+from mergegrid.methods.karcher import Karcher
+from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
+from mergegrid.methods.multislerp import Multislerp
+from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
+from mergegrid.methods.tsv_m import TsvM
+from mergegrid.methods.wudi import Wudi
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe, settings_slug
 from mergegrid.sparsifiers import SPARSIFIERS
 from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.cabs import Cabs
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.della import Della
 from mergegrid.sparsifiers.drop_only import DropOnly
@@ -61,6 +70,9 @@ _PRESETS: list[Sparsifier] = [
     Della(rate=0.8, window=0.3, seed=3),
     Breadcrumbs(rate=0.5),
     Breadcrumbs(rate=0.8, largest=0.2, scope="global"),
+    Dare(rate=0.8, seed=2, rescale=0.4),
+    Cabs(n=2, m=8),
+    Cabs(n=3, m=16, order=("math", "chat", "code")),
 ]
 _WEIGHTS = {"math": 3.0, "code": 1.0}
 _METHODS: list[Method] = [
@@ -81,9 +93,22 @@ _METHODS: list[Method] = [
     Fisher(weights=_WEIGHTS, normalize=True, floor=1e-3),
     RegMean(),
     RegMean(offdiagonal=0.5, ridge=0.1),
+    Consensus(),
+    Consensus(coefficient=0.5, threshold=0.2, thresholds={"chat": 0.6}, agreement=1),
+    MagMax(coefficient=0.7),
+    Ram(),
+    Ram(threshold=1e-5, boost=1.1),
+    Slerp(vectors="deltas"),
+    Multislerp(),
+    Multislerp(weights=_WEIGHTS, vectors="deltas"),
+    Karcher(),
+    IsoC(coefficient=0.8),
+    TsvM(),
+    Wudi(),
+    Wudi(ridge=0.1),
 ]
 #: A sine and the solution of equations, whose last bits libraries decide.
-_BY_TOLERANCE = ("slerp", "regmean")
+_BY_TOLERANCE = ("slerp", "multislerp", "karcher", "regmean", "iso_c", "tsv_m", "wudi")
 _DTYPES = ("float32", "bfloat16", "float16")
 _SEEDS = {"math": 1, "code": 2, "chat": 3}
 
@@ -135,6 +160,7 @@ def _merged(method: Method, names: list[str], shapes: Shapes = SHAPES) -> dict[s
         )
         for each in _PRESETS
         if set(getattr(each, "rates", {})) <= set(names)
+        and set(getattr(each, "order", ())) in (set(), set(names))
     }
     sinks = {slug: [_Kept(shapes, dtype) for dtype in _DTYPES] for slug in recipes}
     engine.stream(

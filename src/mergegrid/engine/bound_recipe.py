@@ -137,6 +137,7 @@ class BoundRecipe:
             chunk,
             expert,
             rate,
+            self.experts,
             lambda key, name: self._results[_ANY_RECIPE, key, name],
             self._tensors,
         )

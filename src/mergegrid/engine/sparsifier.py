@@ -25,6 +25,8 @@ class ExpertChunk:
     """Name of the expert, on which its masks depend."""
     rate: float
     """Share p that is dropped of this tensor."""
+    experts: tuple[str, ...]
+    """All experts of the recipe, sorted by name."""
     result: Callable[[Hashable, str], Any]
     """Result of a pre-pass of the sparsifier: by its key, for a tensor."""
     tensors: Tensors

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mergegrid.engine.sparsifier import Sparsifier
 from mergegrid.plugins import any_of, with_plugins
 from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.cabs import Cabs
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.della import Della
 from mergegrid.sparsifiers.drop_only import DropOnly
@@ -18,7 +19,7 @@ from mergegrid.sparsifiers.none import NoSparsifier
 
 SPARSIFIERS: dict[str, type[Sparsifier]] = with_plugins(
     Sparsifier,  # type: ignore[type-abstract]
-    [NoSparsifier, Dare, DropOnly, Magnitude, MaskedFinetuned, Della, Breadcrumbs],
+    [NoSparsifier, Dare, DropOnly, Magnitude, MaskedFinetuned, Della, Breadcrumbs, Cabs],
     group="mergegrid.sparsifiers",
 )
 if TYPE_CHECKING:

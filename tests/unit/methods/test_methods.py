@@ -25,6 +25,7 @@ from mergegrid.methods.ties import Ties
 from mergegrid.methods.tsv_m import TsvM
 from mergegrid.methods.wudi import Wudi
 from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
+from mergegrid.sparsifiers.cabs import Cabs
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.della import Della
 from mergegrid.sparsifiers.drop_only import DropOnly
@@ -49,6 +50,7 @@ SPARSIFIERS = [
     Della(rate=0.5),
     Breadcrumbs(rate=0.5),
     Breadcrumbs(rate=0.5, scope="global"),
+    Cabs(n=2, m=8),
 ]
 
 
@@ -162,6 +164,16 @@ def test_slerp_half_way_between_vectors_at_right_angles_has_their_length(merge):
     one, other = np.array([3.0, 0]), np.array([0.0, 3])
     merged = merge({"w": np.zeros(2)}, {"a": {"w": one}, "b": {"w": other}}, Slerp())
     np.testing.assert_allclose(merged["w"], [3 / np.sqrt(2)] * 2, rtol=1e-6)
+
+
+def test_slerp_of_deltas_turns_them_around_the_base(merge, base, experts):
+    pair = {name: experts[name] for name in ("code", "math")}
+    deltas = {name: {key: w - base[key] for key, w in each.items()} for name, each in pair.items()}
+    merged = merge(base, pair, Slerp(weights={"code": 3}, vectors="deltas"))
+    zero = {name: np.zeros_like(tensor) for name, tensor in base.items()}
+    turned = merge(zero, deltas, Slerp(weights={"code": 3}))
+    for name in base:
+        np.testing.assert_allclose(merged[name] - base[name], turned[name], atol=1e-8)
 
 
 @pytest.mark.parametrize("other", [[2.0, 4.0], [-2.0, -4.0], [0.0, 0.0]])

@@ -243,6 +243,17 @@ class CpuOperations:
         factor = (1 / np.where(keep > 0, keep, 1)).astype(np.float32)
         return self.load(np.where(kept, numbers * factor, np.float32(0)), _FLOAT32)
 
+    def keep_of_blocks(self, values: Expression, count: int, block: int) -> Expression:
+        """Values of the first ranks of their block."""
+        numbers = self.values(values)
+        padded = np.zeros(-(-numbers.size // block) * block, np.float32)
+        padded[: numbers.size] = numbers
+        blocks = padded.reshape(-1, block)
+        order = np.argsort(-np.abs(blocks), axis=1, kind="stable")[:, :count]
+        kept = np.zeros_like(blocks)
+        np.put_along_axis(kept, order, np.take_along_axis(blocks, order, axis=1), axis=1)
+        return self.load(kept.reshape(-1)[: numbers.size], _FLOAT32)
+
     def times_matrices(
         self, arrays: Sequence[Expression], matrices: Sequence[NDArray[np.float64]], row: int
     ) -> Expression:

@@ -178,6 +178,12 @@ class Operations(Protocol):
         probability. Equal magnitudes rank by index; a row of one element is dropped with the mean.
         """
 
+    def keep_of_blocks(self, values: Array, count: int, block: int) -> Array:
+        """The `count` values of largest magnitude in every block of elements, else 0.
+
+        Equal magnitudes rank by index; the last block may be shorter.
+        """
+
     def times_matrices(
         self, arrays: Sequence[Array], matrices: Sequence[NDArray[np.float64]], row: int
     ) -> Array:

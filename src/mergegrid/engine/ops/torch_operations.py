@@ -270,6 +270,13 @@ class TorchOperations:
         factor = (one / torch.where(keep > 0, keep, one)).float()
         return torch.where(words < torch.round(keep * 2.0**32), values * factor, self._number(0))
 
+    def keep_of_blocks(self, values: Tensor, count: int, block: int) -> Tensor:
+        """Values of the first ranks of their block."""
+        blocks = torch.nn.functional.pad(values, (0, -len(values) % block)).view(-1, block)
+        order = torch.argsort(-blocks.abs(), dim=1, stable=True)[:, :count]
+        kept = torch.zeros_like(blocks).scatter_(1, order, blocks.gather(1, order))
+        return kept.view(-1)[: len(values)]
+
     def times_matrices(
         self, arrays: Sequence[Tensor], matrices: Sequence[NDArray[np.float64]], row: int
     ) -> Tensor:

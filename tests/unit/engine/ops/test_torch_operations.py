@@ -20,6 +20,7 @@ from mergegrid.kernels.opcodes import GUESSES
 from mergegrid.methods import METHODS, AnyMethod
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers import SPARSIFIERS, AnySparsifier
+from mergegrid.sparsifiers.rates import RatedSparsifier
 
 DEVICES = [
     "cpu",
@@ -102,6 +103,12 @@ PARAMETERS = {
             ops.random_words(KEY, 0, N), x, row, 0.8, 1.0
         )
         for row in (ROW, 1, N)
+    },
+    **{
+        f"keep_of_blocks, {count} of {block}": lambda ops, x, y, z, count=count, block=block: (
+            ops.keep_of_blocks(x, count, block)
+        )
+        for count, block in ((1, 4), (3, 32), (64, 256), (4, 4))
     },
     "times_matrices": lambda ops, x, y, z: ops.times_matrices([x, y], MATRICES, ROW),
 }
@@ -295,9 +302,8 @@ def statistics(kind, experts):
 @pytest.mark.parametrize("sparsifier", list(SPARSIFIERS))
 def test_every_merge_gives_the_bits_of_the_default_engine(device, sparsifier, method):
     base, experts = models(2 if method == "slerp" else 3)
-    front = {"kind": sparsifier, **({"rate": 0.6} | SPARSE.get(sparsifier, {}))}
-    if sparsifier == "none":
-        del front["rate"]
+    rate = {"rate": 0.6} if issubclass(SPARSIFIERS[sparsifier], RatedSparsifier) else {}
+    front = {"kind": sparsifier, **rate, **SPARSE.get(sparsifier, {})}
     recipe = Recipe(
         family="tiny",
         experts=tuple(experts),
