@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mergegrid.methods.magmax import MagMax
     from mergegrid.methods.model_stock import ModelStock
     from mergegrid.methods.multislerp import Multislerp
+    from mergegrid.methods.nuslerp import NuSlerp
     from mergegrid.methods.ram import Ram
     from mergegrid.methods.regmean import RegMean
     from mergegrid.methods.sce import Sce
@@ -66,6 +67,7 @@ _MODULES = {
     "methods.magmax": ("MagMax",),
     "methods.model_stock": ("ModelStock",),
     "methods.multislerp": ("Multislerp",),
+    "methods.nuslerp": ("NuSlerp",),
     "methods.ram": ("Ram",),
     "methods.regmean": ("RegMean",),
     "methods.sce": ("Sce",),
@@ -121,6 +123,7 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "TsvM",
     "Wudi",
     "Slerp",
+    "NuSlerp",
     "Multislerp",
     "Karcher",
     "ModelStock",

@@ -15,6 +15,7 @@ from mergegrid.methods.karcher import Karcher
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
+from mergegrid.methods.nuslerp import NuSlerp
 from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
@@ -30,7 +31,7 @@ METHODS: dict[str, type[Method]] = with_plugins(
     [
         *(Average, TaskArithmetic, Ties, Consensus, MagMax, Ram, Sce),
         *(IsoC, TsvM, Wudi),
-        *(Slerp, Multislerp, Karcher, ModelStock, Fisher, RegMean),
+        *(Slerp, NuSlerp, Multislerp, Karcher, ModelStock, Fisher, RegMean),
     ],
     group="mergegrid.methods",
 )

@@ -1,27 +1,20 @@
 """SLERP: a point on the great circle through two models (Shoemake 1985)."""
 
 import math
-<<<<<<< HEAD
 from collections.abc import Iterable, Sequence
 from functools import partial
-=======
-from collections.abc import Iterable
->>>>>>> b36d683 (Sparsifier cabs; slerp of deltas)
 from typing import ClassVar, Literal
 
-from mergegrid.engine.method import MergeChunk, Method, MethodInputs, shares
+import numpy as np
+
+from mergegrid.engine.chunks import Chunk
+from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums, shares
 from mergegrid.engine.ops.operations import Array
-<<<<<<< HEAD
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 from mergegrid.engine.settings_checks import check_sums
 from mergegrid.engine.tensors import Tensors
 from mergegrid.methods.average import WeightValue
 from mergegrid.sparsifiers.rates import RateValue
-=======
-from mergegrid.engine.prepass import Prepass
-from mergegrid.methods.average import WeightValue
-from mergegrid.methods.inner_products import Vectors, inner_products, key, vectors_of
->>>>>>> b36d683 (Sparsifier cabs; slerp of deltas)
 
 # Below this sine the circle is a line in float32, and the formula would divide by almost zero.
 _PARALLEL = 1e-4
@@ -33,7 +26,6 @@ _HALF_WAY = 0.5
 class Slerp(Method):
     """A point on the great circle through two experts, or through the base and one expert."""
 
-<<<<<<< HEAD
     expert_count: ClassVar[tuple[int, int | None]] = (1, 2)
     omitted_when_default: ClassVar[frozenset[str]] = frozenset({"arithmetic", "t", "weights"})
 
@@ -46,17 +38,6 @@ class Slerp(Method):
     arithmetic: Literal["exact", "mergekit"] = "exact"
     """`mergekit` takes the line instead of the circle where the size of the cosine is above 0.9995;
     `exact` where the sine is below 1e-4, which changes no float32 number."""
-=======
-    expert_count: ClassVar[tuple[int, int | None]] = (2, 2)
-    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"weights", "vectors"})
-
-    kind: Literal["slerp"] = "slerp"
-    weights: dict[str, WeightValue] = {}
-    """How near the result is to each of the two, divided by their sum; unset, it is half-way."""
-    vectors: Vectors = "weights"
-    """Whether the circle goes through the experts' parameters, or through their deltas, which are
-    then added to the base (mergekit's nuslerp with a base)."""
->>>>>>> b36d683 (Sparsifier cabs; slerp of deltas)
 
     def merge(self, chunk: MergeChunk) -> Array:
         """(sin((1-t) a) * x + sin(t a) * y) / sin(a), with a the angle between x and y.
@@ -65,7 +46,6 @@ class Slerp(Method):
         expert's weight; or they are the base and the one expert. Tensors that are parallel,
         opposite or zero are interpolated on the line instead: (1-t) x + t y.
         """
-<<<<<<< HEAD
         near, far = self._shares(chunk)
         pair = _pair(chunk)
         angle = chunk.result("angle")
@@ -134,19 +114,3 @@ def _angle(inputs: MethodInputs) -> Rounds:
     if first == 0 or second == 0:
         return None
     return math.acos(max(-1.0, min(1.0, both / math.sqrt(first * second))))
-=======
-        near, far = shares(chunk.numbers(self.weights))
-        (first, both), (_, second) = chunk.result(key(self.vectors))
-        factors = [near, far]
-        if first > 0 and second > 0:
-            angle = math.acos(max(-1.0, min(1.0, both / math.sqrt(first * second))))
-            sine = math.sin(angle)
-            if sine >= _PARALLEL:
-                factors = [math.sin(near * angle) / sine, math.sin(far * angle) / sine]
-        merged = chunk.ops.weighted_sum(vectors_of(chunk, self.vectors), factors)
-        return merged if self.vectors == "weights" else chunk.ops.plus(chunk.base, merged, 1.0)
-
-    def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
-        """Inner products between the two experts, for every tensor."""
-        return inner_products(inputs, self.vectors)
->>>>>>> b36d683 (Sparsifier cabs; slerp of deltas)

@@ -16,6 +16,7 @@ from mergegrid.methods.karcher import Karcher
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
+from mergegrid.methods.nuslerp import NuSlerp
 from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
@@ -166,10 +167,10 @@ def test_slerp_half_way_between_vectors_at_right_angles_has_their_length(merge):
     np.testing.assert_allclose(merged["w"], [3 / np.sqrt(2)] * 2, rtol=1e-6)
 
 
-def test_slerp_of_deltas_turns_them_around_the_base(merge, base, experts):
+def test_nuslerp_turns_deltas_around_the_base(merge, base, experts):
     pair = {name: experts[name] for name in ("code", "math")}
     deltas = {name: {key: w - base[key] for key, w in each.items()} for name, each in pair.items()}
-    merged = merge(base, pair, Slerp(weights={"code": 3}, vectors="deltas"))
+    merged = merge(base, pair, NuSlerp(weights={"code": 3}))
     zero = {name: np.zeros_like(tensor) for name, tensor in base.items()}
     turned = merge(zero, deltas, Slerp(weights={"code": 3}))
     for name in base:

@@ -301,7 +301,7 @@ def statistics(kind, experts):
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("sparsifier", list(SPARSIFIERS))
 def test_every_merge_gives_the_bits_of_the_default_engine(device, sparsifier, method):
-    base, experts = models(2 if method == "slerp" else 3)
+    base, experts = models(2 if METHODS[method].expert_count[1] == 2 else 3)
     rate = {"rate": 0.6} if issubclass(SPARSIFIERS[sparsifier], RatedSparsifier) else {}
     front = {"kind": sparsifier, **rate, **SPARSE.get(sparsifier, {})}
     recipe = Recipe(
