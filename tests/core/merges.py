@@ -31,6 +31,7 @@ METHODS = {
     "task_arithmetic": {"kind": "task_arithmetic", "coefficient": 0.5},
     "ties": {"kind": "ties"},
     "slerp": {"kind": "slerp"},
+    "nuslerp": {"kind": "nuslerp"},
     "model_stock": {"kind": "model_stock"},
     "sce": {"kind": "sce"},
     "fisher": {"kind": "fisher"},

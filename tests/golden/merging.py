@@ -26,6 +26,7 @@ from mergegrid.methods.karcher import Karcher
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
+from mergegrid.methods.nuslerp import NuSlerp
 from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
@@ -98,7 +99,7 @@ _METHODS: list[Method] = [
     MagMax(coefficient=0.7),
     Ram(),
     Ram(threshold=1e-5, boost=1.1),
-    Slerp(vectors="deltas"),
+    NuSlerp(weights=_WEIGHTS),
     Multislerp(),
     Multislerp(weights=_WEIGHTS, vectors="deltas"),
     Karcher(),
@@ -108,7 +109,7 @@ _METHODS: list[Method] = [
     Wudi(ridge=0.1),
 ]
 #: A sine and the solution of equations, whose last bits libraries decide.
-_BY_TOLERANCE = ("slerp", "multislerp", "karcher", "regmean", "iso_c", "tsv_m", "wudi")
+_BY_TOLERANCE = ("slerp", "nuslerp", "multislerp", "karcher", "regmean", "iso_c", "tsv_m", "wudi")
 _DTYPES = ("float32", "bfloat16", "float16")
 _SEEDS = {"math": 1, "code": 2, "chat": 3}
 
@@ -141,7 +142,7 @@ def merge(folder: Path) -> Any:
     """Every sparsifier before every method on arrays, and models on disk."""
     found = {}
     for method in _METHODS:
-        names = list(_SEEDS)[:2] if method.kind == "slerp" else list(_SEEDS)
+        names = list(_SEEDS)[:2] if method.expert_count[1] == 2 else list(_SEEDS)
         found[f"{settings_slug(method)} of {len(names)}"] = _merged(method, names)
     found["one expert"] = _merged(Average(), ["math"])
     found["long tensors"] = _merged(TaskArithmetic(coefficient=0.3), ["code", "math"], _LONG)
