@@ -157,7 +157,7 @@ CASES = [
         parameters: {t: 0.5}
         dtype: bfloat16
         """,
-        "line",
+        "rounding",
     ),
     Case(
         "(4) slerp, t by layer and module; examples/gradient-slerp.yml, LazyMergekit",
@@ -175,7 +175,7 @@ CASES = [
             - value: 0.5
         dtype: bfloat16
         """,
-        "line",
+        "rounding",
     ),
     Case(
         "(5) ties, density 0.5, weights 0.5 and 0.3, normalize",
@@ -189,7 +189,7 @@ CASES = [
         parameters: {normalize: true, int8_mask: true}
         dtype: float16
         """,
-        "ties averages with equal weights",
+        "rounding",
     ),
     Case(
         "(6) ties, density and weight by layer and module; examples/ties.yml",
@@ -208,7 +208,7 @@ CASES = [
         parameters: {normalize: true, int8_mask: true}
         dtype: float16
         """,
-        "ties averages with equal weights",
+        "rounding",
     ),
     Case(
         "(7) ties, sum instead of mean; examples/bio-merge.yml",
@@ -221,7 +221,7 @@ CASES = [
         parameters: {normalize: false, int8_mask: true}
         dtype: float16
         """,
-        "false adds up where",
+        "rounding",
     ),
     Case(
         "(8) dare_ties, density 0.53, weights 0.4, 0.3, 0.3",
@@ -236,7 +236,7 @@ CASES = [
         parameters: {int8_mask: true}
         dtype: bfloat16
         """,
-        "ties averages with equal weights",
+        "masks",
     ),
     Case(
         "(9) dare_ties, four models, weight 0.2, no density",
@@ -250,7 +250,7 @@ CASES = [
         base_model: base
         dtype: bfloat16
         """,
-        "adds up where",
+        "rounding",
     ),
     Case(
         "(10) task_arithmetic, 1.0 and 0.25 (chat vector)",
@@ -292,7 +292,7 @@ CASES = [
         parameters: {density: 0.9, gamma: 0.01, lambda: 0.5}
         dtype: bfloat16
         """,
-        "selection",
+        "rounding",
     ),
     Case(
         "(13) della_linear, epsilon by model, normalize, union",
@@ -366,7 +366,7 @@ CASES = [
         base_model: base
         dtype: float32
         """,
-        "selection",
+        "rounding",
     ),
     Case(
         "dare_linear, density 1",

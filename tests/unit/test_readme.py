@@ -46,7 +46,9 @@ def test_every_snakemake_command_is_accepted(command):
 
 
 # What merges models needs some: the test of the guide to merging has them.
-STUDIES = [c for c in ALL_COMMANDS if re.match("mergegrid (?!merge|inspect|deltas|extract)", c)]
+STUDIES = [
+    c for c in ALL_COMMANDS if re.match("mergegrid (?!merge|convert|inspect|deltas|extract)", c)
+]
 
 
 @pytest.mark.parametrize("command", STUDIES)

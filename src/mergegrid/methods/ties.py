@@ -14,7 +14,7 @@ from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
 from mergegrid.engine.thresholds import Cut, kth_smallest, smallest
 from mergegrid.engine.values import Value
 from mergegrid.methods.average import WeightValue
-from mergegrid.sparsifiers.rates import RateValue, Scope, cut_together
+from mergegrid.sparsifiers.rates import RateValue, Scope, cut_together, kept_in_mergekit
 
 
 class Ties(Method):
@@ -39,8 +39,8 @@ class Ties(Method):
     its weight."""
     arithmetic: Literal["exact", "reference", "mergekit"] = "exact"
     """`reference` keeps all deltas equal to the threshold and settles a sum of zero by the sign of
-    most parameters, as the paper's code does. `mergekit` keeps int((1 - trim) * n) deltas, and a
-    sum of zero elects the positive ones."""
+    most parameters, as the paper's code does. `mergekit` keeps int((1 - trim) * n) deltas, or
+    one, and a sum of zero elects the positive ones."""
 
     def merge(self, chunk: MergeChunk) -> Array:
         """base + coefficient * mean of the trimmed deltas that agree with the elected sign.
@@ -102,7 +102,7 @@ class Ties(Method):
             return Cut(bits or 0, names, (len(names), 0))
         least = round(trim * count)
         if self.arithmetic == "mergekit":
-            least = count - int((1 - trim) * count)
+            least = count - max(1, kept_in_mergekit(trim, count))
         dropped = [(inputs.infos[name].count, inputs.drop_rate(expert, name)) for name in names]
         if surely_drop(dropped, least):
             # Only zeros are trimmed.

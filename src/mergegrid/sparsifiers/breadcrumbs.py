@@ -10,14 +10,21 @@ from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.sparsifier import ExpertChunk, SparsifiedChunk, all_dropped, kept
 from mergegrid.engine.tensors import Tensors
 from mergegrid.engine.thresholds import Cut, largest, smallest
-from mergegrid.sparsifiers.rates import RatedSparsifier, RateValue, Scope, cut_together
+from mergegrid.sparsifiers.rates import (
+    RatedSparsifier,
+    RateValue,
+    Scope,
+    cut_together,
+    kept_in_mergekit,
+)
 
 
 class Breadcrumbs(RatedSparsifier):
     """Drop the largest deltas and the smallest (arXiv 2312.06795, section 3.2)."""
 
     omitted_when_default: ClassVar[frozenset[str]] = RatedSparsifier.omitted_when_default | {
-        "largest_of"
+        "arithmetic",
+        "largest_of",
     }
 
     kind: Literal["breadcrumbs"] = "breadcrumbs"
@@ -28,6 +35,8 @@ class Breadcrumbs(RatedSparsifier):
     scope: Scope = "per_tensor"
     """Whether shares are of each tensor or of the whole model: with rules, of all tensors of one
     rate."""
+    arithmetic: Literal["exact", "mergekit"] = "exact"
+    """`mergekit` keeps int((1-p) * n) deltas below the int(largest * n) that are largest."""
 
     @model_validator(mode="after")
     def _largest_is_part_of_the_rate(self) -> "Breadcrumbs":
@@ -61,7 +70,13 @@ class Breadcrumbs(RatedSparsifier):
         shares = {name: self._shares(expert, name, infos) for name in infos}
         partly = {name: share for name, share in shares.items() if 0 < share[0] < 1}
         for (rate, top), names in cut_together(self.scope, partly):
-            rounds = partial(_cuts, expert, names, infos.count(names), rate - top, top)
+            count = infos.count(names)
+            low = rate - top
+            if self.arithmetic == "mergekit":
+                dropped = count - kept_in_mergekit(rate, count)
+                low = max(0, dropped - int(top * count)) / count
+                top = dropped / count - low
+            rounds = partial(_cuts, expert, names, count, low, top)
             yield Prepass(self.key("cuts", expert), names, rounds)
 
     def _shares(self, expert: str, name: str, tensors: Tensors) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from mergegrid.engine.sparsifier import (
 )
 from mergegrid.engine.tensors import Tensors
 from mergegrid.engine.thresholds import Cut, kth_smallest, smallest
-from mergegrid.sparsifiers.rates import Arithmetic, RatedSparsifier, Scope
+from mergegrid.sparsifiers.rates import RatedSparsifier, Scope, kept_in_mergekit
 
 
 class Magnitude(RatedSparsifier):
@@ -31,9 +31,9 @@ class Magnitude(RatedSparsifier):
     tensors of one rate."""
     rescale: bool = False
     """Whether to multiply the rest by 1/(1-p)."""
-    arithmetic: Arithmetic = "exact"
-    """`reference` drops int(p * n) deltas and all that are equal to the largest of them, as the
-    paper's code does; `exact` drops round(p * n)."""
+    arithmetic: Literal["exact", "reference", "mergekit"] = "exact"
+    """`exact` drops round(p * n) deltas; `reference` int(p * n) and all that are equal to the
+    largest of them, as the paper's code does; `mergekit` keeps int((1-p) * n), or one."""
 
     def apply(self, expert: ExpertChunk) -> SparsifiedChunk:
         """Drop exactly round(p * n) deltas of smallest magnitude, of the tensor or of the model."""
@@ -52,7 +52,9 @@ class Magnitude(RatedSparsifier):
             yield Prepass(self.key("cut", expert), names, rounds)
 
     def _cut(self, expert: str, names: tuple[str, ...], count: int, rate: float) -> Rounds:
-        if self.arithmetic == "exact":
+        if self.arithmetic == "mergekit":
+            rate = 1 - max(1, kept_in_mergekit(rate, count)) / count
+        if self.arithmetic != "reference":
             return (yield from smallest(names, count, rate, lambda chunk: chunk.delta(expert)))
         # All deltas equal to the int(p * n)-th smallest are dropped; if that rank is 0, none is.
         bits = yield from kth_smallest(count, rate, lambda chunk: chunk.delta(expert))

@@ -67,6 +67,12 @@ class RatedSparsifier(Sparsifier):
         return cut_together(scope, partly)
 
 
+def kept_in_mergekit(rate: float, count: int) -> int:
+    """Elements that mergekit keeps of n: int(density * n), with density 1-p."""
+    # 1 - 0.9 is a little below 0.1, so that int could give one less.
+    return int(round(1 - rate, 12) * count)
+
+
 def cut_together(scope: Scope, shares: Mapping[str, T]) -> Iterable[tuple[T, tuple[str, ...]]]:
     """Tensors that are cut together, with what is cut: single ones, or all with the same share."""
     if scope == "per_tensor":

@@ -266,6 +266,25 @@ def test_breadcrumbs_drop_from_the_top_and_from_the_bottom(
         assert np.array_equal(flat(weights, group), kept)
 
 
+@pytest.mark.parametrize("density", [0.9, 0.53, 0.1, 0.001])
+@pytest.mark.parametrize("largest", [None, 0.01, 0.05])
+def test_the_arithmetic_of_mergekit_keeps_as_many_as_its_code(sparsify, density, largest):
+    expert = np.random.default_rng(0).permutation(np.arange(1.0, 641))
+    if largest is None:
+        spec = Magnitude(rate=round(1 - density, 3), arithmetic="mergekit")
+        # mergekit.sparsify.magnitude
+        expected = np.argsort(-expert)[: max(1, int(density * 640))]
+    else:
+        rate = round(1 - density, 3)
+        spec = Breadcrumbs(rate=rate, largest=largest, arithmetic="mergekit")
+        # mergekit.sparsify.magnitude_outliers
+        target = int(density * 640)
+        bottom = max(0, 640 - target - int(largest * 640))
+        expected = np.argsort(expert)[bottom : bottom + target]
+    deltas, _ = sparsify(spec, {"w": 0 * expert}, {"w": expert})
+    assert np.array_equal(np.flatnonzero(deltas["w"]), np.sort(expected))
+
+
 @pytest.mark.parametrize(
     "spec",
     [kind(rate=0) for kind in RATED] + [Magnitude(rate=0, rescale=True)],

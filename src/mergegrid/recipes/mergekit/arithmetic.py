@@ -72,23 +72,17 @@ def _check_weights(inputs: Inputs, kind: str, weights: Settings) -> None:
 
 def _slerp(inputs: Inputs) -> Part:
     """From the base, at t = 0, to the other model."""
-    if len(inputs.experts) != 2:
+    if len(inputs.experts) != 1:
         raise inputs.file.document.error(
             inputs.keys,
-            f": slerp merges the base and one other model, not {len(inputs.experts)} models; "
-            "list two, and name one of them in base_model",
+            f": slerp merges the base and one other model, not {len(inputs.experts)} others; list "
+            "two, and name one of them in base_model",
         )
-    setting = inputs.shared("t")
-    for number in numbers(setting):
+    t = inputs.shared("t")
+    for number in numbers(t):
         if not 0 <= number <= 1:
             inputs.refuse("t", f": {number:g} is not between 0 and 1; correct it")
-    if constant(setting) == 0.5:
-        return {"kind": "slerp"}
-    weights = {
-        name: mapped(setting, one_minus) if source.model == inputs.base else setting
-        for name, source in inputs.experts.items()
-    }
-    return {"kind": "slerp", "weights": _plain(weights)}
+    return {"kind": "slerp", "t": plain(t), "arithmetic": "mergekit"}
 
 
 def _nuslerp(inputs: Inputs) -> Part:
@@ -171,20 +165,16 @@ def _merged_deltas(inputs: Inputs) -> tuple[Part, Part]:
 
 
 def _ties(inputs: Inputs, factor: Setting, weights: Settings, normalize: bool) -> Part:
-    flat = {number for weight in weights.values() for number in numbers(weight)}
-    if len(flat) > 1 or 0 in flat:
-        texts = " and ".join(f"{number:g}" for number in sorted(flat))
-        inputs.refuse(
-            "weight",
-            f": weights {texts}: mergegrid's ties averages with equal weights; set equal ones, or "
-            "run mergekit",
-        )
-    if not normalize:
-        inputs.refuse(
-            "normalize",
-            ": false adds up where mergegrid's ties averages; set it to true, or run mergekit",
-        )
-    return {"kind": "ties", "coefficient": plain(factor), "trim": 0.0, "scope": "per_tensor"}
+    method = {
+        "coefficient": plain(factor),
+        "trim": 0.0,
+        "scope": "per_tensor",
+        "arithmetic": "mergekit",
+    }
+    if normalize:
+        return _weighted(inputs, "ties", weights) | method
+    _check_weights(inputs, "ties", weights)
+    return {"kind": "ties", "weights": _plain(weights), "normalize": False} | method
 
 
 def _sparsifier(inputs: Inputs) -> Part:
@@ -213,7 +203,7 @@ def _sparsifier(inputs: Inputs) -> Part:
             "mergekit",
         )
     if kind == "magnitude":
-        return _rated("magnitude", rates, scope="per_tensor")
+        return _rated("magnitude", rates, scope="per_tensor", arithmetic="mergekit")
     return _breadcrumbs(inputs, rates)
 
 
@@ -239,7 +229,7 @@ def _breadcrumbs(inputs: Inputs, rates: Settings) -> Part:
             inputs.refuse("gamma", f": {gamma:g} is not between 0 and 1; it is a share")
     largest = {name: _at_most(gammas[name], constant(rate)) for name, rate in rates.items()}
     shares = _by_expert("largest", "largest_of", largest)
-    return _rated("breadcrumbs", rates, **shares, scope="per_tensor")
+    return _rated("breadcrumbs", rates, **shares, scope="per_tensor", arithmetic="mergekit")
 
 
 def _at_most(gamma: Setting, rate: Number | None) -> Setting:

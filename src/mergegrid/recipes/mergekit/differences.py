@@ -38,16 +38,6 @@ def differences_of(inputs: Inputs, sparsifier: dict[str, Any]) -> Iterator[str]:
             "kept deltas are divided by their keep probability, as in the paper; mergekit scales "
             "each tensor to the L1 norm before dropping"
         )
-    if sparsifier["kind"] in ("magnitude", "breadcrumbs"):
-        yield (
-            "of n deltas of a tensor, round((1 - density) n) are dropped; mergekit keeps "
-            "int(density n), which may be one fewer"
-        )
-    if definition.elects:
-        yield (
-            "where the weighted deltas sum to exactly 0, mergegrid adds nothing; mergekit takes "
-            "the positive ones"
-        )
     if inputs.file.tokenizer:
         yield (
             "embeddings keep the rows of the base; mergekit writes as many as the tokenizer has "
@@ -57,10 +47,6 @@ def differences_of(inputs: Inputs, sparsifier: dict[str, Any]) -> Iterator[str]:
 
 
 _OF_METHOD = {
-    "slerp": (
-        "mergekit takes the line instead of the circle where |cos| > 0.9995, which changes at most "
-        "1.3e-4 of a tensor's norm; mergegrid does so where the sine is below 1e-4",
-    ),
     "nuslerp": (
         "mergegrid takes the line instead of the circle where the sine is below 1e-4; mergekit "
         "where it is below 1e-8",

@@ -45,7 +45,7 @@ def _task_arithmetic(
 
 METHODS: dict[str, MergekitMethod] = {
     "linear": MergekitMethod({"normalize": True}, {"weight": None}, base_is_input=True),
-    "slerp": MergekitMethod({"t": None}, base_is_input=True),
+    "slerp": MergekitMethod({"t": None}),
     "nuslerp": MergekitMethod(
         {"nuslerp_flatten": True, "nuslerp_row_wise": False}, {"weight": None}
     ),

@@ -74,7 +74,13 @@ PARTS = {
     ),
     "breadcrumbs whose gamma exceeds what is dropped": (
         f"{MODELS}merge_method: breadcrumbs\nparameters: {{weight: 1, density: 0.9, gamma: 0.2}}\n",
-        {"kind": "breadcrumbs", "rate": 0.1, "largest": 0.1, "scope": "per_tensor"},
+        {
+            "kind": "breadcrumbs",
+            "rate": 0.1,
+            "largest": 0.1,
+            "scope": "per_tensor",
+            "arithmetic": "mergekit",
+        },
         {"kind": "task_arithmetic", "coefficient": 1.0},
     ),
     "della_linear": (
@@ -110,16 +116,11 @@ PARTS = {
         {"kind": "none"},
         {
             "kind": "slerp",
-            "weights": {
-                "a": {
-                    "rules": [{"tensors": "*v[[]0]*", "value": {"gradient": [0.9, 0.0]}}],
-                    "default": 0.75,
-                },
-                "b": {
-                    "rules": [{"tensors": "*v[[]0]*", "value": {"gradient": [0.1, 1.0]}}],
-                    "default": 0.25,
-                },
+            "t": {
+                "rules": [{"tensors": "*v[[]0]*", "value": {"gradient": [0.1, 1.0]}}],
+                "default": 0.25,
             },
+            "arithmetic": "mergekit",
         },
     ),
     "sce": (
@@ -137,7 +138,34 @@ PARTS = {
         "models: [{model: a}, {model: b}]\nbase_model: b\nmerge_method: slerp\n"
         "parameters: {t: 0.3}\n",
         {"kind": "none"},
-        {"kind": "slerp", "weights": {"a": 0.3, "b": 0.7}},
+        {"kind": "slerp", "t": 0.3, "arithmetic": "mergekit"},
+    ),
+    "ties": (
+        "models:\n  - {model: a, parameters: {weight: 0.5, density: 0.2}}\n"
+        "  - {model: b, parameters: {weight: 0.3, density: 0.2}}\nbase_model: base\n"
+        "merge_method: ties\n",
+        {"kind": "magnitude", "rate": 0.8, "scope": "per_tensor", "arithmetic": "mergekit"},
+        {
+            "kind": "ties",
+            "weights": {"a": 0.5, "b": 0.3},
+            "coefficient": 1.0,
+            "trim": 0.0,
+            "scope": "per_tensor",
+            "arithmetic": "mergekit",
+        },
+    ),
+    "dare_ties": (
+        f"{MODELS}merge_method: dare_ties\nparameters: {{weight: 0.5, density: 0.1}}\n",
+        {"kind": "dare", "rate": 0.9, "seed": 0},
+        {
+            "kind": "ties",
+            "weights": {"a": 0.5, "b": 0.5},
+            "normalize": False,
+            "coefficient": 1.0,
+            "trim": 0.0,
+            "scope": "per_tensor",
+            "arithmetic": "mergekit",
+        },
     ),
     "numbers that YAML reads as text": (
         f"{MODELS}merge_method: task_arithmetic\nparameters: {{weight: 1e-1}}\n",
