@@ -269,6 +269,21 @@ def test_model_stock_of_equal_experts_is_that_expert(merge, base, experts):
         np.testing.assert_allclose(tensor, experts["math"][name], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-5], ids=["large", "hardly changed"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["towards", "away"])
+def test_model_stock_by_the_arithmetic_of_mergekit_is_that_of_its_code(merge, sign, scale):
+    random = np.random.default_rng(0)
+    one = random.standard_normal(400) * scale
+    two = sign * one + random.standard_normal(400) * scale
+    spec = ModelStock(arithmetic="mergekit")
+    merged = merge({"w": 0 * one}, {"a": {"w": one}, "b": {"w": two}}, spec, names=("a", "b"))
+    # mergekit.merge_methods.model_stock
+    lengths = max(np.linalg.norm(one) * np.linalg.norm(two), 1e-6)
+    cosine = np.clip(one @ two / lengths, -1, 1)
+    ratio = 2 * cosine / (1 + cosine)
+    np.testing.assert_allclose(merged["w"], ratio * (one + two) / 2, rtol=1e-5, atol=1e-6 * scale)
+
+
 @pytest.mark.parametrize("other", [[0.0, 2.0], [-1.0, 0.0], [-1.0, -5.0], [0.0, 0.0]])
 def test_model_stock_is_the_base_where_experts_share_no_direction(merge, other):
     base = np.array([1.0, -0.0])

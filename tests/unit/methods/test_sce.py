@@ -68,3 +68,31 @@ def test_sums_of_zero_add_nothing(merge):
 def test_unchanged_experts_give_the_base_to_the_bit(merge, base):
     merged = merge(base, {"a": base, "b": base}, Sce(select=0.5))
     assert all(merged[name].tobytes() == base[name].tobytes() for name in base)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+@pytest.mark.parametrize("select", [0.3, 1.0])
+def test_the_arithmetic_of_mergekit_selects_and_weighs_as_its_code_does(merge, select, scale):
+    random = np.random.default_rng(0)
+    deltas = {name: random.standard_normal(1000) * scale for name in NAMES}
+    for delta in deltas.values():
+        delta[:500] = 0
+    merged = merge(
+        {"w": np.zeros(1000)},
+        {name: {"w": delta} for name, delta in deltas.items()},
+        Sce(select=select, arithmetic="mergekit"),
+        names=NAMES,
+    )
+    # mergekit.merge_methods.sce
+    stacked = np.stack([deltas[name] for name in NAMES]).astype(np.float32)
+    variance = stacked.var(axis=0)
+    if select < 1:
+        kept = np.argsort(-variance)[: int(np.count_nonzero(variance) * select)]
+        stacked[:, np.setdiff1d(np.arange(1000), kept)] = 0
+    weights = (stacked**2).mean(axis=1)
+    weights = np.ones(3) / 3 if weights.sum() < 1e-6 else weights / weights.sum()
+    sign = np.where(stacked.sum(axis=0) >= 0, 1, -1)
+    erased = weights[:, None] * (np.sign(stacked) == sign)
+    expected = (stacked * erased).sum(axis=0) / np.maximum(erased.sum(axis=0), 1e-6)
+    assert (scale < 1) == bool((weights == 1 / 3).all())
+    np.testing.assert_allclose(merged["w"], expected, rtol=1e-5, atol=1e-9)

@@ -137,7 +137,7 @@ def _model_stock(inputs: Inputs) -> Part:
             ": true takes an angle for each row, which mergegrid cannot; remove it, or run "
             "mergekit",
         )
-    return {"kind": "model_stock"}
+    return {"kind": "model_stock", "arithmetic": "mergekit"}
 
 
 def _sce(inputs: Inputs) -> Part:
@@ -145,7 +145,7 @@ def _sce(inputs: Inputs) -> Part:
     for number in numbers(share):
         if not 0 < number <= 1:
             inputs.refuse("select_topk", f": {number:g} is not above 0 and at most 1; correct it")
-    return {"kind": "sce", "select": plain(share)}
+    return {"kind": "sce", "select": plain(share), "arithmetic": "mergekit"}
 
 
 def _merged_deltas(inputs: Inputs) -> tuple[Part, Part]:

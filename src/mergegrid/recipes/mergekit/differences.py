@@ -55,16 +55,6 @@ _OF_METHOD = {
         "mergegrid iterates until steps are below 1e-10; mergekit stops after 10 steps or below "
         "1e-5",
     ),
-    "model_stock": (
-        "a negative mean cosine counts as 0; mergekit then moves away from the experts",
-        "mergekit takes a product of norms of deltas for at least 1e-6, which lowers the cosine of "
-        "tensors that have hardly changed",
-    ),
-    "sce": (
-        "select_topk is of all elements of a tensor; in mergekit, of those that vary at all",
-        "mergekit gives all experts the same weight in tensors whose mean squared deltas sum to "
-        "less than 1e-6, as those of most fine-tuned models do",
-    ),
 }
 
 

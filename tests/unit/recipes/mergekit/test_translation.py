@@ -126,7 +126,7 @@ PARTS = {
     "sce": (
         f"{MODELS}merge_method: sce\nparameters: {{select_topk: 0.1}}\n",
         {"kind": "none"},
-        {"kind": "sce", "select": 0.1},
+        {"kind": "sce", "select": 0.1, "arithmetic": "mergekit"},
     ),
     "nuslerp": (
         "models:\n  - {model: a, parameters: {weight: 3}}\n"
