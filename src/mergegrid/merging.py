@@ -258,7 +258,9 @@ class OpenMerge:
         return InputVerifier(self.engine.models, self._stored, job.folders, self._adapters)
 
     def _made_from(self, recipe: Recipe, statistics: Mapping[str, str]) -> dict[str, Any]:
+        folders = self.job.folders.items()
         return {
+            "models": {name or "base": parent_of(folder).name for name, folder in folders},
             "recipe": recipe.model_dump(mode="json"),
             "recipe_digest": recipe.digest,
             "output": self.job.output.model_dump(mode="json"),

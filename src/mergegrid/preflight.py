@@ -7,18 +7,19 @@ before the disk fills with models.
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mergegrid.checkpoints.adapters.adapter import is_adapter
 from mergegrid.checkpoints.compatibility import check_configs
 from mergegrid.checkpoints.disk import check_free_space
 from mergegrid.checkpoints.family import open_family
 from mergegrid.checkpoints.sources.models import Models
 from mergegrid.engine.budget import Budget
-from mergegrid.errors import CheckpointError, ConfigError, MergegridError
+from mergegrid.errors import CheckpointError, ConfigError, HeadersOnlyError, MergegridError
 from mergegrid.merging import MergeJob
 from mergegrid.recipes.recipe import Recipe
 
@@ -35,7 +36,7 @@ class Preflight:
     notes: list[str]
     """As `OpenMerge.notes`; and what can only be checked afterwards."""
     budget: Budget | None
-    """The plan; None if weights are pickled, so that their tensors are not known yet."""
+    """The plan; None if it depends on weights that are not there yet."""
 
 
 def before_download(
@@ -67,18 +68,17 @@ def before_download(
     with header_folders(job.folders, missing) as folders:
         experts = {name: folder for name, folder in folders.items() if name}
         twin = replace(job, base=folders[""], experts=experts, hub={})
-        pickled = [name for name, files in missing.items() if files.pickled]
-        if pickled:
-            notes, budget, needed = _check_pickled(twin, pickled), None, {}
-            names = ", ".join(str(missing[name]) for name in pickled)
-            notes.append(
-                f"{names}: tensors in .bin files can only be listed after the download, so shapes, "
-                "memory and the size of the merged model are checked then"
-            )
-        else:
-            merge = twin.open()
-            budget = merge.plan(threads, max_memory, device, recipe)
-            notes, needed = merge.notes, merge.needed
+        hidden = [name for name, files in missing.items() if files.pickled]
+        budget, needed = None, {}
+        if not hidden:
+            try:
+                merge = twin.open()
+                budget = merge.plan(threads, max_memory, device, recipe)
+                notes, needed = merge.notes, merge.needed
+            except HeadersOnlyError:
+                hidden = [name for name, folder in folders.items() if is_adapter(folder)]
+        if budget is None:
+            notes = _check_others(twin, hidden)
         notes = [_readable(note, folders, missing) for note in notes]
     downloads = {str(files): planned_downloads(files) for files in missing.values()}
     size = sum(sum(sizes.values()) for sizes in downloads.values())
@@ -95,7 +95,7 @@ def check_family(models: Models) -> None:
     """
     missing = {name: files for name, files in models.hub.items() if files.missing}
     if missing and not any(files.pickled for files in missing.values()):
-        with header_folders(models.folders, missing) as folders:
+        with header_folders(models.folders, missing) as folders, suppress(HeadersOnlyError):
             open_family(folders[""], {name: path for name, path in folders.items() if name})
 
 
@@ -114,12 +114,15 @@ def header_folders(
     Raises:
         SourceError: the hub cannot be reached or denies access.
     """
+    from mergegrid.checkpoints.sources.hub import cache_folder
     from mergegrid.checkpoints.sources.hub_headers import headers_folder
 
     with tempfile.TemporaryDirectory(prefix="mergegrid-") as directory:
         twins = dict(folders)
         for number, (name, files) in enumerate(missing.items()):
-            twins[name] = Path(directory) / str(number)
+            # As in the cache, so that the folder tells which model it is.
+            inside = files.path.relative_to(cache_folder())
+            twins[name] = Path(directory, str(number), inside)
             headers_folder(files, twins[name])
         # What is logged while folders are opened is logged again after the download.
         opening = logging.getLogger("mergegrid.checkpoints")
@@ -129,7 +132,7 @@ def header_folders(
             yield twins
         except MergegridError as error:
             text = _readable(str(error), twins, missing)
-            if text == str(error):
+            if text == str(error) or isinstance(error, HeadersOnlyError):
                 raise
             kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
             raise kind(text) from error
@@ -144,18 +147,24 @@ def _readable(text: str, twins: Mapping[str, Path], missing: "Mapping[str, HubFi
     return text
 
 
-def _check_pickled(job: MergeJob, pickled: list[str]) -> list[str]:
-    """Compare the configs of all models, and the tensors of those that have headers."""
-    readable = {name: path for name, path in job.experts.items() if name not in pickled}
-    if "" in pickled:
-        readable = {}
+def _check_others(job: MergeJob, hidden: Sequence[str]) -> list[str]:
+    """Check a job as far as possible without the tensors of some models.
+
+    Returns:
+        As `OpenMerge.notes`, and what is checked after the download.
+    """
+    experts = dict(sorted(job.experts.items()))
+    shown = {} if "" in hidden else {name: experts[name] for name in experts if name not in hidden}
     notes = []
-    if readable:
-        notes += open_family(
-            job.base, readable, job.output.vocabulary_settings, job.homologous
-        ).notes
-    if job.homologous:
-        for name, folder in sorted(job.experts.items()):
-            if name not in readable:
-                notes += check_configs(job.base, folder, name)
-    return notes
+    if shown:
+        vocabulary, base_is = job.output.vocabulary_settings, job.base_is
+        notes += open_family(job.base, shown, vocabulary, job.homologous, base_is).notes
+    for name in [name for name in experts if name not in shown] if job.homologous else []:
+        if not is_adapter(experts[name]):
+            notes += check_configs(job.base, experts[name], name)
+    names = ", ".join(f"expert {name}" if name else "the base" for name in hidden)
+    return [
+        *notes,
+        f"{names}: tensors of .bin files and contents of adapters are only known after the "
+        "download, so shapes, memory and the size of the merged model are checked then",
+    ]

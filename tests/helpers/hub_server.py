@@ -55,6 +55,8 @@ class Hub:
     """Bytes of all replies, without their headers."""
     cuts: dict[str, int] = field(default_factory=dict)
     """By name of a file, the bytes after which the next download of it breaks off."""
+    denied: set[str] = field(default_factory=set)
+    """Repositories of which no whole file is sent."""
     ranges: bool = True
     """Whether ranges of files are served; otherwise the whole file is sent."""
 
@@ -125,10 +127,17 @@ class _Handler(BaseHTTPRequestHandler):
         elif api:
             self.respond_api(repo, "/".join(parts[:2]), parts[2:], parse_qs(query))
         else:
-            self.respond_file(repo, bool(token), parts[3], "/".join(parts[4:]))
+            denied = "/".join(parts[:2]) in self.hub.denied and "Range" not in self.headers
+            if denied and self.command == "GET" and parts[-1].endswith(_LARGE):
+                self.send(403, b"", {"X-Error-Message": "denied"})
+                return
+            # Revisions with slashes are sent as one part, and `refs/pr/1` is not.
+            at = 3 if parts[3] != "refs" else 5
+            revision = "/".join(parts[3 : at + 1])
+            self.respond_file(repo, bool(token), revision, "/".join(parts[at + 1 :]))
 
     def respond_api(self, repo: Repo, name: str, rest: list[str], query: object) -> None:
-        revision = rest[1] if rest[:1] in (["revision"], ["tree"]) else "main"
+        revision = "/".join(rest[1:]) if rest[:1] in (["revision"], ["tree"]) else "main"
         files = repo.files(revision)
         if files is None:
             self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})

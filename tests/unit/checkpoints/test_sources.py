@@ -466,6 +466,33 @@ def test_sharded_safetensors_come_without_second_copies() -> None:
     assert patterns(adapter, "model", None) == ["config.json", "pytorch_model.bin"]
 
 
+def test_of_an_adapter_its_weights_config_and_tokenizer_are_taken() -> None:
+    wanted = ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    others = [
+        "adapter_model.bin", "checkpoint-10/adapter_model.safetensors", "optimizer.pt",
+        "checkpoint-10/trainer_state.json", "trainer_state.json", "training_args.bin",
+    ]  # fmt: skip
+    assert patterns([*others, *wanted], "model", None) == wanted
+    pickled = ["adapter_config.json", "adapter_model.bin"]
+    assert patterns(pickled, "model", None) == pickled
+    assert patterns([f"math/{name}" for name in wanted], "model", "math") == [
+        f"math/{name}" for name in wanted
+    ]
+    assert patterns(["adapter_config.json", "README.md"], "model", None) == []
+    # An adapter beside a whole model comes along, so that opening it says what is wrong.
+    both = ["adapter_config.json", "model.safetensors"]
+    assert patterns([*both, "adapter_model.safetensors"], "model", None) == both
+
+
+def test_named_chat_templates_and_modules_of_sentence_encoders_come_along() -> None:
+    wanted = [
+        "1_Pooling/config.json", "additional_chat_templates/tool_use.jinja", "config.json",
+        "model.safetensors", "modules.json",
+    ]  # fmt: skip
+    others = ["onnx/config.json", "2_Dense/model.safetensors", "other/additional.jinja"]
+    assert patterns([*wanted, *others], "model", None) == wanted
+
+
 def test_a_subfolder_of_a_model_is_one_checkpoint() -> None:
     assert patterns(ROBERTA_GLUE, "model", "cola/roberta-base_lr1e-05") == [
         "README.md",

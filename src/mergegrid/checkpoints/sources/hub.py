@@ -199,7 +199,8 @@ def planned_downloads(files: HubFiles) -> dict[str, int]:
             allow_patterns=[glob.escape(name) for name in files.missing],
             dry_run=True,
         )
-    return {file.filename: files.sizes[file.filename] for file in plan if file.will_download}
+    names = sorted(file.filename for file in plan if file.will_download)
+    return {name: files.sizes[name] for name in names}
 
 
 def bring(files: HubFiles, names: Collection[str]) -> Path:

@@ -1,6 +1,7 @@
 """Selection of the files to download from a hub repository."""
 
 import re
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -19,6 +20,11 @@ _WEIGHTS = tuple(
         r"pytorch_model.*\.bin",
     )
 )
+_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
+"""Weights of a LoRA adapter, in the order of PEFT."""
+_OF_TRAINING = re.compile(r"trainer_state\.json|.*_results\.json")
+_BELOW = re.compile(r"additional_chat_templates/[^/]+\.jinja|\d+_\w+/[^/]+\.json")
+"""Files of a model in folders: named chat templates; modules of a sentence encoder."""
 _BESIDE_WEIGHTS = re.compile(r".*\.(json|model|txt|jinja)")
 _INDEX = re.compile(r".*\.index\.json")
 _TERMS = re.compile(r"README\.md|LICEN[SC]E.*", re.IGNORECASE)
@@ -35,10 +41,10 @@ def patterns(
 ) -> list[str]:
     """The names to download, out of all names in a repository, sorted.
 
-    A model is a flat checkpoint folder: weights in one format, with config and tokenizer. A data
-    set is the subfolder, or the whole repository, without scripts. The repository's README and
-    license are included. `subfolder` may also be a single file. The list is empty if there are no
-    weights, or nothing in the subfolder.
+    A model is a checkpoint folder: weights in one format, with config and tokenizer; or the adapter
+    in it if it has no weights of a whole model. A data set is the subfolder, or the whole
+    repository, without scripts. The repository's README and license are included. `subfolder` may
+    also be a single file. The list is empty if there are no weights, or nothing in the subfolder.
     """
     terms = [name for name in files if _TERMS.fullmatch(name)]
     if subfolder in files:
@@ -50,6 +56,13 @@ def patterns(
     else:
         home = PurePosixPath(subfolder or ".")
         chosen = _checkpoint([name for name in files if PurePosixPath(name).parent == home])
+        if chosen:
+            inside = (name for name in files if PurePosixPath(name).is_relative_to(home))
+            chosen += [
+                name
+                for name in inside
+                if _BELOW.fullmatch(PurePosixPath(name).relative_to(home).as_posix())
+            ]
     return sorted({*chosen, *terms}) if chosen else []
 
 
@@ -60,17 +73,21 @@ def nothing(origin: HubOrigin, kind: str, files: list[str]) -> str:
         tops = sorted({name.split("/")[0] for name in files})
         return f"{where} has no files; the repository contains: {', '.join(tops[:12])}"
     paths = map(PurePosixPath, files)
-    folders = sorted({str(p.parent) for p in paths if any(w.fullmatch(p.name) for w in _WEIGHTS)})
+    homes = {path.parent for path in paths if any(w.fullmatch(path.name) for w in _WEIGHTS)}
+    folders = [None if str(home) == "." else str(home) for home in sorted(homes)]
+    sources = [str(HubOrigin(origin.repo, origin.revision, folder)) for folder in folders]
     advice = (
-        f"there are some in: {', '.join(folders[:8])}; write hub:{origin.repo}:{folders[0]}"
-        if folders
+        f"there are some in: {', '.join(sources[:8])}"
+        if sources
         else "specify another repository or revision"
     )
-    return f"{where} has no *.safetensors and no pytorch_model*.bin; {advice}"
+    return f"{where} has no *.safetensors, no pytorch_model*.bin and no adapter_model.bin; {advice}"
 
 
 def _checkpoint(files: list[str]) -> list[str]:
     bases = {name: PurePosixPath(name).name for name in files}
+    if "adapter_config.json" in bases.values() and not _is_whole(list(bases.values())):
+        return _adapter(bases)
     for pattern in _WEIGHTS:
         weights = [name for name in files if pattern.fullmatch(bases[name])]
         if weights:
@@ -87,3 +104,20 @@ def _checkpoint(files: list[str]) -> list[str]:
         or (_BESIDE_WEIGHTS.fullmatch(base) and not _INDEX.fullmatch(base))
     ]
     return weights + beside
+
+
+def _is_whole(names: Collection[str]) -> bool:
+    """Whether weights of a whole model are among files."""
+    return any(pattern.fullmatch(name) for pattern in _WEIGHTS[:4] for name in names)
+
+
+def _adapter(bases: Mapping[str, str]) -> list[str]:
+    """The files of an adapter, out of those in its folder: base names by name."""
+    weights = [name for base in _ADAPTER for name in bases if bases[name] == base][:1]
+    beside = [
+        name
+        for name, base in bases.items()
+        if _TERMS.fullmatch(base)
+        or (_BESIDE_WEIGHTS.fullmatch(base) and not _OF_TRAINING.fullmatch(base))
+    ]
+    return weights + beside if weights else []

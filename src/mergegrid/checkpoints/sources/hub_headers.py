@@ -13,6 +13,7 @@ the same code as afterwards. The header of a file takes one ranged request, rare
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+from httpx2 import TransportError
 from huggingface_hub import constants, get_session, hf_hub_url, hf_raise_for_status
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # Lazy there.
 
@@ -24,6 +25,7 @@ from mergegrid.checkpoints.sources.hub_errors import explained
 # As huggingface_hub: nearly all headers are shorter, and a second request takes longer.
 _FIRST_REQUEST = 100_000
 _REQUESTS_AT_A_TIME = 8
+_ATTEMPTS = 3
 
 
 def headers_folder(files: HubFiles, folder: Path) -> int:
@@ -69,9 +71,18 @@ def _header(files: HubFiles, name: str) -> bytes:
 
 
 def _read(files: HubFiles, name: str, start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of a file; an interrupted connection is tried again."""
+    for attempt in range(_ATTEMPTS if start < stop else 0):
+        try:
+            return _request(files, name, start, stop)
+        except TransportError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    return b""
+
+
+def _request(files: HubFiles, name: str, start: int, stop: int) -> bytes:
     """Bytes `start` to `stop` of a file; no more are read if the server sends all of it."""
-    if start >= stop:
-        return b""
     url = hf_hub_url(files.origin.repo, name, revision=files.commit)
     headers = {
         **build_hf_headers(),
