@@ -298,7 +298,7 @@ def deltas(
     """
     name = model_label(expert) or "expert"
     models = locate_models({"": base, name: expert})
-    preflight.check_family(models)
+    preflight.check_family(models, _names(base_is))
     models.download()
     folder, count = models.experts[name], threads or processors()
     return measure(models.base, folder, dtype, count, name, _names(base_is))

@@ -86,8 +86,12 @@ def before_download(
     return Preflight(downloads, notes, budget)
 
 
-def check_family(models: Models) -> None:
+def check_family(models: Models, base_is: Sequence[str] = ()) -> None:
     """Check that experts are homologous with their base before weights are downloaded.
+
+    Args:
+        models: the base, named "", and experts.
+        base_is: further names of the base, for adapters.
 
     Raises:
         CheckpointError: see `open_family`.
@@ -96,7 +100,8 @@ def check_family(models: Models) -> None:
     missing = {name: files for name, files in models.hub.items() if files.missing}
     if missing and not any(files.pickled for files in missing.values()):
         with header_folders(models.folders, missing) as folders, suppress(HeadersOnlyError):
-            open_family(folders[""], {name: path for name, path in folders.items() if name})
+            experts = {name: path for name, path in folders.items() if name}
+            open_family(folders[""], experts, base_is=base_is)
 
 
 @contextmanager
