@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergegrid.checkpoints import cards, model_files
-from mergegrid.checkpoints.checkpoint import TensorInfo
+from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.family import open_family
+from mergegrid.checkpoints.layer_configs import stacked_config, write_stacked_config
+from mergegrid.checkpoints.layer_ranges import Stacked, check_slices, stack
 from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.checkpoints.output_tokenizer import OutputTokenizer
 from mergegrid.checkpoints.parents import parent_of
@@ -31,13 +33,14 @@ from mergegrid.checkpoints.publish import (
     recorded_libraries,
 )
 from mergegrid.checkpoints.row_mapping import KeptRows
+from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.checkpoints.vocabulary import vocabulary_tensors
 from mergegrid.checkpoints.writer import ShardWriter
 from mergegrid.engine.budget import Budget, plan_budget
 from mergegrid.engine.chunks import BASE
 from mergegrid.engine.engine import Engine, Sink
 from mergegrid.engine.input_verifier import InputVerifier
-from mergegrid.errors import CheckpointError
+from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import union_of_versions
@@ -126,13 +129,21 @@ class OpenMerge:
             job.base, experts, output.vocabulary_settings, job.homologous, job.base_is
         )
         aligned = family.aligned
+        models = {BASE: aligned.base, **aligned.experts}
+        dtypes = {name: info.dtype for name, info in aligned.base.infos.items()}
+        if output.layers:
+            stacked = _stacked(job, models)
+            places = stacked[BASE].tensors.items()
+            dtypes = {name: dtypes[stored] for name, (_, stored) in places}
+            models = dict(stacked)
+        base = models.pop(BASE)
         statistics = {name: open_statistics(path) for name, path in job.statistics.items()}
-        self.engine = Engine(aligned.base, aligned.experts, statistics)
+        self.engine = Engine(base, models, statistics)
         self._recipes = {folder: self.engine.bind(recipe) for folder, recipe in job.recipes.items()}
         self._stored, self._adapters = family.stored, family.adapters
         self.infos = {
-            name: TensorInfo(info.shape, DTYPES.get(job.output.dtype, info.dtype))
-            for name, info in aligned.base.infos.items()
+            name: TensorInfo(info.shape, DTYPES.get(output.dtype, dtypes[name]))
+            for name, info in base.infos.items()
         }
         """Shape and dtype of the tensors of a merged model."""
         self.vocabulary = aligned.rows
@@ -245,6 +256,8 @@ class OpenMerge:
         model_files.copy_files(self.job.base, self._config_files, folder)
         dtype = dtypes.pop() if len(dtypes) == 1 else None
         model_files.adapt_config(folder, dtype, self.vocabulary)
+        if self.job.output.layers:
+            write_stacked_config(folder, self.job.output.layers)
         self._tokenizer.write(folder)
 
     def _keeping(self, sink: Sink) -> Sink:
@@ -307,3 +320,24 @@ class MemorySink:
     def write(self, name: str, start: int, stored: Stored) -> None:
         """Keep elements of a tensor."""
         self.stored[name][start : start + stored.size] = stored
+
+
+def _stacked(job: MergeJob, models: Mapping[str, Checkpoint]) -> dict[str, Stacked]:
+    """The models with the layers that the output has.
+
+    Raises:
+        CheckpointError: the layers cannot be stacked.
+        ConfigError: the slices do not fit the experts, or there are model statistics.
+    """
+    slices = job.output.layers
+    try:
+        check_slices(slices, list(job.experts))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if job.statistics:
+        raise ConfigError(
+            "model statistics are of the layers of the experts, and output.layers changes them; "
+            "choose a method without statistics, or remove output.layers"
+        )
+    stacked_config(read_config(job.base), slices)
+    return stack(models, slices)

@@ -1,10 +1,13 @@
-"""Layers: the part of tensor names that numbers them."""
+"""Where a tensor stands in a model, by its name: in a layer, or in the embeddings before them."""
 
 import re
 from typing import NamedTuple
 
 # The first number counts: a T5 block has layers, and an expert of a mixture may have blocks.
 _LAYER = re.compile(r"((?:.*?\.)?(?:layers?|h|blocks?))\.(\d+)\.")
+_EMBEDDING = re.compile(
+    r"(^|\.)(embed_(tokens|positions|in)|(word_|tok_)?embeddings|wte|wpe|shared)\.", re.IGNORECASE
+)
 
 
 class Layer(NamedTuple):
@@ -24,3 +27,8 @@ def layer_of(name: str) -> Layer | None:
     """
     match = _LAYER.match(name)
     return Layer(match[1], int(match[2])) if match else None
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor belongs to the embeddings of a model, before its first layer."""
+    return _EMBEDDING.search(name) is not None

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mergegrid.checkpoints.location import read_json
 from mergegrid.errors import CheckpointError
@@ -72,6 +73,11 @@ def adapt_config(folder: Path, dtype: str | None, vocabulary: int | None) -> Non
             part["dtype"] = part["torch_dtype"] = new
         if vocabulary and (part is config or "vocab_size" in part):
             part["vocab_size"] = vocabulary
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the config of a model into its folder."""
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
 

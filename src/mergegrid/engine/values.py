@@ -12,7 +12,7 @@ In a grid, a list is several values, each written in one of these ways.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, TypeVar
 
@@ -26,14 +26,16 @@ from pydantic import (
     field_validator,
 )
 
-from mergegrid.checkpoints.layers import layer_of
+from mergegrid.checkpoints.layers import is_embedding, layer_of
 from mergegrid.settings import Settings
 
-#: Groups of tensors with a name, as regular expressions over tensor names.
-GROUPS = {
-    "embeddings": (r"(^|\.)(embed_(tokens|positions|in)|(word_|tok_)?embeddings|wte|wpe|shared)\."),
-    "norms": r"(^|[._])((layer)?_?norm\w*|ln_\w+)\.(weight|bias)$",
-    "head": r"(^|\.)(lm_head|embed_out|score|classifier|cls)\.",
+_NORM = re.compile(r"(^|[._])((layer)?_?norm\w*|ln_\w+)\.(weight|bias)$", re.IGNORECASE)
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|score|classifier|cls)\.", re.IGNORECASE)
+#: Groups of tensors with a name, and whether a tensor belongs to one.
+GROUPS: dict[str, Callable[[str], bool]] = {
+    "embeddings": is_embedding,
+    "norms": lambda name: _NORM.search(name) is not None,
+    "head": lambda name: _HEAD.search(name) is not None,
 }
 _LAYERS = re.compile(r"layers (\d+)(?:-(\d+))?")
 V = TypeVar("V")
@@ -82,7 +84,7 @@ class TensorRule(Settings):
     def applies(self, tensor: str) -> bool:
         """Whether the rule covers a tensor."""
         if self.tensors in GROUPS:
-            return re.search(GROUPS[self.tensors], tensor, re.IGNORECASE) is not None
+            return GROUPS[self.tensors](tensor)
         layers = _LAYERS.fullmatch(self.tensors)
         if layers:
             layer = layer_of(tensor)

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mergegrid.checkpoints.layer_ranges import Slice, check_slices
 from mergegrid.checkpoints.output_tokenizer import (
     AS_TOKENIZER,
     AUTO,
@@ -49,6 +50,10 @@ def byte_limit(size: int | str | None, option: str) -> int | None:
 class Output(Settings):
     """The folder that is written."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset(
+        {"chat_template", "layers", "pad_to_multiple_of", "tokens"}
+    )
+
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
     """What parameters are rounded to: the base's own dtype, tensor by tensor, or another."""
     shard_size: str = "5GB"
@@ -69,7 +74,9 @@ class Output(Settings):
     pad_to_multiple_of: Annotated[int, Field(ge=1)] = 1
     """The number of embedding rows is rounded up to a multiple of this, with the mean of the
     others."""
-    omitted_when_default = frozenset({"chat_template", "tokens", "pad_to_multiple_of"})
+    layers: tuple[Slice, ...] = ()
+    """Layers of the merged model, if they are stacked from ranges of the models' layers: slices,
+    each of all models (`base` and the experts), which are merged, or of one, taken as they are."""
 
     @property
     def shard_bytes(self) -> int:
@@ -90,9 +97,10 @@ class Output(Settings):
         """Check that settings refer to the base and these experts.
 
         Raises:
-            ValueError: a setting refers to another model.
+            ValueError: a setting refers to another model, or slices of layers are impossible.
         """
         known = sorted(experts)
+        check_slices(self.layers, known)
         template = "tokenizer" if is_template(self.chat_template) else self.chat_template
         for key, name, others in (
             ("tokenizer", self.tokenizer, ("base", AUTO)),

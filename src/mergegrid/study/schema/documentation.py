@@ -128,7 +128,8 @@ def _type(value: dict[str, Any]) -> str:
             kinds = [_type(part) for part in value[several] if part.get("type") != "null"]
             return " \\| ".join(dict.fromkeys(kinds))
     if value.get("type") == "array":
-        return f"list of {_type(value['items'])}"
+        # A pair has its types one by one.
+        return f"list of {_type(value.get('items') or value['prefixItems'][0])}"
     if value.get("type") == "object":
         named = value.get("additionalProperties") or {}
         for part in (value.get("patternProperties") or {"": named}).values():
