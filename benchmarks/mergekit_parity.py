@@ -21,7 +21,7 @@ from mergegrid.recipes.mergekit.importing import import_file, is_mergekit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 import mergekit_cases
-from mergekit_cases import CASES, LIMITS, Case, at_float32, compare
+from mergekit_cases import CASES, LIMITS, Case, at_float32, compare, length_ratio
 
 #: Why a model is not mergekit's to the bit.
 REASONS = {
@@ -29,7 +29,7 @@ REASONS = {
     "selection": "int(density·n) kept, or round((1-density)·n) dropped",
     "line": "the line instead of the circle for nearly parallel tensors",
     "steps": "iterated further",
-    "masks": "random masks, so not compared",
+    "masks": "other random masks",
 }
 
 
@@ -50,10 +50,11 @@ def merge(case: Case, folder: Path, models: Path) -> str:
     return " + ".join(f"`{kind}`" for kind in kinds if kind != "none")
 
 
-def closeness(case: Case, folder: Path) -> str:
+def closeness(case: Case, folder: Path, base: Path) -> str:
     """How a model differs from mergekit's, in words."""
     if case.expected == "masks":
-        return REASONS["masks"]
+        ratio = length_ratio(*map(open_model, (folder / "out", folder / "mergekit", base)))
+        return f"{REASONS['masks']}; the merged delta is {ratio:.3f} times as long"
     limit, _ = LIMITS[case.expected]
     found = compare(open_model(folder / "out"), open_model(folder / "mergekit"), limit)
     if found.equal_bits == 1:
@@ -87,8 +88,12 @@ def main() -> None:
         write("| configuration | becomes | beside mergekit |\n| --- | --- | --- |\n")
         for case, (folder, result) in zip(CASES, becomes.items(), strict=True):
             error = errors.get(folder / "mergekit", "")
-            beside = f"mergekit: {error}" if error else closeness(case, folder)
-            write(f"| {case.name} | {result} | {'' if error == '' else beside} |\n")
+            beside = ""
+            if error is None:
+                beside = closeness(case, folder, models / "base")
+            elif error:
+                beside = f"mergekit: {error}"
+            write(f"| {case.name} | {result} | {beside} |\n")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import numpy as np
 import plain_models
 import yaml
 
-EXPERTS = "abcde"
+EXPERTS = "abcdef"
 LAYERS = 5
+ROWS = plain_models.ROWS
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Case:
 
 
 #: By expectation: a difference, as a share of the largest parameter of a tensor, and how many
-#: elements of a tensor may differ by more. None: not compared.
+#: elements of a tensor may differ by more. None: only the length of the merged delta is compared.
 LIMITS = {
     # Sums of float32 in another order.
     "rounding": (3e-7, 0),
@@ -51,17 +52,50 @@ LIMITS = {
 
 
 def models(folder):
-    """Base and experts in float32, of five layers."""
+    """Base and experts in float32, of five layers; `f` has a token more than the others."""
     start = plain_models.normal(0, 0.02, LAYERS)
-    settings = {"num_hidden_layers": LAYERS, "torch_dtype": "float32", "vocab_size": 128}
+    settings = {"num_hidden_layers": LAYERS, "torch_dtype": "float32"}
     plain_models.save_model(folder / "base", start, "F32", **settings)
     # A part that all deltas share: model_stock differs where the mean cosine is negative.
     shared = plain_models.normal(9, 0.001, LAYERS)
     for seed, name in enumerate(EXPERTS, start=1):
         deltas = plain_models.normal(seed, 0.002, LAYERS)
         tensors = {key: start[key] + shared[key] + deltas[key] for key in start}
+        if name == "f":
+            settings["vocab_size"] = ROWS + 1
+            for key in ("model.embed_tokens.weight", "lm_head.weight"):
+                tensors[key] = np.concatenate([tensors[key], tensors[key][:1] + 1])
         plain_models.save_model(folder / name, tensors, "F32", **settings)
+    for name in ("base", *EXPERTS):
+        save_tokenizer(folder / name, ["<|end|>"] if name == "f" else [])
     return folder
+
+
+def save_tokenizer(folder, added):
+    """A tokenizer of words, with a token for every row of embeddings."""
+    words = ["<unk>", *(f"w{number}" for number in range(1, ROWS))]
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    tokens = [("<unk>", 0), *((token, ROWS + place) for place, token in enumerate(added))]
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": token, "special": True, **special} for token, number in tokens
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "WordLevel",
+            "vocab": {word: number for number, word in enumerate(words)},
+            "unk_token": "<unk>",
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 def at_float32(config, folder):
@@ -117,6 +151,15 @@ def compare(ours, theirs, limit):
     joined = np.concatenate(differences)
     beyond = max(int((values > limit).sum()) for values in differences)
     return Comparison(float((joined == 0).mean()), float(joined.max()), beyond)
+
+
+def length_ratio(ours, theirs, base):
+    """The length of a merged model's delta, over all tensors, as a multiple of another's."""
+    lengths = [
+        sum(float(((np.asarray(model[name]) - base[name]) ** 2).sum()) for name in base)
+        for model in (ours, theirs)
+    ]
+    return float(np.sqrt(lengths[0] / lengths[1]))
 
 
 CASES = [
@@ -306,7 +349,7 @@ CASES = [
         tokenizer_source: union
         dtype: bfloat16
         """,
-        "union is not supported",
+        "masks",
     ),
     Case(
         "(14) sce, select_topk 0.5",
@@ -354,7 +397,58 @@ CASES = [
         chat_template: chatml
         dtype: bfloat16
         """,
-        "is not supported",
+        "no templates of its own",
+    ),
+    Case(
+        "(17) without chat_template",
+        """
+        models:
+          - {model: a, parameters: {weight: 0.5}}
+          - {model: f, parameters: {weight: 0.5}}
+        merge_method: linear
+        base_model: a
+        tokenizer:
+          source: union
+          tokens: {<|start|>: {source: {kind: model_token, model: a, token_id: 3}}}
+        dtype: bfloat16
+        """,
+        "rounding",
+    ),
+    Case(
+        "task_arithmetic, union, a token by force",
+        """
+        models:
+          - {model: a, parameters: {weight: 0.5}}
+          - {model: f, parameters: {weight: 0.7}}
+        merge_method: task_arithmetic
+        base_model: base
+        tokenizer: {source: union, tokens: {w5: {source: f, force: true}}}
+        dtype: bfloat16
+        """,
+        "rounding",
+    ),
+    Case(
+        "the tokenizer of a model",
+        """
+        models: [{model: a}, {model: b}, {model: c}]
+        merge_method: model_stock
+        base_model: base
+        tokenizer: {source: b, pad_to_multiple_of: 3}
+        dtype: bfloat16
+        """,
+        "rounding",
+    ),
+    Case(
+        "nuslerp with a base",
+        """
+        models:
+          - {model: a, parameters: {weight: 3}}
+          - {model: b, parameters: {weight: 1}}
+        merge_method: nuslerp
+        base_model: base
+        dtype: bfloat16
+        """,
+        "rounding",
     ),
     Case(
         "ties, equal weights",

@@ -6,7 +6,7 @@ from textwrap import dedent
 import mergekit_cases
 import pytest
 import yaml
-from mergekit_cases import CASES, LIMITS, at_float32, compare
+from mergekit_cases import CASES, LIMITS, at_float32, compare, length_ratio
 
 from mergegrid import open_model
 
@@ -31,7 +31,7 @@ def by_mergekit(models, tmp_path_factory):
     jobs = {
         folder / str(number): at_float32(dedent(case.config), models)
         for number, case in enumerate(CASES)
-        if LIMITS.get(case.expected)
+        if not case.refused
     }
     errors = mergekit_cases.run_mergekit(python, jobs)
     assert set(errors.values()) == {None}
@@ -57,6 +57,20 @@ def test_the_model_is_mergekit_s(number, case, models, by_mergekit, run, tmp_pat
     limit, elements = LIMITS[case.expected]
     found = compare(open_model(tmp_path / "out"), open_model(by_mergekit / str(number)), limit)
     assert found.beyond <= elements, found
+
+
+@pytest.mark.parametrize(
+    ("number", "case"),
+    [pair for pair in enumerate(CASES) if pair[1].expected == "masks"],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_with_random_masks_the_merged_delta_is_as_long_as_mergekit_s(
+    number, case, models, by_mergekit, run, tmp_path
+):
+    outcome = merged(run, tmp_path, case, models)
+    assert outcome.code == 0, outcome.err
+    folders = (tmp_path / "out", by_mergekit / str(number), models / "base")
+    assert abs(length_ratio(*map(open_model, folders)) - 1) < 0.03
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_an_expert_cannot_be_merged_with_itself():
         (Dare, {"rate": 0.5, "rates": {"a": -0.1}}, "greater than or equal to 0"),
         (Dare, {"rate": float("nan")}, "finite number"),
         (Dare, {"rate": 0.5, "seed": -1}, "greater than or equal to 0"),
-        (Magnitude, {"rate": 0.5, "arithmetic": "rough"}, "'exact' or 'reference'"),
+        (Magnitude, {"rate": 0.5, "arithmetic": "rough"}, "'exact', 'reference' or 'mergekit'"),
         (Della, {"rate": 0.5, "window": 2}, "less than or equal to 1"),
         (Average, {"weights": {"a": -1}}, "greater than or equal to 0"),
         (Average, {"weight": {"a": 1}}, "Extra inputs are not permitted"),

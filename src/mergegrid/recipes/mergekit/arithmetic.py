@@ -86,14 +86,8 @@ def _slerp(inputs: Inputs) -> Part:
 
 
 def _nuslerp(inputs: Inputs) -> Part:
-    """From the first model to the second, by the share of the second weight."""
+    """From the first model to the second, or from its delta to that of the second."""
     document = inputs.file.document
-    if inputs.has_base:
-        raise document.error(
-            ("base_model",),
-            ": with a base, nuslerp rotates deltas, which mergegrid cannot; remove it, or run "
-            "mergekit",
-        )
     if not inputs.number("nuslerp_flatten"):
         inputs.refuse(
             "nuslerp_flatten",
@@ -103,7 +97,8 @@ def _nuslerp(inputs: Inputs) -> Part:
         raise document.error(
             inputs.keys, f": nuslerp merges two models, not {len(inputs.experts)}; list two"
         )
-    return _weighted(inputs, "slerp", inputs.per_model("weight"))
+    kind = "nuslerp" if inputs.has_base else "slerp"
+    return _weighted(inputs, kind, inputs.per_model("weight"))
 
 
 def _multislerp(inputs: Inputs) -> Part:

@@ -40,8 +40,8 @@ def differences_of(inputs: Inputs, sparsifier: dict[str, Any]) -> Iterator[str]:
         )
     if inputs.file.tokenizer:
         yield (
-            "embeddings keep the rows of the base; mergekit writes as many as the tokenizer has "
-            "tokens"
+            "embeddings keep the rows of the base beyond the tokens of its tokenizer; mergekit "
+            "writes as many rows as there are tokens"
         )
     yield from _OF_METHOD.get(method, ())
 

@@ -21,11 +21,22 @@ class ModelReference:
 
 
 @dataclass(frozen=True)
+class TokenSource:
+    """Where the row of embeddings of a token comes from."""
+
+    model: ModelReference | None
+    """None: the row is zero."""
+    settings: dict[str, Any]
+    """`token`, `token_id` and `force`, as far as they are set."""
+    keys: Keys
+
+
+@dataclass(frozen=True)
 class Tokenizer:
     """Whose tokenizer the merged model has, and where its rows of embeddings come from."""
 
     source: ModelReference | Literal["base", "union"]
-    tokens: dict[str, Any]
+    tokens: dict[str, TokenSource]
     """Sources of single tokens."""
     pad_to_multiple_of: int | None
     keys: Keys
@@ -81,29 +92,56 @@ def read_tokenizer(document: Document) -> Tokenizer | None:
         ConfigError: it is malformed, or both are set.
     """
     simple, settings = (document.content.get(key) for key in ("tokenizer_source", "tokenizer"))
+    keys: Keys = ("tokenizer_source",) if settings is None else ("tokenizer",)
     if simple is not None and settings is not None:
-        raise document.error(("tokenizer",), ": tokenizer_source is set, too; remove one of them")
+        raise document.error(keys, ": tokenizer_source is set, too; remove one of them")
     if simple is not None:
-        return Tokenizer(
-            _source(document, ("tokenizer_source",), simple), {}, None, ("tokenizer_source",)
-        )
+        return Tokenizer(_source(document, keys, simple), {}, None, keys)
     if settings is None:
         return None
-    keys: Keys = ("tokenizer",)
     settings = mapping(document, keys, settings)
     check_keys(document, keys, settings, ("source", "tokens", "pad_to_multiple_of"))
-    tokens, multiple = settings.get("tokens"), settings.get("pad_to_multiple_of")
+    multiple = settings.get("pad_to_multiple_of")
     if multiple is not None and (type(multiple) is not int or multiple < 1):
         raise document.error(
-            ("tokenizer", "pad_to_multiple_of"), f" = {multiple!r}: expected a number, as in 64"
+            (*keys, "pad_to_multiple_of"), f" = {multiple!r}: expected a number, as in 64"
         )
-    return Tokenizer(
-        # mergekit's own default.
-        _source(document, ("tokenizer", "source"), settings.get("source", "union")),
-        {} if tokens is None else mapping(document, ("tokenizer", "tokens"), tokens),
-        multiple,
-        ("tokenizer", "source"),
-    )
+    # The union is mergekit's default here.
+    source = _source(document, (*keys, "source"), settings.get("source", "union"))
+    tokens = {}
+    if settings.get("tokens") is not None:
+        place: Keys = (*keys, "tokens")
+        for token, value in mapping(document, place, settings["tokens"]).items():
+            tokens[str(token)] = _token(document, (*place, token), value)
+    return Tokenizer(source, tokens, multiple, (*keys, "source"))
+
+
+def _token(document: Document, keys: Keys, value: Any) -> TokenSource:
+    """`{source: MODEL, force: true}`, or with a mapping that has a `kind` as the source."""
+    item = mapping(document, keys, value)
+    check_keys(document, keys, item, ("source", "force"))
+    source, force = item.get("source"), item.get("force", False)
+    if not isinstance(force, bool):
+        raise document.error((*keys, "force"), f" = {force!r}: expected true or false")
+    settings: dict[str, Any] = {"force": True} if force else {}
+    place = (*keys, "source")
+    kind = source.get("kind") if isinstance(source, dict) else None
+    if isinstance(source, dict) and kind == "zero":
+        check_keys(document, place, source, ("kind",))
+        return TokenSource(None, settings, place)
+    if isinstance(source, dict) and kind == "model_token":
+        check_keys(document, place, source, ("kind", "model", "token", "token_id"))
+        chosen = {key: source[key] for key in ("token", "token_id") if source.get(key) is not None}
+        if len(chosen) != 1:
+            raise document.error(place, ": give exactly one of token and token_id")
+        settings |= chosen
+        source = source.get("model")
+    elif kind is not None:
+        raise document.error((*place, "kind"), f" = {kind!r}: choose model_token or zero")
+    model = read_model(document, place, source)
+    if model is None:
+        raise document.error(keys, ": the token has no source; name a model")
+    return TokenSource(model, settings, place)
 
 
 def _source(

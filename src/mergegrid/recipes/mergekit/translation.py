@@ -59,8 +59,6 @@ def translate(
         "method": method,
         "output": output_of(file, inputs.base, names),
     }
-    if not merge_file["output"]:
-        del merge_file["output"]
     return Translation(merge_file, tuple(notes), tuple(differences_of(inputs, sparsifier)))
 
 

@@ -140,7 +140,37 @@ CHANGES = {
         "line 3: tokenizer.sorce is not a key",
         "did you mean source?",
     ),
-    "a template by name": ("dtype: float32", "chat_template: chatml", "line 3", "the template"),
+    "tokens without a union": (
+        "dtype: float32",
+        "tokenizer: {source: base, tokens: {x: {source: a}}}",
+        "line 3: tokenizer.tokens: mergegrid adds tokens to a union only",
+    ),
+    "a token of another model": (
+        "dtype: float32",
+        "tokenizer: {tokens: {x: {source: c}}}",
+        "line 3: tokenizer.tokens.x.source = c is not one of the merged models",
+    ),
+    "a token without a source": (
+        "dtype: float32",
+        "tokenizer: {tokens: {x: {force: true}}}",
+        "line 3: tokenizer.tokens.x: the token has no source",
+    ),
+    "an unknown kind of source": (
+        "dtype: float32",
+        "tokenizer: {tokens: {x: {source: {kind: mean}}}}",
+        "line 3: tokenizer.tokens.x.source.kind = 'mean': choose model_token or zero",
+    ),
+    "two tokens for one": (
+        "dtype: float32",
+        "tokenizer: {tokens: {x: {source: {kind: model_token, model: a, token: y, token_id: 1}}}}",
+        "line 3: tokenizer.tokens.x.source: give exactly one of token and token_id",
+    ),
+    "a template by name": (
+        "dtype: float32",
+        "chat_template: chatml",
+        "line 3",
+        "no templates of its own",
+    ),
     "experts of a mixture": ("dtype: float32", "gate_mode: hidden", "line 3", "mixture of experts"),
     "rescaled magnitudes": ("{normalize: true}", "{rescale: true}", "line 4", "L1 norm"),
 }

@@ -47,7 +47,7 @@ def test_the_text_is_a_merge_file_that_reads_back(tmp_path):
             "coefficient": 0.9,
             "coefficients": {"math": 0.5, "code": 0.5},
         },
-        "output": {"dtype": "bfloat16"},
+        "output": {"dtype": "bfloat16", "tokenizer": "base"},
     }
 
 
@@ -228,6 +228,41 @@ def test_a_base_that_linear_lacks_among_the_models_is_averaged_too(tmp_path):
     # mergekit adds it to `models`, with the weight of all.
     result = imported(tmp_path, f"{MODELS}merge_method: linear\n{WEIGHTED}")
     assert result.merge_file.experts == {"a": "a", "b": "b", "base-2": "base"}
+
+
+OUTPUTS = {
+    "nothing": ("", {"tokenizer": "base"}),
+    "the base by its name": ("tokenizer_source: base\n", {"tokenizer": "base"}),
+    "an expert": ("tokenizer: {source: b}\n", {"tokenizer": "b"}),
+    "a union": (
+        "tokenizer:\n"
+        "  tokens:\n"
+        "    <|im_start|>: {source: {kind: model_token, model: b, token_id: 7}}\n"
+        "    <pad>: {source: {kind: zero}}\n"
+        "    <|im_end|>: {source: base, force: true}\n"
+        "  pad_to_multiple_of: 64\n",
+        {
+            "tokenizer": "base",
+            "vocabulary": "union",
+            "tokens": {
+                "<|im_start|>": {"source": "b", "token_id": 7},
+                "<pad>": {"source": "zero"},
+                "<|im_end|>": {"source": "base", "force": True},
+            },
+            "pad_to_multiple_of": 64,
+        },
+    ),
+    "a template": (
+        'chat_template: "{{ messages[0].content }}"\n',
+        {"tokenizer": "base", "chat_template": "{{ messages[0].content }}"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "output"), OUTPUTS.values(), ids=OUTPUTS)
+def test_tokenizer_and_template_become_output(tmp_path, text, output):
+    result = imported(tmp_path, f"{MODELS}merge_method: model_stock\n{text}")
+    assert yaml.safe_load(result.text())["output"] == output
 
 
 NOTES = {
