@@ -7,7 +7,7 @@ merge.write()               # merges, and publishes one folder per recipe
 merge.tensors(recipe)       # or: the tensors of a merged model in memory
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergegrid.checkpoints import cards, model_files
+from mergegrid.checkpoints.card_scores import CardScore
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
@@ -24,7 +25,7 @@ from mergegrid.checkpoints.layer_configs import stacked_config, write_stacked_co
 from mergegrid.checkpoints.layer_ranges import Stacked, check_slices, stack
 from mergegrid.checkpoints.model_statistics import open_statistics
 from mergegrid.checkpoints.output_tokenizer import OutputTokenizer
-from mergegrid.checkpoints.parents import parent_of
+from mergegrid.checkpoints.parents import Parent, parent_of
 from mergegrid.checkpoints.publish import (
     Draft,
     check_place,
@@ -69,6 +70,11 @@ class MergeJob:
     """Further names of the base, for adapters that name it otherwise than its folder does."""
     notes: tuple[str, ...] = ()
     """Lines about how the merge was described, for the manifest and the model card."""
+    parents: Mapping[str, Parent] = field(default_factory=dict)
+    """How model cards describe the models, by name ("" for the base), where their folders do not
+    tell."""
+    scores: Mapping[Path, Sequence[CardScore]] = field(default_factory=dict)
+    """Scores for the model cards, by the folder that is written."""
     hub: "Mapping[str, HubFiles]" = field(default_factory=dict)
     """The models on the hub, by name ("" for the base). Their folders are in the hub's cache and
     are filled by `Models.download`."""
@@ -286,7 +292,7 @@ class OpenMerge:
         job = self.job
         self.write_model_files(draft.path)
         parents = {
-            name: parent_of(job.experts[name] if name else job.base)
+            name: job.parents.get(name) or parent_of(job.experts[name] if name else job.base)
             for name in (BASE, *recipe.experts)
         }
         statistics = {name: path.name for name, path in job.statistics.items()}
@@ -304,7 +310,9 @@ class OpenMerge:
         )
         inputs = {name or "base": draft.made_from["inputs"][name or "base"] for name in parents}
         merged = {folder.name: checkpoint_digest(draft.tensors)}
-        cards.Card(folder.name, parents, text, inputs | merged, self.notes).write(draft.path)
+        scores = job.scores.get(folder, ())
+        card = cards.Card(folder.name, parents, text, inputs | merged, self.notes, scores)
+        card.write(draft.path)
 
 
 class MemorySink:

@@ -13,7 +13,7 @@ from mergegrid.hashing import canonical_json, digest
 from mergegrid.stages import stage_versions
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 from mergegrid.study.runtime import memory_estimates, snakemake_compat
-from mergegrid.study.schema import decoder_jobs, encoder_jobs
+from mergegrid.study.schema import decoder_jobs, encoder_jobs, export_jobs
 from mergegrid.study.schema.job_parameters import as_parameters
 from mergegrid.study.schema.loading import check_paths, check_study, read_yaml
 from mergegrid.study.schema.published_cells import published_cells, published_gains

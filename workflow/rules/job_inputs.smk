@@ -44,6 +44,35 @@ def set_statistics(wildcards):
     ]
 
 
+def export_statistics(wildcards):
+    """The model statistics of the experts of a set of encoders; decoders have none."""
+    return set_statistics(wildcards) if wildcards.family in ENCODER_FAMILIES else []
+
+
+def export_scores(wildcards):
+    """The scores among which the candidates of a set are selected."""
+    kind = "merges" if wildcards.family in ENCODER_FAMILIES else "benchmarks"
+    return f"<results>/{wildcards.family}/{kind}/{wildcards.set}/seed~{wildcards.seed}.parquet"
+
+
+def export_request(wildcards):
+    """The merged models of a set that are kept."""
+    return export_jobs.export_request(
+        STUDY.grid_of(wildcards.family),
+        wildcards.family,
+        tuple(experts_of(wildcards)),
+        int(wildcards.seed),
+    )
+
+
+def export_records(wildcards):
+    """The records of the base, of ready experts, and of the data that they are scored on."""
+    names = [f"base~{wildcards.family}"]
+    names += [f"expert~{wildcards.family}~{expert}" for expert in experts_of(wildcards)]
+    names += [data.record for data in export_request(wildcards).scored_on.values()]
+    return [f"<results>/sources/{name}.json" for name in names if name in SOURCES]
+
+
 def oracle_parameters(wildcards):
     return as_json(
         encoder_jobs.oracle_request(

@@ -145,4 +145,15 @@ def all_results():
         for figure in figures_of(family)
         for kind in ("svg", "png")
     ]
-    return ["<results>/scores.parquet", *tables, *figures, "<results>/costs/costs.csv"]
+    kept = [
+        f"<results>/{family}/exports/{experts}/seed~{seed}"
+        for grid in STUDY.grids
+        for family, experts, seed in export_jobs.exported_sets(grid)
+    ]
+    return [
+        "<results>/scores.parquet",
+        *kept,
+        *tables,
+        *figures,
+        "<results>/costs/costs.csv",
+    ]

@@ -8,6 +8,12 @@ from typing import Any
 
 import yaml
 
+from mergegrid.checkpoints.card_scores import (
+    CardScore,
+    model_index,
+    scores_table,
+    write_eval_results,
+)
 from mergegrid.checkpoints.front_matter import CARD
 from mergegrid.checkpoints.licences import LICENCE_FILE, MIXED, merged_licence
 from mergegrid.checkpoints.parents import Parent
@@ -29,12 +35,16 @@ class Card:
     """Digest of all tensors of each parent, and of the merged model by its title."""
     notes: Sequence[str] = ()
     """What was cut, padded or left out."""
+    scores: Sequence[CardScore] = ()
+    """How the model scored, where a study measured it."""
 
     def write(self, folder: Path) -> None:
         """Write the card into a model folder, with LICENSE if its inputs differ in license."""
         (folder / CARD).write_text(f"---\n{self._front()}\n---\n\n{self._text()}", encoding="utf-8")
         if self._licence == MIXED:
             (folder / LICENCE_FILE).write_text(self._licence_file(), encoding="utf-8")
+        if self.scores:
+            write_eval_results(folder, self.scores)
 
     @property
     def _licence(self) -> Any:
@@ -50,11 +60,13 @@ class Card:
         data = ModelCardData(
             base_model=models or None,
             base_model_relation="merge" if models else None,
+            eval_results=model_index(self.scores) if self.scores else None,
             language=list(_common([parent.languages for parent in parents]) or ()) or None,
             library_name="transformers",
             license=self._licence.identifier,
             license_name=self._licence.name,
             license_link=self._licence.link,
+            model_name=self.title if self.scores else None,
             pipeline_tag=_common([parent.pipeline_tag for parent in parents]),
             tags=["merge", "mergegrid"],
         )
@@ -75,10 +87,16 @@ class Card:
             f"by this recipe (`{RECIPE}`):\n\n```yaml\n{self.recipe}```\n\n"
             f"```bash\nmergegrid merge {RECIPE} {shlex.quote(self.title)}\n```\n\n"
             f"{f'Notes of the merge:{chr(10)}{chr(10)}{remarks}{chr(10)}' if remarks else ''}"
+            f"{self._scores()}"
             "Digests of all tensors, as `mergegrid inspect` prints them:\n\n"
             f"```\n{digests}\n```\n\n"
             "`manifest.json` lists the digest of every tensor and file.\n"
         )
+
+    def _scores(self) -> str:
+        if not self.scores:
+            return ""
+        return f"Scores of the study that exported it:\n\n{scores_table(self.scores)}\n"
 
     def _terms(self) -> str:
         """The first lines of a card, where the licenses of the inputs need attention."""

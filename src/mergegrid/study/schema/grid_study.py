@@ -1,8 +1,9 @@
 """The grid that studies of encoders and of decoders have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,6 +15,7 @@ from mergegrid.recipes.grid import Grid
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
+from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.sparsifiers.rates import Rate
 from mergegrid.study.schema.families import ModelFamily
 from mergegrid.study.schema.grids import (
@@ -70,6 +72,10 @@ class GridStudy(Settings, ABC, Generic[F]):
     """Study of merges; `null` omits it."""
     similarity: Similarity | None = None
     """Study of embeddings: how similar they stay when deltas are dropped; unset omits it."""
+    export: Annotated[list[str], AfterValidator(distinct)] = []
+    """Merged models to keep in `<results>/{family}/exports`, with their scores on their cards:
+    `selected` for those selected in each of `merges.sets` (of several mask seeds the first), or
+    names as in the column `recipe` of the scores. Each takes the disk space of its base."""
     selection: Selection = "validation"
     """Split on which hyper-parameters are selected; `test` follows the paper, is optimistically
     biased and is labelled so."""
@@ -120,6 +126,27 @@ class GridStudy(Settings, ABC, Generic[F]):
             )
         return self
 
+    @model_validator(mode="after")
+    def _exports_exist(self) -> "GridStudy[F]":
+        names = [name for name in self.export if name != "selected"]
+        if self.export and not any(map(self.expert_sets, self.families)):
+            raise ValueError("export keeps merges, but no sets are merged; add `merges`")
+        known = [
+            recipe.slug
+            for family in self.families
+            if names
+            for experts in self.expert_sets(family)
+            for recipe in self.merge_candidates(family, experts, self.seeds.training[0])
+        ]
+        for name in names:
+            if name not in known:
+                close = get_close_matches(name, known, 1) or known[:1]
+                raise ValueError(
+                    f"export lists {name!r}, which is no merge of this study; write `selected`, or "
+                    f"the name of a merge, such as {close[0]}"
+                )
+        return self
+
     @abstractmethod
     def evaluations_of(self, family: str, expert: str) -> list[str]:
         """Names of the tasks or benchmarks that an expert is evaluated on."""
@@ -160,6 +187,14 @@ class GridStudy(Settings, ABC, Generic[F]):
         """The sets of experts of a family that are merged, in the order written."""
         sets = self.merges.sets if self.merges else []
         return expert_sets(list(self.families[family].experts), sets)
+
+    def merge_candidates(
+        self, family: str, experts: tuple[str, ...], training_seed: int
+    ) -> list[Recipe]:
+        """All merges of one set of experts."""
+        methods = [method for candidates in self.merge_methods() for method in candidates]
+        sparsifiers = [one for candidates in self.merge_sparsifiers() for one in candidates]
+        return merges_of(family, experts, training_seed, methods, sparsifiers)
 
     def training_seeds(self, family: str) -> list[int]:
         """Training seeds that give different experts: one where all experts of a family are
@@ -205,4 +240,20 @@ def recipes_for(
             method=method,
         )
         for sparsifier in dict.fromkeys(sparsifiers)
+    ]
+
+
+def merges_of(
+    family: str,
+    experts: tuple[str, ...],
+    training_seed: int,
+    methods: Iterable[AnyMethod],
+    sparsifiers: Sequence[AnySparsifier],
+) -> list[Recipe]:
+    """Every method alone and behind every sparsifier."""
+    points = [NoSparsifier(), *sparsifiers]
+    return [
+        recipe
+        for method in dict.fromkeys(methods)
+        for recipe in recipes_for(family, experts, training_seed, points, method)
     ]
