@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mergegrid.checkpoints.location import read_json
@@ -28,10 +28,21 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+#: Files beside the config: of processors of images, sound and video, and of sentence encoders.
+COMPANIONS = (
+    "*preprocessor_config.json",
+    "audio_tokenizer_config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+    "processor_config.json",
+    "sentence_*_config.json",
+)
 
 
 def config_files(base: Path) -> list[str]:
     """Names of a base's config files, including its Python code if the config refers to it.
+
+    Processors of text-and-image models and the modules of sentence encoders are among them.
 
     Raises:
         CheckpointError: `config.json` is missing or damaged.
@@ -41,7 +52,30 @@ def config_files(base: Path) -> list[str]:
             f"{base} has no config.json, so the model cannot be loaded; download it again"
         )
     code = ["*.py"] if "auto_map" in read_json(base / "config.json") else []
-    return _existing(base, ["config.json", "generation_config.json", *code])
+    modules = [f"{folder}/*" for folder in _module_folders(base)]
+    return _existing(base, ["config.json", "generation_config.json", *code, *COMPANIONS, *modules])
+
+
+def _module_folders(base: Path) -> list[str]:
+    """Folders of the further modules of a sentence encoder, such as `1_Pooling`.
+
+    Raises:
+        CheckpointError: `modules.json` is damaged, or names a folder outside the model's.
+    """
+    path = base / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        folders = [str(module["path"]) for module in modules if module["path"]]
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a list of modules with their paths ({error}); download it again"
+        ) from error
+    for folder in folders:
+        if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
+            raise CheckpointError(f"{path} refers to {folder}, outside of {base}; correct its path")
+    return folders
 
 
 def tokenizer_files(source: Path) -> list[str]:
@@ -52,7 +86,7 @@ def tokenizer_files(source: Path) -> list[str]:
 def copy_files(source: Path, names: Sequence[str], folder: Path) -> None:
     """Copy files of a model folder by name."""
     for name in names:
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
 
 

@@ -23,7 +23,9 @@ _WEIGHTS = tuple(
 _ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 """Weights of a LoRA adapter, in the order of PEFT."""
 _OF_TRAINING = re.compile(r"trainer_state\.json|.*_results\.json")
-_BELOW = re.compile(r"additional_chat_templates/[^/]+\.jinja|\d+_\w+/[^/]+\.json")
+_BELOW = re.compile(
+    r"additional_chat_templates/[^/]+\.jinja|\d+_\w+/([^/]+\.json|model\.safetensors)"
+)
 """Files of a model in folders: named chat templates; modules of a sentence encoder."""
 _BESIDE_WEIGHTS = re.compile(r".*\.(json|model|txt|jinja)")
 _INDEX = re.compile(r".*\.index\.json")
