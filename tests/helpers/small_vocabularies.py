@@ -37,7 +37,7 @@ def bpe(added=(), merges=MERGES, letters=LETTERS, special=SPECIAL, template=None
     return fast
 
 
-def decoder(folder, tokenizer, rows=None, seed=0, base=None, tied=False, stops=None):
+def decoder(folder, tokenizer, rows=None, seed=0, base=None, tied=False, stops=None, spread=0.02):
     """Save a decoder, its rows near those of the same tokens of a base.
 
     Args:
@@ -48,6 +48,7 @@ def decoder(folder, tokenizer, rows=None, seed=0, base=None, tied=False, stops=N
         base: folder of a base with at least some of its tokens.
         tied: whether input and output embeddings are one matrix.
         stops: ids that stop a generation.
+        spread: standard deviation of its weights.
     """
     rows = rows or len(tokenizer)
     torch.manual_seed(seed)
@@ -60,6 +61,7 @@ def decoder(folder, tokenizer, rows=None, seed=0, base=None, tied=False, stops=N
         intermediate_size=24,
         max_position_embeddings=64,
         tie_word_embeddings=tied,
+        initializer_range=spread,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

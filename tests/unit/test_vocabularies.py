@@ -9,6 +9,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
 from small_vocabularies import (
     CHAT,
@@ -510,6 +511,37 @@ def test_tied_embeddings_are_one_matrix(tmp_path, merged, policy):
     assert len(tokenizer) == len(model.lm_head.weight) == (15 if policy == "base_rows" else 16)
 
 
+# 14: adapters with added rows.
+
+
+def adapter(folder, base, tokenizer):
+    """A LoRA adapter, made by PEFT, with a token and so rows of embeddings more than its base."""
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    tuned = get_peft_model(model, config)
+    tuned.save_pretrained(folder, save_embedding_layers=True)
+    tokenizer.save_pretrained(folder)
+    return tuned.merge_and_unload()
+
+
+def test_an_adapter_with_added_rows_is_as_an_expert_with_added_tokens(tmp_path, merged):
+    base = decoder(tmp_path / "base", bpe())
+    whole = adapter(tmp_path / "chat", base, bpe([START]))
+    folder, notes = merged(["chat"])
+    assert f"expert chat: not in the merged tokenizer: {START} (id 15)" in notes
+    assert len(loads(folder)[1]) == 15
+    folder, _ = merged(["chat"], TaskArithmetic(), vocabulary="union", tokenizer="chat")
+    model, tokenizer = loads(folder)
+    assert tokenizer.get_vocab()[START] == 15
+    out, wanted = model.state_dict(), whole.state_dict()
+    for name in (EMBEDDINGS, HEAD):
+        assert torch.equal(out[name][15], wanted[name][15])
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(out[name], tensor, rtol=0, atol=1e-6)
+
+
 # 15: sentencepiece only.
 
 
@@ -545,6 +577,55 @@ def test_another_bos_is_noted(tmp_path, merged):
     change_json(chat / "tokenizer_config.json", add_bos_token=False)
     _, notes = merged(["chat"])
     assert "puts other tokens around a text, such as a second BOS or none" in notes
+
+
+# What the merged model does.
+
+
+@pytest.mark.parametrize("policy", ["base_rows", "union"])
+def test_a_chat_merge_stops_where_its_expert_does(tmp_path, merged, policy):
+    base = decoder(tmp_path / "base", bpe([START]), spread=1.0)
+    decoder(tmp_path / "chat", bpe([START]), seed=1, base=base, spread=1.0)
+    folder, _ = merged(["chat"], vocabulary=policy)
+    prompt = AutoTokenizer.from_pretrained(folder)("abcd", return_tensors="pt")
+    endless = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        .generate(**prompt, max_new_tokens=12, do_sample=False, eos_token_id=-1)[
+            0, prompt.input_ids.shape[1] :
+        ]
+        .tolist()
+    )
+    stop = next(token for token in endless if token != endless[0])
+    chat = bpe([START], template=CHAT.replace(END, ""), eos_token=bpe().decode([stop]))
+    decoder(tmp_path / "chat", chat, seed=1, base=base, spread=1.0, stops=[2, stop])
+    for giver, length in (("base", 12), ("chat", endless.index(stop) + 1)):
+        folder, _ = merged(["chat"], vocabulary=policy, tokenizer=giver)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0]
+        answer = answer[prompt.input_ids.shape[1] :].tolist()
+        assert answer == endless[:length]
+    assert (
+        AutoTokenizer.from_pretrained(folder).apply_chat_template(
+            [{"content": "ab"}], tokenize=False
+        )
+        == f"{START}ab"
+    )
+
+
+def test_published_models_with_moved_rows_agree_with_their_manifests(tmp_path, merged):
+    base = decoder(tmp_path / "base", bpe([START, END]))
+    decoder(tmp_path / "one", bpe([END, START]), seed=1, base=base)
+    moved, _ = merged(["one"], vocabulary="union", tokenizer="one")
+    moved.rename(tmp_path / "chat")
+    decoder(tmp_path / "base2", bpe([END, START]), seed=2, base=base)
+    folder, _ = merged(["chat"], vocabulary="union", base="base2")
+    assert loads(folder)[1].get_vocab()[END] == 15
+    weights = tmp_path / "chat" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-4:] = b"\x00\x00\x80\x3f"
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"does not match manifest\.json"):
+        merged(["chat"], vocabulary="union", base="base2")
 
 
 # Sources of single tokens, and the number of rows.
