@@ -85,13 +85,13 @@ def scores_of(
 ) -> Sequence[CardScore]:
     """The scores of a recipe on the test split of its tasks or benchmarks."""
     rows = scores[(scores["recipe_digest"] == recipe.digest) & (scores["split"] == "test")]
-    found = []
+    card_scores = []
     for row in rows.to_dict(orient="records"):
         task = request.scored_on[row["task"]]
         record = records.get(task.record or "")
         origin = parse_origin(record.source) if record else None
         on_hub = record if isinstance(origin, HubOrigin) else None
-        found.append(
+        card_scores.append(
             CardScore(
                 task=row["task"],
                 kind=task.kind,
@@ -107,7 +107,7 @@ def scores_of(
                 benchmark=task.benchmark if row["primary"] else None,
             )
         )
-    return found
+    return card_scores
 
 
 def parents_of(request: ExportRequest, records: Mapping[str, Record]) -> dict[str, Parent]:

@@ -150,7 +150,7 @@ def test_an_expert_fine_tuned_here_has_the_license_of_its_base():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"export": ["best"]}, "'best', which is no merge of this study.*selected.*such as"),
+        ({"export": ["best"]}, "'best', which is not a merge of this study.*selected.*such as"),
         ({"export": ["selected", "selected"]}, "listed more than once"),
         ({"merges": None}, "no sets are merged; add `merges`"),
     ],
