@@ -109,7 +109,7 @@ def convert(
 
 @app.command()
 def inspect(folder: Annotated[str, typer.Argument(help="folder or hub id of a model")]) -> None:
-    """List the tensors of a model with their digests, and check it against its manifest."""
+    """List tensors of a model or adapter with their digests, and compare with its manifest."""
     from mergegrid import api
 
     typer.echo(api.inspect(folder))

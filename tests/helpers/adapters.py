@@ -1,12 +1,17 @@
-"""LoRA adapters made and merged by PEFT, of every kind that is read, for tiny real models."""
+"""LoRA adapters made and merged by PEFT, of every kind that is read, for tiny real models.
+
+`python tests/helpers/adapters.py` writes the table of `docs/adapters.md`.
+"""
 
 import copy
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
-    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -17,6 +22,9 @@ from transformers import (
     OlmoeForCausalLM,
 )
 
+from mergegrid import merge, open_model
+
+BEGIN, END = "<!-- begin: adapters -->", "<!-- end: adapters -->"
 WIDTH, LAYERS, TOKENS = 32, 2, 48
 _LLAMA = {
     "vocab_size": TOKENS,
@@ -60,10 +68,6 @@ class Variant:
 
     settings: dict
     make: object = llama
-    tolerance: float = 0.0
-    """Largest difference to PEFT's merged weights that rounding explains."""
-    options: dict = field(default_factory=dict)
-    """Of `save_pretrained`."""
 
 
 _ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -156,12 +160,40 @@ def save_all(variant, folder, exact=False):
     base = model(variant, exact)
     base.save_pretrained(folder / "base")
     adapted = adapt(base, variant.settings, exact)
-    adapted.save_pretrained(folder / "adapter", **variant.options)
+    adapted.save_pretrained(folder / "adapter")
     merged = adapted.merge_and_unload()
     merged.save_pretrained(folder / "merged")
     return merged.state_dict()
 
 
-def reloaded(folder):
-    """The tensors of a folder, as transformers loads them, in its own names."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+def difference(variant, folder, exact):
+    """Largest difference between a merge of one adapter and PEFT's merged model, in float32."""
+    save_all(variant, folder, exact)
+    ours = merge(folder / "base", {"math": folder / "adapter"})
+    theirs = open_model(folder / "merged")
+    assert set(ours) == set(theirs)
+    return max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours)
+
+
+def table():
+    """The table of the docs: every variant, its settings and the two differences."""
+    lines = [
+        "| adapter | model | settings | numbers of few bits | random numbers |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, variant in VARIANTS.items():
+        shown = [f"{key}: {value}" for key, value in variant.settings.items() if value != _ALL]
+        settings = f"`{', '.join(shown)}`".replace("|", "\\|") if shown else "all linear layers"
+        cells = []
+        for exact in (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                cells.append(f"{difference(variant, Path(folder), exact):.2g}")
+        model = variant.make().config.model_type
+        lines.append(f"| {name} | {model} | {settings} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    page = Path(__file__).parents[2] / "docs" / "adapters.md"
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")

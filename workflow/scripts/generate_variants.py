@@ -29,6 +29,7 @@ if __name__ == "__main__":
             experts=dict(zip(recipes[0].experts, folders, strict=True)),
             output=merges[0].output,
             homologous=merges[0].homologous,
+            base_is=merges[0].base_is,
             threads=snakemake.threads,
         )
         made_from = {

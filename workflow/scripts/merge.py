@@ -15,5 +15,6 @@ with job(snakemake):
         recipes={Path(snakemake.output.folder): recipe},
         output=request.output,
         homologous=request.homologous,
+        base_is=request.base_is,
     )
     run_job(merge, threads=snakemake.threads)

@@ -55,7 +55,8 @@ def open_family(
         base_folder: folder of the base.
         expert_folders: folders of the experts by name.
         vocabulary: how to treat rows and tokens that not all models have.
-        homologous: whether the configs must agree (in `rope_theta`, say), not only the shapes.
+        homologous: whether the configs must agree (in `rope_theta`, say), and adapters name this
+            base, or only the shapes.
         base_is: further names of the base, which an adapter may give instead of its folder's.
 
     Raises:
@@ -72,7 +73,8 @@ def open_family(
         where = f"expert {name}"
         if is_adapter(folder):
             adapter = read_adapter(folder, base, config)
-            notes += check_base_name(adapter.config, base_folder, name, base_is)
+            if homologous:
+                notes += check_base_name(adapter.config, base_folder, name, base_is)
             notes += [*adapter.notes, _note(name)]
             stored[name], adapters[name] = adapter.file, adapter
             experts[name] = AdaptedCheckpoint(base, adapter)

@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergegrid.checkpoints.adapters.adapter import is_adapter, open_adapter_file
+from mergegrid.checkpoints.adapters.config import read_adapter_config
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
@@ -21,6 +23,8 @@ class Inspection:
     """Digest of each tensor."""
     verified: bool
     """Whether there is a manifest, which then matches."""
+    adapter: str = ""
+    """A line about the adapter that the folder holds; empty for a whole model."""
 
     @property
     def digest(self) -> str:
@@ -39,6 +43,7 @@ class Inspection:
         return "\n".join(
             [
                 *lines,
+                *([self.adapter] if self.adapter else []),
                 f"{len(self.infos)} tensors ({summary}), {count:,} parameters, {size:,} bytes",
                 f"digest: {self.digest}",
                 f"manifest: {'matches' if self.verified else 'none, so nothing was compared'}",
@@ -47,14 +52,16 @@ class Inspection:
 
 
 def inspect(folder: Path) -> Inspection:
-    """Read a model folder completely, and compare it with its manifest if it has one.
+    """Read the folder of a model or a LoRA adapter, and compare it with its manifest if it has one.
 
     Raises:
-        CheckpointError: the folder has no model, or differs from its manifest.
+        CheckpointError: the folder has no model, or differs from its manifest; or its adapter is of
+            a kind that cannot be merged.
     """
     if not folder.is_dir():
         raise CheckpointError(f"folder {folder} does not exist; specify a model folder")
-    checkpoint = open_checkpoint(folder)
+    adapter = _adapter(folder) if is_adapter(folder) else ""
+    checkpoint = open_adapter_file(folder) if adapter else open_checkpoint(folder)
     tensors = digest_tensors(checkpoint)
     has_manifest = (folder / MANIFEST).is_file()
     if has_manifest:
@@ -65,4 +72,14 @@ def inspect(folder: Path) -> Inspection:
                 folder, f"{unmatched[0]} in {folder} does not match {MANIFEST}; rebuild the model"
             )
         check_tensors(folder, tensors)
-    return Inspection(folder, dict(checkpoint.infos), tensors, has_manifest)
+    return Inspection(folder, dict(checkpoint.infos), tensors, has_manifest, adapter)
+
+
+def _adapter(folder: Path) -> str:
+    config = read_adapter_config(folder)
+    base = f"base {config.base_name}" if config.base_name else "a base that it does not name"
+    kind = "DoRA" if config.use_dora else "LoRA"
+    return (
+        f"a {kind} adapter of rank {config.values['r']} for {base}; merge it as an expert, or "
+        f"measure it with `mergegrid deltas BASE {folder}`"
+    )

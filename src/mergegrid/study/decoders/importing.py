@@ -2,7 +2,7 @@
 
 Weights in safetensors are cloned or hard-linked, or copied if the file system supports neither.
 `pytorch_model.bin` is read without executing its code, and streamed. GGUF is dequantized to
-float32, which needs memory for the whole model.
+float32, which needs memory for the whole model. A LoRA adapter stays one, and is merged as one.
 """
 
 import copy
@@ -18,6 +18,8 @@ import numpy as np
 
 from mergegrid import fsync
 from mergegrid.checkpoints import model_files, pytorch_files, safetensors_files
+from mergegrid.checkpoints.adapters.adapter import is_adapter, open_adapter_file
+from mergegrid.checkpoints.adapters.config import CONFIG, read_adapter_config
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.digests import LEAF, TensorDigests
 from mergegrid.checkpoints.dtypes import Stored, is_finite
@@ -43,7 +45,8 @@ def import_decoder(
     """Publish a decoder.
 
     Args:
-        source: a folder with safetensors, `pytorch_model.bin` or one GGUF file, or a GGUF file.
+        source: a folder with safetensors, `pytorch_model.bin`, a LoRA adapter or one GGUF file, or
+            a GGUF file.
         folder: where to publish it.
         made_from: origin, recorded in the manifest.
         tokenizer: folder from which to take the tokenizer instead.
@@ -56,6 +59,8 @@ def import_decoder(
         if gguf is not None:
             _dequantize(gguf, draft.path)
             _digest_weights(draft, source)
+        elif is_adapter(source):
+            _import_adapter(source, draft)
         else:
             model_files.copy_files(source, model_files.config_files(source), draft.path)
             model_files.copy_files(source, model_files.tokenizer_files(source), draft.path)
@@ -69,6 +74,17 @@ def import_decoder(
             for name in model_files.tokenizer_files(draft.path):
                 (draft / name).unlink()
             model_files.copy_files(tokenizer, model_files.tokenizer_files(tokenizer), draft.path)
+
+
+def _import_adapter(source: Path, draft: Draft) -> None:
+    """Copy an adapter into a draft, with the tokenizer beside it if there is one."""
+    read_adapter_config(source)
+    checkpoint = open_adapter_file(source)
+    for _ in _finite_chunks(checkpoint, str(source)):
+        pass
+    (path,) = {at.path for at in checkpoint.locations.values()}
+    files = [CONFIG, path.name, *model_files.tokenizer_files(source)]
+    model_files.copy_files(source, files, draft.path)
 
 
 def write_weights(draft: Draft, checkpoint: Checkpoint, source: str) -> None:

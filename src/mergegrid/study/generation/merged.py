@@ -31,6 +31,8 @@ class Models(Settings):
     """Dtype, vocabulary and tokenizer of the merged models."""
     homologous: bool = True
     """Whether the configs of experts and base must agree, not only the shapes of tensors."""
+    base_is: tuple[str, ...] = ()
+    """What adapters call the base."""
     threads: Annotated[int, Field(ge=1)] = 1
     """Number of merging threads; it does not affect the result."""
 
@@ -44,7 +46,11 @@ class Merger:
 
     def __init__(self, models: Models) -> None:
         self._merge = MergeJob(
-            models.base, models.experts, output=models.output, homologous=models.homologous
+            models.base,
+            models.experts,
+            output=models.output,
+            homologous=models.homologous,
+            base_is=models.base_is,
         ).open()
         self._merge.engine.options = options_for("cpu", models.threads)
         for note in self._merge.notes:

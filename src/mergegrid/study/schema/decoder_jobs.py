@@ -1,6 +1,6 @@
 """Jobs on decoders: the parts of a study that each depends on, and nothing else."""
 
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
@@ -62,12 +62,16 @@ class ScoreRequest(Settings):
 class MergePart(Settings):
     """One merged decoder."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"base_is"})
+
     recipe: Recipe
     """Recipe of the model."""
     output: Output
     """Dtype and vocabulary of the folder."""
     homologous: bool
     """Whether experts must have the configuration of the base, not only its shapes."""
+    base_is: tuple[str, ...] = ()
+    """What adapters call the base."""
 
 
 def finetune_request(
@@ -89,7 +93,13 @@ def finetune_request(
 def merge_part(study: DecoderStudy, recipe: Recipe) -> MergePart:
     """How one recipe is merged."""
     family = study.families[recipe.family]
-    return MergePart(recipe=recipe, output=family.output, homologous=not family.other_base)
+    names = family.base_is
+    return MergePart(
+        recipe=recipe,
+        output=family.output,
+        homologous=not family.other_base,
+        base_is=(names,) if isinstance(names, str) else tuple(names),
+    )
 
 
 def similarity_parts(study: DecoderStudy, family: str, expert: str, seed: int) -> dict[str, Any]:
@@ -102,7 +112,8 @@ def similarity_parts(study: DecoderStudy, family: str, expert: str, seed: int) -
         "examples": study.similarity.examples,
         "chat": study.families[family].chat_of(expert),
         "output": merge.output,
-        "homologous": merge.homologous,
+        # The merges check the names that adapters give their base.
+        "homologous": merge.homologous and not merge.base_is,
     }
 
 

@@ -110,7 +110,7 @@ class DecoderExpert(Settings):
     benchmarks: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]
     """Benchmarks of its ability; a merge is scored on the benchmarks of all its experts."""
     source: SourceConfig | None = None
-    """Fine-tuned checkpoint; unset to fine-tune the base on `data`."""
+    """Fine-tuned checkpoint, or LoRA adapter of the base; unset to fine-tune the base on `data`."""
     data: Instructions | None = None
     """Training data to fine-tune the base on."""
     finetune: DecoderFinetuneOverride | None = None
@@ -146,6 +146,9 @@ class DecoderFamily(ModelFamily[DecoderExpert, DecoderFinetune]):
     """Dtype of merged models."""
     vocabulary: VocabularyPolicy = "base_rows"
     """What happens to embedding rows beyond the base's."""
+    base_is: str | list[str] = []
+    """What adapters call the base, as in `meta-llama/Llama-2-7b-hf`, if they name it otherwise than
+    its source does; a list if they differ."""
     other_base: bool = False
     """Merges experts that are not homologous with this base, as long as shapes agree: only to
     demonstrate the effect (arXiv 2311.03099, section 4.6)."""
