@@ -70,40 +70,40 @@ class Variant:
     make: object = llama
 
 
-_ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _CONV1D = ["c_attn", "c_proj", "c_fc"]
 _FUSED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 VARIANTS = {
-    "plain": Variant({"target_modules": _ALL}),
-    "rslora": Variant({"target_modules": _ALL, "use_rslora": True, "r": 4}),
+    "plain": Variant({"target_modules": LINEAR}),
+    "rslora": Variant({"target_modules": LINEAR, "use_rslora": True, "r": 4}),
     "rank and alpha patterns": Variant(
         {
-            "target_modules": _ALL,
+            "target_modules": LINEAR,
             "rank_pattern": {"^model.layers.0.self_attn.q_proj": 2, "q_proj": 8, "mlp.*": 16},
             "alpha_pattern": {"layers.1.*_proj": 32, "up_proj": 4},
         }
     ),
-    "layers_to_transform": Variant({"target_modules": _ALL, "layers_to_transform": [1]}),
+    "layers_to_transform": Variant({"target_modules": LINEAR, "layers_to_transform": [1]}),
     "target_modules as a pattern": Variant({"target_modules": r".*\.(q|v)_proj"}),
-    "init gaussian": Variant({"target_modules": _ALL, "init_lora_weights": "gaussian"}),
+    "init gaussian": Variant({"target_modules": LINEAR, "init_lora_weights": "gaussian"}),
     "Conv1D": Variant({"target_modules": _CONV1D, "fan_in_fan_out": True}, gpt2),
     "Conv1D, wrong fan_in_fan_out": Variant({"target_modules": _CONV1D}, gpt2),
     "bias: all": Variant({"target_modules": ["q_proj"], "bias": "all"}, biased_llama),
     "bias: lora_only": Variant({"target_modules": ["q_proj"], "bias": "lora_only"}, biased_llama),
     "bias: all, Conv1D": Variant({"target_modules": _CONV1D, "bias": "all"}, gpt2),
     "lora_bias": Variant({"target_modules": ["q_proj", "o_proj"], "lora_bias": True}, biased_llama),
-    "DoRA": Variant({"target_modules": _ALL, "use_dora": True}),
+    "DoRA": Variant({"target_modules": LINEAR, "use_dora": True}),
     "DoRA, Conv1D": Variant({"target_modules": _CONV1D, "use_dora": True}, gpt2),
     "DoRA, embedding": Variant({"target_modules": ["embed_tokens", "q_proj"], "use_dora": True}),
-    "modules_to_save": Variant({"target_modules": _ALL, "modules_to_save": ["lm_head", "norm"]}),
+    "modules_to_save": Variant({"target_modules": LINEAR, "modules_to_save": ["lm_head", "norm"]}),
     "embedding": Variant({"target_modules": ["embed_tokens", "q_proj"]}),
     "embedding and head": Variant({"target_modules": ["embed_tokens", "lm_head"]}),
-    "trainable tokens": Variant({"target_modules": _ALL, "trainable_token_indices": [3, 7, 11]}),
+    "trainable tokens": Variant({"target_modules": LINEAR, "trainable_token_indices": [3, 7, 11]}),
     "trainable tokens by module": Variant(
-        {"target_modules": _ALL, "trainable_token_indices": {"embed_tokens": [1, 40]}}
+        {"target_modules": LINEAR, "trainable_token_indices": {"embed_tokens": [1, 40]}}
     ),
     "trainable tokens, tied": Variant(
-        {"target_modules": _ALL, "trainable_token_indices": [3, 7, 11]}, tied_llama
+        {"target_modules": LINEAR, "trainable_token_indices": [3, 7, 11]}, tied_llama
     ),
     "fused experts": Variant({"target_modules": [], "target_parameters": _FUSED}, olmoe),
     "fused experts and attention": Variant(
@@ -182,7 +182,7 @@ def table():
         "| --- | --- | --- | --- | --- |",
     ]
     for name, variant in VARIANTS.items():
-        shown = [f"{key}: {value}" for key, value in variant.settings.items() if value != _ALL]
+        shown = [f"{key}: {value}" for key, value in variant.settings.items() if value != LINEAR]
         settings = f"`{', '.join(shown)}`".replace("|", "\\|") if shown else "all linear layers"
         cells = []
         for exact in (True, False):

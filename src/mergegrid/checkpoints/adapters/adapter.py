@@ -139,7 +139,9 @@ class _Reader:
                 raise self._foreign(module, name)
             entries.update(changes)
             return
-        if not config.targets(module):
+        # PEFT adapts the other side of a tied matrix by itself.
+        tied = bool(self._tied and name in self._tied and config.values.get("ensure_weight_tying"))
+        if not config.targets(module) and not tied:
             raise CheckpointError(
                 f"{config.path}: target_modules (with exclude_modules and layers_to_transform) "
                 f"leave out {module}, which the file has, so PEFT would drop its tensors; add it "

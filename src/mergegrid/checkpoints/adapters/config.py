@@ -33,13 +33,13 @@ _USED = {
     *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora"),
     *("bias", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    *("init_lora_weights", "base_model_name_or_path", "revision"),
+    *("init_lora_weights", "base_model_name_or_path", "revision", "ensure_weight_tying"),
 }
 _WITHOUT_EFFECT = {
     # On merged weights; `fan_in_fan_out` is decided by shapes, as PEFT corrects a wrong one.
     *("auto_mapping", "task_type", "inference_mode", "lora_dropout", "peft_version"),
     *("runtime_config", "megatron_config", "megatron_core", "velora_config", "fan_in_fan_out"),
-    *("ensure_weight_tying", "qalora_group_size"),
+    "qalora_group_size",
     # Of initializations; `init_lora_weights` says whether one was used.
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
     # Of the first versions of PEFT.

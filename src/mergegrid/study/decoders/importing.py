@@ -79,12 +79,15 @@ def import_decoder(
 def _import_adapter(source: Path, draft: Draft) -> None:
     """Copy an adapter into a draft, with the tokenizer beside it if there is one."""
     read_adapter_config(source)
-    checkpoint = open_adapter_file(source)
-    for _ in _finite_chunks(checkpoint, str(source)):
-        pass
-    (path,) = {at.path for at in checkpoint.locations.values()}
+    (path,) = {at.path for at in open_adapter_file(source).locations.values()}
     files = [CONFIG, path.name, *model_files.tokenizer_files(source)]
     model_files.copy_files(source, files, draft.path)
+    checkpoint = open_adapter_file(draft.path)
+    if path.suffix == ".safetensors":
+        _digest(checkpoint, draft, source)
+    else:
+        for _ in _finite_chunks(checkpoint, str(source)):
+            pass
 
 
 def write_weights(draft: Draft, checkpoint: Checkpoint, source: str) -> None:
@@ -105,7 +108,10 @@ def write_weights(draft: Draft, checkpoint: Checkpoint, source: str) -> None:
 
 def _digest_weights(draft: Draft, source: Path) -> None:
     """Read the weights in a draft and record their digests for the manifest."""
-    checkpoint = open_checkpoint(draft.path)
+    _digest(open_checkpoint(draft.path), draft, source)
+
+
+def _digest(checkpoint: Checkpoint, draft: Draft, source: Path) -> None:
     digests = TensorDigests(checkpoint.infos)
     for name, start, stored in _finite_chunks(checkpoint, str(source)):
         digests.add(name, start, stored)
