@@ -27,7 +27,7 @@ decoders:
   rates: [0.5]
   sweep: {sparsifiers: [{kind: norm_limit}]}
   merges:
-    methods: [{kind: root_sum, coefficient: [0.5, 1.0]}]
+    methods: [{kind: root_sum, coefficient: 0.5}]
     sparsifiers: [{kind: none}, {kind: norm_limit, limit: 0.0005}]
 """
 
