@@ -37,7 +37,9 @@ def bpe(added=(), merges=MERGES, letters=LETTERS, special=SPECIAL, template=None
     return fast
 
 
-def decoder(folder, tokenizer, rows=None, seed=0, base=None, tied=False, stops=None, spread=0.02):
+def decoder(
+    folder, tokenizer, rows=None, seed=0, base=None, tied=False, stops=None, spread=0.02, width=16
+):
     """Save a decoder, its rows near those of the same tokens of a base.
 
     Args:
@@ -49,12 +51,13 @@ def decoder(folder, tokenizer, rows=None, seed=0, base=None, tied=False, stops=N
         tied: whether input and output embeddings are one matrix.
         stops: ids that stop a generation.
         spread: standard deviation of its weights.
+        width: elements of a row.
     """
     rows = rows or len(tokenizer)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=rows,
-        hidden_size=16,
+        hidden_size=width,
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,

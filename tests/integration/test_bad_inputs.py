@@ -446,6 +446,166 @@ def slerp_of_three(folder):
     return recipe(folder, experts=experts, method={"kind": "slerp"})
 
 
+# Vocabularies, tokenizers and templates.
+
+
+def change_json(folder, change, file="tokenizer.json", name="math"):
+    """Change the content of a JSON file of a model."""
+    path = folder / name / file
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def add_token(folder, token, number, name="math"):
+    entry = {"id": number, "content": token, "special": True}
+    change_json(folder, lambda content: content["added_tokens"].append(entry), name=name)
+
+
+def rename_token(folder, old, new, name="math"):
+    """Rename a token, which is an added one in all models."""
+
+    def rename(content):
+        vocabulary = content["model"]["vocab"]
+        number = vocabulary.pop(old)
+        content["added_tokens"].append({"id": number, "content": new, "special": True})
+
+    change_json(folder, rename, name=name)
+
+
+def union(folder, **output):
+    return recipe(folder, output={"vocabulary": "union", **output})
+
+
+@case("math/tokenizer.json is not valid JSON", "download the model again")
+def a_tokenizer_that_is_cut(folder):
+    path = folder / "math" / "tokenizer.json"
+    path.write_text(path.read_text()[:500])
+
+
+@case("math/tokenizer.json is not a tokenizer file", "KeyError: 'model'", "download the model")
+def a_tokenizer_without_a_vocabulary(folder):
+    change_json(folder, lambda content: content.pop("model"))
+
+
+@case("math/tokenizer.json is not a tokenizer file", "'two' is not a token id")
+def an_id_that_is_a_word(folder):
+    change_json(folder, lambda content: content["model"]["vocab"].update({"a": "two"}))
+
+
+@case("math/tokenizer_config.json has a chat_template that is neither a text nor a list")
+def a_template_that_is_a_number(folder):
+    change_json(folder, lambda content: content.update(chat_template=[7]), "tokenizer_config.json")
+
+
+@case("math/tokenizer.model is not a sentencepiece model", "download the model again")
+def a_sentencepiece_model_that_is_cut(folder):
+    (folder / "math" / "tokenizer.json").unlink()
+    (folder / "math" / "tokenizer.model").write_bytes(b"\x0a\x50\x0a\x02ab")
+
+
+@case("expert math has another vocabulary than the base: 2 tokens differ, first 'the' (id 3 in")
+def another_vocabulary(folder):
+    def swap(content):
+        vocabulary = content["model"]["vocab"]
+        vocabulary["the"], vocabulary["a"] = vocabulary["a"], vocabulary["the"]
+
+    change_json(folder, swap)
+
+
+@case("token <new> has different ids: 60 in the base, 61 in expert math", "vocabulary: union")
+def a_token_with_two_ids(folder):
+    for name, tokens in (("base", "<new> <old>"), ("code", "<new> <old>"), ("math", "<old> <new>")):
+        for old, new in zip(("w60", "w61"), tokens.split(), strict=True):
+            rename_token(folder, old, new, name)
+
+
+@case("token <reserved> (id 60) of the base was renamed <one> by expert code and <two> by expert")
+def a_slot_with_two_names(folder):
+    for name, new in (("base", "<reserved>"), ("code", "<one>"), ("math", "<two>")):
+        rename_token(folder, "w60", new, name)
+
+
+@case("expert math renamed token <reserved> (id 60) <one>", "set output.tokenizer: math")
+def a_renamed_slot_and_the_tokenizer_of_the_base(folder):
+    for name, new in (("base", "<reserved>"), ("code", "<reserved>"), ("math", "<one>")):
+        rename_token(folder, "w60", new, name)
+
+
+@case("has tokens beyond the 64 rows of the merged model: <new> (id 64)", "vocabulary: union")
+def a_tokenizer_with_more_tokens_than_rows(folder):
+    add_token(folder, "<new>", 64)
+    return recipe(folder, output={"tokenizer": "math"})
+
+
+@case("the chat template writes <new>, which the merged model has no row", "vocabulary: union")
+def a_template_with_a_lost_token(folder):
+    add_token(folder, "<new>", 64)
+    (folder / "math" / "chat_template.jinja").write_text("<new>{{ messages[0].content }}")
+    return recipe(folder, output={"tokenizer": "base", "chat_template": "math"})
+
+
+@case("token <new> has no row in any model", "output.tokens")
+def a_union_with_a_token_without_a_row(folder):
+    add_token(folder, "<new>", 64)
+    return union(folder)
+
+
+@case("expert math stops at id 99 (eos_token_id), but the merged model has 64 rows")
+def an_end_without_a_row(folder):
+    path = folder / "math" / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [2, 99]}))
+    return recipe(folder, output={"tokenizer": "math"})
+
+
+@case("the vocabularies cannot be united: the base has no tokenizer.json", "base_rows")
+def a_union_without_the_tokenizer_of_the_base(folder):
+    (folder / "base" / "tokenizer.json").unlink()
+    return union(folder)
+
+
+@case("expert math has no tokenizer files", "choose another output.tokenizer")
+def a_tokenizer_that_is_not_there(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / "math" / name).unlink()
+    return recipe(folder, output={"tokenizer": "math"})
+
+
+@case("output.chat_template = 'maths'", "choose base, tokenizer or one of code, math")
+def the_template_of_a_stranger(folder):
+    return recipe(folder, output={"chat_template": "maths"})
+
+
+@case("tokens needs vocabulary: union, but vocabulary is pad", "omit tokens")
+def tokens_without_a_union(folder):
+    return recipe(folder, output={"vocabulary": "pad", "tokens": {"<new>": {"source": "zero"}}})
+
+
+@case("output.tokens.<new> = 'maths'", "choose base, zero or one of code, math")
+def the_token_of_a_stranger(folder):
+    return union(folder, tokens={"<new>": {"source": "maths"}})
+
+
+@case("output.tokens: <new>: expert math has no token <old>", "choose another source")
+def a_source_without_the_token(folder):
+    return union(folder, tokens={"<new>": {"source": "math", "token": "<old>"}})
+
+
+@case("output.tokens: <new>: the base has 64 rows, so none for id 99", "choose another source")
+def a_source_beyond_the_rows(folder):
+    return union(folder, tokens={"<new>": {"source": "base", "token_id": 99}})
+
+
+@case("output.pad_to_multiple_of", "greater than or equal to 1")
+def a_multiple_of_nothing(folder):
+    return recipe(folder, output={"pad_to_multiple_of": 0})
+
+
+@case("output.vocabulary = 'both'", "'base_rows', 'pad' or 'union'")
+def an_unknown_policy(folder):
+    return recipe(folder, output={"vocabulary": "both"})
+
+
 # Statistics.
 
 
