@@ -39,7 +39,7 @@ class Card:
     """How the model scored, where a study measured it."""
 
     def write(self, folder: Path) -> None:
-        """Write the card into a model folder, with LICENSE if its inputs differ in license."""
+        """Write the card into a model folder, with LICENSE if no single license covers it."""
         (folder / CARD).write_text(f"---\n{self._front()}\n---\n\n{self._text()}", encoding="utf-8")
         if self._licence == MIXED:
             (folder / LICENCE_FILE).write_text(self._licence_file(), encoding="utf-8")
@@ -100,19 +100,21 @@ class Card:
 
     def _terms(self) -> str:
         """The first lines of a card, where the licenses of the inputs need attention."""
-        lines = []
-        for parent in self.parents.values():
+        restricted: dict[str, list[str]] = {}
+        for parent in dict.fromkeys(self.parents.values()):
             if parent.licence.is_restricted:
-                lines.append(
-                    f"> **License:** {_linked(parent)} is under `{parent.licence.label}`, whose "
-                    "terms may restrict use, naming and redistribution; they apply to this model."
-                )
+                restricted.setdefault(parent.licence.label, []).append(_linked(parent))
+        lines = [
+            f"> **License:** {', '.join(names)}: `{label}`, whose terms may restrict use, naming "
+            "and redistribution. They apply to this model."
+            for label, names in restricted.items()
+        ]
         if self._licence == MIXED:
             lines.append(
-                "> **License:** the inputs differ in license, and the terms of each apply; see "
-                f"[{LICENCE_FILE}]({LICENCE_FILE})."
+                f"> **License:** the terms of all licenses in [{LICENCE_FILE}]({LICENCE_FILE}) "
+                "apply."
             )
-        return "\n>\n".join(dict.fromkeys(lines)) + "\n\n" if lines else ""
+        return "\n>\n".join(lines) + "\n\n" if lines else ""
 
     def _licence_file(self) -> str:
         entries = "".join(
@@ -121,8 +123,8 @@ class Card:
             for parent in dict.fromkeys(self.parents.values())
         )
         return (
-            "This model was merged from models that differ in license. The terms of each of them\n"
-            "apply. This list is information, not legal advice.\n\n" + entries
+            "This model was merged from the models below. The terms of all their licenses apply.\n"
+            "This list is information, not legal advice.\n\n" + entries
         )
 
 

@@ -1,8 +1,9 @@
 """Licenses of models, and the license of a merge of several.
 
-A merge is under the license of its inputs where all have the same. Otherwise its card says `other`
-with the name `mixed`, and a file LICENSE lists every input with its license: no license is chosen
-among several, and never the most permissive. This is information for readers of the card, not
+A merge is under the license of its inputs where all have the same. Otherwise, or if that has
+neither an identifier of the hub nor an address, its card says `other` with the name `mixed`, and a
+file LICENSE lists every input with its license: no license is chosen among several, and never the
+most permissive. This is information for readers of the card, not
 legal advice.
 """
 

@@ -142,8 +142,8 @@ class GridStudy(Settings, ABC, Generic[F]):
             if name not in known:
                 close = get_close_matches(name, known, 1) or known[:1]
                 raise ValueError(
-                    f"export lists {name!r}, which is not a merge of this study; write `selected`, or "
-                    f"the name of a merge, such as {close[0]}"
+                    f"export lists {name!r}, which is not a merge of this study; write `selected`, "
+                    f"or the name of a merge, such as {close[0]}"
                 )
         return self
 
