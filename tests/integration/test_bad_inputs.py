@@ -425,6 +425,62 @@ def a_rule_about_nothing(folder):
     return recipe(folder, sparsifier={"kind": "dare", "rate": 0.5, "rules": rules})
 
 
+def coefficient(folder, value):
+    return recipe(folder, method={"kind": "task_arithmetic", "coefficient": value})
+
+
+@case("merge.yaml: method.coefficient.gradient = []", "at least 1 item")
+def a_gradient_of_nothing(folder):
+    return coefficient(folder, {"gradient": []})
+
+
+@case("merge.yaml: method.coefficient.default is missing")
+def values_by_tensor_without_a_default(folder):
+    return coefficient(folder, {"rules": [{"tensors": "norms", "value": 1}]})
+
+
+@case("merge.yaml: method.trim: 1.5: Input should be less than or equal to 1")
+def a_gradient_that_trims_more_than_all(folder):
+    return recipe(folder, method={"kind": "ties", "trim": {"gradient": [0, 1.5]}})
+
+
+@case("task_arithmetic.coefficient: '*.attn.*' covers none of the", "lists the names of a model")
+def a_pattern_about_no_tensor(folder):
+    return coefficient(folder, {"rules": [{"tensors": "*.attn.*", "value": 1}], "default": 0})
+
+
+@case("average.weights of code, math sum to 0 for model.layers.1.", "change one of them")
+def weights_that_vanish_in_a_layer(folder):
+    weights = {name: {"gradient": [1, 0]} for name in ("math", "code")}
+    return recipe(folder, method={"kind": "average", "weights": weights})
+
+
+@case("largest = 0.2 exceeds the rate 0.1 of expert code in model.layers.1.")
+def outliers_beyond_the_rate_of_a_layer(folder):
+    rate = {"gradient": [0.9, 0.1]}
+    return recipe(folder, sparsifier={"kind": "breadcrumbs", "rate": rate, "largest": 0.2})
+
+
+@case("slerp.t is for one expert; between code and math, give `weights` instead")
+def a_position_between_two_experts(folder):
+    return recipe(folder, method={"kind": "slerp", "t": 0.25})
+
+
+@case("output.layers.0 has layers of base and math; give those of all models", "or of one")
+def layers_of_some_models(folder):
+    return recipe(folder, output={"layers": [{"base": [0, 1], "math": [0, 1]}]})
+
+
+@case("output.layers.1.math = [1, 3] exceeds the 2 layers of the model", "end at 2")
+def layers_that_do_not_exist(folder):
+    return recipe(folder, output={"layers": [{"base": [0, 2]}, {"math": [1, 3]}]})
+
+
+@case("merge.yaml: output.layers.0.base = [1, 1] is empty", "[0, 2] is layers 0 and 1")
+def layers_of_nothing(folder):
+    return recipe(folder, output={"layers": [{"base": [1, 1]}]})
+
+
 @case("merge.yaml: output.shard_size = '5 apples'", "use e.g. 5GB")
 def a_size_that_is_none(folder):
     return recipe(folder, output={"shard_size": "5 apples"})

@@ -1,5 +1,6 @@
 """The guide to merging works as it stands: its file, its commands, its Python."""
 
+import json
 import re
 import shlex
 import shutil
@@ -96,10 +97,33 @@ assert any(not torch.equal(loaded[name], old[name]) for name in tensors)
     run_python(models, program + check)
 
 
-def test_the_rules_of_the_guide_can_be_asked_for(models):
-    (text,) = (block for block in blocks("yaml") if "rules:" in block)
-    content = yaml.safe_load(blocks("yaml")[0]) | yaml.safe_load(text)
-    (models / "rules.yaml").write_text(yaml.safe_dump(content))
+def merge(folder, content):
+    (folder / "part.yaml").write_text(yaml.safe_dump(content))
+    shutil.rmtree(folder / "from-part", ignore_errors=True)
     program = "from mergegrid.cli import main; main()"
-    run(models, sys.executable, "-c", program, "merge", "rules.yaml", "ruled")
-    assert (models / "ruled" / "manifest.json").is_file()
+    run(folder, sys.executable, "-c", program, "merge", "part.yaml", "from-part")
+    assert (folder / "from-part" / "manifest.json").is_file()
+
+
+PARTS = [text for text in blocks("yaml") if text.startswith(("sparsifier:", "method:"))]
+
+
+@pytest.mark.parametrize("text", PARTS, ids=lambda text: " ".join(text.split())[:30])
+def test_the_parts_of_merge_files_in_the_guide_merge(models, text):
+    merge(models, yaml.safe_load(blocks("yaml")[0]) | yaml.safe_load(text))
+
+
+def test_the_slerp_by_layer_of_the_guide_merges(models):
+    (text,) = (block for block in blocks("yaml") if "kind: slerp" in block)
+    content = yaml.safe_load(text)
+    merge(models, content | {"base": "models/llama", "experts": {"openchat": "models/llama-code"}})
+
+
+def test_the_stacked_layers_of_the_guide_are_written(tmp_path):
+    (text,) = (block for block in blocks("yaml") if "layers:" in block)
+    for seed, name in enumerate(("llama", "llama-math", "llama-code")):
+        model = small_models.finetuned(small_models.llama(num_hidden_layers=24), seed)
+        small_models.save(model, tmp_path / "models" / name)
+    merge(tmp_path, yaml.safe_load(text))
+    config = json.loads((tmp_path / "from-part" / "config.json").read_text())
+    assert config["num_hidden_layers"] == 28

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import small_models
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -163,6 +164,34 @@ def test_threads_change_no_bit_and_layers_are_in_the_manifest(models, tmp_path, 
     assert len(digests) == 1
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
     assert manifest["made_from"]["output"]["layers"] == layers
+
+
+def test_layers_of_an_adapter_are_those_of_its_merged_model(models, tmp_path):
+    torch.manual_seed(7)
+    settings = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    adapted = get_peft_model(load(models / "base"), settings)
+    adapted.save_pretrained(tmp_path / "lora")
+    whole = adapted.merge_and_unload()
+    small_models.save(whole, tmp_path / "whole")
+    layers = [
+        {"base": [0, 2], "lora": [0, 2]},
+        {"base": [0, 2], "lora": [2, 4]},
+        {"lora": [1, 3]},
+        {"base": [3, 4]},
+    ]
+    method = TaskArithmetic(coefficient=0.5)
+    output = Output.model_validate({"layers": layers})
+    options = {"method": method, "output": output, "base_is": "base"}
+    by_adapter, by_model = (
+        open_model(merge(models / "base", {"lora": tmp_path / name}, out=tmp_path / out, **options))
+        for name, out in (("lora", "by-adapter"), ("whole", "by-model"))
+    )
+    assert list(by_adapter) == list(by_model)
+    for name in by_model:
+        np.testing.assert_allclose(by_adapter[name], by_model[name], rtol=1e-5, atol=1e-7)
+        assert by_adapter.infos[name].dtype == by_model.infos[name].dtype
+    passed = open_model(tmp_path / "whole")["model.layers.1.mlp.up_proj.weight"]
+    np.testing.assert_allclose(by_adapter["model.layers.4.mlp.up_proj.weight"], passed, atol=1e-7)
 
 
 def test_changed_bytes_of_a_published_input_are_found(models, tmp_path):
