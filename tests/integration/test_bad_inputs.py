@@ -569,7 +569,7 @@ def another_vocabulary(folder):
     change_json(folder, swap)
 
 
-@case("token <new> has different ids: 60 in the base, 61 in expert math", "vocabulary: union")
+@case("60 in the base, 60 in expert code, 61 in expert math", "vocabulary: union")
 def a_token_with_two_ids(folder):
     for name, tokens in (("base", "<new> <old>"), ("code", "<new> <old>"), ("math", "<old> <new>")):
         for old, new in zip(("w60", "w61"), tokens.split(), strict=True):
