@@ -15,6 +15,7 @@ from typing import Any, overload
 from pydantic import ValidationError
 
 from mergegrid import preflight
+from mergegrid.adapter_merging import run_adapter_merge
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.disk import check_free_space
 from mergegrid.checkpoints.folder import open_checkpoint
@@ -162,6 +163,8 @@ def merge(
         hub=models.hub,
         base_is=_names(base_is),
     )
+    if out is None and output.form == "adapter":
+        raise ConfigError("an adapter is written to a folder: give `out`, or omit `form`")
     if out is not None:
         return run_job(job, threads, limit, device)[0]
     if job.missing:
@@ -245,6 +248,8 @@ def run_job(
     Raises:
         MergegridError: the inputs or settings do not fit; nothing is written then.
     """
+    if job.output.form == "adapter":
+        return run_adapter_merge(job, dry_run)
     count = len(job.recipes)
     summary = f"{count} model{'' if count == 1 else 's'}"
     if job.missing:

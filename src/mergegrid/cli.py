@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -187,8 +188,8 @@ def deltas(
 
 @app.command()
 def extract(
-    base: Annotated[Path, typer.Argument(help="folder of the base")],
-    model: Annotated[Path, typer.Argument(help="folder of a model fine-tuned from it")],
+    base: Annotated[str, typer.Argument(help="folder or hub id of the base")],
+    model: Annotated[str, typer.Argument(help="folder or hub id of a model fine-tuned from it")],
     out: Annotated[Path, typer.Argument(help="folder of the adapter")],
     rank: Annotated[int | None, typer.Option(help="rank of every matrix, e.g. 64")] = None,
     energy: Annotated[
@@ -215,14 +216,12 @@ def extract(
     ] = None,
 ) -> None:
     """Extract a LoRA adapter from a fine-tuned model, for PEFT and vLLM."""
-    from mergegrid.extraction.extract import ExtractionJob
     from mergegrid.extraction.low_rank import rank_rule
-    from mergegrid.extraction.run import run_extraction
+    from mergegrid.extraction.run import extraction_job, run_extraction
     from mergegrid.recipes.output import byte_limit
 
-    job = ExtractionJob(
-        base, model, out, rank_rule(rank, energy, max_rank), embeddings, seed, dtype
-    )
+    job = extraction_job(base, model, out, rank_rule(rank, energy, max_rank))
+    job = replace(job, embeddings=embeddings, seed=seed, dtype=dtype)
     report = run_extraction(job, threads, byte_limit(max_memory, "--max-memory"), dry_run)
     if report:
         if table:

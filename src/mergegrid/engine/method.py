@@ -61,7 +61,7 @@ class MergeChunk:
 
     def numbers(self, values: Mapping[str, Value]) -> list[float]:
         """The numbers of the experts for this tensor; 1 for an expert without a value."""
-        return [self.number(values.get(expert, 1.0)) for expert in self.experts]
+        return self.tensors.numbers(values, self.experts, self.chunk.name)
 
     def statistic(self, expert: str) -> Array:
         """Elements of an expert's model statistics for this chunk.
@@ -129,6 +129,23 @@ class Method(Settings, ABC):
     @abstractmethod
     def merge(self, chunk: MergeChunk) -> Array:
         """Merge a chunk."""
+
+    def delta_factors(
+        self, experts: Sequence[str], tensors: Tensors, name: str
+    ) -> list[float] | None:
+        """Factors of the deltas if the merge of a tensor is base + sum of factor * delta.
+
+        Only then can adapters be merged into an adapter.
+
+        Args:
+            experts: the experts, sorted.
+            tensors: all tensors of the model.
+            name: the tensor.
+
+        Returns:
+            A factor per expert; None for a merge that is not such a sum.
+        """
+        return None
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """Computations over whole tensors that `merge` needs."""

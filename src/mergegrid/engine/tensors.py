@@ -43,6 +43,10 @@ class Tensors(Mapping[str, TensorInfo]):
             self._numbers[key] = value, number
         return self._numbers[key][1]
 
+    def numbers(self, values: Mapping[str, Any], experts: Iterable[str], name: str) -> list[float]:
+        """The numbers of experts for a tensor; 1 for an expert without a value."""
+        return [self.number(values.get(expert, 1.0), name) for expert in experts]
+
     def depth(self, name: str) -> float:
         """Depth of a tensor in its stack of layers: 0 in the first layer, 1 in the last.
 

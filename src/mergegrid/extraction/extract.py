@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mergegrid.checkpoints import model_files
+from mergegrid.checkpoints.adapters.card import write_adapter_card
 from mergegrid.checkpoints.adapters.writer import (
     AdapterWriter,
     adapter_config,
@@ -37,7 +38,6 @@ from mergegrid.engine.input_verifier import InputVerifier
 from mergegrid.engine.ops.cpu import CpuOperations
 from mergegrid.engine.workers import Workers, WorkerState
 from mergegrid.errors import CheckpointError, ConfigError
-from mergegrid.extraction.card import write_card
 from mergegrid.extraction.factorizer import MODEL, Factored, Factorizer
 from mergegrid.extraction.low_rank import RankRule
 from mergegrid.extraction.plan import ExtractionPlan, plan_extraction
@@ -162,7 +162,7 @@ class OpenExtraction:
                     for name, info, stored in factored.factors:
                         writer.write(name, info, stored)
                     progress(sum(model.infos[rows[-1].tensor].bytes for model in models))
-                writer.finish()
+                draft.weight_files, draft.tensors = writer.finish()
             report = ExtractionReport(job.out, rows, [*self.notes, *self._outcome(rows)])
             tensors = verifier.verify()
             draft.made_from |= {
@@ -264,6 +264,13 @@ class OpenExtraction:
             *(self._config, parent_of(job.base)),
         )
         write_adapter_config(folder, config)
-        write_card(folder, job.out.name, parent_of(job.base), parent_of(job.model), report)
+        write_adapter_card(
+            folder,
+            job.out.name,
+            {"base": parent_of(job.base), "model": parent_of(job.model)},
+            "LoRA adapter extracted with mergegrid: the low-rank part of the difference between a "
+            f"model and its base.\n\n{report.summary}.",
+            report.notes,
+        )
         if self._has_rows_for_all_tokens:
             model_files.copy_files(job.model, model_files.tokenizer_files(job.model), folder)

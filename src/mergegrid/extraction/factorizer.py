@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mergegrid.checkpoints.adapters.writer import factor_infos, is_transposed
+from mergegrid.checkpoints.adapters.writer import factor_infos, rounded, stored_factors
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
-from mergegrid.checkpoints.dtypes import Dtype, Floats, Stored, decode, encode
+from mergegrid.checkpoints.dtypes import Dtype, Stored
 from mergegrid.checkpoints.layer_kinds import LayerKind
 from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.chunks import BASE, Chunk, OnRead
@@ -106,15 +106,12 @@ class Factorizer:
             width = sketch_width(self._rule, (rows, columns))
             random = normal_numbers(ops, self._seed, name, (columns, width))
             factors = factorize(blocks, (rows, columns), self._rule, squared_norm, random)
-            left, left_values = self._round(factors.left)
-            right, right_values = self._round(factors.right)
+            left, left_values = rounded(factors.left, self._dtype)
+            right, right_values = rounded(factors.right, self._dtype)
             error = squared_error(blocks, left_values, right_values) / squared_norm
         rank = len(right_values)
         one, two = self.infos(name, rank)
-        if is_transposed(layer):
-            a, b = _transposed(left, rank), _transposed(right, columns)
-        else:
-            a, b = right, left
+        a, b = stored_factors(left, right, layer, rank)
         return Factored(
             TensorExtraction(
                 *(name, layer, shape, rank, factors.energy),
@@ -130,18 +127,6 @@ class Factorizer:
         ):
             ops.restart()
             yield Chunk(self._models, name, start, stop, ops, on_read)
-
-    def _round(self, factor: Doubles) -> tuple[Stored, Floats]:
-        """A factor rounded once: its flat elements as stored, and their values in its shape."""
-        stored = np.empty(factor.size, self._dtype.numpy)
-        encode(factor.astype(np.float32).reshape(-1), self._dtype, stored)
-        values = np.empty(factor.size, np.float32)
-        decode(stored, self._dtype, values)
-        return stored, values.reshape(factor.shape)
-
-
-def _transposed(stored: Stored, columns: int) -> Stored:
-    return np.ascontiguousarray(stored.reshape(-1, columns).T).reshape(-1)
 
 
 def _since(begin: float) -> float:

@@ -1,17 +1,20 @@
 """Extracting an adapter from Python, and for the command line."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+from mergegrid.checkpoints.publish import check_place
+from mergegrid.checkpoints.sources.models import Folder, locate_models
 from mergegrid.extraction.extract import ExtractionJob
-from mergegrid.extraction.low_rank import rank_rule
+from mergegrid.extraction.factorizer import MODEL
+from mergegrid.extraction.low_rank import RankRule, rank_rule
 from mergegrid.extraction.report import ExtractionReport
+from mergegrid.preflight import check_family
 from mergegrid.progress import byte_progress
 from mergegrid.recipes.output import byte_limit
 
 logger = logging.getLogger(__name__)
-
-Folder = str | Path
 
 
 def extract(
@@ -31,8 +34,8 @@ def extract(
     """Extract a LoRA adapter from a fine-tuned model: its deltas, at low rank.
 
     Args:
-        base: folder of the base.
-        model: folder of the fine-tuned model.
+        base: folder or hub id of the base.
+        model: folder or hub id of the fine-tuned model.
         out: folder of the adapter.
         rank: rank of the factors of every matrix, or
         energy: share of the squared delta that every matrix keeps, at the lowest rank.
@@ -49,18 +52,24 @@ def extract(
     Raises:
         MergegridError: the models or settings do not fit; nothing is written then.
     """
-    job = ExtractionJob(
-        base=Path(base).expanduser(),
-        model=Path(model).expanduser(),
-        out=Path(out).expanduser(),
-        rule=rank_rule(rank, energy, max_rank),
-        embeddings=embeddings,
-        seed=seed,
-        dtype=dtype,
-    )
+    job = extraction_job(base, model, out, rank_rule(rank, energy, max_rank))
+    job = replace(job, embeddings=embeddings, seed=seed, dtype=dtype)
     report = run_extraction(job, threads, byte_limit(max_memory, "max_memory"))
     assert report is not None
     return report
+
+
+def extraction_job(base: Folder, model: Folder, out: Folder, rule: RankRule) -> ExtractionJob:
+    """The extraction from folders or hub ids, which are downloaded if they fit each other.
+
+    Raises:
+        MergegridError: the models do not fit, or the hub cannot be reached or denies access.
+    """
+    models = locate_models({"": base, MODEL: model})
+    check_place(Path(out).expanduser(), models.folders.values())
+    check_family(models)
+    models.download()
+    return ExtractionJob(models.base, models.experts[MODEL], Path(out).expanduser(), rule)
 
 
 def run_extraction(

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from mergegrid.engine.method import MergeChunk, Method
+from mergegrid.engine.method import MergeChunk, Method, shares
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.settings_checks import check_sums
 from mergegrid.engine.tensors import Tensors
@@ -36,6 +36,15 @@ class Average(Method):
         if len(chunk.experts) == 1:
             return chunk.weights[0]
         return chunk.ops.weighted_mean(chunk.weights, weights)
+
+    def delta_factors(
+        self, experts: Sequence[str], tensors: Tensors, name: str
+    ) -> list[float] | None:
+        """Weights over their sum; without normalization, weights that sum to 1."""
+        weights = tensors.numbers(self.weights, experts, name)
+        if not self.normalize:
+            return weights if sum(weights) == 1 else None
+        return shares(weights)
 
     def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
         """Check that the weights do not sum to 0 for any tensor."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from mergegrid.engine.method import MergeChunk, Method
+from mergegrid.engine.method import MergeChunk, Method, shares
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.settings_checks import check_sums
 from mergegrid.engine.tensors import Tensors
@@ -31,6 +31,12 @@ class TaskArithmetic(Method):
         if self.normalize:
             total = chunk.ops.divided(total, sum(factors))
         return chunk.ops.plus(chunk.base, total, chunk.number(self.coefficient))
+
+    def delta_factors(self, experts: Sequence[str], tensors: Tensors, name: str) -> list[float]:
+        """The coefficient, times the further factor of each expert."""
+        factors = tensors.numbers(self.coefficients, experts, name)
+        factors = shares(factors) if self.normalize else factors
+        return [tensors.number(self.coefficient, name) * factor for factor in factors]
 
     def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
         """Check that the factors do not sum to 0 for any tensor, if the merge divides by them."""

@@ -18,6 +18,10 @@ from mergegrid.checkpoints.vocabulary import VocabularyPolicy, VocabularySetting
 from mergegrid.errors import ConfigError
 from mergegrid.settings import Settings
 
+_OF_MODELS = (
+    *("shard_size", "vocabulary", "tokens", "pad_to_multiple_of", "chat_template", "layers"),
+)
+"""Settings that an adapter has no use for."""
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -51,11 +55,12 @@ class Output(Settings):
     """The folder that is written."""
 
     omitted_when_default: ClassVar[frozenset[str]] = frozenset(
-        {"chat_template", "layers", "pad_to_multiple_of", "tokens"}
+        {"chat_template", "form", "layers", "pad_to_multiple_of", "rank", "tokens"}
     )
 
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
-    """What parameters are rounded to: the base's own dtype, tensor by tensor, or another."""
+    """What parameters are rounded to: the base's own dtype, tensor by tensor, or another. The
+    factors of an adapter are float32 unless another is given."""
     shard_size: str = "5GB"
     """The largest size of a file, as in `5GB` or `512MiB`; a larger tensor has one to itself."""
     tokenizer: str = AUTO
@@ -77,6 +82,11 @@ class Output(Settings):
     layers: tuple[Slice, ...] = ()
     """Layers of the merged model, if they are stacked from ranges of the models' layers: slices,
     each of all models (`base` and the experts), which are merged, or of one, taken as they are."""
+    form: Literal["model", "adapter"] = "model"
+    """What is written: a whole model, or, where all experts are LoRA adapters and the method sums
+    their deltas, one adapter."""
+    rank: Annotated[int, Field(ge=1)] | None = None
+    """The largest rank of an adapter; unset, no direction of the sum is lost."""
 
     @property
     def shard_bytes(self) -> int:
@@ -131,3 +141,12 @@ class Output(Settings):
         if parse_size(text) < 1:
             raise ValueError(f"{text!r} is too small for a file; use e.g. 5GB or 512MiB")
         return text
+
+    @model_validator(mode="after")
+    def _of_one_form(self) -> "Output":
+        if self.form == "model" and self.rank is not None:
+            raise ValueError("rank is for `form: adapter`; add that, or omit rank")
+        for key in _OF_MODELS if self.form == "adapter" else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is for whole models; omit it, or `form: adapter`")
+        return self

@@ -9,6 +9,7 @@ and an embedding W [rows, width] becomes W + (B A)^T with `lora_embedding_A` [ra
 `lora_embedding_B` [width, rank]. All scales are 1: alpha equals the rank.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergegrid import fsync
 from mergegrid.checkpoints import safetensors_files
 from mergegrid.checkpoints.architectures import Config
 from mergegrid.checkpoints.checkpoint import TensorInfo
-from mergegrid.checkpoints.dtypes import Dtype, Stored
+from mergegrid.checkpoints.digests import TensorDigests
+from mergegrid.checkpoints.dtypes import Dtype, Floats, Stored, decode, encode
 from mergegrid.checkpoints.layer_kinds import LayerKind
 from mergegrid.checkpoints.parents import Parent
 from mergegrid.checkpoints.writer import write_all
@@ -62,6 +65,11 @@ def factor_infos(
     return (one, TensorInfo((rank, inputs), dtype)), (two, TensorInfo((outputs, rank), dtype))
 
 
+def bias_info(module: str, count: int, dtype: Dtype) -> tuple[str, TensorInfo]:
+    """Name and info of what is added to the bias of a layer."""
+    return f"{_PREFIX}{module}.lora_B.bias", TensorInfo((count,), dtype)
+
+
 def is_transposed(layer: LayerKind) -> bool:
     """Whether a layer's weight is stored as [in, out], so that its delta is (B A)^T."""
     return layer in (LayerKind.CONV1D, LayerKind.EMBEDDING)
@@ -73,6 +81,7 @@ def adapter_config(
     modules: Iterable[str],
     config: Config,
     base: Parent,
+    lora_bias: bool = False,
 ) -> dict[str, Any]:
     """The `adapter_config.json` of an adapter whose scales are all 1.
 
@@ -85,6 +94,7 @@ def adapter_config(
         modules: all modules of the base with a weight.
         config: config of the base.
         base: the base, which the config names by its hub id or else its folder.
+        lora_bias: whether every adapted module has a bias in the file.
     """
     largest = max(ranks.values())
     lower = {module: rank for module, rank in sorted(ranks.items()) if rank != largest}
@@ -96,6 +106,7 @@ def adapter_config(
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": largest,
+        "lora_bias": lora_bias,
         "lora_dropout": 0.0,
         "modules_to_save": None,
         "peft_type": "LORA",
@@ -142,6 +153,7 @@ class AdapterWriter:
         self._reserved = len(safetensors_files.header(largest))
         self._offset = self._reserved
         self._infos: dict[str, TensorInfo] = {}
+        self._digests: dict[str, str] = {}
         self._file = os.open(folder / ADAPTER_WEIGHTS, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             size = self._reserved + sum(info.bytes for info in largest.values())
@@ -155,12 +167,41 @@ class AdapterWriter:
         write_all(self._file, stored.view(np.uint8).data, self._offset)
         self._offset += stored.nbytes
         self._infos[name] = info
+        digests = TensorDigests({name: info})
+        digests.add(name, 0, stored)
+        self._digests |= digests.tensors()
 
-    def finish(self) -> None:
-        """Cut the file to its size and write the header."""
+    def finish(self) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Cut the file to its size and write the header.
+
+        Returns:
+            Size and header digest of the file, and the digests of the tensors, for the manifest.
+        """
+        header = safetensors_files.header(self._infos, self._reserved)
         os.ftruncate(self._file, self._offset)
-        write_all(self._file, safetensors_files.header(self._infos, self._reserved), 0)
+        write_all(self._file, header, 0)
+        entry = {"bytes": self._offset, "header": hashlib.sha256(header).hexdigest()}
+        return {ADAPTER_WEIGHTS: entry}, self._digests
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def rounded(factor: NDArray[np.float64], dtype: Dtype) -> tuple[Stored, Floats]:
+    """A factor rounded once: its flat elements as stored, and their values in its shape."""
+    stored = np.empty(factor.size, dtype.numpy)
+    encode(factor.astype(np.float32).reshape(-1), dtype, stored)
+    values = np.empty(factor.size, np.float32)
+    decode(stored, dtype, values)
+    return stored, values.reshape(factor.shape)
+
+
+def stored_factors(
+    left: Stored, right: Stored, layer: LayerKind, rank: int
+) -> tuple[Stored, Stored]:
+    """Flat A and B of a layer, from the left and right factor of its weight as stored."""
+    if not is_transposed(layer):
+        return right, left
+    a, b = left.reshape(-1, rank).T, right.reshape(rank, -1).T
+    return np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)
