@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from mergegrid.checkpoints import model_files
+from mergegrid.checkpoints.adapters.base_name import check_base_name
 from mergegrid.checkpoints.adapters.card import write_adapter_card
+from mergegrid.checkpoints.adapters.identity import adapter_digests
 from mergegrid.checkpoints.adapters.plain import WAY_OUT, read_plain_adapter
 from mergegrid.checkpoints.adapters.writer import (
     AdapterWriter,
@@ -28,7 +30,7 @@ from mergegrid.checkpoints.adapters.writer import (
 )
 from mergegrid.checkpoints.cards import RECIPE, write_recipe
 from mergegrid.checkpoints.checkpoint import TensorInfo
-from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
+from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.layer_kinds import LayerKind, layer_kind
@@ -93,8 +95,11 @@ class AdapterMerge:
         self._weights = sorted(name for name in entries if name.endswith(".weight"))
         self._has_biases = len(self._weights) < len(entries)
         self._check()
-        self.notes = [note for adapter in self._adapters.values() for note in adapter.notes]
-        """What of the adapters is not merged, a line each."""
+        self.notes = [*job.notes]
+        """What of the adapters is not merged, and how well they name their base, a line each."""
+        for name, adapter in self._adapters.items():
+            self.notes += check_base_name(adapter.config, job.base, name, job.base_is)
+            self.notes += adapter.notes
         self._dtype = DTYPES.get(job.output.dtype, DTYPES["float32"])
 
     @property
@@ -128,7 +133,7 @@ class AdapterMerge:
             if (folder / "manifest.json").is_file():
                 check_published(folder)
         inputs = {
-            name: checkpoint_digest(digest_tensors(adapter.file))
+            name: checkpoint_digest(adapter_digests(adapter))
             for name, adapter in self._adapters.items()
         }
         for target, recipe in job.recipes.items():

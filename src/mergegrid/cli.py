@@ -204,6 +204,10 @@ def extract(
     ] = False,
     seed: Annotated[int, typer.Option(help="seed of the random matrices")] = 0,
     dtype: Annotated[str, typer.Option(help="dtype of the factors")] = "float32",
+    base_is: Annotated[
+        list[str] | None,
+        typer.Option(help="what an adapter calls the base, if not by the name of its folder"),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option("--csv", help="file for rank, energy and error of every tensor")
     ] = None,
@@ -220,7 +224,7 @@ def extract(
     from mergegrid.extraction.run import extraction_job, run_extraction
     from mergegrid.recipes.output import byte_limit
 
-    job = extraction_job(base, model, out, rank_rule(rank, energy, max_rank))
+    job = extraction_job(base, model, out, rank_rule(rank, energy, max_rank), base_is or ())
     job = replace(job, embeddings=embeddings, seed=seed, dtype=dtype)
     report = run_extraction(job, threads, byte_limit(max_memory, "--max-memory"), dry_run)
     if report:

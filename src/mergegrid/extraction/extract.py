@@ -52,7 +52,7 @@ class ExtractionJob:
     base: Path
     """Folder of the base."""
     model: Path
-    """Folder of the fine-tuned model."""
+    """Folder of the fine-tuned model, whole or an adapter, whose rank may then be lowered."""
     out: Path
     """Folder of the adapter."""
     rule: RankRule
@@ -63,6 +63,8 @@ class ExtractionJob:
     """Seed of the random matrices."""
     dtype: str = "float32"
     """Dtype of the factors."""
+    base_is: tuple[str, ...] = ()
+    """Further names of the base, for a model that is an adapter and names it otherwise."""
 
     def open(self) -> "OpenExtraction":
         """Open the models, and check all that can be known before weights are read.
@@ -90,10 +92,10 @@ class OpenExtraction:
 
     def __init__(self, job: ExtractionJob) -> None:
         self.job = job
-        family = open_family(job.base, {MODEL: job.model})
+        family = open_family(job.base, {MODEL: job.model}, base_is=job.base_is)
         self.notes = list(family.notes)
         """Differences that do not prevent the extraction, a line each."""
-        self._stored = family.stored
+        self._stored, self._adapters = family.stored, family.adapters
         self._models = {BASE: family.aligned.base, MODEL: family.aligned.experts[MODEL]}
         base, opened = family.aligned.base, family.opened[MODEL]
         self._has_rows_for_all_tokens = all(
@@ -113,7 +115,7 @@ class OpenExtraction:
     def bytes(self) -> int:
         """Bytes of both models."""
         base = self._models[BASE]
-        return sum(model.infos[name].bytes for model in self._models.values() for name in base)
+        return sum(model.read_bytes(name) for model in self._models.values() for name in base)
 
     def plan(self, threads: int | None = None, max_memory: int | None = None) -> ExtractionPlan:
         """Choose the number of threads, and state the cost.
@@ -144,7 +146,7 @@ class OpenExtraction:
         """
         job, base, models = self.job, self._models[BASE], self._models.values()
         folders = {BASE: job.base, MODEL: job.model}
-        verifier = InputVerifier(self._models, self._stored, folders)
+        verifier = InputVerifier(self._models, self._stored, folders, self._adapters)
         rows: list[TensorExtraction] = []
 
         def work(state: WorkerState, name: str) -> Factored:
@@ -161,7 +163,7 @@ class OpenExtraction:
                     rows.append(factored.row)
                     for name, info, stored in factored.factors:
                         writer.write(name, info, stored)
-                    progress(sum(model.infos[rows[-1].tensor].bytes for model in models))
+                    progress(sum(model.read_bytes(rows[-1].tensor) for model in models))
                 draft.weight_files, draft.tensors = writer.finish()
             report = ExtractionReport(job.out, rows, [*self.notes, *self._outcome(rows)])
             tensors = verifier.verify()

@@ -78,7 +78,8 @@ def plan_extraction(
     factors = [min(rule.most, *shape) * sum(shape) * dtype.size for shape in shapes]
     sketches = [8 * sketch_width(rule, shape) * sum(shape) for shape in shapes]
     block = max(chunk_length(info, CHUNK_SIZE, whole_rows=True) for info in infos.values())
-    per_thread = _BLOCK_BYTES * block + _SKETCHES * max(sketches) + _WAITING * max(factors)
+    opened = sum(model.open_bytes for model in models.values())
+    per_thread = _BLOCK_BYTES * block + _SKETCHES * max(sketches) + _WAITING * max(factors) + opened
     leaves = sum(-(-info.count // GRAIN) for info in infos.values())
     fixed = resident() + _SLACK + 64 * leaves * len(models)
     count = threads or processors()
@@ -92,7 +93,7 @@ def plan_extraction(
             )
     adapted = set(targets)
     reads = sum(
-        model.infos[name].bytes * (2 + PASSES if name in adapted else 1)
+        model.read_bytes(name) * (2 + PASSES if name in adapted else 1)
         for model in models.values()
         for name in infos
     )

@@ -1,6 +1,7 @@
 """Extracting an adapter from Python, and for the command line."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def extract(
     embeddings: bool = False,
     seed: int = 0,
     dtype: str = "float32",
+    base_is: str | Sequence[str] = (),
     threads: int | None = None,
     max_memory: int | str | None = None,
 ) -> ExtractionReport:
@@ -35,7 +37,7 @@ def extract(
 
     Args:
         base: folder or hub id of the base.
-        model: folder or hub id of the fine-tuned model.
+        model: folder or hub id of the fine-tuned model, whole or an adapter.
         out: folder of the adapter.
         rank: rank of the factors of every matrix, or
         energy: share of the squared delta that every matrix keeps, at the lowest rank.
@@ -43,6 +45,7 @@ def extract(
         embeddings: whether input and output embeddings are adapted, too.
         seed: seed of the random matrices.
         dtype: dtype of the factors.
+        base_is: further names of the base, for a model that is an adapter and names it otherwise.
         threads: number of threads, which change no byte; by default one per processor.
         max_memory: memory limit, in bytes or as in `1GiB`.
 
@@ -52,14 +55,16 @@ def extract(
     Raises:
         MergegridError: the models or settings do not fit; nothing is written then.
     """
-    job = extraction_job(base, model, out, rank_rule(rank, energy, max_rank))
+    job = extraction_job(base, model, out, rank_rule(rank, energy, max_rank), base_is)
     job = replace(job, embeddings=embeddings, seed=seed, dtype=dtype)
     report = run_extraction(job, threads, byte_limit(max_memory, "max_memory"))
     assert report is not None
     return report
 
 
-def extraction_job(base: Folder, model: Folder, out: Folder, rule: RankRule) -> ExtractionJob:
+def extraction_job(
+    base: Folder, model: Folder, out: Folder, rule: RankRule, base_is: str | Sequence[str] = ()
+) -> ExtractionJob:
     """The extraction from folders or hub ids, which are downloaded if they fit each other.
 
     Raises:
@@ -67,9 +72,12 @@ def extraction_job(base: Folder, model: Folder, out: Folder, rule: RankRule) -> 
     """
     models = locate_models({"": base, MODEL: model})
     check_place(Path(out).expanduser(), models.folders.values())
-    check_family(models)
+    names = (base_is,) if isinstance(base_is, str) else tuple(base_is)
+    check_family(models, names)
     models.download()
-    return ExtractionJob(models.base, models.experts[MODEL], Path(out).expanduser(), rule)
+    return ExtractionJob(
+        models.base, models.experts[MODEL], Path(out).expanduser(), rule, base_is=names
+    )
 
 
 def run_extraction(

@@ -12,7 +12,7 @@ import plain_models
 import pytest
 import small_models
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file
@@ -235,6 +235,31 @@ def test_layers_stored_as_in_out_are_transposed_for_peft(tmp_path):
         assert torch.allclose(merged[name], tensor, rtol=0, atol=1e-8), name
 
 
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_the_rank_of_an_adapter_is_lowered_and_dora_becomes_plain(family, tmp_path, use_dora):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(family / "base", dtype=torch.float32)
+    config = LoraConfig(r=8, target_modules=["q_proj", "down_proj"], use_dora=use_dora)
+    peft = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_A" in name or "lora_B" in name:
+                parameter.normal_(0, 0.05)
+    peft.save_pretrained(tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(family / "base", dtype=torch.float32).state_dict()
+    merged = merged_by_peft(family / "base", tmp_path / "adapter")
+    report = mergegrid.extract(family / "base", tmp_path / "adapter", tmp_path / "low", rank=3)
+    assert {one.rank for one in report.adapted} == {3}
+    for one in report.adapted:
+        delta = merged[one.tensor].double() - base[one.tensor].double()
+        values = torch.linalg.svdvals(delta)
+        best = float(values[3:].norm() / values.norm())
+        # PEFT adds the delta to the base in float32, which rounds it.
+        assert best * (1 - 1e-4) < one.error < 1.02 * best
+        residual = delta - product(tmp_path / "low", one.tensor.removesuffix(".weight"))
+        assert one.error == pytest.approx(float(residual.norm() / delta.norm()), rel=1e-4)
+
+
 def test_the_folder_is_complete_and_loads_with_the_safetensors_library(family, tmp_path):
     mergegrid.extract(family / "base", family / "math", tmp_path / "a", rank=4)
     names = {path.name for path in (tmp_path / "a").iterdir()}
@@ -306,11 +331,11 @@ def with_infinity(place):
     plain_models.save(place / "math" / "model.safetensors", tensors)
 
 
-def adapter_as_model(place):
+def damaged_adapter(place):
     plain_models.family(place)
     for path in (place / "math").iterdir():
         path.unlink()
-    (place / "math" / "adapter_config.json").write_text("{}")
+    (place / "math" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (place / "math" / "adapter_model.safetensors").write_bytes(b"")
 
 
@@ -350,7 +375,7 @@ def file_in_place(place):
         (plain_models.family, {"rank": 4, "energy": 0.5}, "exactly one"),
         (tied, {"rank": 4, "embeddings": True}, "are tied"),
         (with_infinity, {"rank": 4}, "not finite"),
-        (adapter_as_model, {"rank": 4}, "contains an adapter"),
+        (damaged_adapter, {"rank": 4}, "not a rank of at least 1"),
         (other_shapes, {"rank": 4}, "only models of equal shapes"),
         (occupied, {"rank": 4}, r"contains mine\.txt"),
         (file_in_place, {"rank": 4}, "exists and is not a directory"),
