@@ -21,7 +21,7 @@ from mergegrid.recipes.mergekit.importing import import_file, is_mergekit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 import mergekit_cases
-from mergekit_cases import CASES, LIMITS, Case, at_float32, compare, length_ratio
+from mergekit_cases import CASES, LENGTHS, LIMITS, Case, at_float32, compare, length_ratio
 
 #: Why a model is not mergekit's to the bit.
 REASONS = {
@@ -30,6 +30,7 @@ REASONS = {
     "line": "the line instead of the circle for nearly parallel tensors",
     "steps": "iterated further",
     "masks": "other random masks",
+    "masks of della": "other random masks, and another rescaling",
 }
 
 
@@ -52,9 +53,9 @@ def merge(case: Case, folder: Path, models: Path) -> str:
 
 def closeness(case: Case, folder: Path, base: Path) -> str:
     """How a model differs from mergekit's, in words."""
-    if case.expected == "masks":
+    if case.expected in LENGTHS:
         ratio = length_ratio(*map(open_model, (folder / "out", folder / "mergekit", base)))
-        return f"{REASONS['masks']}; the merged delta is {ratio:.3f} times as long"
+        return f"{REASONS[case.expected]}; the merged delta is {ratio:.3f} times as long"
     limit, _ = LIMITS[case.expected]
     found = compare(open_model(folder / "out"), open_model(folder / "mergekit"), limit)
     if found.equal_bits == 1:

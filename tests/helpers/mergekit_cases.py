@@ -48,7 +48,11 @@ LIMITS = {
     "steps": (2e-5, 0),
     # Random masks.
     "masks": None,
+    "masks of della": None,
 }
+LENGTHS = {"masks": 0.03, "masks of della": 0.15}
+"""How far the length of the merged delta may be from mergekit's, as a share of it: DARE divides by
+the density, and mergekit by nearly the same; DELLA divides by the probability of each element."""
 
 
 def models(folder):
@@ -349,7 +353,7 @@ CASES = [
         tokenizer_source: union
         dtype: bfloat16
         """,
-        "masks",
+        "masks of della",
     ),
     Case(
         "(14) sce, select_topk 0.5",
@@ -371,7 +375,7 @@ CASES = [
         merge_method: passthrough
         dtype: float16
         """,
-        "mergegrid has no passthrough",
+        "rounding",
     ),
     Case(
         "(16) mixture of experts",
@@ -447,6 +451,34 @@ CASES = [
         merge_method: nuslerp
         base_model: base
         dtype: bfloat16
+        """,
+        "rounding",
+    ),
+    Case(
+        "slices of some layers, merged and passed",
+        """
+        slices:
+          - sources: [{model: base, layer_range: [0, 2]}]
+          - sources:
+              - {model: base, layer_range: [1, 4]}
+              - {model: a, layer_range: [2, 5]}
+              - {model: b, layer_range: [0, 3]}
+        merge_method: task_arithmetic
+        base_model: base
+        parameters: {weight: [{filter: mlp, value: 0.3}, {value: 0.8}]}
+        dtype: float16
+        """,
+        "rounding",
+    ),
+    Case(
+        "one slice of some layers, slerp with a gradient",
+        """
+        slices:
+          - sources: [{model: a, layer_range: [1, 5]}, {model: b, layer_range: [0, 4]}]
+        merge_method: slerp
+        base_model: a
+        parameters: {t: [0.1, 0.9]}
+        dtype: float16
         """,
         "rounding",
     ),

@@ -6,7 +6,7 @@ from textwrap import dedent
 import mergekit_cases
 import pytest
 import yaml
-from mergekit_cases import CASES, LIMITS, at_float32, compare, length_ratio
+from mergekit_cases import CASES, LENGTHS, LIMITS, at_float32, compare, length_ratio
 
 from mergegrid import open_model
 
@@ -61,7 +61,7 @@ def test_the_model_is_mergekit_s(number, case, models, by_mergekit, run, tmp_pat
 
 @pytest.mark.parametrize(
     ("number", "case"),
-    [pair for pair in enumerate(CASES) if pair[1].expected == "masks"],
+    [pair for pair in enumerate(CASES) if pair[1].expected in LENGTHS],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_with_random_masks_the_merged_delta_is_as_long_as_mergekit_s(
@@ -70,7 +70,7 @@ def test_with_random_masks_the_merged_delta_is_as_long_as_mergekit_s(
     outcome = merged(run, tmp_path, case, models)
     assert outcome.code == 0, outcome.err
     folders = (tmp_path / "out", by_mergekit / str(number), models / "base")
-    assert abs(length_ratio(*map(open_model, folders)) - 1) < 0.03
+    assert abs(length_ratio(*map(open_model, folders)) - 1) < LENGTHS[case.expected]
 
 
 @pytest.mark.parametrize(

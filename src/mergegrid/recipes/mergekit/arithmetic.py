@@ -28,6 +28,8 @@ def arithmetic(inputs: Inputs) -> tuple[Part, Part]:
         ConfigError: mergegrid cannot compute the same; the message names line and key.
     """
     special: dict[str, Callable[[Inputs], Part]] = {
+        # The average of equal models is that model, to the bit.
+        "passthrough": lambda _: {"kind": "average"},
         "linear": _linear,
         "slerp": _slerp,
         "nuslerp": _nuslerp,

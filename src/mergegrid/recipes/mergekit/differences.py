@@ -38,6 +38,11 @@ def differences_of(inputs: Inputs, sparsifier: dict[str, Any]) -> Iterator[str]:
             "kept deltas are divided by their keep probability, as in the paper; mergekit scales "
             "each tensor to the L1 norm before dropping"
         )
+    if any(source.model.adapter for source in inputs.experts.values()):
+        yield (
+            "deltas of adapters are exact in float32; mergekit merges adapters into their models "
+            "first, in the dtype of these"
+        )
     if inputs.file.tokenizer:
         yield (
             "embeddings keep the rows of the base beyond the tokens of its tokenizer; mergekit "

@@ -58,13 +58,14 @@ METHODS: dict[str, MergekitMethod] = {
     "della": _task_arithmetic("della", elects=True, normalize=True, rescale=True, epsilon=0.15),
     "della_linear": _task_arithmetic("della", rescale=True, epsilon=0.15),
     "model_stock": MergekitMethod({"filter_wise": False}),
+    "passthrough": MergekitMethod({}, {"scale": 1.0}, base_is_input=True),
     "multislerp": MergekitMethod({"normalize_weights": True, "eps": 1e-8}, {"weight": None}),
     "karcher": MergekitMethod({"max_iter": 10, "tol": 1e-5}, base_is_input=True),
     "ram": MergekitMethod({"epsilon": 1e-5}),
     "sce": MergekitMethod({"select_topk": 1.0, "int8_mask": False}),
 }
 """The methods that mergegrid has, too."""
-OTHER_METHODS = (*("arcee_fusion", "nearswap", "passthrough", "ramplus_tl"),)
+OTHER_METHODS = ("arcee_fusion", "nearswap", "ramplus_tl")
 """The methods that mergegrid does not have."""
 BOOLEAN = {
     *("filter_wise", "int8_mask", "normalize", "normalize_weights"),
@@ -73,6 +74,6 @@ BOOLEAN = {
 """Parameters that are true or false."""
 PARAMETERS = {
     *(name for method in METHODS.values() for name in (*method.shared, *method.per_model)),
-    *("alpha", "r", "scale"),
+    *("alpha", "r"),
 }
 """All parameters that have a meaning in mergekit, for some method."""

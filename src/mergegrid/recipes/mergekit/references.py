@@ -15,6 +15,11 @@ class ModelReference:
     revision: str | None = None
     adapter: "ModelReference | None" = None
 
+    @property
+    def whole(self) -> "ModelReference":
+        """The model without its adapter."""
+        return ModelReference(self.path, self.revision)
+
     def __str__(self) -> str:
         text = self.path + (f"@{self.revision}" if self.revision else "")
         return f"{text}+{self.adapter}" if self.adapter else text

@@ -1,6 +1,5 @@
 """From a mergekit file to a merge file, with a line for everything that is not the same."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,13 @@ from mergegrid.recipes.mergekit.inputs import Inputs, expert_names
 from mergegrid.recipes.mergekit.output import output_of
 from mergegrid.recipes.mergekit.reading import MergekitFile, Slice, Source, read
 from mergegrid.recipes.mergekit.references import ModelReference
+from mergegrid.recipes.mergekit.slices import LayerCount, common_slice, layers_of
 
 #: Methods that need no base.
-_WITHOUT_BASE = ("linear", "nuslerp", "multislerp", "karcher")
-LayerCount = Callable[[str], int | None]
-"""Number of layers of a model by its path; None if it cannot be known."""
+_WITHOUT_BASE = ("linear", "nuslerp", "multislerp", "karcher", "passthrough")
+
+#: Methods for which a base need not be among the sources of a slice.
+_BASE_APART = ("linear", "karcher", "passthrough")
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,23 @@ def translate(
     """
     file = read(document, ignore_unused)
     notes = [*file.unused]
-    inputs = _inputs(file, layer_count, notes)
+    inputs = _inputs(file, notes)
     sparsifier, method = arithmetic(inputs)
     names = {source.model: name for name, source in inputs.experts.items()}
-    merge_file = {
-        "base": _model(file, inputs.base, ("base_model",)),
-        "experts": {
-            name: _model(file, source.model, (*source.keys, "model"))
-            for name, source in inputs.experts.items()
-        },
+    merge_file: dict[str, Any] = {
+        "base": str(inputs.base),
+        "experts": {name: _expert(inputs, source) for name, source in inputs.experts.items()},
         "sparsifier": sparsifier,
         "method": method,
         "output": output_of(file, inputs.base, names),
     }
+    if layers := layers_of(file, {inputs.base: "base", **names}, layer_count):
+        merge_file["output"]["layers"] = layers
     return Translation(merge_file, tuple(notes), tuple(differences_of(inputs, sparsifier)))
 
 
-def _inputs(file: MergekitFile, layer_count: LayerCount, notes: list[str]) -> Inputs:
-    part = _only_slice(file, layer_count, notes)
+def _inputs(file: MergekitFile, notes: list[str]) -> Inputs:
+    part = common_slice(file)
     _reject_repeated(file, part.sources)
     named = part.base or file.base
     if named is None:
@@ -71,13 +71,18 @@ def _inputs(file: MergekitFile, layer_count: LayerCount, notes: list[str]) -> In
             raise file.document.error(
                 (), f"base_model is missing, which {file.method} needs; add it"
             )
-        sources, base = part.sources, part.sources[0].model
+        sources, base = part.sources, part.sources[0].model.whole
         notes.append(
             f"base_model is not set: config and tokenizer are those of the first model, {base}; "
             "mergekit takes those of any of the models"
         )
     else:
         sources, base = _with_base(file, part, named), named
+        if base.adapter:
+            raise file.document.error(
+                (*(part.keys if part.base else ()), "base_model"),
+                f": {base} has an adapter; merge it into the base first, and name the folder",
+            )
     if not sources:
         raise file.document.error(part.keys, ": there is no model besides the base; add one")
     experts = dict(zip(expert_names([item.model for item in sources]), sources, strict=True))
@@ -90,53 +95,20 @@ def _with_base(file: MergekitFile, part: Slice, base: ModelReference) -> tuple[S
     document, is_input = file.document, file.definition.base_is_input
     listed = any(source.model == base for source in part.sources)
     of_models = part.keys[-1] == "models"
-    if not listed and not of_models and file.method not in ("linear", "karcher"):
+    if not listed and not of_models and file.method not in _BASE_APART:
         raise document.error(
             (*part.keys, "sources"), f": {file.method} needs the base among them; add {base}"
         )
     if is_input and not listed and of_models:
+        if file.method == "passthrough":
+            raise document.error(
+                ("base_model",), " is another model, and passthrough takes one; remove it"
+            )
         # mergekit adds it.
         return (*part.sources, Source(base, {}, None, ("base_model",)))
     if is_input:
         return part.sources
     return tuple(source for source in part.sources if source.model != base)
-
-
-def _only_slice(file: MergekitFile, layer_count: LayerCount, notes: list[str]) -> Slice:
-    """The one slice of all layers.
-
-    Raises:
-        ConfigError: layers are stacked, or left out.
-    """
-    part, *others = file.slices
-    if others:
-        raise file.document.error(
-            others[0].keys,
-            ": slices stack layers into another architecture; only one slice over all layers is a "
-            "merge",
-        )
-    for source in part.sources:
-        if source.layers is None:
-            continue
-        count = layer_count(source.model.path)
-        first = part.sources[0].layers
-        if (
-            source.layers[0] > 0
-            or source.layers != first
-            or source.layers[1] != (count or first[1])
-        ):
-            raise file.document.error(
-                (*source.keys, "layer_range"),
-                f" = {list(source.layers)} "
-                + (f"of {count} layers" if count else "")
-                + ": slices stack layers into another architecture; only one slice over all layers "
-                "is a merge",
-            )
-        if count is None:
-            notes.append(
-                f"layer_range {list(source.layers)} of {source.model} is taken for all its layers"
-            )
-    return part
 
 
 def _reject_repeated(file: MergekitFile, sources: tuple[Source, ...]) -> None:
@@ -149,9 +121,15 @@ def _reject_repeated(file: MergekitFile, sources: tuple[Source, ...]) -> None:
             )
 
 
-def _model(file: MergekitFile, model: ModelReference, keys: tuple[str | int, ...]) -> str:
-    if model.adapter:
-        raise file.document.error(
-            keys, f": {model} has an adapter; merge it into its base first, and name the folder"
+def _expert(inputs: Inputs, source: Source) -> str:
+    """A model, or the adapter of the base, as a merge file names it."""
+    model = source.model
+    if model.adapter is None:
+        return str(model)
+    if model.whole != inputs.base:
+        raise inputs.file.document.error(
+            (*source.keys, "model"),
+            f": {model} has an adapter, and not of the base {inputs.base}; merge it into its model "
+            "first, and name the folder",
         )
-    return str(model)
+    return str(model.adapter)

@@ -115,7 +115,12 @@ CHANGES = {
     ),
     "an unknown dtype": ("float32", "float8", "line 3: dtype = 'float8' is not a dtype"),
     "a dtype that is not written": ("float32", "float64", "line 3", "mergegrid writes float32"),
-    "an adapter": ("- model: b\n", "- model: base+lora\n", "line 9", "base+lora has an adapter"),
+    "an adapter": ("- model: b\n", "- model: c+lora\n", "line 9", "c+lora has an adapter, and not"),
+    "a base with an adapter": (
+        "base_model: base",
+        "base_model: base+lora",
+        "line 2: base_model: base+lora has an adapter",
+    ),
     "two revisions": ("- model: b\n", "- model: b@x@y\n", "line 9", "expected a folder, or the id"),
     "models as a mapping": (
         "models:\n  - model: base\n",
@@ -183,15 +188,30 @@ slices:
       - {model: a, layer_range: [0, 4]}
       - {model: b, layer_range: [0, 4]}
 """
+SECOND = """\
+  - sources:
+      - {model: a, layer_range: [2, 4]}
+      - {model: %s, layer_range: [2, 4]}
+"""
+END = "      - {model: b, layer_range: [0, 4]}\n"
 CHANGED_SLICES = {
-    "stacked": (
-        "      - {model: b, layer_range: [0, 4]}\n",
-        "      - {model: b, layer_range: [0, 4]}\n"
-        "  - sources: [{model: a, layer_range: [2, 4]}, {model: b, layer_range: [2, 4]}]\n",
-        "line 8: slices[1]: slices stack layers",
+    "of other models": (END, f"{END}{SECOND % 'c'}", "line 8: slices[1].sources: other models"),
+    "with parameters of their own": (
+        END,
+        f"{END}{SECOND % 'b'}    parameters: {{t: 0.3}}\n",
+        "line 8: slices[1]: slices have different parameters",
     ),
-    "left out": ("a, layer_range: [0, 4]", "a, layer_range: [1, 4]", "line 6", "stack layers"),
-    "of two lengths": ("b, layer_range: [0, 4]", "b, layer_range: [0, 3]", "line 7", "stack"),
+    "with a gradient": (
+        "{t: 0.5}\nslices:\n",
+        "{t: [0, 1]}\nslices:\n" + (SECOND % "b"),
+        "line 3: parameters.t: a gradient within each of several slices",
+    ),
+    "of two lengths": (
+        "b, layer_range: [0, 4]",
+        "b, layer_range: [0, 3]",
+        "line 5: slices[0].sources: ranges of 3 and 4 layers",
+    ),
+    "passed with two models": ("slerp", "passthrough", "line 3", "t is not used by passthrough"),
     "backwards": (
         "a, layer_range: [0, 4]",
         "a, layer_range: [4, 0]",
@@ -210,6 +230,32 @@ CHANGED_SLICES = {
     ),
     "t above 1": ("t: 0.5", "t: [0, 1.5]", "line 3: parameters.t: 1.5 is not between 0 and 1"),
     "without the base": ("base_model: a", "base_model: c", "line 5", "add c"),
+}
+
+
+PASSED = """\
+merge_method: passthrough
+slices:
+  - sources: [{model: a, layer_range: [0, 4]}]
+  - sources: [{model: b, layer_range: [2, 4]}]
+"""
+CHANGED_PASSED = {
+    "two models in a slice": (
+        "[{model: b,",
+        "[{model: a, layer_range: [2, 4]}, {model: b,",
+        "line 4: slices[1]: passthrough takes one model for a slice, not 2",
+    ),
+    "a scale": (
+        "range: [2, 4]",
+        "range: [2, 4], parameters: {scale: 0.5}",
+        "line 4: slices[1].sources[0].parameters.scale: mergegrid passes layers as they are",
+    ),
+    "another base": (
+        "slices:\n  - sources: [{model: a, layer_range: [0, 4]}]\n"
+        "  - sources: [{model: b, layer_range: [2, 4]}]\n",
+        "models: [{model: a}]\nbase_model: base\n",
+        "line 3: base_model is another model",
+    ),
 }
 
 
@@ -238,6 +284,14 @@ def test_a_wrong_slice_is_refused_with_line_and_key(tmp_path, change):
     message = refusal(tmp_path, SLICES.replace(old, new, 1))
     assert message.startswith(f"{tmp_path / 'config.yml'}, line ")
     assert all(part in message for part in says), message
+
+
+@pytest.mark.parametrize("change", CHANGED_PASSED.values(), ids=CHANGED_PASSED)
+def test_wrong_passed_layers_are_refused_with_line_and_key(tmp_path, change):
+    old, new, says = change
+    assert old in PASSED
+    message = refusal(tmp_path, PASSED.replace(old, new, 1))
+    assert message.startswith(f"{tmp_path / 'config.yml'}, {says}"), message
 
 
 def test_several_documents_are_refused(tmp_path):

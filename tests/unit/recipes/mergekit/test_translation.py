@@ -207,6 +207,70 @@ def test_an_inner_scope_counts_before_an_outer_one(tmp_path):
     assert yaml.safe_load(result.text())["method"]["coefficients"] == {"a": 0.4, "b": 0.3}
 
 
+LAYERS = {
+    "passed, of two models": (
+        """
+        merge_method: passthrough
+        slices:
+          - sources: [{model: a, layer_range: [0, 3]}]
+          - sources: [{model: b, layer_range: [1, 4]}]
+        """,
+        [{"a": [0, 3]}, {"b": [1, 4]}],
+    ),
+    "passed twice, of one model": (
+        """
+        merge_method: passthrough
+        slices:
+          - sources: [{model: a, layer_range: [0, 3]}]
+          - sources: [{model: a, layer_range: [1, 4]}]
+        """,
+        [{"a": [0, 3]}, {"a": [1, 4]}],
+    ),
+    "merged, some": (
+        """
+        merge_method: task_arithmetic
+        base_model: base
+        parameters: {weight: 1}
+        slices:
+          - sources: [{model: base, layer_range: [0, 2]}, {model: a, layer_range: [1, 3]}]
+          - sources: [{model: base, layer_range: [2, 4]}]
+        """,
+        [{"base": [0, 2], "a": [1, 3]}, {"base": [2, 4]}],
+    ),
+    "merged, without a base": (
+        """
+        merge_method: linear
+        parameters: {weight: 1}
+        slices:
+          - sources: [{model: a, layer_range: [1, 4]}, {model: b, layer_range: [0, 3]}]
+        """,
+        [{"a": [1, 4], "b": [0, 3], "base": [1, 4]}],
+    ),
+    "all of models that are not here": (
+        """
+        merge_method: linear
+        parameters: {weight: 1}
+        slices:
+          - sources: [{model: a, layer_range: [0, 4]}, {model: b, layer_range: [0, 4]}]
+        """,
+        [{"a": [0, 4], "b": [0, 4], "base": [0, 4]}],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "layers"), LAYERS.values(), ids=LAYERS)
+def test_slices_become_layers_of_the_output(tmp_path, text, layers):
+    assert yaml.safe_load(imported(tmp_path, text).text())["output"]["layers"] == layers
+
+
+def test_a_slice_of_all_layers_is_the_whole_model(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"num_hidden_layers": 4}')
+    text, _ = LAYERS["all of models that are not here"]
+    assert "layers" not in yaml.safe_load(imported(tmp_path, text).text())["output"]
+
+
 def test_experts_have_names_that_differ(tmp_path):
     text = "models: [{model: x/m}, {model: y/m}, {model: y/base}, {model: ../.hidden_1}]\n"
     result = imported(tmp_path, f"{text}merge_method: linear\n{WEIGHTED}")
@@ -222,6 +286,16 @@ def test_without_a_base_the_first_model_gives_config_and_tokenizer(tmp_path):
     assert any(
         "config and tokenizer are those of the first model, a" in note for note in result.notes
     )
+
+
+@pytest.mark.parametrize("base", ["base_model: org/m@v1", ""], ids=["named", "not named"])
+def test_adapters_of_the_base_are_experts(tmp_path, base):
+    text = "models: [{model: org/m@v1+x/lora}, {model: {model: org/m@v1, lora: y/dora}}]\n"
+    method = "task_arithmetic" if base else "linear"
+    result = imported(tmp_path, f"{text}merge_method: {method}\n{WEIGHTED}{base}\n")
+    assert result.merge_file.base == "org/m@v1"
+    assert result.merge_file.experts == {"lora": "x/lora", "dora": "y/dora"}
+    assert any("deltas of adapters are exact" in note for note in result.notes)
 
 
 def test_a_base_that_linear_lacks_among_the_models_is_averaged_too(tmp_path):
