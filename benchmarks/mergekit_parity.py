@@ -2,8 +2,8 @@
 
     python benchmarks/mergekit_parity.py --mergekit path/to/python
 
-Merges every configuration of `tests/helpers/mergekit_cases.py` with both, in float32, and prints
-the table of docs/mergekit.md. Takes a minute.
+Merges every configuration of `tests/helpers/mergekit_cases.py` with both, in float32, prints the
+table of docs/mergekit.md and updates it there. Takes a minute.
 """
 
 import argparse
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 import mergekit_cases
 from mergekit_cases import CASES, LENGTHS, LIMITS, Case, at_float32, compare, length_ratio
 
+DOCS = Path(__file__).parents[1] / "docs" / "mergekit.md"
 #: Why a model is not mergekit's to the bit.
 REASONS = {
     "rounding": "float32 sums in another order",
@@ -44,7 +45,7 @@ def merge(case: Case, folder: Path, models: Path) -> str:
         path.write_text(yaml.safe_dump(at_float32(dedent(case.config), models)))
         run_job(job_of(path, folder / "out", case.ignore_unused))
     except MergegridError as error:
-        return f"refused: {str(error).partition(', line ')[2]}"
+        return f"refused: {str(error).partition(', line ')[2].partition(': ')[2]}"
     assert imported is not None, "all cases are files of mergekit"
     content = yaml.safe_load(imported.text())
     kinds = [content[part]["kind"] for part in ("sparsifier", "method")]
@@ -69,7 +70,7 @@ def closeness(case: Case, folder: Path, base: Path) -> str:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and update the docs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mergekit", required=True, help="Python that has mergekit")
     python = parser.parse_args().mergekit
@@ -85,8 +86,7 @@ def main() -> None:
             if (folder / "out").exists()
         }
         errors = mergekit_cases.run_mergekit(python, jobs)
-        write = sys.stdout.write
-        write("| configuration | becomes | beside mergekit |\n| --- | --- | --- |\n")
+        lines = ["| configuration | becomes | beside mergekit |", "| --- | --- | --- |"]
         for case, (folder, result) in zip(CASES, becomes.items(), strict=True):
             error = errors.get(folder / "mergekit", "")
             beside = ""
@@ -94,7 +94,12 @@ def main() -> None:
                 beside = closeness(case, folder, models / "base")
             elif error:
                 beside = f"mergekit: {error}"
-            write(f"| {case.name} | {result} | {beside} |\n")
+            lines.append(f"| {case.name} | {result} | {beside} |")
+    table = "\n".join(lines) + "\n"
+    sys.stdout.write(table)
+    before, begin, rest = DOCS.read_text().partition("<!-- begin: mergekit parity -->\n")
+    _, end, after = rest.partition("<!-- end: mergekit parity -->")
+    DOCS.write_text(f"{before}{begin}{table}{end}{after}")
 
 
 if __name__ == "__main__":

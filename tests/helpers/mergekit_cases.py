@@ -419,6 +419,27 @@ CASES = [
         "rounding",
     ),
     Case(
+        "several documents; examples/mega.yml",
+        """
+        slices:
+          - sources:
+              - {model: a, layer_range: [0, 5]}
+              - {model: b, layer_range: [0, 5]}
+        merge_method: slerp
+        base_model: a
+        parameters: {t: [{filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}, {value: 0.5}]}
+        name: gradient-slerp
+        ---
+        models:
+          - {model: gradient-slerp, parameters: {density: [1, 0.7, 0.1], weight: 1.0}}
+          - {model: c, parameters: {density: 0.33, weight: [{filter: mlp, value: 0.5}, {value: 0}]}}
+        merge_method: ties
+        base_model: base
+        dtype: float16
+        """,
+        "a second YAML document, as for mergekit-multi",
+    ),
+    Case(
         "task_arithmetic, union, a token by force",
         """
         models:
@@ -458,11 +479,11 @@ CASES = [
         "slices of some layers, merged and passed",
         """
         slices:
-          - sources: [{model: base, layer_range: [0, 2]}]
           - sources:
               - {model: base, layer_range: [1, 4]}
               - {model: a, layer_range: [2, 5]}
               - {model: b, layer_range: [0, 3]}
+          - sources: [{model: base, layer_range: [0, 2]}]
         merge_method: task_arithmetic
         base_model: base
         parameters: {weight: [{filter: mlp, value: 0.3}, {value: 0.8}]}

@@ -48,6 +48,12 @@ def differences_of(inputs: Inputs, sparsifier: dict[str, Any]) -> Iterator[str]:
             "embeddings keep the rows of the base beyond the tokens of its tokenizer; mergekit "
             "writes as many rows as there are tokens"
         )
+    first, last = inputs.file.slices[0], inputs.file.slices[-1]
+    if len(first.sources) < len(last.sources) and inputs.file.method != "passthrough":
+        yield (
+            "final norm and head are merged of all models of the last slice; mergekit takes only "
+            "as many of them as the first slice has"
+        )
     yield from _OF_METHOD.get(method, ())
 
 

@@ -54,13 +54,15 @@ def read_document(path: Path) -> Document:
     return Document(path, content, lines)
 
 
-def document_count(path: Path) -> int:
-    """Number of YAML documents in a file, 0 if it cannot be parsed."""
+def second_document(path: Path) -> int | None:
+    """The line of the second YAML document of a file; None if there is one, or none can be read."""
     try:
         with path.open(encoding="utf-8") as file:
-            return sum(1 for _ in yaml.compose_all(file, yaml.SafeLoader))
+            nodes = list(yaml.compose_all(file, yaml.SafeLoader))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        return 0
+        return None
+    lines = [node.start_mark.line + 1 for node in nodes if node is not None]
+    return lines[1] if len(lines) > 1 else None
 
 
 def _collect(node: yaml.Node | None, keys: Keys, lines: dict[Keys, int], done: set[int]) -> None:

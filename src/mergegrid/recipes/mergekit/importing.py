@@ -12,7 +12,7 @@ from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.errors import ConfigError
 from mergegrid.hashing import file_digest
 from mergegrid.recipes.merge_file import MergeFile
-from mergegrid.recipes.mergekit.document import document_count, read_document
+from mergegrid.recipes.mergekit.document import second_document, read_document
 from mergegrid.recipes.mergekit.reading import TOP_KEYS
 from mergegrid.recipes.mergekit.translation import translate
 from mergegrid.yaml_files import check_content, read_yaml
@@ -44,10 +44,10 @@ def is_mergekit(path: Path) -> bool:
     Raises:
         ConfigError: it is missing, is not YAML, or has keys of mergekit and of merge files.
     """
-    if document_count(path) > 1:
+    if line := second_document(path):
         raise ConfigError(
-            f"{path}: several YAML documents, as for mergekit-multi; a merge file is one: put each "
-            "into a file of its own, and merge them in their order"
+            f"{path}, line {line}: a second YAML document, as for mergekit-multi; put each into a "
+            "file of its own, and merge them in their order"
         )
     content = read_yaml(path)
     telling = [key for key in content if key in _TELLING_KEYS - set(MergeFile.model_fields)]

@@ -296,7 +296,7 @@ def test_wrong_passed_layers_are_refused_with_line_and_key(tmp_path, change):
 
 def test_several_documents_are_refused(tmp_path):
     message = refusal(tmp_path, f"name: one\n{START}---\n{START}")
-    assert "several YAML documents, as for mergekit-multi" in message
+    assert "config.yml, line 13: a second YAML document, as for mergekit-multi" in message
 
 
 def test_keys_of_both_languages_are_refused(tmp_path):

@@ -369,6 +369,19 @@ def test_what_mergekit_does_otherwise_is_a_line(tmp_path, text, note):
     assert any(note in line for line in notes), notes
 
 
+def test_the_models_of_the_head_that_mergekit_forgets_are_a_line(tmp_path):
+    text = """
+        merge_method: task_arithmetic
+        base_model: base
+        parameters: {weight: 1}
+        slices:
+          - sources: [{model: base, layer_range: [0, 2]}]
+          - sources: [{model: base, layer_range: [0, 2]}, {model: a, layer_range: [1, 3]}]
+    """
+    notes = imported(tmp_path, text).notes
+    assert any("final norm and head are merged of all models" in note for note in notes)
+
+
 def test_unused_parameters_are_noted_if_they_may_be_ignored(tmp_path):
     result = imported(
         tmp_path, f"{MODELS}merge_method: model_stock\n{WEIGHTED}", ignore_unused=True
