@@ -19,6 +19,7 @@ from mergegrid.adapter_merging import run_adapter_merge
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.checkpoints.disk import check_free_space
 from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.header_folders import check_family
 from mergegrid.checkpoints.inspection import Inspection
 from mergegrid.checkpoints.inspection import inspect as inspect_folder
 from mergegrid.checkpoints.sources.models import (
@@ -303,7 +304,7 @@ def deltas(
     """
     name = model_label(expert) or "expert"
     models = locate_models({"": base, name: expert})
-    preflight.check_family(models, _names(base_is))
+    check_family(models, _names(base_is))
     models.download()
     folder, count = models.experts[name], threads or processors()
     return measure(models.base, folder, dtype, count, name, _names(base_is))

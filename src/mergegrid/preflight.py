@@ -5,26 +5,18 @@ and the headers of the weights, but no data. So what does not fit is found withi
 before the disk fills with models.
 """
 
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mergegrid.checkpoints.adapters.adapter import is_adapter
 from mergegrid.checkpoints.compatibility import check_configs
 from mergegrid.checkpoints.disk import check_free_space
 from mergegrid.checkpoints.family import open_family
-from mergegrid.checkpoints.sources.models import Models
+from mergegrid.checkpoints.header_folders import header_folders, readable
 from mergegrid.engine.budget import Budget
-from mergegrid.errors import CheckpointError, ConfigError, HeadersOnlyError, MergegridError
+from mergegrid.errors import HeadersOnlyError
 from mergegrid.merging import MergeJob
 from mergegrid.recipes.recipe import Recipe
-
-if TYPE_CHECKING:
-    from mergegrid.checkpoints.sources.hub import HubFiles
 
 
 @dataclass(frozen=True)
@@ -79,77 +71,11 @@ def before_download(
                 hidden = [name for name, folder in folders.items() if is_adapter(folder)]
         if budget is None:
             notes = _check_others(twin, hidden)
-        notes = [_readable(note, folders, missing) for note in notes]
+        notes = [readable(note, folders, missing) for note in notes]
     downloads = {str(files): planned_downloads(files) for files in missing.values()}
     size = sum(sum(sizes.values()) for sizes in downloads.values())
     check_free_space(needed, {cache_folder(): size})
     return Preflight(downloads, notes, budget)
-
-
-def check_family(models: Models, base_is: Sequence[str] = ()) -> None:
-    """Check that experts are homologous with their base before weights are downloaded.
-
-    Args:
-        models: the base, named "", and experts.
-        base_is: further names of the base, for adapters.
-
-    Raises:
-        CheckpointError: see `open_family`.
-        SourceError: the hub cannot be reached or denies access.
-    """
-    missing = {name: files for name, files in models.hub.items() if files.missing}
-    if missing and not any(files.pickled for files in missing.values()):
-        with header_folders(models.folders, missing) as folders, suppress(HeadersOnlyError):
-            experts = {name: path for name, path in folders.items() if name}
-            open_family(folders[""], experts, base_is=base_is)
-
-
-@contextmanager
-def header_folders(
-    folders: Mapping[str, Path], missing: "Mapping[str, HubFiles]"
-) -> Iterator[dict[str, Path]]:
-    """Folders with the headers and without the data of the models that are to be downloaded.
-
-    Errors that name such a folder name the model instead.
-
-    Args:
-        folders: folders of all models by name.
-        missing: those that are to be downloaded.
-
-    Raises:
-        SourceError: the hub cannot be reached or denies access.
-    """
-    from mergegrid.checkpoints.sources.hub import cache_folder
-    from mergegrid.checkpoints.sources.hub_headers import headers_folder
-
-    with tempfile.TemporaryDirectory(prefix="mergegrid-") as directory:
-        twins = dict(folders)
-        for number, (name, files) in enumerate(missing.items()):
-            # As in the cache, so that the folder tells which model it is.
-            inside = files.path.relative_to(cache_folder())
-            twins[name] = Path(directory, str(number), inside)
-            headers_folder(files, twins[name])
-        # What is logged while folders are opened is logged again after the download.
-        opening = logging.getLogger("mergegrid.checkpoints")
-        level = opening.level
-        opening.setLevel(logging.WARNING)
-        try:
-            yield twins
-        except MergegridError as error:
-            text = _readable(str(error), twins, missing)
-            if text == str(error) or isinstance(error, HeadersOnlyError):
-                raise
-            kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
-            raise kind(text) from error
-        finally:
-            opening.setLevel(level)
-
-
-def _readable(text: str, twins: Mapping[str, Path], missing: "Mapping[str, HubFiles]") -> str:
-    """A text with models in place of the folders of their headers."""
-    for name, files in missing.items():
-        text = text.replace(str(twins[name]), str(files))
-    return text
 
 
 def _check_others(job: MergeJob, hidden: Sequence[str]) -> list[str]:

@@ -161,13 +161,14 @@ def test_a_merge_of_ids_is_that_of_their_folders_and_then_works_offline(tmp_path
         outcomes = commands(hub, ["merge", ids, "out"], ["merge", local, "local"])
         assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].err
         hub.requests.clear()
-        again, listed, report = commands(
+        again, listed, report, adapter = commands(
             hub,
             ["merge", ids, "out", "--dry-run"],
             ["inspect", "org/math"],
             ["deltas", "org/base", "org/math"],
+            ["extract", "org/base", "org/math", "adapter", "--rank", "4"],
         )
-        assert (again.code, listed.code, report.code) == (0, 0, 0)
+        assert (again.code, listed.code, report.code, adapter.code) == (0, 0, 0, 0), adapter.err
         assert "would download" not in again.err
         assert not hub.downloads("model.safetensors")
         commit = hub.repos["org/math"].commit("main")
@@ -344,6 +345,40 @@ def test_a_download_that_fails_keeps_the_files_that_are_complete(tmp_path, comma
         (finished,) = commands(hub, *lines)
         assert finished.code == 0, finished.err
         assert {line.split("/")[2] for line in hub.downloads("model.safetensors")} == {"math"}
+
+
+def test_an_adapter_of_the_hub_is_checked_by_its_header_and_merged(tmp_path, commands, models):
+    local, wrong = tmp_path / "adapter", tmp_path / "wrong"
+    with serve(models) as hub:
+        line = ["extract", models / "base", models / "math", local, "--rank", "4"]
+        (outcome,) = commands(hub, line)
+        assert outcome.code == 0, outcome.err
+    shutil.copytree(local, wrong)
+    tensors = {
+        "base_model.model.model.layers.7.mlp.up_proj.lora_A.weight": normal(1, 1)[
+            "model.norm.weight"
+        ]
+    }
+    save(wrong / "adapter_model.safetensors", tensors, "F32")
+    repos = {"adapter": repo_of(local), "wrong": repo_of(wrong)}
+    with serve(models, **repos) as hub:
+        plan, merged, folders, refused, dry = commands(
+            hub,
+            ["merge", merge_file(tmp_path, math="org/adapter"), "out", "--dry-run"],
+            ["merge", merge_file(tmp_path, math="org/adapter"), "out"],
+            ["merge", merge_file(tmp_path, name="folders.yaml", math=str(local)), "folders"],
+            ["merge", merge_file(tmp_path, name="wrong.yaml", math="org/wrong"), "wrong-out"],
+            ["extract", "org/base", "org/code", "other", "--rank", "4", "--dry-run"],
+        )
+        assert [plan.code, merged.code, folders.code, refused.code] == [0, 0, 0, 2], plan.err
+        assert dry.code == 0, dry.err
+        assert "would download org/code@" in dry.err
+        assert "adapter_model.safetensors: " in plan.err
+        assert "org/wrong@" in refused.errors[0]
+        assert (
+            len(hub.downloads("adapter_model.safetensors")) == 4
+        )  # Three headers, one whole file.
+    assert inspect(tmp_path / "out").digest == inspect(tmp_path / "folders").digest
 
 
 def test_of_pickled_weights_a_dry_run_knows_the_sizes_alone(tmp_path, commands, models):

@@ -10,11 +10,11 @@ depend on the shape of the matrix alone, and linear algebra runs with one thread
 not depend on the number of threads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergegrid.checkpoints import model_files
 from mergegrid.checkpoints.adapters.card import write_adapter_card
@@ -44,6 +44,9 @@ from mergegrid.extraction.plan import ExtractionPlan, plan_extraction
 from mergegrid.extraction.report import ExtractionReport, TensorExtraction, left_out
 from mergegrid.stages import union_of_versions
 
+if TYPE_CHECKING:
+    from mergegrid.checkpoints.sources.hub import HubFiles
+
 
 @dataclass(frozen=True)
 class ExtractionJob:
@@ -65,6 +68,9 @@ class ExtractionJob:
     """Dtype of the factors."""
     base_is: tuple[str, ...] = ()
     """Further names of the base, for a model that is an adapter and names it otherwise."""
+    hub: "Mapping[str, HubFiles]" = field(default_factory=dict)
+    """The models on the hub, by name: "" for the base, `model` for the other. Their folders are in
+    the hub's cache."""
 
     def open(self) -> "OpenExtraction":
         """Open the models, and check all that can be known before weights are read.

@@ -2,16 +2,18 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from mergegrid.checkpoints.header_folders import header_folders
 from mergegrid.checkpoints.publish import check_place
-from mergegrid.checkpoints.sources.models import Folder, locate_models
+from mergegrid.checkpoints.sources.models import Folder, Models, locate_models
+from mergegrid.errors import HeadersOnlyError
 from mergegrid.extraction.extract import ExtractionJob
 from mergegrid.extraction.factorizer import MODEL
 from mergegrid.extraction.low_rank import RankRule, rank_rule
 from mergegrid.extraction.report import ExtractionReport
-from mergegrid.preflight import check_family
 from mergegrid.progress import byte_progress
 from mergegrid.recipes.output import byte_limit
 
@@ -65,18 +67,21 @@ def extract(
 def extraction_job(
     base: Folder, model: Folder, out: Folder, rule: RankRule, base_is: str | Sequence[str] = ()
 ) -> ExtractionJob:
-    """The extraction from folders or hub ids, which are downloaded if they fit each other.
+    """The extraction from folders or hub ids; nothing is downloaded yet.
 
     Raises:
-        MergegridError: the models do not fit, or the hub cannot be reached or denies access.
+        MergegridError: a model does not exist, or the hub cannot be reached or denies access.
     """
     models = locate_models({"": base, MODEL: model})
     check_place(Path(out).expanduser(), models.folders.values())
     names = (base_is,) if isinstance(base_is, str) else tuple(base_is)
-    check_family(models, names)
-    models.download()
     return ExtractionJob(
-        models.base, models.experts[MODEL], Path(out).expanduser(), rule, base_is=names
+        models.base,
+        models.experts[MODEL],
+        Path(out).expanduser(),
+        rule,
+        base_is=names,
+        hub=models.hub,
     )
 
 
@@ -92,17 +97,34 @@ def run_extraction(
         job: the extraction.
         threads: number of threads; one per processor if None.
         max_memory: memory limit in bytes.
-        dry_run: validate and log the plan; write nothing and return None.
+        dry_run: validate and log the plan; write nothing, download no weights and return None.
 
     Raises:
         MergegridError: the models or settings do not fit; nothing is written then.
     """
+    models = Models({"": job.base, MODEL: job.model}, dict(job.hub))
+    if missing := models.missing:
+        if not any(files.pickled for files in missing.values()):
+            with header_folders(models.folders, missing) as folders, suppress(HeadersOnlyError):
+                twin = replace(job, base=folders[""], model=folders[MODEL]).open()
+                plan = twin.plan(threads, max_memory)
+                if dry_run:
+                    _log([*twin.notes, plan])
+        if dry_run:
+            for files in missing.values():
+                size = sum(files.missing.values())
+                _log([f"would download {files}: {len(files.missing)} files, {size / 1e9:.3g} GB"])
+            return None
+    if not dry_run:
+        models.download()
     extraction = job.open()
-    plan = extraction.plan(threads, max_memory)
-    for note in extraction.notes:
-        logger.info("%s", note)
-    logger.info("%s", plan)
+    _log([*extraction.notes, extraction.plan(threads, max_memory)])
     if dry_run:
         return None
     with byte_progress("extract", extraction.bytes) as progress:
         return extraction.write(progress)
+
+
+def _log(lines: Sequence[object]) -> None:
+    for line in lines:
+        logger.info("%s", line)

@@ -53,7 +53,9 @@ def headers_folder(files: HubFiles, folder: Path) -> int:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(snapshot / name)
     for name, start in zip(headers, starts, strict=True):
-        with (folder / PurePosixPath(name).relative_to(home)).open("wb") as file:
+        path = folder / PurePosixPath(name).relative_to(home)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
             file.write(start)
             file.truncate(files.sizes[name])
     (folder / HEADERS_ONLY).touch()

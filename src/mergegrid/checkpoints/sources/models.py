@@ -49,6 +49,11 @@ class Models:
         """Folders of the other models by name."""
         return {name: folder for name, folder in self.folders.items() if name}
 
+    @property
+    def missing(self) -> "dict[str, HubFiles]":
+        """The models on the hub that have to be downloaded, in whole or in part."""
+        return {name: files for name, files in self.hub.items() if files.missing}
+
     def download(self) -> None:
         """Download the models on the hub as far as the cache lacks them, and verify checksums.
 
