@@ -354,12 +354,8 @@ def test_an_adapter_of_the_hub_is_checked_by_its_header_and_merged(tmp_path, com
         (outcome,) = commands(hub, line)
         assert outcome.code == 0, outcome.err
     shutil.copytree(local, wrong)
-    tensors = {
-        "base_model.model.model.layers.7.mlp.up_proj.lora_A.weight": normal(1, 1)[
-            "model.norm.weight"
-        ]
-    }
-    save(wrong / "adapter_model.safetensors", tensors, "F32")
+    key = "base_model.model.model.layers.7.mlp.up_proj.lora_A.weight"
+    save(wrong / "adapter_model.safetensors", {key: normal(1, 1)["model.norm.weight"]}, "F32")
     repos = {"adapter": repo_of(local), "wrong": repo_of(wrong)}
     with serve(models, **repos) as hub:
         plan, merged, folders, refused, dry = commands(
@@ -375,9 +371,8 @@ def test_an_adapter_of_the_hub_is_checked_by_its_header_and_merged(tmp_path, com
         assert "would download org/code@" in dry.err
         assert "adapter_model.safetensors: " in plan.err
         assert "org/wrong@" in refused.errors[0]
-        assert (
-            len(hub.downloads("adapter_model.safetensors")) == 4
-        )  # Three headers, one whole file.
+        # Three headers and one whole file.
+        assert len(hub.downloads("adapter_model.safetensors")) == 4
     assert inspect(tmp_path / "out").digest == inspect(tmp_path / "folders").digest
 
 

@@ -113,7 +113,11 @@ def test_numpy_arrays_integers_and_a_dtype():
         ({}, {}, "w"),
         ({"w": np.ones((2, 3))}, {}, "float64; convert it to one of float32"),
         ({"w": [1, 2]}, {}, "is a list; pass NumPy arrays or torch tensors"),
-        ({"w": np.ones((2, 3), np.float32)}, {"out": "x"}, "`out` and `statistics` need model fol"),
+        (
+            {"w": np.ones((2, 3), np.float32)},
+            {"out": "x"},
+            "`out`, `statistics` and `base_is` need model",
+        ),
         ({"w": np.ones((2, 3), np.float32)}, {"method": Fisher()}, "model statistics of every exp"),
         ({"w": np.ones((2, 3), np.float32)}, {"max_memory": "5G"}, "max_memory: invalid size '5G'"),
         ({"w": np.ones((2, 3), np.float32)}, {"max_memory": "5GB"}, "`max_memory` and all of `out"),
