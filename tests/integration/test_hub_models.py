@@ -407,3 +407,28 @@ def test_downloads_and_outputs_that_exceed_the_disk_are_refused(
     assert "has 0.4 MB free, but 0.6 MB are needed: 0.5 MB in" in error
     assert "choose another output path, or set HF_HOME" in error
     assert not list(Path(disk).rglob("*.safetensors"))
+
+
+def test_slices_of_a_mergekit_file_are_compared_with_the_configs_of_hub_models(
+    models, tmp_path, commands
+):
+    text = """
+        merge_method: slerp
+        base_model: org/base
+        parameters: {t: [0.2, 0.8]}
+        dtype: bfloat16
+        slices:
+          - sources:
+              - {model: org/base, layer_range: [0, %d]}
+              - {model: org/math@main, layer_range: [0, %d]}
+    """
+    for layers in (1, 2):
+        (tmp_path / f"{layers}.yml").write_text(text % (layers, layers))
+    with serve(models) as hub:
+        one, two = commands(hub, ["convert", "1.yml"], ["convert", "2.yml"])
+        assert not hub.downloads(".safetensors")
+        (done,) = commands(hub, ["merge", "2.yml", "out"])
+    assert "layers:" in one.out
+    assert "layers:" not in two.out
+    assert (done.code, done.errors) == (0, [])
+    assert inspect(tmp_path / "out").digest

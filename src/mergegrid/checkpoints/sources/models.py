@@ -13,11 +13,13 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from mergegrid.checkpoints.architectures import Config
 from mergegrid.checkpoints.sources import cache as store
 from mergegrid.checkpoints.sources.source import HubOrigin, parse_origin
+from mergegrid.checkpoints.tensor_names import read_config
 from mergegrid.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -104,6 +106,31 @@ def local_folder(text: Folder) -> Path:
     models = locate_models({"": text})
     models.download()
     return models.folders[""]
+
+
+def config_of(text: Folder, start: Path = Path()) -> Config:
+    """The config of a model by folder or hub id, of which nothing else is downloaded.
+
+    Args:
+        text: folder or hub id.
+        start: folder in which relative paths start.
+
+    Returns:
+        The content of `config.json`; nothing if there is no such folder or file.
+
+    Raises:
+        ConfigError: see `locate_models`.
+        SourceError: see `locate_models`; or the config cannot be downloaded.
+    """
+    models = locate_models({"": text}, start)
+    for files in models.hub.values():
+        from mergegrid.checkpoints.sources.hub import bring
+        from mergegrid.checkpoints.sources.hub_errors import explained
+
+        name = (PurePosixPath(files.origin.subfolder or "") / "config.json").as_posix()
+        with explained(files.origin, files.kind):
+            bring(files, [name] if name in files.sizes else [])
+    return read_config(models.base)
 
 
 def hub_origin(text: str) -> HubOrigin | None:

@@ -8,12 +8,13 @@ from typing import Any
 import yaml
 
 from mergegrid.checkpoints.architectures import text_config
-from mergegrid.checkpoints.tensor_names import read_config
+from mergegrid.checkpoints.sources.models import config_of
 from mergegrid.errors import ConfigError
 from mergegrid.hashing import file_digest
 from mergegrid.recipes.merge_file import MergeFile
-from mergegrid.recipes.mergekit.document import second_document, read_document
+from mergegrid.recipes.mergekit.document import read_document, second_document
 from mergegrid.recipes.mergekit.reading import TOP_KEYS
+from mergegrid.recipes.mergekit.references import ModelReference
 from mergegrid.recipes.mergekit.translation import translate
 from mergegrid.yaml_files import check_content, read_yaml
 
@@ -79,10 +80,13 @@ def import_file(path: Path, ignore_unused: bool = False) -> Imported:
     Raises:
         ConfigError: the file has an unknown or misplaced key or a wrong value, or mergegrid cannot
             compute the same.
+        SourceError: the config of a model on the hub, whose layers must be counted, is not
+            accessible.
     """
 
-    def layer_count(model: str) -> int | None:
-        return text_config(read_config(_folder(path, model))).get("num_hidden_layers")
+    def layer_count(model: ModelReference) -> int | None:
+        located = _located(path, str(model.whole))
+        return text_config(config_of(located, path.parent)).get("num_hidden_layers")
 
     translation = translate(read_document(path), layer_count, ignore_unused)
     content = dict(translation.merge_file)

@@ -8,8 +8,8 @@ from mergegrid.recipes.mergekit.parameters import Scope
 from mergegrid.recipes.mergekit.reading import MergekitFile, Slice, Source
 from mergegrid.recipes.mergekit.references import ModelReference
 
-LayerCount = Callable[[str], int | None]
-"""Number of layers of a model by its path; None if it cannot be known."""
+LayerCount = Callable[[ModelReference], int | None]
+"""Number of layers of a model; None if it cannot be known."""
 
 
 def common_slice(file: MergekitFile) -> Slice:
@@ -60,7 +60,7 @@ def layers_of(
         for part in file.slices
     ]
     complete = len(slices) == 1 and all(
-        source.layers is None or source.layers == (0, layer_count(source.model.path))
+        source.layers is None or source.layers == (0, layer_count(source.model))
         for source in file.slices[0].sources
     )
     if complete:
