@@ -8,8 +8,8 @@ base are not read.
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.header_folders import header_folders
 from mergegrid.checkpoints.layer_kinds import LayerKind, layer_kind
 from mergegrid.checkpoints.output_tokenizer import AUTO
 from mergegrid.checkpoints.parents import parent_of
@@ -42,7 +43,7 @@ from mergegrid.checkpoints.tensor_names import canonical, read_config
 from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.memory import resident
 from mergegrid.engine.tensors import Tensors
-from mergegrid.errors import CheckpointError, ConfigError
+from mergegrid.errors import CheckpointError, ConfigError, HeadersOnlyError
 from mergegrid.extraction.compression import Pair, compress, norm
 from mergegrid.extraction.low_rank import Doubles, Factors
 from mergegrid.merging import MergeJob
@@ -304,13 +305,31 @@ def run_adapter_merge(job: MergeJob, dry_run: bool = False) -> list[Path]:
     Raises:
         MergegridError: the adapters or settings do not fit; nothing is written then.
     """
-    Models(job.folders, dict(job.hub)).download()
+    models = Models(job.folders, dict(job.hub))
+    if missing := models.missing:
+        job.check_places()
+        with header_folders(models.folders, missing) as folders, suppress(HeadersOnlyError):
+            experts = {name: folders[name] for name in job.experts}
+            checked = AdapterMerge(replace(job, base=folders[""], experts=experts, hub={}))
+            if dry_run:
+                _log_plan(checked, job)
+        if dry_run:
+            for files in missing.values():
+                size = sum(files.missing.values())
+                logger.info("would download %s: %.3g GB", files, size / 1e9)
+            return []
+    if not dry_run:
+        models.download()
     merge = AdapterMerge(job)
+    _log_plan(merge, job, dry_run)
+    return [] if dry_run else merge.write()
+
+
+def _log_plan(merge: AdapterMerge, job: MergeJob, dry_run: bool = True) -> None:
     for line in (*merge.notes, merge.plan):
         logger.info("%s", line)
     for folder, recipe in job.recipes.items() if dry_run else ():
         logger.info("would write %s: %s", folder, recipe.slug)
-    return [] if dry_run else merge.write()
 
 
 def _summary(layers: Sequence[MergedLayer]) -> str:

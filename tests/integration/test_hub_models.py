@@ -358,6 +358,14 @@ def test_an_adapter_of_the_hub_is_checked_by_its_header_and_merged(tmp_path, com
     save(wrong / "adapter_model.safetensors", {key: normal(1, 1)["model.norm.weight"]}, "F32")
     repos = {"adapter": repo_of(local), "wrong": repo_of(wrong)}
     with serve(models, **repos) as hub:
+        united = json.loads(merge_file(tmp_path, math="org/adapter", two="org/adapter").read_text())
+        united |= {"sparsifier": {"kind": "none"}, "output": {"form": "adapter"}}
+        (tmp_path / "united.yaml").write_text(json.dumps(united))
+        (united_plan,) = commands(hub, ["merge", "united.yaml", "united", "--dry-run"])
+        assert united_plan.code == 0, united_plan.err
+        assert "would download org/adapter@" in united_plan.err
+        assert "would write united" in united_plan.err
+        hub.requests.clear()
         plan, merged, folders, refused, dry = commands(
             hub,
             ["merge", merge_file(tmp_path, math="org/adapter"), "out", "--dry-run"],
