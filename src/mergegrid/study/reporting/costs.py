@@ -35,6 +35,7 @@ STAGES = {
     "score": "score answers",
     "decoder_similarity": "compare decoders' embeddings",
     "harness": "run lm-evaluation-harness",
+    "export": "export models",
 }
 
 #: Columns of Snakemake's benchmark files, with their names here.
