@@ -85,6 +85,13 @@ _METHODS: list[Method] = [
     Ties(coefficient=0.7, trim=0.4, scope="per_tensor"),
     Ties(trim=0.6, arithmetic="reference"),
     Ties(trim=0.3, scope="per_tensor", arithmetic="reference"),
+    Ties(trim=0.4, weights=_WEIGHTS),
+    Ties(trim=0.4, weights=_WEIGHTS, normalize=False, arithmetic="mergekit"),
+    Average(weights=_WEIGHTS, normalize=False),
+    TaskArithmetic(coefficients=_WEIGHTS, normalize=True),
+    TaskArithmetic.model_validate(
+        {"coefficient": {"rules": [{"tensors": "*.weight", "value": 0.3}], "default": 0.7}}
+    ),
     Slerp(),
     Slerp(weights=_WEIGHTS),
     ModelStock(),

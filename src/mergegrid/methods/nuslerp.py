@@ -1,12 +1,14 @@
 """NuSLERP: the point between the deltas of two experts on a great circle (mergekit's nuslerp)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs, shares
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass
+from mergegrid.engine.settings_checks import check_sums
+from mergegrid.engine.tensors import Tensors
 from mergegrid.methods.average import WeightValue
 from mergegrid.methods.inner_products import inner_products, key
 
@@ -40,6 +42,11 @@ class NuSlerp(Method):
                 factors = [math.sin(near * angle) / sine, math.sin(far * angle) / sine]
         merged = chunk.ops.weighted_sum(chunk.deltas, factors)
         return chunk.ops.plus(chunk.base, merged, 1.0)
+
+    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
+        """Check that the weights do not sum to 0 for any tensor."""
+        super().check_values(experts, tensors)
+        check_sums(self, "weights", experts, tensors)
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """Inner products between the two deltas, for every tensor."""

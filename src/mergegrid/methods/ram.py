@@ -11,6 +11,7 @@ from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
+from mergegrid.methods.average import WeightValue
 
 
 class Ram(Method):
@@ -19,7 +20,7 @@ class Ram(Method):
     omitted_when_default: ClassVar[frozenset[str]] = frozenset({"boost"})
 
     kind: Literal["ram"] = "ram"
-    threshold: Annotated[float, Field(ge=0)] = 0.0
+    threshold: WeightValue = 0.0
     """Magnitude above which a delta counts as a change; smaller ones are lost. The published code
     has 1e-5, which in bfloat16 is less than one step for weights above 0.002."""
     boost: Annotated[float, Field(ge=1)] = 1.0
@@ -33,7 +34,7 @@ class Ram(Method):
         changes along with another expert and alone.
         """
         ops = chunk.ops
-        changes, count = _changes(chunk, self.threshold)
+        changes, count = _changes(chunk, chunk.number(self.threshold))
         deltas = [
             ops.where_nonzero(change, delta)
             for change, delta in zip(changes, chunk.deltas, strict=True)
@@ -53,7 +54,7 @@ class Ram(Method):
         def counts(chunk: Chunk) -> Array:
             merge_chunk = inputs.merge_chunk(chunk)
             dots = chunk.ops.dots
-            changes, count = _changes(merge_chunk, self.threshold)
+            changes, count = _changes(merge_chunk, merge_chunk.number(self.threshold))
             several = _several(merge_chunk, count)
             return np.stack(
                 [dots(change, change) for change in changes]

@@ -18,6 +18,8 @@ from mergegrid.methods.average import Average
 from mergegrid.methods.consensus import Consensus
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.multislerp import Multislerp
+from mergegrid.methods.nuslerp import NuSlerp
+from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
@@ -145,6 +147,8 @@ PARTS = [
     (Consensus, "threshold", False),
     (Consensus, "thresholds", True),
     (MagMax, "coefficient", False),
+    (NuSlerp, "weights", True),
+    (Ram, "threshold", False),
     (Dare, "rescale", False),
     (Dare, "rate", False),
     (Dare, "rates", True),
