@@ -62,7 +62,7 @@ def decoder(
         num_attention_heads=2,
         num_key_value_heads=2,
         intermediate_size=24,
-        max_position_embeddings=64,
+        max_position_embeddings=512,
         tie_word_embeddings=tied,
         initializer_range=spread,
         bos_token_id=tokenizer.bos_token_id,

@@ -567,6 +567,18 @@ def test_pieces_of_a_sentencepiece_model_are_compared(tmp_path, merged):
         merged(["chat"])
 
 
+@pytest.mark.parametrize("policy", ["base_rows", "pad"])
+def test_rows_without_a_tokenizer_are_said_to_be_taken_by_index(tmp_path, merged, policy):
+    base = decoder(tmp_path / "base", bpe())
+    chat = decoder(tmp_path / "chat", bpe([START]), seed=1, base=base)
+    for path in chat.glob("tokenizer*"):
+        path.unlink()
+    _, notes = merged(["chat"], vocabulary=policy)
+    assert "expert chat has other rows than the base and no tokenizer that can be read" in notes
+    with pytest.raises(CheckpointError, match="has another number of rows than the base, and no"):
+        merged(["chat"], vocabulary="union")
+
+
 # 16: what stands around a text.
 
 

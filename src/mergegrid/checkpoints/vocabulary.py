@@ -124,6 +124,13 @@ def align(
     resized = [
         _resized(model, name, targets, policy, tokenizers, notes) for name, model in models.items()
     ]
+    if BASE in tokenizers:
+        notes += [
+            f"{label(name)} has other rows than the base and no tokenizer that can be read, so its "
+            "rows are taken to be those of the base's tokens"
+            for name in sorted(experts.keys() - tokenizers.keys())
+            if any(experts[name].infos[tensor].shape != base.infos[tensor].shape for tensor in rows)
+        ]
     aligned = Aligned(resized[0], dict(zip(experts, resized[1:], strict=True)), None, notes, slots)
     return _rounded(aligned, base, settings.multiple)
 
