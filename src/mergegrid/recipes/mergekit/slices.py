@@ -35,7 +35,11 @@ def common_slice(file: MergekitFile) -> Slice:
                 part.keys, ": slices have different parameters; mergegrid has one set for all"
             )
     if len(file.slices) > 1:
-        scopes = (common.parameters, *file.scopes, *(each.parameters for each in common.sources))
+        scopes = (
+            common.parameters,
+            *file.scopes,
+            *(source.parameters for source in common.sources),
+        )
         for keys in (keys for scope in scopes for keys in _gradients(scope)):
             raise file.document.error(
                 keys,
