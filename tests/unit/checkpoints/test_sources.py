@@ -486,10 +486,11 @@ def test_of_an_adapter_its_weights_config_and_tokenizer_are_taken() -> None:
 
 def test_named_chat_templates_and_modules_of_sentence_encoders_come_along() -> None:
     wanted = [
-        "1_Pooling/config.json", "additional_chat_templates/tool_use.jinja", "config.json",
-        "model.safetensors", "modules.json",
+        "1_Pooling/config.json", "2_Dense/model.safetensors",
+        "additional_chat_templates/tool_use.jinja", "config.json", "model.safetensors",
+        "modules.json",
     ]  # fmt: skip
-    others = ["onnx/config.json", "2_Dense/model.safetensors", "other/additional.jinja"]
+    others = ["onnx/config.json", "2_Dense/pytorch_model.bin", "other/additional.jinja"]
     assert patterns([*wanted, *others], "model", None) == wanted
 
 
