@@ -1,6 +1,9 @@
 """mergekit files merge as mergekit merges them; its Python is named by MERGEKIT_PYTHON."""
 
 import os
+import re
+import shlex
+from pathlib import Path
 from textwrap import dedent
 
 import mergekit_cases
@@ -112,3 +115,22 @@ def test_convert_refuses_a_merge_file(run, tmp_path):
     outcome = run("convert", tmp_path / "merge.yaml")
     assert outcome.code == 2
     assert "is not a mergekit file" in outcome.err
+
+
+def test_the_commands_of_the_guide_work(models, run, tmp_path, monkeypatch):
+    guide = (Path(__file__).parents[2] / "docs" / "mergekit.md").read_text()
+    block = re.search(r"```sh\n(mergegrid .*?)```", guide, re.DOTALL)[1]
+    case = next(case for case in CASES if "gradient-slerp" in case.name)
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(at_float32(dedent(case.config), models)))
+    monkeypatch.chdir(tmp_path)
+    for line in block.splitlines():
+        command, _, file = line.partition("#")[0].partition(">")
+        outcome = run(*shlex.split(command)[1:])
+        assert outcome.code == 0, outcome.err
+        if file:
+            (tmp_path / file.strip()).write_text(outcome.out)
+    assert run("merge", "merge.yaml", "again").code == 0
+    weights = "model.safetensors"
+    assert (tmp_path / "merged" / weights).read_bytes() == (
+        tmp_path / "again" / weights
+    ).read_bytes()
