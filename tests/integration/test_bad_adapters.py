@@ -201,6 +201,19 @@ def rows_beyond_the_base(folder):
     change(folder, {f"{EMBEDDING}.token_adapter.trainable_tokens_delta": rows})
 
 
+@case("changes model.embed_tokens.weight as a whole and in rows of trained tokens")
+def rows_of_a_matrix_that_changes_as_a_whole(folder):
+    configure(folder, trainable_token_indices=[1, 2], modules_to_save=["embed_tokens"])
+    rows, whole = (torch.ones(count, adapters.WIDTH) for count in (2, adapters.TOKENS))
+    change(
+        folder,
+        {
+            f"{EMBEDDING}.token_adapter.trainable_tokens_delta": rows,
+            f"{EMBEDDING}.weight": whole,
+        },
+    )
+
+
 @case("is for a weight of shape (40, 32), and the base has (40, 64)", "specify the right one")
 def a_base_of_another_width(folder):
     other_base(folder, hidden_size=64)

@@ -112,7 +112,14 @@ class _Reader:
         for module, parts in sorted(modules.items()):
             self._read_module(module, parts)
         self._join_tied()
-        return self._adapter
+        adapter = self._adapter
+        twice = sorted(adapter.rows.keys() & (adapter.entries.keys() | adapter.replaced.keys()))
+        if twice:
+            raise CheckpointError(
+                f"{self._where} changes {twice[0]} as a whole and in rows of trained tokens; merge "
+                "it into its base with PEFT (merge_and_unload) and use the resulting folder"
+            )
+        return adapter
 
     def _read_module(self, module: str, parts: dict[str, str]) -> None:
         path = module.replace(".base_layer", "")

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from mergegrid.checkpoints.adapters.adapter import is_adapter
 from mergegrid.checkpoints.architectures import is_task_head
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.checkpoints.compatibility import (
@@ -81,9 +82,14 @@ def import_expert(
     """Publish a ready expert with its task head.
 
     Raises:
-        CheckpointError: the source has no head, its head has other classes than the task, or its
+        CheckpointError: the source is an adapter, has no head, its head has other classes than the task, or its
             tensors differ from those of the base in name or shape.
     """
+    if is_adapter(source):
+        raise CheckpointError(
+            f"{source} is a LoRA adapter, and an expert encoder comes with its task head; merge it "
+            "into its base with PEFT (merge_and_unload) and import the resulting folder"
+        )
     target = request.target
     outputs = max(len(target.classes), 1)
     names = class_names(source)

@@ -3,13 +3,16 @@
 import json
 import os
 
+import adapters
 import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_models import llama, save, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mergegrid import merge
 from mergegrid.checkpoints.digests import digest_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.inspection import inspect
@@ -240,3 +243,37 @@ def test_what_holds_no_weights_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
         import_decoder(tmp_path, tmp_path / "base", {})
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_an_adapter_stays_one(tmp_path, ending):
+    source, folder = tmp_path / "source", tmp_path / "published"
+    base = adapters.llama()
+    base.save_pretrained(tmp_path / "base")
+    adapters.adapt(base, {"target_modules": ["q_proj"]}).save_pretrained(source)
+    tokenizer().save_pretrained(source)
+    file = source / "adapter_model.safetensors"
+    if ending == "bin":
+        torch.save(load_file(file), source / "adapter_model.bin")
+        file.unlink()
+    import_decoder(source, folder, {"source": "path:source"})
+    tokens = {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
+    assert names(folder) == {
+        *("adapter_config.json", f"adapter_model.{ending}", "manifest.json"),
+        *tokens,
+    }
+    assert inspect(folder).verified
+    one, other = (merge(tmp_path / "base", {"math": path}) for path in (source, folder))
+    assert all(np.array_equal(one[name], other[name]) for name in other)
+
+
+def test_an_adapter_with_values_that_are_not_finite_is_not_imported(tmp_path):
+    adapted = adapters.adapt(adapters.llama(), {"target_modules": ["q_proj"]})
+    adapted.save_pretrained(tmp_path / "source")
+    file = tmp_path / "source" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors[min(tensors)][0, 0] = np.nan
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match="non-finite"):
+        import_decoder(tmp_path / "source", tmp_path / "published", {})
+    assert not (tmp_path / "published").exists()
