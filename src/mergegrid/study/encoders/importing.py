@@ -82,8 +82,8 @@ def import_expert(
     """Publish a ready expert with its task head.
 
     Raises:
-        CheckpointError: the source is an adapter, has no head, its head has other classes than the task, or its
-            tensors differ from those of the base in name or shape.
+        CheckpointError: the source is an adapter or has no head, its head has other classes than
+            the task, or its tensors differ from those of the base in name or shape.
     """
     if is_adapter(source):
         raise CheckpointError(
