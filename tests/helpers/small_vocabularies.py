@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -28,6 +28,7 @@ def bpe(added=(), merges=MERGES, letters=LETTERS, special=SPECIAL, template=None
         models.BPE({word: i for i, word in enumerate(words)}, list(merges), unk_token="<unk>")
     )
     plain.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    plain.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=plain, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
