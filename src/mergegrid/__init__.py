@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mergegrid.api import deltas, inspect, load_into, merge, open_model, run_job
     from mergegrid.engine.method import Method
     from mergegrid.engine.sparsifier import Sparsifier
+    from mergegrid.engine.values import ByTensor, Gradient, ValueRule
     from mergegrid.errors import CheckpointError, ConfigError, DamagedError, MergegridError
     from mergegrid.extraction.run import extract
     from mergegrid.merging import MergeJob
@@ -56,6 +57,7 @@ _MODULES = {
     "api": ("deltas", "inspect", "load_into", "merge", "open_model", "run_job"),
     "engine.method": ("Method",),
     "engine.sparsifier": ("Sparsifier",),
+    "engine.values": ("ByTensor", "Gradient", "ValueRule"),
     "extraction.run": ("extract",),
     "errors": ("CheckpointError", "ConfigError", "DamagedError", "MergegridError"),
     "merging": ("MergeJob",),
@@ -102,6 +104,9 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "Output",
     "Recipe",
     "Rule",
+    "Gradient",
+    "ByTensor",
+    "ValueRule",
     "Sparsifier",
     "NoSparsifier",
     "Dare",
