@@ -10,6 +10,7 @@ depend on the shape of the matrix alone, and linear algebra runs with one thread
 not depend on the number of threads.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -46,6 +47,9 @@ from mergegrid.stages import union_of_versions
 
 if TYPE_CHECKING:
     from mergegrid.checkpoints.sources.hub import HubFiles
+
+# A layer of one expert in a mixture of experts.
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -257,6 +261,12 @@ class OpenExtraction:
                 f"{len(short)} of {len(adapted)} matrices keep less than the energy "
                 f"{self.job.rule.energy} at the largest rank, {self.job.rule.most}: {least.tensor} "
                 f"keeps {least.energy:.4f}"
+            )
+        ranks = {row.rank for row in adapted if _EXPERT.search(row.tensor)}
+        if len(ranks) > 1:
+            notes.append(
+                f"the experts of the mixture have ranks {min(ranks)} to {max(ranks)}, and PEFT, "
+                "which fuses them, loads one rank only; for PEFT, use a rank that all of them have"
             )
         return notes
 

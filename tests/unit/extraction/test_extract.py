@@ -16,7 +16,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 from typer.testing import CliRunner
 
 import mergegrid
@@ -258,6 +264,32 @@ def test_the_rank_of_an_adapter_is_lowered_and_dora_becomes_plain(family, tmp_pa
         assert best * (1 - 1e-4) < one.error < 1.02 * best
         residual = delta - product(tmp_path / "low", one.tensor.removesuffix(".weight"))
         assert one.error == pytest.approx(float(residual.norm() / delta.norm()), rel=1e-4)
+
+
+def test_experts_of_a_mixture_are_adapted_one_by_one_at_one_rank(tmp_path):
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        hidden_size=32, moe_intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, vocab_size=64, num_experts=4,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen3MoeForCausalLM(config)
+    model.save_pretrained(tmp_path / "base")
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "experts" in name:
+                parameter += torch.randn_like(parameter) * 1e-3
+    model.save_pretrained(tmp_path / "model")
+    # At the full rank of the experts, nothing is lost.
+    report = mergegrid.extract(tmp_path / "base", tmp_path / "model", tmp_path / "a", rank=24)
+    assert len(report.adapted) == 12
+    merged = merged_by_peft(tmp_path / "base", tmp_path / "a")
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(merged[name], tensor, rtol=0, atol=1e-7), name
+        assert torch.equal(tensor, start[name]) != ("experts" in name)
+    report = mergegrid.extract(tmp_path / "base", tmp_path / "model", tmp_path / "b", energy=0.9)
+    assert any("PEFT, which fuses them, loads one rank only" in note for note in report.notes)
 
 
 def test_the_folder_is_complete_and_loads_with_the_safetensors_library(family, tmp_path):
