@@ -7,6 +7,7 @@ The same tokenizer may be saved as `tokenizer.json`, as `vocab.json` with `merge
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from mergegrid.checkpoints.location import read_json
 from mergegrid.checkpoints.sentencepiece_files import read_pieces
 from mergegrid.errors import CheckpointError
-from mergegrid.hashing import digest
+from mergegrid.hashing import digest, file_digest
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -26,6 +27,7 @@ _VOCABULARIES = (TOKENIZER, "vocab.json", "vocab.txt", "tokenizer.model", "spiec
 In the sentencepiece models `sentencepiece.bpe.model` (XLM-R) and `spm.model` (DeBERTa), positions
 are not ids, so that these are not read.
 """
+_FILES = (*_VOCABULARIES, "merges.txt", TOKENIZER_CONFIG, ADDED_TOKENS, SPECIAL_TOKENS)
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor")
 _AROUND = ("add_bos_token", "add_eos_token")
@@ -65,6 +67,12 @@ class Tokenizer:
         """Ids of the added tokens."""
         return {self.ids[token] for token in self.added}
 
+    def in_folder(self, folder: Path) -> "Tokenizer":
+        """The same tokenizer, from equal files in another folder."""
+        twin = copy(self)
+        object.__setattr__(twin, "folder", folder)
+        return twin
+
     def __len__(self) -> int:
         """The number of ids up to the last token."""
         return max(self.tokens, default=-1) + 1
@@ -76,8 +84,17 @@ def read_tokenizers(folders: Mapping[str, Path]) -> dict[str, Tokenizer]:
     Raises:
         CheckpointError: a file is damaged.
     """
-    tokenizers = {name: read_tokenizer(folder) for name, folder in folders.items()}
-    return {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None}
+    tokenizers: dict[str, Tokenizer] = {}
+    read: dict[tuple[tuple[str, str], ...], Tokenizer | None] = {}
+    for name, folder in folders.items():
+        paths = [folder / file for file in _FILES if (folder / file).is_file()]
+        files = tuple((path.name, file_digest(path)) for path in paths)
+        if files not in read:
+            read[files] = read_tokenizer(folder)
+        # Most experts have the tokenizer of their base; parsing a large one takes a second.
+        if tokenizer := read[files]:
+            tokenizers[name] = tokenizer.in_folder(folder)
+    return tokenizers
 
 
 def read_tokenizer(folder: Path) -> Tokenizer | None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mergegrid.checkpoints.token_alignment import check_vocabularies
-from mergegrid.checkpoints.tokenizers import read_tokenizer
+from mergegrid.checkpoints.tokenizers import read_tokenizer, read_tokenizers
 from mergegrid.errors import CheckpointError
 
 WORDS = {"<s>": 0, "a": 1, "b": 2, "ab": 3}
@@ -93,3 +93,13 @@ def test_ends_are_read_in_both_notations(tmp_path):
 
 def test_a_folder_without_a_tokenizer_has_none(tmp_path):
     assert read_tokenizer(write(tmp_path, tekken__json="{}")) is None
+
+
+def test_equal_files_are_one_tokenizer_in_folders_of_their_own(tmp_path):
+    folders = {"": fast(tmp_path / "base"), "math": fast(tmp_path / "math")}
+    folders["code"] = fast(tmp_path / "code", added_tokens=[END | {"content": "<stop>"}])
+    tokenizers = read_tokenizers(folders)
+    assert {name: tokenizer.folder for name, tokenizer in tokenizers.items()} == folders
+    assert tokenizers["math"].ids is tokenizers[""].ids
+    assert tokenizers["code"].ids == read_tokenizer(folders["code"]).ids
+    assert "<stop>" in tokenizers["code"].ids
