@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from mergegrid.cli import app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -47,7 +50,9 @@ def test_every_snakemake_command_is_accepted(command):
 
 # What merges models needs some: the test of the guide to merging has them.
 STUDIES = [
-    c for c in ALL_COMMANDS if re.match("mergegrid (?!merge|convert|inspect|deltas|extract)", c)
+    c
+    for c in ALL_COMMANDS
+    if re.match("mergegrid (?!merge|convert|inspect|deltas|extract|push)", c)
 ]
 
 
@@ -56,6 +61,12 @@ def test_every_mergegrid_command_works(command):
     arguments = shlex.split(command)[1:]
     program = "from mergegrid.cli import main; main()"
     subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("mergegrid push")])
+def test_every_upload_has_known_options(command):
+    push = get_command(app).commands["push"]
+    push.make_context("push", shlex.split(command)[2:])
 
 
 def test_the_rule_graph_is_that_of_the_workflow():

@@ -29,9 +29,8 @@ from mergegrid.plugins import any_of, with_plugins
 METHODS: dict[str, type[Method]] = with_plugins(
     Method,  # type: ignore[type-abstract]
     [
-        *(Average, TaskArithmetic, Ties, Consensus, MagMax, Ram, Sce),
-        *(IsoC, TsvM, Wudi),
-        *(Slerp, NuSlerp, Multislerp, Karcher, ModelStock, Fisher, RegMean),
+        *(Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean),
+        *(Consensus, MagMax, Ram, IsoC, TsvM, Wudi, NuSlerp, Multislerp, Karcher),
     ],
     group="mergegrid.methods",
 )

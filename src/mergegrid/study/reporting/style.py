@@ -30,7 +30,11 @@ _BARS = (
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("////", "....", "xxxx", "++++", "\\\\\\\\", "oooo", "----")
 _DASHES = ("-", (0, (4, 2)), ":", "-.")
-_WORDS = {"dare": "DARE", "ties": "TIES", "masked_finetuned": "masked fine-tuned"}
+_WORDS = {
+    **{"dare": "DARE", "cabs": "CABS", "masked_finetuned": "masked fine-tuned"},
+    **{"ties": "TIES", "magmax": "MagMax", "ram": "RAM", "wudi": "WUDI"},
+    **{"iso_c": "Iso-C", "tsv_m": "TSV-M", "nuslerp": "NuSLERP"},
+}
 
 RC: Mapping[str, Any] = {
     "font.family": ["DejaVu Sans"],  # Shipped with matplotlib: the same on every machine.

@@ -292,7 +292,8 @@ def test_registered_kinds_look_different() -> None:
         [sparsifier_look(kind) for kind in SPARSIFIER_ORDER],
         [method_look(kind) for kind in METHOD_ORDER],
     ):
-        assert len({look.color for look in looks}) == len(looks)
+        assert len({(look.color, look.marker) for look in looks}) == len(looks)
+        assert len({(look.color, look.hatch) for look in looks}) == len(looks)
         assert len({look.label for look in looks}) == len(looks)
 
 
