@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "merging.md").read_text()
 README = (ROOT / "README.md").read_text()
+PROGRAM = "from mergegrid.cli import main; main()"
 
 
 def blocks(kind, text=GUIDE):
@@ -36,6 +37,8 @@ def models(tmp_path_factory):
     for name, called in (("base", "llama"), ("math", "llama-math"), ("code", "llama-code")):
         (folder / name).rename(folder / "models" / called)
     (folder / "merge.yaml").write_text(blocks("yaml")[0])
+    parts = [str(folder / "models" / name) for name in ("llama", "llama-math", "llama-math-lora")]
+    run(folder, sys.executable, "-c", PROGRAM, "extract", *parts, "--rank", "4")
     return folder
 
 
@@ -51,9 +54,8 @@ def run_python(folder, program):
 
 def test_the_commands_of_the_guide_work_one_after_the_other(models):
     shutil.rmtree(models / "merged", ignore_errors=True)
-    program = "from mergegrid.cli import main; main()"
     for command in commands("\n".join(blocks("sh"))):
-        printed = run(models, sys.executable, "-c", program, *command[1:])
+        printed = run(models, sys.executable, "-c", PROGRAM, *command[1:])
         assert ("--dry-run" in command) != (models / "merged").is_dir()
     assert "DARE" in printed
 
@@ -71,9 +73,8 @@ def test_python_and_the_merge_file_give_the_same_model(models):
     shutil.rmtree(models / "merged", ignore_errors=True)
     digest, verdict = run_python(models, blocks("python")[0]).splitlines()
     assert verdict.startswith("DARE ")
-    program = "from mergegrid.cli import main; main()"
-    run(models, sys.executable, "-c", program, "merge", "merge.yaml", "by-file")
-    inspected = run(models, sys.executable, "-c", program, "inspect", "by-file")
+    run(models, sys.executable, "-c", PROGRAM, "merge", "merge.yaml", "by-file")
+    inspected = run(models, sys.executable, "-c", PROGRAM, "inspect", "by-file")
     assert re.search("^digest: (.*)$", inspected, re.MULTILINE)[1] == digest
 
 
@@ -100,8 +101,7 @@ assert any(not torch.equal(loaded[name], old[name]) for name in tensors)
 def merge(folder, content):
     (folder / "part.yaml").write_text(yaml.safe_dump(content))
     shutil.rmtree(folder / "from-part", ignore_errors=True)
-    program = "from mergegrid.cli import main; main()"
-    run(folder, sys.executable, "-c", program, "merge", "part.yaml", "from-part")
+    run(folder, sys.executable, "-c", PROGRAM, "merge", "part.yaml", "from-part")
     assert (folder / "from-part" / "manifest.json").is_file()
 
 

@@ -9,16 +9,17 @@ import numpy as np
 from pydantic import Field
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergegrid.checkpoints.layers import is_embedding
 from mergegrid.checkpoints.vocabulary import is_vocabulary
 from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
-from mergegrid.engine.values import GROUPS, Value
+from mergegrid.engine.values import Value
 from mergegrid.errors import ConfigError
 from mergegrid.methods.matrices import Doubles, column_products
 
-_TABLES = re.compile(rf"{GROUPS['embeddings']}|position_embeddings|token_type_embeddings")
+_TABLES = re.compile(r"(position|token_type)_embeddings\.")
 # Linear layers of GPT-2 are stored [in, out].
 _TRANSPOSED = re.compile(r"(^|\.)(c_attn|c_fc|c_proj)\.weight$")
 # Without a ridge of this size, the solution explodes where the rows of all experts together are
@@ -130,5 +131,6 @@ class Wudi(Method):
 
 def _is_layer(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor is the weight of a linear layer: no embeddings, no head."""
-    embeddings_or_head = is_vocabulary(name) or _TABLES.search(name)
-    return len(shape) == 2 and 0 not in shape and not embeddings_or_head
+    if len(shape) != 2 or 0 in shape:
+        return False
+    return not (is_vocabulary(name) or is_embedding(name) or _TABLES.search(name))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mergegrid.study.reporting import style
 
-STAGE_VERSIONS = {"costs": 1}
+STAGE_VERSIONS = {"costs": 2}
 
 #: Rules in the order in which data flows, with a readable name.
 STAGES = {
