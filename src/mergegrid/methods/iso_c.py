@@ -1,7 +1,6 @@
 """Iso-C: the summed deltas with equal singular values (arXiv 2502.04959, algorithm 1)."""
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from mergegrid.methods.matrices import (
     column_products,
     copies,
     is_wide,
+    matrix_prepasses,
     row_products,
     singular_values,
 )
@@ -58,11 +58,7 @@ class IsoC(Method):
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """The matrix by which rows become isotropic or, of wide matrices, the result itself."""
-        return [
-            Prepass("isotropic", (name,), partial(_isotropic, inputs, name), holds_matrices=True)
-            for name, info in inputs.infos.items()
-            if len(info.shape) == 2 and info.count
-        ]
+        return matrix_prepasses(inputs, "isotropic", _isotropic)
 
     def matrix_bytes(
         self,

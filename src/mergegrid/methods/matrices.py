@@ -7,6 +7,7 @@ threads nor chunks. BLAS and LAPACK run with one thread; other processors may ro
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.chunks import Chunk
-from mergegrid.engine.method import MergeChunk
+from mergegrid.engine.method import MergeChunk, MethodInputs
 from mergegrid.engine.ops.operations import Array
-from mergegrid.engine.prepass import FOLD_CHUNK, Fold
+from mergegrid.engine.prepass import FOLD_CHUNK, Fold, Prepass, Rounds
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -34,6 +35,17 @@ class WholeDelta:
     def of(self, chunk: MergeChunk) -> Array:
         """Its elements in a chunk."""
         return chunk.ops.load(self.values[chunk.chunk.start : chunk.chunk.stop], _FLOAT32)
+
+
+def matrix_prepasses(
+    inputs: MethodInputs, key: str, rounds: Callable[[MethodInputs, str], Rounds]
+) -> list[Prepass]:
+    """A pre-pass for every matrix, embeddings included."""
+    return [
+        Prepass(key, (name,), partial(rounds, inputs, name), holds_matrices=True)
+        for name, info in inputs.infos.items()
+        if len(info.shape) == 2 and info.count
+    ]
 
 
 def is_wide(shape: tuple[int, ...]) -> bool:

@@ -1,7 +1,6 @@
 """TSV-M: task singular vectors, made orthogonal to each other (arXiv 2412.00081, algorithm 1)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from mergegrid.methods.matrices import (
     column_blocks,
     copies,
     is_wide,
+    matrix_prepasses,
     row_products,
     singular_values,
 )
@@ -55,11 +55,7 @@ class TsvM(Method):
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """The merged delta of every matrix."""
-        return [
-            Prepass("orthogonal", (name,), partial(_orthogonal, inputs, name), holds_matrices=True)
-            for name, info in inputs.infos.items()
-            if len(info.shape) == 2 and info.count
-        ]
+        return matrix_prepasses(inputs, "orthogonal", _orthogonal)
 
     def matrix_bytes(
         self,

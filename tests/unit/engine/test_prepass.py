@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from mergegrid.engine import prepass_runner
 from mergegrid.engine.engine import EngineOptions
 from mergegrid.engine.ops.cpu import CpuOperations
 from mergegrid.engine.ops.operations import GRAIN
-from mergegrid.engine.prepass import CountUntil, Histogram, PerChunk, Prepass
+from mergegrid.engine.prepass import CountUntil, Fold, Histogram, PerChunk, Prepass
 from mergegrid.engine.prepass_runner import PrepassRunner
 from mergegrid.engine.workers import Workers
 from mergegrid.methods.average import Average
@@ -35,11 +36,11 @@ def ask(open_engine, model):
         engine = open_engine(model, {"math": model})
         found = {}
         with Workers(threads, CpuOperations) as workers:
-            prepass_runner = PrepassRunner(
+            runner = PrepassRunner(
                 engine.models, found, workers, grains * GRAIN, whole_rows, told or (lambda _: None)
             )
             for step in steps:
-                prepass_runner.run([("me", prepass) for prepass in step])
+                runner.run([("me", prepass) for prepass in step])
         return {(key, name): answer for (_, key, name), answer in found.items()}
 
     return answers
@@ -73,6 +74,29 @@ def test_each_run_is_measured_whatever_threads_and_runs(ask, model, threads, gra
     for name in SHAPES:
         assert found["largest", name] == model[name].max()
         assert found["of all", name] == max(each.max() for each in model.values())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("grains", [1, 100])
+def test_a_fold_goes_through_whole_tensors_in_order_and_in_fixed_chunks(
+    ask, model, monkeypatch, threads, grains
+):
+    monkeypatch.setattr(prepass_runner, "FOLD_CHUNK", 2 * GRAIN)
+
+    def parts():
+        (state,) = yield Fold(
+            list, lambda state, chunk: state.append((chunk.start, numbers(chunk)))
+        )
+        return state
+
+    prepasses = [Prepass("parts", (name,), parts) for name in SHAPES]
+    found = ask(prepasses, threads=threads, grains=grains)
+    for name, shape in SHAPES.items():
+        starts = [start for start, _ in found["parts", name]]
+        whole = np.concatenate([values for _, values in found["parts", name]])
+        assert np.array_equal(whole, model[name].ravel())
+        # A vector is one row.
+        assert starts == ([0, 2 * GRAIN] if len(shape) == 2 else [0])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
