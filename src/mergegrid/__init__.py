@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
     from mergegrid.sparsifiers.none import NoSparsifier
     from mergegrid.sparsifiers.rates import Rule
+    from mergegrid.sparsifiers.tall import Tall
 
 _MODULES = {
     "api": ("deltas", "inspect", "load_into", "merge", "open_model", "run_job"),
@@ -89,6 +90,7 @@ _MODULES = {
     "sparsifiers.masked_finetuned": ("MaskedFinetuned",),
     "sparsifiers.none": ("NoSparsifier",),
     "sparsifiers.rates": ("Rule",),
+    "sparsifiers.tall": ("Tall",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -116,6 +118,7 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "Della",
     "Breadcrumbs",
     "Cabs",
+    "Tall",
     "Method",
     "Average",
     "TaskArithmetic",

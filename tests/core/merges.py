@@ -25,6 +25,7 @@ SPARSIFIERS = {
     "della": {"kind": "della", "rate": 0.7, "seed": 1},
     "breadcrumbs": {"kind": "breadcrumbs", "rate": 0.5},
     "cabs": {"kind": "cabs", "n": 3, "m": 16},
+    "tall": {"kind": "tall"},
 }
 METHODS = {
     "average": {"kind": "average"},

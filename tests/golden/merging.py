@@ -47,6 +47,7 @@ from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.sparsifiers.rates import Rule
+from mergegrid.sparsifiers.tall import Tall
 
 LAYER = "layers.0.weight"
 Shapes = dict[str, tuple[int, ...]]
@@ -74,6 +75,7 @@ _PRESETS: list[Sparsifier] = [
     Dare(rate=0.8, seed=2, rescale=0.4),
     Cabs(n=2, m=8),
     Cabs(n=3, m=16, order=("math", "chat", "code")),
+    Tall(),
 ]
 _WEIGHTS = {"math": 3.0, "code": 1.0}
 _METHODS: list[Method] = [

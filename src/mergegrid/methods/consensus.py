@@ -8,7 +8,7 @@ from pydantic import Field
 from mergegrid.engine.method import MergeChunk, Method
 from mergegrid.engine.ops.operations import Array, Operations
 from mergegrid.engine.values import Value
-from mergegrid.methods.average import WeightValue
+from mergegrid.sparsifiers.tall import ThresholdValue, summed, tall_mask
 
 
 class Consensus(Method):
@@ -20,10 +20,10 @@ class Consensus(Method):
     kind: Literal["consensus"] = "consensus"
     coefficient: Value = 1.0
     """Factor of the merged delta."""
-    threshold: WeightValue = 0.4
+    threshold: ThresholdValue = 0.4
     """How much larger than `threshold` times the others' sum a delta must be for its expert to need
     the element; the paper searches 0.2 to 0.6 for each expert."""
-    thresholds: dict[str, WeightValue] = {}
+    thresholds: dict[str, ThresholdValue] = {}
     """Thresholds of single experts, instead of `threshold`."""
     agreement: Annotated[int, Field(ge=1)] = 2
     """Number of experts that must need an element; it becomes the base's where fewer do."""
@@ -36,13 +36,9 @@ class Consensus(Method):
         is needed by none. K equal experts need all elements if threshold * (K-1) < 1, else none.
         """
         ops, deltas = chunk.ops, chunk.deltas
-        total = ops.weighted_sum(deltas, [1.0] * len(deltas))
+        total = summed(ops, deltas)
         needs = [
-            ops.exceeds(
-                delta,
-                ops.subtract(total, delta),
-                chunk.number(self.thresholds.get(expert, self.threshold)),
-            )
+            tall_mask(ops, delta, total, chunk.number(self.thresholds.get(expert, self.threshold)))
             for expert, delta in zip(chunk.experts, deltas, strict=True)
         ]
         merged = ops.where_nonzero(at_least(ops, needs, self.agreement), total)

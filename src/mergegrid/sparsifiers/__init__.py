@@ -16,10 +16,11 @@ from mergegrid.sparsifiers.drop_only import DropOnly
 from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 from mergegrid.sparsifiers.none import NoSparsifier
+from mergegrid.sparsifiers.tall import Tall
 
 SPARSIFIERS: dict[str, type[Sparsifier]] = with_plugins(
     Sparsifier,  # type: ignore[type-abstract]
-    [NoSparsifier, Dare, DropOnly, Magnitude, MaskedFinetuned, Della, Breadcrumbs, Cabs],
+    [NoSparsifier, Dare, DropOnly, Magnitude, MaskedFinetuned, Della, Breadcrumbs, Cabs, Tall],
     group="mergegrid.sparsifiers",
 )
 if TYPE_CHECKING:

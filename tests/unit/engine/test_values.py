@@ -11,6 +11,7 @@ from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.layers import layer_of
 from mergegrid.engine.engine import EngineOptions
 from mergegrid.engine.ops.operations import GRAIN
+from mergegrid.engine.sparsifier import Sparsifier
 from mergegrid.engine.tensors import Tensors
 from mergegrid.engine.values import ByTensor, Gradient
 from mergegrid.errors import ConfigError
@@ -32,6 +33,7 @@ from mergegrid.sparsifiers.drop_only import DropOnly
 from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 from mergegrid.sparsifiers.rates import Rule
+from mergegrid.sparsifiers.tall import Tall
 
 LAYERS = 4
 #: A gradient whose numbers differ in all layers, and a rule inside it.
@@ -162,6 +164,8 @@ PARTS = [
     (Breadcrumbs, "rate", False),
     (Breadcrumbs, "largest", False),
     (Breadcrumbs, "largest_of", True),
+    (Tall, "threshold", False),
+    (Tall, "thresholds", True),
 ]
 OTHERS = {
     Ties: {"scope": "per_tensor"},
@@ -176,7 +180,7 @@ def settings(kind, field, value, by_expert):
     content = {"rate": 0.95} if kind in (Dare, Magnitude) else {}
     content |= OTHERS.get(kind, {}) | {field: {"math": value} if by_expert else value}
     spec = kind.model_validate(content)
-    return {"sparsifier" if "rate" in kind.model_fields else "method": spec}
+    return {"sparsifier" if issubclass(kind, Sparsifier) else "method": spec}
 
 
 @pytest.mark.parametrize(("kind", "field", "by_expert"), PARTS, ids=lambda part: str(part))

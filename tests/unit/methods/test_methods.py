@@ -33,6 +33,7 @@ from mergegrid.sparsifiers.drop_only import DropOnly
 from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.masked_finetuned import MaskedFinetuned
 from mergegrid.sparsifiers.none import NoSparsifier
+from mergegrid.sparsifiers.tall import Tall
 
 NAMES = ("math", "code", "chat")
 ORDERS = [("math", "code", "chat"), ("chat", "math", "code")]
@@ -52,6 +53,7 @@ SPARSIFIERS = [
     Breadcrumbs(rate=0.5),
     Breadcrumbs(rate=0.5, scope="global"),
     Cabs(n=2, m=8),
+    Tall(),
 ]
 
 

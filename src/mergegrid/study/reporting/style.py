@@ -31,7 +31,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("////", "....", "xxxx", "++++", "\\\\\\\\", "oooo", "----")
 _DASHES = ("-", (0, (4, 2)), ":", "-.")
 _WORDS = {
-    **{"dare": "DARE", "cabs": "CABS", "masked_finetuned": "masked fine-tuned"},
+    **{"dare": "DARE", "cabs": "CABS", "tall": "TALL", "masked_finetuned": "masked fine-tuned"},
     **{"ties": "TIES", "magmax": "MagMax", "ram": "RAM", "wudi": "WUDI"},
     **{"iso_c": "Iso-C", "tsv_m": "TSV-M", "nuslerp": "NuSLERP"},
 }
