@@ -93,12 +93,11 @@ def finetune_request(
 def merge_part(study: DecoderStudy, recipe: Recipe) -> MergePart:
     """How one recipe is merged."""
     family = study.families[recipe.family]
-    names = family.base_is
     return MergePart(
         recipe=recipe,
         output=family.output,
         homologous=not family.other_base,
-        base_is=(names,) if isinstance(names, str) else tuple(names),
+        base_is=family.names_of_base,
     )
 
 

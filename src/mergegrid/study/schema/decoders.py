@@ -165,6 +165,11 @@ class DecoderFamily(ModelFamily[DecoderExpert, DecoderFinetune]):
         """Dtype and vocabulary of merged models."""
         return Output(dtype=self.dtype, vocabulary=self.vocabulary, tokenizer="base")
 
+    @property
+    def names_of_base(self) -> tuple[str, ...]:
+        """What adapters call the base, besides its own names."""
+        return (self.base_is,) if isinstance(self.base_is, str) else tuple(self.base_is)
+
     def chat_of(self, expert: str) -> bool:
         """Whether the benchmarks of an expert use the chat template."""
         chat = self.experts[expert].chat

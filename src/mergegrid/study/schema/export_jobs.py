@@ -1,6 +1,6 @@
 """Jobs that export merged models: the parts of a study that each depends on."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mergegrid.methods import AnyMethod
 from mergegrid.recipes.output import Output
@@ -31,6 +31,8 @@ class ScoredOn(Settings):
 class ExportRequest(Settings):
     """The merged models of one set of experts that are kept."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"base_is"})
+
     family: str
     """Base and experts."""
     experts: list[str]
@@ -47,6 +49,8 @@ class ExportRequest(Settings):
     """Dtype and vocabulary of the models."""
     homologous: bool
     """Whether experts must have the configuration of the base, not only its shapes."""
+    base_is: tuple[str, ...] = ()
+    """What adapters call the base."""
     scored_on: dict[str, ScoredOn]
     """Tasks or benchmarks by name."""
     licences: dict[str, str]
@@ -102,7 +106,11 @@ def _merge_settings(
 ) -> dict[str, Any]:
     if isinstance(study, DecoderStudy):
         settings = study.families[family]
-        return {"output": settings.output, "homologous": not settings.other_base}
+        return {
+            "output": settings.output,
+            "homologous": not settings.other_base,
+            "base_is": settings.names_of_base,
+        }
     borrowed = any(study.families[family].experts[name].family for name in experts)
     return {"output": Output(), "homologous": not borrowed}
 

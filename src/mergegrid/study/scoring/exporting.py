@@ -60,6 +60,7 @@ def export(
             if statistic
             else {},
             homologous=request.homologous,
+            base_is=request.base_is,
             parents=parents,
             scores={target: scores_of(request, recipe, scores, records)},
         )

@@ -3,10 +3,11 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from plain_models import family
+from plain_models import WIDTH, family, save
 from pydantic import ValidationError
 
 from mergegrid.checkpoints.inspection import inspect
@@ -114,6 +115,29 @@ def test_the_selected_setting_is_kept_with_the_scores_of_its_first_mask_seed(tmp
         }  # fmt: skip
         assert f"{row['value']:.4f} ± 0.1000 | 20 |" in card.text
     assert str(tmp_path) not in card.content
+
+
+@pytest.mark.parametrize("base_is", ["org/Other-7B", ["org/Another", "org/Other-7B"]])
+def test_adapters_that_name_the_base_as_the_family_says_are_exported(tmp_path, base_is):
+    models = family(tmp_path)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    factors = {"lora_A": np.ones((1, WIDTH)), "lora_B": np.ones((WIDTH, 1))}
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    weights = {f"{module}.{name}.weight": factor for name, factor in factors.items()}
+    save(adapter / "adapter_model.safetensors", weights, "F32")
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
+    config = json.dumps({**settings, "base_model_name_or_path": "org/Other-7B"})
+    (adapter / "adapter_config.json").write_text(config)
+    study = decoders()
+    study.families["llama"] = study.families["llama"].model_copy(update={"base_is": base_is})
+    experts = {"code": models / "code", "math": adapter}
+    request = export_request(study, "llama", EXPERTS, 0)
+    (folder,) = export(
+        request, scores(study, chosen=1.0), models / "base", experts, {}, records(),
+        tmp_path / "exports", 1,
+    )  # fmt: skip
+    assert inspect(folder).verified
 
 
 def test_a_named_merge_is_kept_and_no_other():
