@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mergegrid.methods.model_stock import ModelStock
     from mergegrid.methods.multislerp import Multislerp
     from mergegrid.methods.nuslerp import NuSlerp
+    from mergegrid.methods.pcb import Pcb
     from mergegrid.methods.ram import Ram
     from mergegrid.methods.regmean import RegMean
     from mergegrid.methods.sce import Sce
@@ -71,6 +72,7 @@ _MODULES = {
     "methods.model_stock": ("ModelStock",),
     "methods.multislerp": ("Multislerp",),
     "methods.nuslerp": ("NuSlerp",),
+    "methods.pcb": ("Pcb",),
     "methods.ram": ("Ram",),
     "methods.regmean": ("RegMean",),
     "methods.sce": ("Sce",),
@@ -126,6 +128,7 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "Consensus",
     "MagMax",
     "Ram",
+    "Pcb",
     "Sce",
     "IsoC",
     "TsvM",

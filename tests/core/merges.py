@@ -45,6 +45,7 @@ METHODS = {
     "iso_c": {"kind": "iso_c"},
     "tsv_m": {"kind": "tsv_m"},
     "wudi": {"kind": "wudi"},
+    "pcb": {"kind": "pcb", "keep": 0.2},
 }
 #: Needs SciPy, which the core does without.
 OPTIONAL = {"regmean"}

@@ -27,6 +27,7 @@ from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
 from mergegrid.methods.nuslerp import NuSlerp
+from mergegrid.methods.pcb import Pcb
 from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
@@ -116,9 +117,20 @@ _METHODS: list[Method] = [
     TsvM(),
     Wudi(),
     Wudi(ridge=0.1),
+    Pcb(keep=0.2),
 ]
 #: A sine and the solution of equations, whose last bits libraries decide.
-_BY_TOLERANCE = ("slerp", "nuslerp", "multislerp", "karcher", "regmean", "iso_c", "tsv_m", "wudi")
+_BY_TOLERANCE = (
+    "slerp",
+    "nuslerp",
+    "multislerp",
+    "karcher",
+    "regmean",
+    "iso_c",
+    "tsv_m",
+    "wudi",
+    "pcb",
+)
 _DTYPES = ("float32", "bfloat16", "float16")
 _SEEDS = {"math": 1, "code": 2, "chat": 3}
 

@@ -16,6 +16,7 @@ from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
 from mergegrid.methods.nuslerp import NuSlerp
+from mergegrid.methods.pcb import Pcb
 from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = with_plugins(
     [
         *(Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean),
         *(Consensus, MagMax, Ram, IsoC, TsvM, Wudi, NuSlerp, Multislerp, Karcher),
+        Pcb,
     ],
     group="mergegrid.methods",
 )

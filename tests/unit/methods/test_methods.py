@@ -17,6 +17,7 @@ from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
 from mergegrid.methods.nuslerp import NuSlerp
+from mergegrid.methods.pcb import Pcb
 from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
@@ -40,7 +41,7 @@ ORDERS = [("math", "code", "chat"), ("chat", "math", "code")]
 ANY = [
     *(Average(), TaskArithmetic(coefficient=0.5), Ties(trim=0.5), ModelStock(), Sce(select=0.5)),
     *(Consensus(), MagMax(), Ram(boost=1.1), Karcher(), Multislerp()),
-    *(IsoC(), TsvM(), Wudi()),
+    *(IsoC(), TsvM(), Wudi(), Pcb(keep=0.5)),
 ]
 SPARSIFIERS = [
     NoSparsifier(),
