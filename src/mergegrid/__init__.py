@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mergegrid.merging import MergeJob
     from mergegrid.methods.average import Average
     from mergegrid.methods.consensus import Consensus
+    from mergegrid.methods.emr import Emr
     from mergegrid.methods.fisher import Fisher
     from mergegrid.methods.iso_c import IsoC
     from mergegrid.methods.karcher import Karcher
@@ -65,6 +66,7 @@ _MODULES = {
     "merging": ("MergeJob",),
     "methods.average": ("Average",),
     "methods.consensus": ("Consensus",),
+    "methods.emr": ("Emr",),
     "methods.fisher": ("Fisher",),
     "methods.iso_c": ("IsoC",),
     "methods.karcher": ("Karcher",),
@@ -129,6 +131,7 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "MagMax",
     "Ram",
     "Pcb",
+    "Emr",
     "Sce",
     "IsoC",
     "TsvM",

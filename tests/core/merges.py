@@ -46,6 +46,7 @@ METHODS = {
     "tsv_m": {"kind": "tsv_m"},
     "wudi": {"kind": "wudi"},
     "pcb": {"kind": "pcb", "keep": 0.2},
+    "emr": {"kind": "emr", "expert": "math"},
 }
 #: Needs SciPy, which the core does without.
 OPTIONAL = {"regmean"}

@@ -20,6 +20,7 @@ from mergegrid.engine.sparsifier import Sparsifier
 from mergegrid.methods import METHODS
 from mergegrid.methods.average import Average
 from mergegrid.methods.consensus import Consensus
+from mergegrid.methods.emr import Emr
 from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.iso_c import IsoC
 from mergegrid.methods.karcher import Karcher
@@ -118,6 +119,8 @@ _METHODS: list[Method] = [
     Wudi(),
     Wudi(ridge=0.1),
     Pcb(keep=0.2),
+    Emr(expert="code"),
+    Emr(expert="math", arithmetic="reference"),
 ]
 #: A sine and the solution of equations, whose last bits libraries decide.
 _BY_TOLERANCE = (
@@ -130,6 +133,7 @@ _BY_TOLERANCE = (
     "tsv_m",
     "wudi",
     "pcb",
+    "emr",
 )
 _DTYPES = ("float32", "bfloat16", "float16")
 _SEEDS = {"math": 1, "code": 2, "chat": 3}

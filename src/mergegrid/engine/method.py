@@ -130,6 +130,10 @@ class Method(Settings, ABC):
     def merge(self, chunk: MergeChunk) -> Array:
         """Merge a chunk."""
 
+    def for_expert(self, expert: str) -> "Method":
+        """The method that makes the model for the task of an expert; most make one for all."""
+        return self
+
     def delta_factors(
         self, experts: Sequence[str], tensors: Tensors, name: str
     ) -> list[float] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mergegrid.engine.method import Method
 from mergegrid.methods.average import Average
 from mergegrid.methods.consensus import Consensus
+from mergegrid.methods.emr import Emr
 from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.iso_c import IsoC
 from mergegrid.methods.karcher import Karcher
@@ -32,7 +33,7 @@ METHODS: dict[str, type[Method]] = with_plugins(
     [
         *(Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean),
         *(Consensus, MagMax, Ram, IsoC, TsvM, Wudi, NuSlerp, Multislerp, Karcher),
-        Pcb,
+        *(Pcb, Emr),
     ],
     group="mergegrid.methods",
 )

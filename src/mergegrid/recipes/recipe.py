@@ -42,6 +42,10 @@ class Recipe(Settings):
             raise ValueError(f"expert {', '.join(twice)} is listed more than once; list it once")
         return tuple(sorted(experts))
 
+    def for_expert(self, expert: str) -> "Recipe":
+        """The recipe of the model for the task of an expert: this one, or that of its method."""
+        return self.model_copy(update={"method": self.method.for_expert(expert)})
+
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of the recipe."""

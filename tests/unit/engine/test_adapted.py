@@ -93,7 +93,8 @@ def points():
         values = {"kind": kind} | (rate if "rate" in SPARSIFIERS[kind].model_fields else {})
         yield pytest.param(values, {"kind": "average"}, id=kind)
     for kind in methods:
-        yield pytest.param({"kind": "dare", "rate": 0.5}, {"kind": kind}, id=kind)
+        values = {"kind": kind} | ({"expert": "math"} if kind == "emr" else {})
+        yield pytest.param({"kind": "dare", "rate": 0.5}, values, id=kind)
 
 
 @pytest.mark.parametrize(("sparsifier", "method"), list(points()))

@@ -105,12 +105,15 @@ class EncoderEvaluator:
                 recipe's.
         """
         merged: Checkpoint | None = None
+        made: Recipe | None = None
         scores: dict[str, Measurement] = {}
         for name in heads or recipe.experts:
             key = self._key(recipe, name, split)
             measurement = self._store.get(key)
             if measurement is None:
-                merged = merged or self._merge(recipe)
+                needed = recipe.for_expert(name)
+                if merged is None or needed != made:
+                    merged, made = self._merge(needed), needed
                 measurement = self._scorers[name].measure(merged, split)
                 measurement = replace(measurement, libraries=self._libraries_of(recipe))
                 self._store.add(key, measurement)

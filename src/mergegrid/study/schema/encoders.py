@@ -88,6 +88,7 @@ class Merges(MergeGrid):
     pair is the target once (arXiv 2311.03099, section 4.3)."""
 
     gathers_statistics: ClassVar[bool] = True
+    scored_by_expert: ClassVar[bool] = True
 
     @field_validator("sparsifiers", "methods")
     @classmethod

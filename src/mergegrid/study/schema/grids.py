@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator
 
+from mergegrid.engine.method import Method
 from mergegrid.methods import METHODS, AnyMethod
 from mergegrid.methods.data_dependent import DataDependentMethod
 from mergegrid.recipes.grid import Grid
@@ -82,6 +83,8 @@ class MergeGrid(Settings):
 
     #: Whether the study computes model statistics of the experts.
     gathers_statistics: ClassVar[bool] = False
+    #: Whether each score belongs to the task of one expert.
+    scored_by_expert: ClassVar[bool] = False
 
     sets: ExpertSets = ["pairs"]
     """Experts to merge: every pair, all experts of a family, or lists of names."""
@@ -110,6 +113,19 @@ class MergeGrid(Settings):
                     f"{kind} needs model statistics of every expert, which a study computes for "
                     "encoders only; choose another method, or merge folders with `mergegrid merge` "
                     "and files of statistics"
+                )
+        return grids
+
+    @field_validator("methods")
+    @classmethod
+    def _the_model_of_a_score_is_known(cls, grids: list[Grid]) -> list[Grid]:
+        for grid in grids:
+            kind = grid.kind  # type: ignore[attr-defined]
+            named = getattr(grid, "expert", None) or cls.scored_by_expert
+            if METHODS[kind].for_expert is not Method.for_expert and not named:
+                raise ValueError(
+                    f"{kind} makes one model per expert; set `expert` to the one you want, or to a "
+                    "list of several"
                 )
         return grids
 

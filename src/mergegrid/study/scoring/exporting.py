@@ -1,7 +1,7 @@
 """Merged models of a study that are kept, with their scores on their cards."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -48,7 +48,7 @@ def export(
     """
     parents = parents_of(request, records)
     folders = []
-    for recipe in recipes_to_keep(request, scores):
+    for kept, recipe in _models(recipes_to_keep(request, scores)):
         target = folder / f"{settings_slug(recipe.sparsifier)}+{settings_slug(recipe.method)}"
         statistic = statistic_of(recipe.method)
         job = MergeJob(
@@ -62,7 +62,7 @@ def export(
             homologous=request.homologous,
             base_is=request.base_is,
             parents=parents,
-            scores={target: scores_of(request, recipe, scores, records)},
+            scores={target: scores_of(request, kept, recipe, scores, records)},
         )
         folders += run_job(job, threads)
     return folders
@@ -81,13 +81,26 @@ def recipes_to_keep(request: ExportRequest, scores: pd.DataFrame) -> list[Recipe
     return list(kept.values())
 
 
+def _models(recipes: Iterable[Recipe]) -> Iterator[tuple[Recipe, Recipe]]:
+    """Recipes, each with those of its models: one, or one per expert."""
+    for recipe in recipes:
+        for model in dict.fromkeys(map(recipe.for_expert, recipe.experts)):
+            yield recipe, model
+
+
 def scores_of(
-    request: ExportRequest, recipe: Recipe, scores: pd.DataFrame, records: Mapping[str, Record]
+    request: ExportRequest,
+    recipe: Recipe,
+    model: Recipe,
+    scores: pd.DataFrame,
+    records: Mapping[str, Record],
 ) -> Sequence[CardScore]:
-    """The scores of a recipe on the test split of its tasks or benchmarks."""
+    """The scores of a model of a recipe on the test split of its tasks or benchmarks."""
     rows = scores[(scores["recipe_digest"] == recipe.digest) & (scores["split"] == "test")]
     card_scores = []
     for row in rows.to_dict(orient="records"):
+        if recipe.for_expert(row["head"]) != model:
+            continue
         task = request.scored_on[row["task"]]
         record = records.get(task.record or "")
         origin = parse_origin(record.source) if record else None

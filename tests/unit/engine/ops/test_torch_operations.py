@@ -268,6 +268,7 @@ MERGED = {
     "sce": {"select": 0.4},
     "fisher": {"normalize": True},
     "slerp": {"weights": {"a": 0.2}},
+    "emr": {"expert": "b"},
 }
 
 

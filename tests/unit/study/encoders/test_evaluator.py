@@ -5,6 +5,7 @@ import pytest
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.engine.engine import Engine
 from mergegrid.methods.average import Average
+from mergegrid.methods.emr import Emr
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
 from mergegrid.recipes.recipe import Recipe, base_only
@@ -162,6 +163,24 @@ def test_the_evaluator_merges_to_the_bit_as_the_engine_does(make_evaluator, base
                 expected = Engine(open_checkpoint(base), experts_on_disk).checkpoint(recipe)
                 merged = evaluator._merge(recipe)
                 assert all((merged[name] == expected[name]).all() for name in expected)
+
+
+def test_each_head_is_scored_with_the_model_of_its_expert(make_evaluator, monkeypatch):
+    merged, merge = [], EncoderEvaluator._merge
+
+    def recorded(self, recipe):
+        merged.append(recipe.method.expert)
+        return merge(self, recipe)
+
+    monkeypatch.setattr(EncoderEvaluator, "_merge", recorded)
+    evaluator = make_evaluator(names=("praise", "blame"))
+    recipe = Recipe(family="tiny", experts=("praise", "blame"), method=Emr())
+    assert set(evaluator.scores(recipe, "test")) == {"praise", "blame"}
+    assert sorted(merged) == ["blame", "praise"]
+    merged.clear()
+    named = recipe.model_copy(update={"method": Emr(expert="blame")})
+    evaluator.scores(named, "test")
+    assert merged == ["blame"]
 
 
 def test_prepass_results_of_another_sparsifier_are_dropped(make_evaluator):

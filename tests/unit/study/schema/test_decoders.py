@@ -133,6 +133,11 @@ WRONG = [
     ("validation_fraction", 0, "validation_fraction = 0: Input should be greater than 0"),
     ("selection", "train", "decoders.selection = 'train': Input should be 'validation' or 'test'"),
     ("merges.sets", [["math", "law"]], "merges.sets lists math, law, which no family has together"),
+    (
+        "merges.methods",
+        [{"kind": "emr"}],
+        "emr makes one model per expert; set `expert` to the one",
+    ),
     ("merges.methods", [{"kind": "fisher"}], "fisher needs model statistics of every expert, whi"),
     ("merges.methods", [{"kind": "slerp"}], "slerp merges 1 to 2 experts"),
     (

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from mergegrid.checkpoints.inspection import inspect
 from mergegrid.checkpoints.sources.fetch import Record
+from mergegrid.methods.emr import Emr
+from mergegrid.recipes.recipe import Recipe
 from mergegrid.study.schema.decoders import DecoderStudy
 from mergegrid.study.schema.encoders import EncoderStudy
 from mergegrid.study.schema.export_jobs import export_request, exported_sets
@@ -138,6 +140,32 @@ def test_adapters_that_name_the_base_as_the_family_says_are_exported(tmp_path, b
         tmp_path / "exports", 1,
     )  # fmt: skip
     assert inspect(folder).verified
+
+
+def test_a_method_of_one_model_per_expert_keeps_each_with_its_own_scores(tmp_path):
+    models = family(tmp_path)
+    methods = [{"kind": "emr", "expert": list(EXPERTS)}]
+    study = decoders(merges={"methods": methods, "sparsifiers": [{"kind": "none"}]})
+    unset = Recipe(family="llama", experts=EXPERTS, method=Emr())
+    request = export_request(study, "llama", EXPERTS, 0)
+    request = request.model_copy(update={"methods": [Emr()]})
+    measured = {
+        head: Measurement(value, 0.1, 20) for head, value in zip(EXPERTS, (0.25, 0.75), strict=True)
+    }
+    rows = [
+        score_row("merges", unset, head, f"{head}_words", "accuracy", "test", measured[head],
+                  selected=True, selection="validation", inputs_digest="0" * 64)
+        for head in EXPERTS
+    ]  # fmt: skip
+    folders = export(
+        request, score_frame(rows), models / "base", {name: models / name for name in EXPERTS},
+        {}, records(), tmp_path / "exports", 1,
+    )  # fmt: skip
+    assert [folder.name for folder in folders] == [f"none+emr~expert={head}" for head in EXPERTS]
+    for folder, head in zip(folders, EXPERTS, strict=True):
+        (result,) = ModelCard.load(folder / "README.md").data.eval_results
+        assert result.metric_name == f"{head}_words: accuracy"
+        assert result.metric_value == measured[head].value
 
 
 def test_a_named_merge_is_kept_and_no_other():

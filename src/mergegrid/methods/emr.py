@@ -1,0 +1,121 @@
+"""EMR: one merged delta, and for each expert a mask and a factor (arXiv 2405.17461, section 3)."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergegrid.engine.chunks import Chunk
+from mergegrid.engine.method import MergeChunk, Method, MethodInputs
+from mergegrid.engine.ops.operations import GRAIN, Array, Operations
+from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
+from mergegrid.engine.tensors import Tensors
+from mergegrid.errors import ConfigError
+
+
+class Emr(Method):
+    """One merged delta for all, masked and rescaled for the task of one expert (EMR-Merging).
+
+    Source: arXiv 2405.17461, section 3. It makes one model per expert: what they share is the
+    merged delta, to which each adds one bit per element and one number.
+    """
+
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"expert", "arithmetic"})
+
+    kind: Literal["emr"] = "emr"
+    expert: str | None = None
+    """The expert whose model is made; a list makes one of each. A study of encoders leaves it unset
+    and scores each task with the model of its expert."""
+    arithmetic: Literal["exact", "reference"] = "exact"
+    """`reference` takes the factor from means over each tensor, summed over tensors, so that small
+    tensors count as much as large ones, as the published code does for 8 tasks."""
+
+    def merge(self, chunk: MergeChunk) -> Array:
+        """base + factor_k * mask_k * T for expert k.
+
+        T is the largest of the deltas that have the sign of their sum, element by element; a sum of
+        zero counts as negative. mask_k is 1 where the delta of expert k has that sign. factor_k is
+        sum |delta_k| / sum |mask_k T| over the whole model, so that the size of the delta returns.
+        """
+        assert self.expert is not None, "checked with the values"
+        place = list(chunk.experts).index(self.expert)
+        factor = chunk.result(self._key())[place]
+        if factor is None:
+            raise ConfigError(
+                f"emr has no model for {self.expert}: none of its deltas has the sign of the sum "
+                "of all deltas; merge it with other experts"
+            )
+        agreeing, merged = _merged(chunk)
+        masked = chunk.ops.where_nonzero(agreeing[place], merged)
+        return chunk.ops.plus(chunk.base, masked, factor)
+
+    def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
+        """The factors of all experts, which their models share."""
+        yield Prepass(self._key(), inputs.names, partial(self._factors, inputs))
+
+    def for_expert(self, expert: str) -> "Emr":
+        """The method with `expert`, where it names none."""
+        return self if self.expert else self.model_copy(update={"expert": expert})
+
+    def check(self, experts: Sequence[str]) -> None:
+        """Check that the expert is one of the recipe's."""
+        super().check(experts)
+        if self.expert is not None and self.expert not in experts:
+            raise ValueError(
+                f"emr.expert is {self.expert}, which is not an expert of this recipe; choose among "
+                f"{', '.join(sorted(experts))}"
+            )
+
+    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
+        """Check that there is an expert to make the model of."""
+        super().check_values(experts, tensors)
+        if self.expert is None:
+            raise ValueError(
+                "emr makes one model per expert; set `expert` to the one you want, or to a list of "
+                f"several: {', '.join(sorted(experts))}"
+            )
+
+    def _factors(self, inputs: MethodInputs) -> Rounds:
+        def sizes(chunk: Chunk) -> tuple[str, NDArray[np.float64]]:
+            merge_chunk = inputs.merge_chunk(chunk)
+            agreeing, merged = _merged(merge_chunk)
+            masked = [chunk.ops.where_nonzero(mask, merged) for mask in agreeing]
+            rows = [_sizes(chunk.ops, array) for array in (*merge_chunk.deltas, *masked)]
+            return chunk.name, np.stack(rows)
+
+        by_tensor: dict[str, list[NDArray[np.float64]]] = {}
+        for name, rows in (yield PerChunk(sizes)):
+            by_tensor.setdefault(name, []).append(rows)
+        totals = np.zeros(2 * len(inputs.experts))
+        for name, parts in by_tensor.items():
+            total = np.concatenate(parts, axis=1).sum(axis=1)
+            totals += total / inputs.infos[name].count if self.arithmetic == "reference" else total
+        changed, kept = np.split(totals, 2)
+        # An expert that is equal to the base has the base as its model.
+        return [
+            float(before / after) if after else None if before else 1.0
+            for before, after in zip(changed, kept, strict=True)
+        ]
+
+    def _key(self) -> tuple[str, str]:
+        return "factors", self.arithmetic
+
+
+def _merged(chunk: MergeChunk) -> tuple[list[Array], Array]:
+    """The deltas of each expert that have the sign of the sum, else 0; and the largest of them."""
+    ops, deltas = chunk.ops, chunk.deltas
+    alone = np.eye(len(deltas)).tolist()
+    agreeing = [ops.agreeing_mean(deltas, weights, -1.0) for weights in alone]
+    largest, *others = agreeing
+    for delta in others:
+        largest = ops.where_changed(ops.exceeds(delta, largest, 1.0), largest, delta)
+    return agreeing, largest
+
+
+def _sizes(ops: Operations, array: Array) -> NDArray[np.float64]:
+    """Sum of the magnitudes of each grain, in float64."""
+    magnitudes = ops.magnitudes(array).view(np.float32)
+    starts = range(0, magnitudes.size, GRAIN)
+    return np.array([magnitudes[start : start + GRAIN].sum(dtype=np.float64) for start in starts])

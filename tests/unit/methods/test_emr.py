@@ -1,0 +1,125 @@
+"""EMR against NumPy, the worked example, and the properties that it has."""
+
+import numpy as np
+import pytest
+
+from mergegrid.engine.engine import EngineOptions
+from mergegrid.engine.ops.operations import GRAIN
+from mergegrid.errors import ConfigError
+from mergegrid.methods.emr import Emr
+from mergegrid.recipes.merge_file import MergeFile, recipes_of
+
+NAMES = ("chat", "code", "math")
+
+
+def expected_of(deltas, number, arithmetic="exact"):
+    """The delta of one expert's model by name of tensor, from deltas [K, ...] by name."""
+    masked, sizes = {}, {}
+    for name, stacked in deltas.items():
+        total = (stacked[0] + stacked[1]) + stacked[2]
+        sign = np.where(total > 0, 1, -1)
+        agrees = stacked * sign > 0
+        merged = sign * (np.abs(stacked) * agrees).max(axis=0)
+        masked[name] = merged * agrees[number]
+        size = stacked[number].size if arithmetic == "reference" else 1
+        sizes[name] = np.array([np.abs(stacked[number]).sum(), np.abs(masked[name]).sum()]) / size
+    before, after = sum(size.astype(np.float64) for size in sizes.values())
+    return {name: before / after * delta for name, delta in masked.items()}
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "reference"])
+def test_each_expert_gets_the_merged_delta_under_its_mask(merge, base, experts, arithmetic):
+    deltas = {n: np.stack([experts[e][n] - base[n] for e in NAMES]) for n in base}
+    models = []
+    for number, expert in enumerate(NAMES):
+        merged = merge(base, experts, Emr(expert=expert, arithmetic=arithmetic))
+        for name, delta in expected_of(deltas, number, arithmetic).items():
+            np.testing.assert_allclose(merged[name] - base[name], delta, rtol=1e-3, atol=1e-8)
+        models.append(merged["layer.weight"].tobytes())
+    assert len(set(models)) == 3
+
+
+def merge_deltas(merge, deltas, expert, **settings):
+    experts = {name: {"w": np.float32(delta)} for name, delta in deltas.items()}
+    width = len(next(iter(deltas.values())))
+    return merge({"w": np.zeros(width, np.float32)}, experts, Emr(expert=expert, **settings))["w"]
+
+
+@pytest.mark.parametrize(
+    ("expert", "expected"), [("a", [4.5, 0, 0]), ("b", [1.909091, 1.272727, -0.318182])]
+)
+def test_worked_example(merge, expert, expected):
+    """Where the sum is zero, the negative delta is elected."""
+    deltas = {"a": [3, -1, 0.5], "b": [1, 2, -0.5]}
+    np.testing.assert_allclose(merge_deltas(merge, deltas, expert), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_expert_and_equal_experts_are_returned(merge, base, experts, count):
+    copies = {f"copy{number}": experts["math"] for number in range(count)}
+    merged = merge(base, copies, Emr(expert="copy0"))
+    for name in base:
+        np.testing.assert_allclose(merged[name], experts["math"][name], rtol=1e-6, atol=1e-8)
+
+
+def test_the_size_of_each_delta_is_that_of_the_expert(merge, base, experts):
+    for expert in NAMES:
+        merged = merge(base, experts, Emr(expert=expert))
+        before, after = (
+            sum(np.abs(model[name] - base[name]).sum(dtype=np.float64) for name in base)
+            for model in (experts[expert], merged)
+        )
+        assert after == pytest.approx(before, rel=1e-5)
+
+
+def test_deltas_of_twice_the_size_merge_to_twice_the_delta_in_any_order(merge):
+    random = np.random.default_rng(0)
+    deltas = {name: random.standard_normal(50) for name in NAMES}
+    one = merge_deltas(merge, deltas, "code")
+    two = merge_deltas(merge, {name: 2 * delta for name, delta in deltas.items()}, "code")
+    assert np.array_equal(two, 2 * one)
+    backwards = dict(reversed(list(deltas.items())))
+    assert np.array_equal(merge_deltas(merge, backwards, "code"), one)
+
+
+def test_models_of_all_experts_come_from_one_pass(open_engine, stream, recipe_of, base, experts):
+    recipes = [recipe_of(Emr(expert=expert), NAMES) for expert in NAMES]
+    together = stream(open_engine(base, experts), recipes)
+    for recipe, tensors in zip(recipes, together, strict=True):
+        (alone,) = stream(open_engine(base, experts), [recipe])
+        assert all(tensors[name].tobytes() == alone[name].tobytes() for name in base)
+
+
+@pytest.mark.parametrize(("threads", "chunk_size"), [(1, GRAIN), (2, 3 * GRAIN), (7, 16 * GRAIN)])
+def test_threads_and_chunks_change_no_bit(merge, threads, chunk_size):
+    random = np.random.default_rng(0)
+    base = {"w": random.standard_normal(5 * GRAIN + 77).astype("f4"), "b": np.ones(9, "f4")}
+    experts = {
+        name: {n: w + random.standard_normal(w.size).astype("f4") for n, w in base.items()}
+        for name in NAMES
+    }
+    options = EngineOptions(threads=threads, chunk_size=chunk_size)
+    merged = merge(base, experts, Emr(expert="math"), options=options)
+    expected = merge(base, experts, Emr(expert="math"))
+    assert all(merged[name].tobytes() == expected[name].tobytes() for name in base)
+
+
+def test_a_merge_file_makes_a_model_of_every_expert_that_is_listed():
+    content = {"base": "b", "experts": {"code": "c", "math": "m"}}
+    file = MergeFile.model_validate(
+        content | {"method": {"kind": "emr", "expert": ["code", "math"]}}
+    )
+    assert {recipe.method.expert for recipe in recipes_of(file, "f").values()} == {"code", "math"}
+
+
+def test_an_expert_that_is_unset_or_a_stranger_or_that_agrees_nowhere_is_refused(
+    merge, base, experts
+):
+    with pytest.raises(ConfigError, match=r"emr makes one model per expert; .* chat, code, math"):
+        merge(base, experts, Emr())
+    with pytest.raises(ConfigError, match=r"emr.expert is law, which is not an .* chat, code, m"):
+        merge(base, experts, Emr(expert="law"))
+    deltas = {"a": [3, -2], "b": [-1, 1], "c": [0, 0]}
+    with pytest.raises(ConfigError, match="no model for b: none of its deltas has the sign"):
+        merge_deltas(merge, deltas, "b")
+    assert merge_deltas(merge, deltas, "c").tolist() == [0, 0]
