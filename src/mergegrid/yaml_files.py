@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from typing_extensions import TypeAliasType
 
 from mergegrid.errors import ConfigError
 
@@ -163,3 +164,5 @@ def _models(annotation: Any) -> Iterable[Any]:
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
         yield from _models(argument)
+    if isinstance(annotation, TypeAliasType):
+        yield from _models(annotation.__value__)

@@ -167,6 +167,14 @@ def test_what_starts_often_imports_nothing_slow():
     )
 
 
+def test_imports_read_no_source_for_descriptions():
+    code = (
+        "import linecache, mergegrid.api; print([n for n in linecache.cache if 'mergegrid' in n])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
 def test_every_table_and_figure_has_a_function_and_a_description():
     pytest.importorskip("pandas", reason="tables are of studies")
     from mergegrid.study.reporting.catalogue import FIGURES, TABLES

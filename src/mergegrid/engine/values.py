@@ -25,6 +25,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from typing_extensions import TypeAliasType
 
 from mergegrid.checkpoints.layers import is_embedding, layer_of
 from mergegrid.settings import Settings
@@ -123,8 +124,8 @@ class ByTensor(Settings):
 
 
 Varying = Annotated[Gradient, BY_LAYER] | Annotated[ByTensor, BY_TENSOR]
-Value = Annotated[Annotated[float, NUMBER] | Varying, FORM]
-"""A value of any size; see `within` for limits."""
+Value = TypeAliasType("Value", Annotated[Annotated[float, NUMBER] | Varying, FORM])
+"""A value of any size; see `within` for limits. A named type has one schema for all its fields."""
 
 
 def within(numbers: Any) -> AfterValidator:

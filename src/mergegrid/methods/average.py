@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from mergegrid.engine.method import MergeChunk, Method, shares
 from mergegrid.engine.ops.operations import Array
@@ -12,7 +13,9 @@ from mergegrid.engine.tensors import Tensors
 from mergegrid.engine.values import FORM, NUMBER, Varying, within
 
 Weight = Annotated[float, Field(ge=0)]
-WeightValue = Annotated[Annotated[Weight, NUMBER] | Varying, FORM, within(Weight)]
+WeightValue = TypeAliasType(
+    "WeightValue", Annotated[Annotated[Weight, NUMBER] | Varying, FORM, within(Weight)]
+)
 """A weight that may differ by layer and module."""
 
 

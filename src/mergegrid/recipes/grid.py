@@ -4,16 +4,29 @@ from collections.abc import Iterable, Iterator
 from functools import reduce
 from itertools import product
 from operator import or_
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, create_model
-from pydantic.fields import FieldInfo
 
 from mergegrid.settings import Settings
 
 
 class Grid(Settings):
     """Settings with lists for some of their values; every combination is one point."""
+
+    point: ClassVar[type[Settings]]
+    """The settings whose values may be lists."""
+
+    @classmethod
+    def descriptions(cls) -> dict[str, str]:
+        """Those of the settings, with what an unset field means."""
+        texts = cls.point.descriptions()
+        fields = cls.point.model_fields
+        return {
+            name: f"{texts.get(name)} Unset: {_unset(name, fields[name].default)}."
+            for name in fields
+            if name != "kind"
+        }
 
     def points(self, **defaults: list[Any]) -> Iterator[dict[str, Any]]:
         """All combinations as plain values, in the order written; `defaults` fill unset fields."""
@@ -44,20 +57,12 @@ def _grid(settings: type[Settings]) -> Any:
         if field.metadata:
             one = Annotated[(one, *field.metadata)]
         several = Annotated[list[one], Field(min_length=1)]
-        fields[name] = (
-            one | several | None,
-            Field(default=None, description=_meaning(name, field)),
-        )
-    return create_model(
-        f"{settings.__name__}Grid",
-        __base__=Grid,
-        __doc__=settings.__doc__,
-        # No field is documented by a docstring here, and looking for one is slow.
-        __cls_kwargs__={"use_attribute_docstrings": False},
-        **fields,
-    )
+        fields[name] = (one | several | None, None)
+    name = f"{settings.__name__}Grid"
+    grid = create_model(name, __base__=Grid, __doc__=settings.__doc__, **fields)
+    grid.point = settings
+    return grid
 
 
-def _meaning(name: str, field: FieldInfo) -> str:
-    unset = "the study's" if name in ("rate", "seed") else f"`{field.default}`"
-    return f"{field.description} Unset: {unset}."
+def _unset(name: str, default: Any) -> str:
+    return "the study's" if name in ("rate", "seed") else f"`{default}`"

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from mergegrid.engine.sparsifier import Sparsifier
 from mergegrid.engine.tensors import Tensors
@@ -23,10 +24,14 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 MaskSeed = Annotated[int, Field(ge=0)]
 Scope = Literal["per_tensor", "global"]
 Arithmetic = Literal["exact", "reference"]
-RateValue = Annotated[Annotated[Rate, NUMBER] | Varying, FORM, within(Rate)]
+RateValue = TypeAliasType(
+    "RateValue", Annotated[Annotated[Rate, NUMBER] | Varying, FORM, within(Rate)]
+)
 """A share that may differ by layer and module."""
 Share = Annotated[float, Field(gt=0, le=1)]
-ShareValue = Annotated[Annotated[Share, NUMBER] | Varying, FORM, within(Share)]
+ShareValue = TypeAliasType(
+    "ShareValue", Annotated[Annotated[Share, NUMBER] | Varying, FORM, within(Share)]
+)
 """The same, above 0."""
 
 

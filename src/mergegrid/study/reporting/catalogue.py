@@ -9,8 +9,8 @@ STAGE_VERSIONS = {"tables": 1}
 
 
 def _settings(model: type[Finetune] | type[DecoderFinetune]) -> dict[str, str]:
-    fields = {name: field.description or "" for name, field in model.model_fields.items()}
-    return {name: " ".join(text.split()) for name, text in fields.items() if name != "lora"}
+    texts = model.descriptions().items()
+    return {name: " ".join(text.split()) for name, text in texts if name != "lora"}
 
 
 _EXPERTS_ALONE = "Experts alone"

@@ -27,7 +27,7 @@ def schema_text(model: type[BaseModel]) -> str:
 
 def reference_text() -> str:
     """Every key of a study in Markdown, one table per section."""
-    schema = Study.model_json_schema()
+    schema = _without_named_values(Study.model_json_schema())
     sections = [_section("Top level", schema)]
     sections += [_section(name, part) for name, part in _in_order(schema).items()]
     return "\n".join(sections)
@@ -35,7 +35,7 @@ def reference_text() -> str:
 
 def merge_reference_text() -> str:
     """Every key of a merge file that is not among those of a study, one table per section."""
-    schema = MergeFile.model_json_schema()
+    schema = _without_named_values(MergeFile.model_json_schema())
     known = _in_order(Study.model_json_schema())
     sections = [_section("Merge file", schema)]
     sections += [
@@ -63,6 +63,23 @@ def with_references(readme: str) -> str:
         _, _, after = rest.partition(end)
         readme = f"{before}{begin}\n{text}\n{end}{after}"
     return readme
+
+
+def _without_named_values(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the definitions of values, which have no section, where they are used."""
+
+    def inlined(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inlined(inner) for inner in part]
+        if not isinstance(part, dict):
+            return part
+        name = str(part.get("$ref", "")).split("/")[-1]
+        if name and "properties" not in schema["$defs"][name]:
+            part = {**schema["$defs"][name], **part}
+            del part["$ref"]
+        return {key: inlined(inner) for key, inner in part.items()}
+
+    return {key: inlined(part) for key, part in schema.items()}
 
 
 def _in_order(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Families: a base and its homologous experts, of encoders or of decoders."""
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
@@ -13,6 +13,18 @@ S = TypeVar("S", bound=Settings)
 E = TypeVar("E", bound=Settings)
 
 
+class Partial(Settings):
+    """Values that replace some of other settings."""
+
+    whole: ClassVar[type[Settings]]
+    """The settings, some of which are replaced."""
+
+    @classmethod
+    def descriptions(cls) -> dict[str, str]:
+        """Those of the settings."""
+        return cls.whole.descriptions()
+
+
 def partial(settings: type[Settings]) -> Any:
     """The type of values that replace some of the settings."""
     fields: dict[str, Any] = {}
@@ -20,16 +32,11 @@ def partial(settings: type[Settings]) -> Any:
         one: Any = field.annotation
         if field.metadata:
             one = Annotated[(one, *field.metadata)]
-        fields[name] = (one | None, Field(default=None, description=field.description))
-    doc = "Values that replace the family's for one expert."
-    return create_model(
-        f"{settings.__name__}Override",
-        __base__=Settings,
-        __doc__=doc,
-        # No field has a docstring here, and searching for one is slow.
-        __cls_kwargs__={"use_attribute_docstrings": False},
-        **fields,
-    )
+        fields[name] = (one | None, None)
+    name, doc = f"{settings.__name__}Override", "Values that replace the family's for one expert."
+    override = create_model(name, __base__=Partial, __doc__=doc, **fields)
+    override.whole = settings
+    return override
 
 
 def replaced(settings: S, override: Settings | None) -> S:

@@ -51,6 +51,11 @@ WRONG = [
     ("merges.methods", [{"kind": "tees"}], "Input tag 'tees' found using 'kind' does not match"),
     ("merges.methods", [{"kind": "ties", "trim": [2]}], "merges.methods.0.trim.0 = 2: Input shou"),
     ("merges.methods", [{"kind": "ties", "k": 2}], "merges.methods.0.k is not a known key; known"),
+    (
+        "merges.methods",
+        [{"kind": "ties", "trim": {"rules": [{"tensor": "norms", "value": 0}], "default": 0}}],
+        "merges.methods.0.trim.rules.0.tensor is not a known key; did you mean 'tensors'?",
+    ),
     ("merges.methods", [{"kind": "ties"}] * 2, "ties is listed more than once; list it once"),
     ("merges.sparsifiers", [{"kind": "dare", "rate": 2}], "sparsifiers.0.rate = 2: Input should"),
     ("merges.sets", [["rte", "cola"]], "merges.sets lists rte, cola, which no family has togethe"),

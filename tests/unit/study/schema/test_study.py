@@ -7,7 +7,9 @@ from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.schema.documentation import SCHEMAS, schema_text, with_references
 from mergegrid.study.schema.encoder_jobs import merges_request
+from mergegrid.study.schema.encoders import Finetune
 from mergegrid.study.schema.loading import read_study
+from mergegrid.study.schema.study import Study
 
 CONFIG = Path(__file__).parents[4] / "config"
 
@@ -28,6 +30,23 @@ def test_the_readme_of_the_folder_names_every_shipped_configuration():
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_schema_is_current(name):
     assert (CONFIG / name).read_text() == schema_text(SCHEMAS[name]), "run `make docs`"
+
+
+def test_values_have_one_schema_for_all_their_fields():
+    schema = schema_text(SCHEMAS["merge.schema.json"])
+    for value in ("RateValue", "ShareValue", "WeightValue", "Value"):
+        assert schema.count(f'"{value}": {{') == 1
+        assert schema.count(f'"$ref": "#/$defs/{value}"') > 1
+
+
+def test_a_description_is_the_docstring_below_the_field_in_grids_and_overrides_too():
+    schema = Study.model_json_schema()["$defs"]
+    rate = schema["DareGrid"]["properties"]["rate"]["description"]
+    assert rate == "Share p that is dropped. Unset: the study's."
+    for kind in ("Finetune", "FinetuneOverride"):
+        assert (
+            schema[kind]["properties"]["epochs"]["description"] == Finetune.descriptions()["epochs"]
+        )
 
 
 def test_the_references_in_the_readme_are_current():
