@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mergegrid.methods.emr import Emr
     from mergegrid.methods.fisher import Fisher
     from mergegrid.methods.iso_c import IsoC
+    from mergegrid.methods.iso_cts import IsoCts
     from mergegrid.methods.karcher import Karcher
     from mergegrid.methods.magmax import MagMax
     from mergegrid.methods.model_stock import ModelStock
@@ -69,6 +70,7 @@ _MODULES = {
     "methods.emr": ("Emr",),
     "methods.fisher": ("Fisher",),
     "methods.iso_c": ("IsoC",),
+    "methods.iso_cts": ("IsoCts",),
     "methods.karcher": ("Karcher",),
     "methods.magmax": ("MagMax",),
     "methods.model_stock": ("ModelStock",),
@@ -134,6 +136,7 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "Emr",
     "Sce",
     "IsoC",
+    "IsoCts",
     "TsvM",
     "Wudi",
     "Slerp",

@@ -47,6 +47,7 @@ METHODS = {
     "wudi": {"kind": "wudi"},
     "pcb": {"kind": "pcb", "keep": 0.2},
     "emr": {"kind": "emr", "expert": "math"},
+    "iso_cts": {"kind": "iso_cts"},
 }
 #: Needs SciPy, which the core does without.
 OPTIONAL = {"regmean"}

@@ -23,6 +23,7 @@ from mergegrid.methods.consensus import Consensus
 from mergegrid.methods.emr import Emr
 from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.iso_c import IsoC
+from mergegrid.methods.iso_cts import IsoCts
 from mergegrid.methods.karcher import Karcher
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
@@ -121,6 +122,7 @@ _METHODS: list[Method] = [
     Pcb(keep=0.2),
     Emr(expert="code"),
     Emr(expert="math", arithmetic="reference"),
+    IsoCts(common=0.5),
 ]
 #: A sine and the solution of equations, whose last bits libraries decide.
 _BY_TOLERANCE = (
@@ -134,6 +136,7 @@ _BY_TOLERANCE = (
     "wudi",
     "pcb",
     "emr",
+    "iso_cts",
 )
 _DTYPES = ("float32", "bfloat16", "float16")
 _SEEDS = {"math": 1, "code": 2, "chat": 3}

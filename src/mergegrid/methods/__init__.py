@@ -12,6 +12,7 @@ from mergegrid.methods.consensus import Consensus
 from mergegrid.methods.emr import Emr
 from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.iso_c import IsoC
+from mergegrid.methods.iso_cts import IsoCts
 from mergegrid.methods.karcher import Karcher
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
@@ -33,7 +34,7 @@ METHODS: dict[str, type[Method]] = with_plugins(
     [
         *(Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean),
         *(Consensus, MagMax, Ram, IsoC, TsvM, Wudi, NuSlerp, Multislerp, Karcher),
-        *(Pcb, Emr),
+        *(Pcb, Emr, IsoCts),
     ],
     group="mergegrid.methods",
 )

@@ -20,13 +20,14 @@ from mergegrid.methods.matrices import (
     copies,
     is_wide,
     matrix_prepasses,
+    mean_added,
     row_products,
     singular_values,
 )
 
 # Singular values below this share of the largest are rounding of float32 weights. Without a cut,
 # each direction of rounding noise would get the weight of a real one.
-_CUT = 1e-5
+CUT = 1e-5
 
 
 class IsoC(Method):
@@ -45,14 +46,14 @@ class IsoC(Method):
         count as 0 and keep their direction at 0, so that deltas of low rank stay of low rank.
         Embeddings are matrices, too; of all other tensors the deltas are averaged.
         """
-        ops, deltas = chunk.ops, chunk.deltas
-        total = ops.weighted_sum(deltas, [1.0] * len(deltas))
         if len(chunk.chunk.shape) != 2:
-            return ops.plus(chunk.base, total, chunk.number(self.coefficient) / len(deltas))
+            return mean_added(chunk, chunk.number(self.coefficient))
+        ops, deltas = chunk.ops, chunk.deltas
         isotropic = chunk.result("isotropic")
         if isinstance(isotropic, WholeDelta):
             merged = isotropic.of(chunk)
         else:
+            total = ops.weighted_sum(deltas, [1.0] * len(deltas))
             merged = ops.times_matrices([total], [isotropic], chunk.chunk.row)
         return ops.plus(chunk.base, merged, chunk.number(self.coefficient))
 
@@ -105,7 +106,7 @@ def _isotropic(inputs: MethodInputs, name: str) -> Rounds:
 
 def _flattening(gram: Doubles) -> Doubles:
     """mean(S) X S^-1 X^T, where X S^2 X^T is the Gram matrix [n, n]."""
-    singular, vectors = singular_values(gram, _CUT)
+    singular, vectors = singular_values(gram, CUT)
     mean = singular.sum() / len(gram)
     with one_blas_thread():
         flattening: Doubles = (vectors * (mean / singular)) @ vectors.T

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ Doubles = NDArray[np.float64]
 Arrays = Callable[[Chunk], list[Array]]
 """The arrays of a chunk that a fold is about, such as the delta of each expert."""
 _FLOAT32 = DTYPES["float32"]
+# Singular vectors of several matrices that are equal to this degree are one direction.
+_DEPENDENT = 1e-10
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ def matrix_prepasses(
         for name, info in inputs.infos.items()
         if len(info.shape) == 2 and info.count
     ]
+
+
+def mean_added(chunk: MergeChunk, coefficient: float) -> Array:
+    """base + coefficient * mean of the deltas, which is what vectors get."""
+    ops, deltas = chunk.ops, chunk.deltas
+    total = ops.weighted_sum(deltas, [1.0] * len(deltas))
+    return ops.plus(chunk.base, total, coefficient / len(deltas))
 
 
 def is_wide(shape: tuple[int, ...]) -> bool:
@@ -76,13 +86,13 @@ def copies(shape: tuple[int, ...], count: int, arrays: Arrays) -> Fold:
     return Fold(lambda: [np.empty(shape, np.float32) for _ in range(count)], add)
 
 
-def column_blocks(matrix: Floats) -> list[Floats]:
+def column_blocks(matrix: NDArray[Any]) -> list[NDArray[Any]]:
     """Views of a matrix [n, m], columns together, that fit into memory as float64."""
     width = max(FOLD_CHUNK // max(len(matrix), 1), 1)
     return [matrix[:, start : start + width] for start in range(0, matrix.shape[1], width)]
 
 
-def row_products(matrix: Floats) -> Doubles:
+def row_products(matrix: NDArray[Any]) -> Doubles:
     """X X^T [n, n] of a matrix X [n, m]."""
     gram = np.zeros((len(matrix), len(matrix)))
     with one_blas_thread():
@@ -107,6 +117,22 @@ def singular_values(gram: Doubles, cut: float) -> tuple[Doubles, Doubles]:
     singular = np.sqrt(np.maximum(squares[::-1], 0))
     kept = singular > cut * singular.max(initial=0)
     return singular[kept], vectors[:, ::-1][:, kept]
+
+
+def other_side(matrix: NDArray[Any], vectors: Doubles) -> Doubles:
+    """X^T V [m, r] of a matrix X [n, m] and vectors V [n, r]."""
+    with one_blas_thread():
+        return np.concatenate(
+            [block.astype(np.float64).T @ vectors for block in column_blocks(matrix)]
+        )
+
+
+def nearest_orthogonal(vectors: Doubles) -> Doubles:
+    """The polar factor P Q^T of P S Q^T [n, r], without directions that depend on others."""
+    left, singular, right = np.linalg.svd(vectors, full_matrices=False)
+    kept = singular > _DEPENDENT * singular.max(initial=0)
+    nearest: Doubles = left[:, kept] @ right[kept]
+    return nearest
 
 
 def _rows(chunk: Chunk, arrays: Arrays) -> list[Floats]:

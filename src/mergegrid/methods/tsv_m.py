@@ -12,21 +12,20 @@ from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.values import Value
 from mergegrid.methods.matrices import (
-    Doubles,
     Floats,
     WholeDelta,
-    column_blocks,
     copies,
     is_wide,
     matrix_prepasses,
+    mean_added,
+    nearest_orthogonal,
+    other_side,
     row_products,
     singular_values,
 )
 
 # Singular values below this share of the largest are rounding noise, and have no direction.
 _CUT = 1e-6
-# Singular vectors of several experts that are equal to this degree are one direction.
-_DEPENDENT = 1e-10
 
 
 class TsvM(Method):
@@ -46,12 +45,10 @@ class TsvM(Method):
         so that equal experts return their delta cut to that rank. Embeddings are matrices, too; of
         all other tensors the deltas are averaged.
         """
-        ops, deltas = chunk.ops, chunk.deltas
         if len(chunk.chunk.shape) != 2:
-            total = ops.weighted_sum(deltas, [1.0] * len(deltas))
-            return ops.plus(chunk.base, total, chunk.number(self.coefficient) / len(deltas))
+            return mean_added(chunk, chunk.number(self.coefficient))
         merged: WholeDelta = chunk.result("orthogonal")
-        return ops.plus(chunk.base, merged.of(chunk), chunk.number(self.coefficient))
+        return chunk.ops.plus(chunk.base, merged.of(chunk), chunk.number(self.coefficient))
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """The merged delta of every matrix."""
@@ -92,29 +89,13 @@ def _merged(deltas: Sequence[Floats]) -> Floats:
         singular, vectors = singular_values(row_products(delta), _CUT)
         left.append(vectors[:, :count])
         strengths.append(singular[:count])
-        right.append(_other_side(delta, left[-1] / strengths[-1]))
+        right.append(other_side(delta, left[-1] / strengths[-1]))
     singular = np.concatenate(strengths)
     if not np.isfinite(singular).all():
         return np.full((rows, columns), np.nan, np.float32)
     with one_blas_thread():
         # The polar factors come from the vectors: their Gram matrices would lose small angles.
-        one = _nearest_orthogonal(np.concatenate(left, axis=1)) * singular
-        other = _nearest_orthogonal(np.concatenate(right, axis=1))
+        one = nearest_orthogonal(np.concatenate(left, axis=1)) * singular
+        other = nearest_orthogonal(np.concatenate(right, axis=1))
         merged: Floats = (one @ other.T).astype(np.float32)
     return merged
-
-
-def _other_side(delta: Floats, vectors: Doubles) -> Doubles:
-    """delta^T @ vectors, [m, r]."""
-    with one_blas_thread():
-        return np.concatenate(
-            [block.astype(np.float64).T @ vectors for block in column_blocks(delta)]
-        )
-
-
-def _nearest_orthogonal(vectors: Doubles) -> Doubles:
-    """The polar factor P Q^T of P S Q^T [n, r], without directions that depend on others."""
-    left, singular, right = np.linalg.svd(vectors, full_matrices=False)
-    kept = singular > _DEPENDENT * singular.max(initial=0)
-    nearest: Doubles = left[:, kept] @ right[kept]
-    return nearest

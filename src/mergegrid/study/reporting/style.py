@@ -33,7 +33,14 @@ _DASHES = ("-", (0, (4, 2)), ":", "-.")
 _WORDS = {
     **{"dare": "DARE", "cabs": "CABS", "tall": "TALL", "masked_finetuned": "masked fine-tuned"},
     **{"ties": "TIES", "magmax": "MagMax", "ram": "RAM", "wudi": "WUDI"},
-    **{"iso_c": "Iso-C", "tsv_m": "TSV-M", "nuslerp": "NuSLERP", "pcb": "PCB", "emr": "EMR"},
+    **{
+        "iso_c": "Iso-C",
+        "iso_cts": "Iso-CTS",
+        "tsv_m": "TSV-M",
+        "nuslerp": "NuSLERP",
+        "pcb": "PCB",
+        "emr": "EMR",
+    },
 }
 
 RC: Mapping[str, Any] = {
