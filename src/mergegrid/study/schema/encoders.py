@@ -11,7 +11,14 @@ from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.study.schema.families import ModelFamily, partial
 from mergegrid.study.schema.grid_study import FetchedSource, GridStudy
-from mergegrid.study.schema.grids import ExpertSets, MergeGrid, distinct, expert_sets
+from mergegrid.study.schema.grids import (
+    ExpertSets,
+    MergeGrid,
+    RandomSets,
+    distinct,
+    distinct_sets,
+    expert_sets,
+)
 from mergegrid.study.schema.names import Name, check_columns, no_twins
 from mergegrid.study.schema.tasks import Target, Task
 
@@ -104,22 +111,13 @@ class Oracle(Settings):
     reference for merges. It is trained with each of the study's training seeds.
     """
 
-    sets: Annotated[ExpertSets, Field(min_length=1)] = ["pairs"]
-    """Sets of experts whose tasks are learned together: every pair, all experts of a family, or
-    lists of names. Tables and figures show the oracles of sets that are also merged. Until it is
-    scored, an oracle takes the disk space of one base per expert."""
+    sets: Annotated[ExpertSets, Field(min_length=1), AfterValidator(distinct_sets)] = ["pairs"]
+    """Sets of experts whose tasks are learned together: every pair, all experts of a family, lists
+    of names, or sets drawn at random. Tables and figures show the oracles of sets that are also
+    merged. Until it is scored, an oracle takes the disk space of one base per expert."""
     finetune: FinetuneOverride | None = None
     """Values that replace the family's; an epoch is one pass over the longest of the tasks, and a
     step takes a batch of each."""
-
-    @field_validator("sets")
-    @classmethod
-    def _distinct_sets(cls, sets: ExpertSets) -> ExpertSets:
-        for experts in sets:
-            if isinstance(experts, list):
-                distinct(experts)
-        distinct([experts if isinstance(experts, str) else sorted(experts) for experts in sets])
-        return sets
 
 
 class EncoderStudy(GridStudy[Family]):
@@ -167,7 +165,8 @@ class EncoderStudy(GridStudy[Family]):
         groups = [list(family.experts) for family in self.families.values()]
         for names in self.oracle.sets if self.oracle else ():
             if not any(expert_sets(group, [names]) for group in groups):
-                missing = "two experts" if isinstance(names, str) else ", ".join(names)
+                size = names.size if isinstance(names, RandomSets) else "two"
+                missing = ", ".join(names) if isinstance(names, list) else f"{size} experts"
                 raise ValueError(
                     f"oracle.sets asks for {missing}, which no family of `families` has together; "
                     "list experts of one family, or remove `oracle`"

@@ -1,12 +1,14 @@
 """Grids of a study: sparsifiers, methods and sets of experts, and their points."""
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, count
+from math import comb
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator
 
 from mergegrid.engine.method import Method
+from mergegrid.hashing import digest
 from mergegrid.methods import METHODS, AnyMethod
 from mergegrid.methods.data_dependent import DataDependentMethod
 from mergegrid.recipes.grid import Grid
@@ -23,7 +25,6 @@ T = TypeVar("T")
 Seed = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Selection = Literal["validation", "test"]
-ExpertSets = list[Literal["pairs", "all"] | Annotated[list[str], Field(min_length=2)]]
 _SPARSIFIER: TypeAdapter[AnySparsifier] = TypeAdapter(AnySparsifier)
 _METHOD: TypeAdapter[AnyMethod] = TypeAdapter(AnyMethod)
 
@@ -38,6 +39,58 @@ def distinct(values: list[Any]) -> list[Any]:
     if twice:
         raise ValueError(f"{twice[0]} is listed more than once; list it once")
     return values
+
+
+class RandomSets(Settings):
+    """Sets of experts drawn at random, such as eight sets of four: all sets of a size are equally
+    likely, and none is drawn twice."""
+
+    random: Count
+    """Number of sets."""
+    size: Annotated[int, Field(ge=2)]
+    """Number of experts in each; a family with fewer experts has no such set."""
+    seed: Seed = 0
+    """Seed of the draw. It depends on the names of the experts of the family, not on their order,
+    and more sets are the same sets and others."""
+
+    def draw(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """The sets among the experts of a family, each in the order of the names.
+
+        Raises:
+            ValueError: the family has fewer sets of this size than are asked for.
+        """
+        possible = comb(len(names), self.size)
+        if 0 < possible < self.random:
+            raise ValueError(
+                f"sets asks for {self.random} sets of {self.size} experts, and a family of "
+                f"{len(names)} has {possible}; set random to {possible} or less"
+            )
+        drawn: dict[tuple[str, ...], None] = {}
+        for turn in count() if possible else ():
+            if len(drawn) == self.random:
+                break
+            # The first in an order that a hash gives: the same on any machine and Python.
+            shuffled = sorted(names, key=lambda name: digest(f"{self.seed} {turn} {name}"))
+            chosen = set(shuffled[: self.size])
+            drawn[tuple(name for name in names if name in chosen)] = None
+        return list(drawn)
+
+
+ExpertSet = Literal["pairs", "all"] | RandomSets | Annotated[list[str], Field(min_length=2)]
+ExpertSets = list[ExpertSet]
+
+
+def distinct_sets(sets: ExpertSets) -> ExpertSets:
+    """Return the sets unchanged.
+
+    Raises:
+        ValueError: a set, or an expert of a set, is listed more than once.
+    """
+    for experts in sets:
+        if isinstance(experts, list):
+            distinct(experts)
+    distinct([sorted(experts) if isinstance(experts, list) else experts for experts in sets])
+    return sets
 
 
 class Seeds(Settings):
@@ -86,22 +139,14 @@ class MergeGrid(Settings):
     #: Whether each score belongs to the task of one expert.
     scored_by_expert: ClassVar[bool] = False
 
-    sets: ExpertSets = ["pairs"]
-    """Experts to merge: every pair, all experts of a family, or lists of names."""
+    sets: Annotated[ExpertSets, AfterValidator(distinct_sets)] = ["pairs"]
+    """Experts to merge: every pair, all experts of a family, lists of names, or sets drawn at
+    random."""
     methods: list[MethodGrid] = [{"kind": "average"}]
     """Methods; every combination of listed values is a candidate. `fisher` and `regmean` need model
     statistics, which a study computes for encoders only."""
     sparsifiers: list[SparsifierGrid] = [{"kind": "none"}, {"kind": "dare"}]
     """Sparsifiers applied before each method; every combination of listed values is a candidate."""
-
-    @field_validator("sets")
-    @classmethod
-    def _sets_of_distinct_experts(cls, sets: ExpertSets) -> ExpertSets:
-        named = [experts for experts in sets if isinstance(experts, list)]
-        for experts in named:
-            distinct(experts)
-        distinct([sorted(experts) for experts in named])
-        return sets
 
     @field_validator("methods")
     @classmethod
@@ -162,10 +207,13 @@ def sweep_points(
     return unique([NoSparsifier(), base_only(), *points])
 
 
-def expert_sets(names: Sequence[str], sets: Iterable[str | list[str]]) -> list[tuple[str, ...]]:
+def expert_sets(names: Sequence[str], sets: Iterable[ExpertSet]) -> list[tuple[str, ...]]:
     """The sets among the experts of a family, each once, in the order written.
 
     The same experts in another order are the same set.
+
+    Raises:
+        ValueError: there are fewer sets of a size than are to be drawn at random.
     """
     matches: list[tuple[str, ...]] = []
     for experts in sets:
@@ -173,6 +221,8 @@ def expert_sets(names: Sequence[str], sets: Iterable[str | list[str]]) -> list[t
             matches.extend(combinations(names, 2))
         elif experts == "all":
             matches.append(tuple(names))
+        elif isinstance(experts, RandomSets):
+            matches.extend(experts.draw(names))
         elif set(experts) <= set(names):
             matches.append(tuple(experts))
     first = {frozenset(experts): experts for experts in reversed(matches) if len(experts) > 1}

@@ -1,13 +1,17 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
+from mergegrid.errors import ConfigError
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.schema.documentation import SCHEMAS, schema_text, with_references
 from mergegrid.study.schema.encoder_jobs import merges_request
 from mergegrid.study.schema.encoders import Finetune
+from mergegrid.study.schema.grids import RandomSets
 from mergegrid.study.schema.loading import read_study
 from mergegrid.study.schema.study import Study
 
@@ -109,6 +113,28 @@ def test_sets_are_pairs_all_or_named(content, read):
         ("stsb", "rte2"),
         ("rte", "stsb", "rte2"),
     ]
+
+
+def test_sets_are_drawn_at_random(content, read):
+    def drawn(names, count, size, seed=0):
+        rte = {"task": "rte"}
+        content["families"]["bert"]["experts"] = dict.fromkeys(names, rte)
+        content["merges"]["sets"] = [{"random": count, "size": size, "seed": seed}]
+        return read(content).expert_sets("bert")
+
+    names = [f"expert{number}" for number in range(8)]
+    fours = drawn(names, 8, 4)
+    assert len(set(fours)) == 8
+    assert all(experts == tuple(sorted(experts)) and len(experts) == 4 for experts in fours)
+    assert drawn(names, 12, 4)[:8] == fours
+    assert drawn(names, 8, 4, seed=1) != fours
+    assert set(map(frozenset, drawn(names[::-1], 8, 4))) == set(map(frozenset, fours))
+    # No set is more likely than another: of 28 pairs, each is drawn first by a 28th of the seeds.
+    draw = [RandomSets(random=1, size=2, seed=seed).draw(names)[0] for seed in range(2800)]
+    assert stats.chisquare(list(Counter(draw).values())).pvalue > 0.01
+    assert len(drawn(names, 70, 4)) == 70
+    with pytest.raises(ConfigError, match="71 sets of 4 experts, and a family of 8 has 70"):
+        drawn(names, 71, 4)
 
 
 def test_a_study_without_merges_or_without_sweep_is_possible(content, read):
