@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mergegrid.methods.iso_c import IsoC
     from mergegrid.methods.iso_cts import IsoCts
     from mergegrid.methods.karcher import Karcher
+    from mergegrid.methods.knots import Knots
     from mergegrid.methods.magmax import MagMax
     from mergegrid.methods.model_stock import ModelStock
     from mergegrid.methods.multislerp import Multislerp
@@ -72,6 +73,7 @@ _MODULES = {
     "methods.iso_c": ("IsoC",),
     "methods.iso_cts": ("IsoCts",),
     "methods.karcher": ("Karcher",),
+    "methods.knots": ("Knots",),
     "methods.magmax": ("MagMax",),
     "methods.model_stock": ("ModelStock",),
     "methods.multislerp": ("Multislerp",),
@@ -139,6 +141,7 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "IsoCts",
     "TsvM",
     "Wudi",
+    "Knots",
     "Slerp",
     "NuSlerp",
     "Multislerp",

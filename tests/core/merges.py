@@ -48,6 +48,7 @@ METHODS = {
     "pcb": {"kind": "pcb", "keep": 0.2},
     "emr": {"kind": "emr", "expert": "math"},
     "iso_cts": {"kind": "iso_cts"},
+    "knots": {"kind": "knots"},
 }
 #: Needs SciPy, which the core does without.
 OPTIONAL = {"regmean"}

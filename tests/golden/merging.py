@@ -25,6 +25,7 @@ from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.iso_c import IsoC
 from mergegrid.methods.iso_cts import IsoCts
 from mergegrid.methods.karcher import Karcher
+from mergegrid.methods.knots import Knots
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
@@ -123,6 +124,8 @@ _METHODS: list[Method] = [
     Emr(expert="code"),
     Emr(expert="math", arithmetic="reference"),
     IsoCts(common=0.5),
+    Knots(trim=0.4),
+    Knots(trim=0.4, scope="per_tensor"),
 ]
 #: A sine and the solution of equations, whose last bits libraries decide.
 _BY_TOLERANCE = (
@@ -137,6 +140,7 @@ _BY_TOLERANCE = (
     "pcb",
     "emr",
     "iso_cts",
+    "knots",
 )
 _DTYPES = ("float32", "bfloat16", "float16")
 _SEEDS = {"math": 1, "code": 2, "chat": 3}

@@ -14,6 +14,7 @@ from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.iso_c import IsoC
 from mergegrid.methods.iso_cts import IsoCts
 from mergegrid.methods.karcher import Karcher
+from mergegrid.methods.knots import Knots
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
@@ -34,7 +35,7 @@ METHODS: dict[str, type[Method]] = with_plugins(
     [
         *(Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean),
         *(Consensus, MagMax, Ram, IsoC, TsvM, Wudi, NuSlerp, Multislerp, Karcher),
-        *(Pcb, Emr, IsoCts),
+        *(Pcb, Emr, IsoCts, Knots),
     ],
     group="mergegrid.methods",
 )

@@ -5,6 +5,7 @@ threads nor chunks. BLAS and LAPACK run with one thread; other processors may ro
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergegrid.checkpoints.dtypes import DTYPES
+from mergegrid.checkpoints.layers import is_embedding
+from mergegrid.checkpoints.vocabulary import is_vocabulary
 from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, MethodInputs
@@ -25,6 +28,7 @@ Doubles = NDArray[np.float64]
 Arrays = Callable[[Chunk], list[Array]]
 """The arrays of a chunk that a fold is about, such as the delta of each expert."""
 _FLOAT32 = DTYPES["float32"]
+_TABLES = re.compile(r"(position|token_type)_embeddings\.")
 # Singular vectors of several matrices that are equal to this degree are one direction.
 _DEPENDENT = 1e-10
 
@@ -58,6 +62,13 @@ def mean_added(chunk: MergeChunk, coefficient: float) -> Array:
     return ops.plus(chunk.base, total, coefficient / len(deltas))
 
 
+def is_layer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the weight of a linear layer: no embeddings, no head."""
+    if len(shape) != 2 or 0 in shape:
+        return False
+    return not (is_vocabulary(name) or is_embedding(name) or _TABLES.search(name))
+
+
 def is_wide(shape: tuple[int, ...]) -> bool:
     """Whether a matrix has more columns than rows."""
     return shape[0] < shape[1]
@@ -86,10 +97,32 @@ def copies(shape: tuple[int, ...], count: int, arrays: Arrays) -> Fold:
     return Fold(lambda: [np.empty(shape, np.float32) for _ in range(count)], add)
 
 
-def column_blocks(matrix: NDArray[Any]) -> list[NDArray[Any]]:
-    """Views of a matrix [n, m], columns together, that fit into memory as float64."""
+def from_copies(count: int, arrays: Arrays, compute: Callable[[list[Floats]], Any]) -> Fold:
+    """A round that copies `count` whole matrices and keeps what is computed of them.
+
+    Its outcome is one list per tensor, with that as its only element.
+    """
+
+    def add(state: list[Any], chunk: Chunk) -> None:
+        fold = copies(chunk.shape, count, arrays)
+        if chunk.start == 0:
+            state.append(fold.start())
+        fold.add(state[0], chunk)
+        if chunk.stop == math.prod(chunk.shape):
+            state[0] = compute(state[0])
+
+    return Fold(list, add)
+
+
+def column_slices(matrix: NDArray[Any]) -> list[slice]:
+    """Slices of the columns of a matrix [n, m] that fit into memory as float64."""
     width = max(FOLD_CHUNK // max(len(matrix), 1), 1)
-    return [matrix[:, start : start + width] for start in range(0, matrix.shape[1], width)]
+    return [slice(start, start + width) for start in range(0, matrix.shape[1], width)]
+
+
+def column_blocks(matrix: NDArray[Any]) -> list[NDArray[Any]]:
+    """Views of these columns."""
+    return [matrix[:, columns] for columns in column_slices(matrix)]
 
 
 def row_products(matrix: NDArray[Any]) -> Doubles:

@@ -9,17 +9,14 @@ import numpy as np
 from pydantic import Field
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
-from mergegrid.checkpoints.layers import is_embedding
-from mergegrid.checkpoints.vocabulary import is_vocabulary
 from mergegrid.engine.blas_compat import one_blas_thread
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.values import Value
 from mergegrid.errors import ConfigError
-from mergegrid.methods.matrices import Doubles, column_products
+from mergegrid.methods.matrices import Doubles, column_products, is_layer
 
-_TABLES = re.compile(r"(position|token_type)_embeddings\.")
 # Linear layers of GPT-2 are stored [in, out].
 _TRANSPOSED = re.compile(r"(^|\.)(c_attn|c_fc|c_proj)\.weight$")
 # Without a ridge of this size, the solution explodes where the rows of all experts together are
@@ -51,7 +48,7 @@ class Wudi(Method):
         tensors are the base's. The published procedure takes 300 steps of Adam towards the optimum
         without a ridge, and ends far from it.
         """
-        if not _is_layer(chunk.chunk.name, chunk.chunk.shape):
+        if not is_layer(chunk.chunk.name, chunk.chunk.shape):
             return chunk.base
         factors = chunk.result(self._key())
         merged = chunk.ops.times_matrices(chunk.deltas, factors, chunk.chunk.row)
@@ -63,7 +60,7 @@ class Wudi(Method):
         Raises:
             ConfigError: a layer is stored transposed, or its solution would explode.
         """
-        layers = [name for name, info in inputs.infos.items() if _is_layer(name, info.shape)]
+        layers = [name for name, info in inputs.infos.items() if is_layer(name, info.shape)]
         for name in layers:
             self._check_layer(name, inputs.infos[name], len(inputs.experts))
         return [
@@ -78,7 +75,7 @@ class Wudi(Method):
         statistics: Mapping[str, Checkpoint],
     ) -> int:
         """Gram matrices and factors of one layer in float64: 2 K + 4 matrices [in, in]."""
-        widths = [info.shape[1] for name, info in infos.items() if _is_layer(name, info.shape)]
+        widths = [info.shape[1] for name, info in infos.items() if is_layer(name, info.shape)]
         return 8 * (2 * experts + 4) * max(widths, default=0) ** 2
 
     def _check_layer(self, name: str, info: TensorInfo, experts: int) -> None:
@@ -127,10 +124,3 @@ class Wudi(Method):
 
     def _key(self) -> tuple[str, float]:
         return "factors", self.ridge
-
-
-def _is_layer(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is the weight of a linear layer: no embeddings, no head."""
-    if len(shape) != 2 or 0 in shape:
-        return False
-    return not (is_vocabulary(name) or is_embedding(name) or _TABLES.search(name))

@@ -14,6 +14,7 @@ from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.iso_c import IsoC
 from mergegrid.methods.iso_cts import IsoCts
 from mergegrid.methods.karcher import Karcher
+from mergegrid.methods.knots import Knots
 from mergegrid.methods.magmax import MagMax
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.multislerp import Multislerp
@@ -42,7 +43,7 @@ ORDERS = [("math", "code", "chat"), ("chat", "math", "code")]
 ANY = [
     *(Average(), TaskArithmetic(coefficient=0.5), Ties(trim=0.5), ModelStock(), Sce(select=0.5)),
     *(Consensus(), MagMax(), Ram(boost=1.1), Karcher(), Multislerp()),
-    *(IsoC(), TsvM(), Wudi(), Pcb(keep=0.5), IsoCts(common=0.5)),
+    *(IsoC(), TsvM(), Wudi(), Pcb(keep=0.5), IsoCts(common=0.5), Knots(trim=0.5)),
 ]
 SPARSIFIERS = [
     NoSparsifier(),

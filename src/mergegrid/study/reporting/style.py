@@ -40,6 +40,7 @@ _WORDS = {
         "nuslerp": "NuSLERP",
         "pcb": "PCB",
         "emr": "EMR",
+        "knots": "KnOTS",
     },
 }
 
