@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mergegrid.methods.regmean import RegMean
     from mergegrid.methods.sce import Sce
     from mergegrid.methods.slerp import Slerp
+    from mergegrid.methods.tall_mask import TallMask
     from mergegrid.methods.task_arithmetic import TaskArithmetic
     from mergegrid.methods.ties import Ties
     from mergegrid.methods.tsv_m import TsvM
@@ -83,6 +84,7 @@ _MODULES = {
     "methods.regmean": ("RegMean",),
     "methods.sce": ("Sce",),
     "methods.slerp": ("Slerp",),
+    "methods.tall_mask": ("TallMask",),
     "methods.task_arithmetic": ("TaskArithmetic",),
     "methods.ties": ("Ties",),
     "methods.tsv_m": ("TsvM",),
@@ -136,6 +138,7 @@ __all__ = [  # noqa: RUF022 - in the order of a reader
     "Ram",
     "Pcb",
     "Emr",
+    "TallMask",
     "Sce",
     "IsoC",
     "IsoCts",

@@ -49,6 +49,7 @@ METHODS = {
     "emr": {"kind": "emr", "expert": "math"},
     "iso_cts": {"kind": "iso_cts"},
     "knots": {"kind": "knots"},
+    "tall_mask": {"kind": "tall_mask", "expert": "code"},
 }
 #: Needs SciPy, which the core does without.
 OPTIONAL = {"regmean"}

@@ -35,6 +35,7 @@ from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.tall_mask import TallMask
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
 from mergegrid.methods.tsv_m import TsvM
@@ -126,6 +127,7 @@ _METHODS: list[Method] = [
     IsoCts(common=0.5),
     Knots(trim=0.4),
     Knots(trim=0.4, scope="per_tensor"),
+    TallMask(expert="chat"),
 ]
 #: A sine and the solution of equations, whose last bits libraries decide.
 _BY_TOLERANCE = (

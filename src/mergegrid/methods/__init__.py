@@ -24,6 +24,7 @@ from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.tall_mask import TallMask
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
 from mergegrid.methods.tsv_m import TsvM
@@ -35,7 +36,7 @@ METHODS: dict[str, type[Method]] = with_plugins(
     [
         *(Average, TaskArithmetic, Ties, Slerp, ModelStock, Sce, Fisher, RegMean),
         *(Consensus, MagMax, Ram, IsoC, TsvM, Wudi, NuSlerp, Multislerp, Karcher),
-        *(Pcb, Emr, IsoCts, Knots),
+        *(Pcb, Emr, IsoCts, Knots, TallMask),
     ],
     group="mergegrid.methods",
 )

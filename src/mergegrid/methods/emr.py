@@ -1,6 +1,6 @@
 """EMR: one merged delta, and for each expert a mask and a factor (arXiv 2405.17461, section 3)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergegrid.engine.chunks import Chunk
-from mergegrid.engine.method import MergeChunk, Method, MethodInputs
+from mergegrid.engine.method import MergeChunk, MethodInputs
 from mergegrid.engine.ops.operations import GRAIN, Array, Operations
 from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
-from mergegrid.engine.tensors import Tensors
 from mergegrid.errors import ConfigError
+from mergegrid.methods.per_expert import PerExpertMethod
 
 
-class Emr(Method):
+class Emr(PerExpertMethod):
     """One merged delta for all, masked and rescaled for the task of one expert (EMR-Merging).
 
     Source: arXiv 2405.17461, section 3. It makes one model per expert: what they share is the
@@ -39,8 +39,7 @@ class Emr(Method):
         zero counts as negative. mask_k is 1 where the delta of expert k has that sign. factor_k is
         sum |delta_k| / sum |mask_k T| over the whole model, so that the size of the delta returns.
         """
-        assert self.expert is not None, "checked with the values"
-        place = list(chunk.experts).index(self.expert)
+        place = self.place(tuple(chunk.experts))
         factor = chunk.result(self._key())[place]
         if factor is None:
             raise ConfigError(
@@ -54,28 +53,6 @@ class Emr(Method):
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
         """The factors of all experts, which their models share."""
         yield Prepass(self._key(), inputs.names, partial(self._factors, inputs))
-
-    def for_expert(self, expert: str) -> "Emr":
-        """The method with `expert`, where it names none."""
-        return self if self.expert else self.model_copy(update={"expert": expert})
-
-    def check(self, experts: Sequence[str]) -> None:
-        """Check that the expert is one of the recipe's."""
-        super().check(experts)
-        if self.expert is not None and self.expert not in experts:
-            raise ValueError(
-                f"emr.expert is {self.expert}, which is not an expert of this recipe; choose among "
-                f"{', '.join(sorted(experts))}"
-            )
-
-    def check_values(self, experts: Sequence[str], tensors: Tensors) -> None:
-        """Check that there is an expert to make the model of."""
-        super().check_values(experts, tensors)
-        if self.expert is None:
-            raise ValueError(
-                "emr makes one model per expert; set `expert` to the one you want, or to a list of "
-                f"several: {', '.join(sorted(experts))}"
-            )
 
     def _factors(self, inputs: MethodInputs) -> Rounds:
         def sizes(chunk: Chunk) -> tuple[str, NDArray[np.float64]]:

@@ -93,7 +93,9 @@ def points():
         values = {"kind": kind} | (rate if "rate" in SPARSIFIERS[kind].model_fields else {})
         yield pytest.param(values, {"kind": "average"}, id=kind)
     for kind in methods:
-        values = {"kind": kind} | ({"expert": "math"} if kind == "emr" else {})
+        values = {"kind": kind} | (
+            {"expert": "math"} if "expert" in METHODS[kind].model_fields else {}
+        )
         yield pytest.param({"kind": "dare", "rate": 0.5}, values, id=kind)
 
 

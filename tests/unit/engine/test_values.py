@@ -24,6 +24,7 @@ from mergegrid.methods.ram import Ram
 from mergegrid.methods.regmean import RegMean
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.slerp import Slerp
+from mergegrid.methods.tall_mask import TallMask
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
 from mergegrid.sparsifiers.breadcrumbs import Breadcrumbs
@@ -149,6 +150,7 @@ PARTS = [
     (Consensus, "threshold", False),
     (Consensus, "thresholds", True),
     (MagMax, "coefficient", False),
+    (TallMask, "threshold", False),
     (NuSlerp, "weights", True),
     (Ram, "threshold", False),
     (Dare, "rescale", False),
@@ -178,6 +180,7 @@ OTHERS = {
 def settings(kind, field, value, by_expert):
     """A sparsifier or method with one value; of one expert alone where a field has one for each."""
     content = {"rate": 0.95} if kind in (Dare, Magnitude) else {}
+    content |= {"expert": "math"} if kind is TallMask else {}
     content |= OTHERS.get(kind, {}) | {field: {"math": value} if by_expert else value}
     spec = kind.model_validate(content)
     return {"sparsifier" if issubclass(kind, Sparsifier) else "method": spec}

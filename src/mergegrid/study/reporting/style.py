@@ -41,6 +41,7 @@ _WORDS = {
         "pcb": "PCB",
         "emr": "EMR",
         "knots": "KnOTS",
+        "tall_mask": "TALL mask",
     },
 }
 

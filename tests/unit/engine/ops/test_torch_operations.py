@@ -269,6 +269,7 @@ MERGED = {
     "fisher": {"normalize": True},
     "slerp": {"weights": {"a": 0.2}},
     "emr": {"expert": "b"},
+    "tall_mask": {"expert": "b"},
 }
 
 

@@ -1,4 +1,4 @@
-"""EMR against NumPy, the worked example, and the properties that it has."""
+"""EMR and TALL masks against NumPy, the worked examples, and the properties that it has."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from mergegrid.engine.engine import EngineOptions
 from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.errors import ConfigError
 from mergegrid.methods.emr import Emr
+from mergegrid.methods.tall_mask import TallMask
 from mergegrid.recipes.merge_file import MergeFile, recipes_of
 
 NAMES = ("chat", "code", "math")
@@ -39,10 +40,10 @@ def test_each_expert_gets_the_merged_delta_under_its_mask(merge, base, experts, 
     assert len(set(models)) == 3
 
 
-def merge_deltas(merge, deltas, expert, **settings):
+def merge_deltas(merge, deltas, expert="a", method=None):
     experts = {name: {"w": np.float32(delta)} for name, delta in deltas.items()}
     width = len(next(iter(deltas.values())))
-    return merge({"w": np.zeros(width, np.float32)}, experts, Emr(expert=expert, **settings))["w"]
+    return merge({"w": np.zeros(width, np.float32)}, experts, method or Emr(expert=expert))["w"]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,32 @@ def test_worked_example(merge, expert, expected):
     """Where the sum is zero, the negative delta is elected."""
     deltas = {"a": [3, -1, 0.5], "b": [1, 2, -0.5]}
     np.testing.assert_allclose(merge_deltas(merge, deltas, expert), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("expert", "expected"), [("a", [6, 0, 0, 2]), ("b", [6, 4, 0, 0])])
+def test_worked_example_of_tall_masks(merge, expert, expected):
+    deltas = {"a": [3, 0, -1, 2], "b": [3, 4, 1, 0]}
+    method = TallMask(expert=expert, threshold=0.4)
+    assert merge_deltas(merge, deltas, method=method).tolist() == expected
+
+
+@pytest.mark.parametrize("expert", NAMES)
+def test_tall_masks_keep_of_the_sum_what_an_expert_needs(merge, base, experts, expert):
+    merged = merge(base, experts, TallMask(expert=expert, threshold=0.3, coefficient=0.7))
+    for name in base:
+        deltas = [experts[e][name] - base[name] for e in NAMES]
+        total = (deltas[0] + deltas[1]) + deltas[2]
+        delta = deltas[NAMES.index(expert)]
+        needed = np.abs(delta) > np.float32(0.3) * np.abs(total - delta)
+        assert 0 < needed.mean() < 1
+        expected = base[name] + 0.7 * np.where(needed, total, 0)
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_one_expert_is_its_own_tall_mask(merge, base, experts):
+    merged = merge(base, experts, TallMask(expert="math"), names=("math",))
+    for name in base:
+        np.testing.assert_allclose(merged[name], experts["math"][name], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -91,7 +118,8 @@ def test_models_of_all_experts_come_from_one_pass(open_engine, stream, recipe_of
 
 
 @pytest.mark.parametrize(("threads", "chunk_size"), [(1, GRAIN), (2, 3 * GRAIN), (7, 16 * GRAIN)])
-def test_threads_and_chunks_change_no_bit(merge, threads, chunk_size):
+@pytest.mark.parametrize("method", [Emr(expert="math"), TallMask(expert="math")])
+def test_threads_and_chunks_change_no_bit(merge, method, threads, chunk_size):
     random = np.random.default_rng(0)
     base = {"w": random.standard_normal(5 * GRAIN + 77).astype("f4"), "b": np.ones(9, "f4")}
     experts = {
@@ -99,8 +127,8 @@ def test_threads_and_chunks_change_no_bit(merge, threads, chunk_size):
         for name in NAMES
     }
     options = EngineOptions(threads=threads, chunk_size=chunk_size)
-    merged = merge(base, experts, Emr(expert="math"), options=options)
-    expected = merge(base, experts, Emr(expert="math"))
+    merged = merge(base, experts, method, options=options)
+    expected = merge(base, experts, method)
     assert all(merged[name].tobytes() == expected[name].tobytes() for name in base)
 
 
@@ -112,13 +140,15 @@ def test_a_merge_file_makes_a_model_of_every_expert_that_is_listed():
     assert {recipe.method.expert for recipe in recipes_of(file, "f").values()} == {"code", "math"}
 
 
-def test_an_expert_that_is_unset_or_a_stranger_or_that_agrees_nowhere_is_refused(
-    merge, base, experts
-):
-    with pytest.raises(ConfigError, match=r"emr makes one model per expert; .* chat, code, math"):
-        merge(base, experts, Emr())
-    with pytest.raises(ConfigError, match=r"emr.expert is law, which is not an .* chat, code, m"):
-        merge(base, experts, Emr(expert="law"))
+@pytest.mark.parametrize("kind", [Emr, TallMask])
+def test_an_expert_that_is_unset_or_a_stranger_is_refused(merge, base, experts, kind):
+    with pytest.raises(ConfigError, match=r" makes one model per expert; .* chat, code, math"):
+        merge(base, experts, kind())
+    with pytest.raises(ConfigError, match=r"\.expert is law, which is not an .* chat, code, math"):
+        merge(base, experts, kind(expert="law"))
+
+
+def test_an_expert_that_agrees_nowhere_has_no_model(merge):
     deltas = {"a": [3, -2], "b": [-1, 1], "c": [0, 0]}
     with pytest.raises(ConfigError, match="no model for b: none of its deltas has the sign"):
         merge_deltas(merge, deltas, "b")

@@ -1,0 +1,42 @@
+"""TALL mask: of the summed deltas what one expert needs (arXiv 2405.07813, section 4)."""
+
+from typing import ClassVar, Literal
+
+from mergegrid.engine.method import MergeChunk
+from mergegrid.engine.ops.operations import Array
+from mergegrid.engine.values import Value
+from mergegrid.methods.per_expert import PerExpertMethod
+from mergegrid.sparsifiers.tall import ThresholdValue, summed, tall_mask
+
+
+class TallMask(PerExpertMethod):
+    """The summed deltas where the expert of a task needs them (TALL masks, arXiv 2405.07813).
+
+    It makes one model per expert: what they share is the sum, of which each keeps its part by one
+    bit per element.
+    """
+
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"expert"})
+
+    kind: Literal["tall_mask"] = "tall_mask"
+    expert: str | None = None
+    """The expert whose model is made; a list makes one of each. A study of encoders leaves it unset
+    and scores each task with the model of its expert."""
+    coefficient: Value = 1.0
+    """Factor of the merged delta."""
+    threshold: ThresholdValue = 0.4
+    """How much larger than `threshold` times the others' sum a delta must be for its expert to need
+    the element; the paper searches 0.2 to 0.6 for each expert."""
+
+    def merge(self, chunk: MergeChunk) -> Array:
+        """base + coefficient * sum of the deltas, where expert k needs the element.
+
+        It does if |delta_k| > threshold * |sum of the deltas - delta_k|, as in `consensus`. One
+        expert alone is returned.
+        """
+        ops, deltas = chunk.ops, chunk.deltas
+        total = summed(ops, deltas)
+        delta = deltas[self.place(tuple(chunk.experts))]
+        mask = tall_mask(ops, delta, total, chunk.number(self.threshold))
+        merged = ops.where_nonzero(mask, total)
+        return ops.plus(chunk.base, merged, chunk.number(self.coefficient))
