@@ -15,6 +15,8 @@
 #                   without DATA, GLUE comes from the Hugging Face hub
 # make benchmarks   five benchmarks with SmolLM2 for real; set BENCHMARK_DATA, and start a judge first
 # make bench-merge  merging speed and memory, beside mergekit and beside copying files (20 minutes)
+# make bench-methods   speed and memory of every merging method (an hour); BENCH="--model half-2
+#                   --only iso_c" for a part, --fusion-bench PYTHON beside FusionBench
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,7 +36,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart engines check test test-core test-install breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge clean
+.PHONY: help quickstart engines check test test-core test-install breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge bench-methods clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -137,6 +139,9 @@ benchmarks: $(VENV)/.ready
 
 bench-merge: $(VENV)/.ready
 	$(BIN)/python benchmarks/merge.py --work .bench --deep $(BENCH)
+
+bench-methods: $(VENV)/.ready
+	$(BIN)/python benchmarks/methods.py --work .bench $(BENCH)
 
 clean:
 	rm -rf results logs .snakemake

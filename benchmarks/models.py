@@ -1,4 +1,4 @@
-"""Create random models to merge: a base and two experts in the shape of a Llama, in bfloat16.
+"""Create random models to merge: a base and experts in the shape of a Llama, in bfloat16.
 
 A separate program, because the process that measures must stay small (see measure.py).
 """
@@ -21,7 +21,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 MARKER = "complete.json"
 INDEX = "model.safetensors.index.json"
 SHARDS = 2
-DELTAS = dict(zip(EXPERTS, (0.0005, 0.001), strict=True))
+NAMES = (*EXPERTS, "law", "chat")
+DELTAS = dict(zip(NAMES, (0.0005, 0.001, 0.0007, 0.0014), strict=True))
 """Standard deviation of each expert's deltas."""
 
 
@@ -38,19 +39,24 @@ class Shape:
     seed: int = 1
 
 
-def make_models(folder: Path, shape: Shape) -> None:
-    """Write `base`, `math` and `code` below a folder, unless they exist."""
-    marker = folder / MARKER
-    if marker.is_file() and json.loads(marker.read_text()) == asdict(shape):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
+def make_models(folder: Path, shape: Shape, experts: int = len(EXPERTS)) -> None:
+    """Write `base` and as many experts, the first `math` and `code`, below a folder.
+
+    Models that exist are kept.
+    """
+    marker, names = folder / MARKER, ("base", *NAMES[:experts])
+    if not marker.is_file() or json.loads(marker.read_text()) != asdict(shape):
+        shutil.rmtree(folder, ignore_errors=True)
     config = _config(shape)
     with torch.device("meta"):
         state = LlamaForCausalLM(config).state_dict()
     tensors = {name: tuple(tensor.shape) for name, tensor in state.items()}
     files = _shards(tensors)
-    for number, name in enumerate(("base", *EXPERTS)):
+    for number, name in enumerate(names):
         model = folder / name
+        if marker.is_file() and (model / INDEX).is_file():
+            continue
+        shutil.rmtree(model, ignore_errors=True)
         model.mkdir(parents=True)
         config.save_pretrained(model)
         GenerationConfig(bos_token_id=1, eos_token_id=2).save_pretrained(model)
@@ -157,8 +163,9 @@ def main() -> None:
     parser.add_argument(
         "shape", type=json.loads, help="sizes that differ from the defaults, as JSON"
     )
+    parser.add_argument("--experts", type=int, choices=range(1, 5), default=len(EXPERTS))
     arguments = parser.parse_args()
-    make_models(arguments.folder, Shape(**arguments.shape))
+    make_models(arguments.folder, Shape(**arguments.shape), arguments.experts)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Update the generated parts of README.md and docs: figures, tables, times and the rule graph.
 
 Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
-`make benchmarks`, `make bench-merge`, `python benchmarks/pairs.py`), as far as they exist. Replaces
-the text between markers such as `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in
-whichever page has them.
+`make benchmarks`, `make bench-merge`, `make bench-methods`, `python benchmarks/gram_accuracy.py`,
+`python benchmarks/pairs.py`), as far as they exist. Replaces the text between markers such as
+`<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in whichever page has them.
 """
 
 import re
@@ -207,13 +207,13 @@ def five_benchmarks() -> dict[str, str]:
     return {"five benchmarks": markdown_table(scores.sort_values(SHOWN[1:3])[SHOWN])}
 
 
-def benchmark() -> dict[str, str]:
-    """Return the part made from a finished `make bench-merge`."""
-    table = ROOT / ".bench" / "merge.md"
+def benchmark(name: str, file: str) -> dict[str, str]:
+    """Return the part made from the tables of a finished benchmark."""
+    table = ROOT / ".bench" / file
     if not table.is_file():
         sys.stderr.write(f"{table} is missing; its part of the docs stays unchanged\n")
         return {}
-    return {"merge benchmark": table.read_text(encoding="utf-8")}
+    return {name: table.read_text(encoding="utf-8")}
 
 
 def main() -> None:
@@ -224,7 +224,9 @@ def main() -> None:
             **quickstart(),
             **glue_small(),
             **five_benchmarks(),
-            **benchmark(),
+            **benchmark("merge benchmark", "merge.md"),
+            **benchmark("method benchmark", "methods.md"),
+            **benchmark("gram accuracy", "gram_accuracy.md"),
             **pairs_benchmark(),
         }
     )

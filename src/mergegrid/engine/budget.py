@@ -98,13 +98,15 @@ def plan_budget(
     )
 
     def needs(count: int, chunk_size: int) -> int:
-        lengths = [
-            chunk_length(info, size, whole_rows)
-            for info in engine.base.infos.values()
-            for size in ((chunk_size, FOLD_CHUNK) if matrices else (chunk_size,))
-        ]
-        longest = max(lengths)
-        per_thread = longest * _bytes_of_element(engine, recipes) + matrices + opened
+        infos = engine.base.infos.values()
+        longest = max(chunk_length(info, chunk_size, whole_rows) for info in infos)
+        per_thread = longest * _bytes_of_rows(recipes) + matrices + opened
+        if matrices:
+            # Buffers have the length of the longest chunk that a thread had; of these, one array at
+            # a time is also held as float64.
+            longest = max(longest, *(chunk_length(info, FOLD_CHUNK, True) for info in infos))
+            per_thread += 2 * _FLOAT * longest
+        per_thread += longest * _bytes_of_element(engine, recipes)
         shared = fixed
         if prepasses.any:
             # What one thread lists before the others know of it.
@@ -161,16 +163,21 @@ def options_for(device: str, threads: int | None = None) -> EngineOptions:
 
 
 def _bytes_of_element(engine: Engine, recipes: Sequence[BoundRecipe]) -> int:
-    """Memory of a thread per element of a chunk: what is read, stored and, for rows, sorted."""
+    """Memory of a thread per element of a chunk: what is read and stored."""
     experts = max(len(recipe.experts) for recipe in recipes)
-    statistics = experts
+    statistics = max(len(recipe.statistics) for recipe in recipes)
     further = sum(model.arrays - 1 for model in engine.models.values())
     read, stored = 1 + experts + further + statistics, max(len(recipes), experts + 1)
     # A buffer for one more array is allocated while the old buffers still exist.
-    arrays = max(2 * read, read + stored + 1)
-    if any(recipe.whole_rows for recipe in recipes):
-        arrays += _ARRAYS_OF_ROWS + experts * len(recipes)
-    return _FLOAT * arrays
+    return _FLOAT * max(2 * read, read + stored + 1)
+
+
+def _bytes_of_rows(recipes: Sequence[BoundRecipe]) -> int:
+    """Memory of a thread per element of a chunk of whole rows: what is sorted or multiplied."""
+    if not any(recipe.whole_rows for recipe in recipes):
+        return 0
+    experts = max(len(recipe.experts) for recipe in recipes)
+    return _FLOAT * (_ARRAYS_OF_ROWS + experts * len(recipes))
 
 
 def _digests(engine: Engine, recipes: Sequence[BoundRecipe]) -> int:

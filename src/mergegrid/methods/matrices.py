@@ -31,6 +31,9 @@ _FLOAT32 = DTYPES["float32"]
 _TABLES = re.compile(r"(position|token_type)_embeddings\.")
 # Singular vectors of several matrices that are equal to this degree are one direction.
 _DEPENDENT = 1e-10
+# Eigenvalues of the products of unit vectors down to this share of the largest give the polar
+# factor to 1e-8, which is exact to float32, in half the time of singular values.
+_EXACT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,13 @@ def column_blocks(matrix: NDArray[Any]) -> list[NDArray[Any]]:
     return [matrix[:, columns] for columns in column_slices(matrix)]
 
 
-def row_products(matrix: NDArray[Any]) -> Doubles:
-    """X X^T [n, n] of a matrix X [n, m]."""
-    gram = np.zeros((len(matrix), len(matrix)))
+def row_products(*matrices: NDArray[Any]) -> Doubles:
+    """X X^T [n, n] of the matrix X [n, m] with the rows of all matrices, which have one shape."""
+    count = sum(map(len, matrices))
+    gram = np.zeros((count, count))
     with one_blas_thread():
-        for block in column_blocks(matrix):
-            values = block.astype(np.float64)
+        for blocks in zip(*map(column_blocks, matrices), strict=True):
+            values = np.concatenate(blocks, dtype=np.float64)
             gram += values @ values.T
     return gram
 
@@ -162,9 +166,15 @@ def other_side(matrix: NDArray[Any], vectors: Doubles) -> Doubles:
 
 def nearest_orthogonal(vectors: Doubles) -> Doubles:
     """The polar factor P Q^T of P S Q^T [n, r], without directions that depend on others."""
+    nearest: Doubles
+    squares, right = np.linalg.eigh(vectors.T @ vectors)
+    if len(squares) and squares[0] > _EXACT * squares[-1]:
+        nearest = vectors @ (right / np.sqrt(squares) @ right.T)
+        return nearest
+    # Products of the vectors lose small angles.
     left, singular, right = np.linalg.svd(vectors, full_matrices=False)
     kept = singular > _DEPENDENT * singular.max(initial=0)
-    nearest: Doubles = left[:, kept] @ right[kept]
+    nearest = left[:, kept] @ right[kept]
     return nearest
 
 

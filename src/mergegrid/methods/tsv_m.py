@@ -94,7 +94,6 @@ def _merged(deltas: Sequence[Floats]) -> Floats:
     if not np.isfinite(singular).all():
         return np.full((rows, columns), np.nan, np.float32)
     with one_blas_thread():
-        # The polar factors come from the vectors: their Gram matrices would lose small angles.
         one = nearest_orthogonal(np.concatenate(left, axis=1)) * singular
         other = nearest_orthogonal(np.concatenate(right, axis=1))
         merged: Floats = (one @ other.T).astype(np.float32)

@@ -10,12 +10,22 @@ from pydantic import Field
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.engine.blas_compat import one_blas_thread
+from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.values import Value
 from mergegrid.errors import ConfigError
-from mergegrid.methods.matrices import Doubles, column_products, is_layer
+from mergegrid.methods.matrices import (
+    Doubles,
+    Floats,
+    WholeDelta,
+    column_blocks,
+    column_products,
+    copies,
+    is_layer,
+    row_products,
+)
 
 # Linear layers of GPT-2 are stored [in, out].
 _TRANSPOSED = re.compile(r"(^|\.)(c_attn|c_fc|c_proj)\.weight$")
@@ -50,12 +60,15 @@ class Wudi(Method):
         """
         if not is_layer(chunk.chunk.name, chunk.chunk.shape):
             return chunk.base
-        factors = chunk.result(self._key())
-        merged = chunk.ops.times_matrices(chunk.deltas, factors, chunk.chunk.row)
+        solution = chunk.result(self._key())
+        if isinstance(solution, WholeDelta):
+            merged = solution.of(chunk)
+        else:
+            merged = chunk.ops.times_matrices(chunk.deltas, solution, chunk.chunk.row)
         return chunk.ops.plus(chunk.base, merged, chunk.number(self.coefficient))
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
-        """The factors [in, in] of every linear layer and expert.
+        """The factors [in, in] of every linear layer and expert, or the merged deltas themselves.
 
         Raises:
             ConfigError: a layer is stored transposed, or its solution would explode.
@@ -64,7 +77,9 @@ class Wudi(Method):
         for name in layers:
             self._check_layer(name, inputs.infos[name], len(inputs.experts))
         return [
-            Prepass(self._key(), (name,), partial(self._factors, inputs, name), holds_matrices=True)
+            Prepass(
+                self._key(), (name,), partial(self._solution, inputs, name), holds_matrices=True
+            )
             for name in layers
         ]
 
@@ -74,9 +89,9 @@ class Wudi(Method):
         experts: int,
         statistics: Mapping[str, Checkpoint],
     ) -> int:
-        """Gram matrices and factors of one layer in float64: 2 K + 4 matrices [in, in]."""
-        widths = [info.shape[1] for name, info in infos.items() if is_layer(name, info.shape)]
-        return 8 * (2 * experts + 4) * max(widths, default=0) ** 2
+        """Products, their inverse and factors in float64; whole deltas in float32 if held."""
+        shapes = [info.shape for name, info in infos.items() if is_layer(name, info.shape)]
+        return max((_bytes(shape, experts) for shape in shapes), default=0)
 
     def _check_layer(self, name: str, info: TensorInfo, experts: int) -> None:
         if _TRANSPOSED.search(name):
@@ -92,14 +107,20 @@ class Wudi(Method):
                 f"rows of the experts are about as many as its {columns} columns; set ridge to 0.01"
             )
 
-    def _factors(self, inputs: MethodInputs, name: str) -> Rounds:
+    def _solution(self, inputs: MethodInputs, name: str) -> Rounds:
         shape, count = inputs.infos[name].shape, len(inputs.experts)
-        fold = column_products(shape, count, lambda chunk: inputs.merge_chunk(chunk).deltas)
-        (grams,) = yield fold
-        return self._solve(grams)
 
-    def _solve(self, grams: list[Doubles]) -> list[Doubles]:
-        """(G_k + r/n I) (A + r I)^-1 of each expert."""
+        def deltas(chunk: Chunk) -> list[Array]:
+            return inputs.merge_chunk(chunk).deltas
+
+        if _by_rows(shape, count):
+            (wholes,) = yield copies(shape, count, deltas)
+            return WholeDelta(self._merged(wholes).reshape(-1))
+        (grams,) = yield column_products(shape, count, deltas)
+        return self._factors(grams)
+
+    def _factors(self, grams: list[Doubles]) -> list[Doubles]:
+        """(G_k + r/n I) (A + r I)^-1 of each expert, from d_k^T d_k."""
         width = len(grams[0])
         squares = [np.trace(gram) for gram in grams]
         changed = [gram for gram, square in zip(grams, squares, strict=True) if square != 0]
@@ -112,15 +133,77 @@ class Wudi(Method):
         if not np.isfinite(total).all():
             # The engine tells which model holds a NaN or infinity when it merges the tensor.
             return [total for _ in grams]
+        inverse = self._inverse(total, ridge)
+        for gram in changed:
+            gram[np.diag_indices(width)] += ridge / len(changed)
         with one_blas_thread():
-            values, vectors = np.linalg.eigh(total)
+            for number, gram in enumerate(grams):
+                # An unchanged layer has deltas of zero, whatever its factor.
+                grams[number] = gram @ inverse
+        return grams
+
+    def _merged(self, deltas: list[Floats]) -> Floats:
+        """D of experts that have fewer rows together than columns.
+
+        With B the rows of all d_k / |d_k|, A = B^T B and B (B^T B + r I)^-1 = (B B^T + r I)^-1 B,
+        so that D = [d_k B_k^T + r/n |d_k| I]_k (B B^T + r I)^-1 B, where B B^T is the smaller.
+        """
+        rows, columns = deltas[0].shape
+        products = row_products(*deltas)
+        if not np.isfinite(products).all():
+            return np.full((rows, columns), np.nan, np.float32)
+        parts = [slice(start, start + rows) for start in range(0, len(products), rows)]
+        norms = [float(np.sqrt(np.trace(products[part, part]))) for part in parts]
+        changed = sum(norm != 0 for norm in norms)
+        ridge = self.ridge * changed / columns
+        scales = np.repeat([1 / norm if norm else 0.0 for norm in norms], rows)
+        products *= scales
+        products *= scales[:, None]
+        left = np.empty((rows, len(products)))
+        for part, norm in zip(parts, norms, strict=True):
+            left[:, part] = products[part, part]
+            left[:, part][np.diag_indices(rows)] += ridge / max(changed, 1)
+            left[:, part] *= norm
+        inverse = self._inverse(products, ridge)
+        merged = np.empty_like(deltas[0])
+        with one_blas_thread():
+            left = left @ inverse * scales
+            for target, *blocks in zip(*map(column_blocks, (merged, *deltas)), strict=True):
+                target[:] = sum(
+                    left[:, part] @ block for part, block in zip(parts, blocks, strict=True)
+                )
+        return merged
+
+    def _inverse(self, matrix: Doubles, ridge: float) -> Doubles:
+        """(matrix + ridge I)^-1 of a symmetric matrix [n, n], which it may overwrite.
+
+        With a small ridge or none, directions that are rounding noise have an inverse of 0.
+        """
+        inverted: Doubles
+        with one_blas_thread():
+            if self.ridge >= _STABLE_RIDGE and ridge:
+                matrix[np.diag_indices(len(matrix))] += ridge
+                inverted = np.linalg.inv(matrix)
+                return inverted
+            values, vectors = np.linalg.eigh(matrix)
             kept = values > _CUT * values.max(initial=0)
-            inverse = np.divide(1, values + ridge, out=np.zeros(width), where=kept)
+            inverse = np.divide(1, values + ridge, out=np.zeros(len(matrix)), where=kept)
             inverted = (vectors * inverse) @ vectors.T
-            for gram in changed:
-                gram[np.diag_indices(width)] += ridge / len(changed)
-            # An unchanged layer has deltas of zero, whatever its factor.
-            return [gram @ inverted for gram in grams]
+        return inverted
 
     def _key(self) -> tuple[str, float]:
         return "factors", self.ridge
+
+
+def _by_rows(shape: tuple[int, ...], experts: int) -> bool:
+    """Whether the rows of all experts are fewer than the columns."""
+    return experts * shape[0] < shape[1]
+
+
+def _bytes(shape: tuple[int, ...], experts: int) -> int:
+    """Memory for one layer [out, in]."""
+    rows, columns = shape
+    if _by_rows(shape, experts):
+        held = 4 * (experts + 1) * rows * columns
+        return held + 8 * 6 * (experts * rows) ** 2
+    return 8 * (experts + 5) * columns**2

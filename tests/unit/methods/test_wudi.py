@@ -62,6 +62,9 @@ def test_no_small_step_interferes_less(merge):
         ([[[2, 0], [0, 1]], [[1, 1], [0, 1]]], [[1.872449, 0.433673], [0, 1]]),
         ([np.zeros((2, 2)), np.zeros((2, 2))], np.zeros((2, 2))),
         ([[[3, 1], [0, 2]], np.zeros((2, 2))], [[3, 1], [0, 2]]),
+        # Two rows together, three columns.
+        ([[[3, 1, 2]], np.zeros((1, 3))], [[3, 1, 2]]),
+        ([[[1, 0, 0]], [[1, 1, 0]]], [[1, 1, 0]]),
     ],
 )
 def test_worked_examples(merge, deltas, expected):
