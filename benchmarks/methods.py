@@ -34,12 +34,14 @@ from measure import Cost, measure, read_all
 from method_tables import Measured, write_tables
 from model_sets import SETS, ModelSet
 
-MATRICES = ("regmean", "iso_c", "tsv_m", "wudi")
+MATRICES = ("regmean", "iso_c", "iso_cts", "tsv_m", "wudi", "knots")
 """Methods that compute with whole matrices."""
 DIRECT = ("iso_c", "tsv_m", "wudi")
 FUSION_BENCH = ("iso_c", "tsv_m")
 """Those that FusionBench computes in the same way; its WUDI takes 300 steps of Adam."""
 STATISTICS = ("fisher", "regmean")
+ONE_EACH = ("emr", "tall_mask")
+"""Methods that make a model per expert; that of the first is measured."""
 IDLE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Threads of torch that wait must not count as CPU time."""
 PLAN = re.compile(r"at most ([\d,]+) MB of memory")
@@ -99,10 +101,11 @@ class Runner:
         return [Measured(**row | {"cost": Cost(**row["cost"])}) for row in rows]
 
     def _recipe(self, models: ModelSet, method: str, statistics: Mapping[str, str]) -> Path:
+        first = models.expert_folders(self.work)[0].name
         content = {
             "base": str(models.base(self.work)),
             "experts": {path.name: str(path) for path in models.expert_folders(self.work)},
-            "method": {"kind": method},
+            "method": {"kind": method} | ({"expert": first} if method in ONE_EACH else {}),
             **({"statistics": statistics} if statistics else {}),
         }
         path = self.work / "recipe.yaml"
