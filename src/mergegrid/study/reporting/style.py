@@ -129,9 +129,11 @@ METHOD_ORDER = tuple(METHODS)
 
 
 def _look(kind: str, colors: tuple[str, ...], index: int) -> Look:
+    # Each further time that a color occurs, it has another marker and hatch.
+    shape = index + index // len(colors)
     return Look(
         words(kind),
         colors[index % len(colors)],
-        _MARKERS[index % len(_MARKERS)],
-        _HATCHES[index % len(_HATCHES)],
+        _MARKERS[shape % len(_MARKERS)],
+        _HATCHES[shape % len(_HATCHES)],
     )
