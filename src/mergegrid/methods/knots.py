@@ -20,6 +20,7 @@ from mergegrid.methods.matrices import (
     Floats,
     WholeDelta,
     column_slices,
+    decomposed,
     from_copies,
     is_layer,
     mean_added,
@@ -164,7 +165,7 @@ def _basis(deltas: Sequence[Floats]) -> Doubles:
         # The engine tells which model holds a NaN or infinity when it merges the tensor.
         return np.full((rows, 1), np.nan)
     with one_blas_thread():
-        left, singular, _ = np.linalg.svd(together, full_matrices=False)
+        left, singular, _ = decomposed(together)
     basis: Doubles = left[:, singular > _CUT * singular.max(initial=0)]
     return basis
 

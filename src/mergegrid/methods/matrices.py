@@ -164,6 +164,18 @@ def other_side(matrix: NDArray[Any], vectors: Doubles) -> Doubles:
         )
 
 
+def decomposed(matrix: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+    """Singular value decomposition U [n, r], S [r] and V^T [r, m] of a matrix [n, m]."""
+    try:
+        left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+    except np.linalg.LinAlgError:
+        # Some builds of LAPACK do not converge where hundreds of singular values are equal, as
+        # those of orthogonal vectors are; the transposed problem takes other steps.
+        flipped, singular, other = np.linalg.svd(matrix.T, full_matrices=False)
+        left, right = other.T, flipped.T
+    return left, singular, right
+
+
 def nearest_orthogonal(vectors: Doubles) -> Doubles:
     """The polar factor P Q^T of P S Q^T [n, r], without directions that depend on others."""
     nearest: Doubles
@@ -172,7 +184,7 @@ def nearest_orthogonal(vectors: Doubles) -> Doubles:
         nearest = vectors @ (right / np.sqrt(squares) @ right.T)
         return nearest
     # Products of the vectors lose small angles.
-    left, singular, right = np.linalg.svd(vectors, full_matrices=False)
+    left, singular, right = decomposed(vectors)
     kept = singular > _DEPENDENT * singular.max(initial=0)
     nearest = left[:, kept] @ right[kept]
     return nearest

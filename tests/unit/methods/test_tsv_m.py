@@ -46,6 +46,24 @@ def test_the_strongest_directions_are_made_orthogonal(merge, shape, count):
     assert np.linalg.norm(difference) < 2e-6 * np.linalg.norm(expected)
 
 
+def test_a_decomposition_that_does_not_converge_is_that_of_the_transpose(merge, monkeypatch):
+    """Some builds of LAPACK fail on matrices with hundreds of equal singular values."""
+    # Of equal experts, because vectors far from dependent need no decomposition.
+    deltas, svd = [drawn(1, 20, 12)] * 2, np.linalg.svd
+    expected = merge_deltas(merge, *deltas)
+    transposed = []
+
+    def failing(matrix, **arguments):
+        if matrix.flags.c_contiguous:
+            raise np.linalg.LinAlgError("SVD did not converge")
+        transposed.append(matrix.shape)
+        return svd(matrix, **arguments)
+
+    monkeypatch.setattr(np.linalg, "svd", failing)
+    np.testing.assert_allclose(merge_deltas(merge, *deltas), expected, atol=1e-9)
+    assert len(transposed) == 2
+
+
 def test_vectors_get_the_mean_of_the_deltas(merge):
     base, experts = {"b": drawn(0, 9)}, {name: {"b": drawn(ord(name), 9)} for name in "xyz"}
     merged = merge(base, experts, TsvM(coefficient=0.5))
