@@ -2,8 +2,9 @@
 
 Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
 `make benchmarks`, `make bench-merge`, `make bench-methods`, `python benchmarks/gram_accuracy.py`,
-`python benchmarks/pairs.py`), as far as they exist. Replaces the text between markers such as
-`<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in whichever page has them.
+`python benchmarks/pairs.py`, `python benchmarks/adapter_study.py`), as far as they exist. Replaces
+the text between markers such as `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in
+whichever page has them.
 """
 
 import re
@@ -228,6 +229,8 @@ def main() -> None:
             **benchmark("method benchmark", "methods.md"),
             **benchmark("gram accuracy", "gram_accuracy.md"),
             **pairs_benchmark(),
+            **benchmark("adapter scores", "adapter_study/scores.md"),
+            **benchmark("adapter distances", "adapter_study/distances.md"),
         }
     )
 
