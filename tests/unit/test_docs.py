@@ -105,6 +105,8 @@ def test_every_generated_part_has_its_markers_on_one_page(make_readme):
         "pairs benchmark",
         "method benchmark",
         "gram accuracy",
+        "adapter scores",
+        "adapter distances",
     ]
     text = "".join(page.read_text() for page in make_readme.pages())
     assert len(set(parts)) >= 12
