@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class Pcb(Method):
     The paper's equations and the four formulas that its authors published differ. This is the one
     of their code for language models and of their example script.
     """
+
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"coefficients"})
 
     kind: Literal["pcb"] = "pcb"
     coefficient: Value = 1.0

@@ -1,7 +1,7 @@
 """Merged models of a study that are kept, with their scores on their cards."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -48,7 +48,7 @@ def export(
     """
     parents = parents_of(request, records)
     folders = []
-    for kept, recipe in _models(recipes_to_keep(request, scores)):
+    for kept, recipe in _models(request, scores):
         target = folder / f"{settings_slug(recipe.sparsifier)}+{settings_slug(recipe.method)}"
         statistic = statistic_of(recipe.method)
         job = MergeJob(
@@ -81,10 +81,17 @@ def recipes_to_keep(request: ExportRequest, scores: pd.DataFrame) -> list[Recipe
     return list(kept.values())
 
 
-def _models(recipes: Iterable[Recipe]) -> Iterator[tuple[Recipe, Recipe]]:
-    """Recipes, each with those of its models: one, or one per expert."""
-    for recipe in recipes:
-        for model in dict.fromkeys(map(recipe.for_expert, recipe.experts)):
+def _models(request: ExportRequest, scores: pd.DataFrame) -> Iterator[tuple[Recipe, Recipe]]:
+    """The recipes to keep, each with those of its models: one, or one per expert.
+
+    Of a recipe that was selected for some tasks only, they are those of their experts.
+    """
+    for recipe in recipes_to_keep(request, scores):
+        heads = recipe.experts
+        if recipe.slug not in request.export:
+            rows = scores["selected"] & (scores["recipe_digest"] == recipe.digest)
+            heads = tuple(scores.loc[rows, "head"])
+        for model in dict.fromkeys(map(recipe.for_expert, heads)):
             yield recipe, model
 
 

@@ -166,6 +166,14 @@ def test_a_method_of_one_model_per_expert_keeps_each_with_its_own_scores(tmp_pat
         (result,) = ModelCard.load(folder / "README.md").data.eval_results
         assert result.metric_name == f"{head}_words: accuracy"
         assert result.metric_value == measured[head].value
+    # Selected for one task, it is kept for that one alone.
+    table = score_frame(rows)
+    table.loc[table["head"] == "code", "selected"] = False
+    (folder,) = export(
+        request, table, models / "base", {name: models / name for name in EXPERTS},
+        {}, records(), tmp_path / "others", 1,
+    )  # fmt: skip
+    assert folder.name == "none+emr~expert=math"
 
 
 def test_a_named_merge_is_kept_and_no_other():
