@@ -183,7 +183,7 @@ class Wudi(Method):
         with one_blas_thread():
             if self.ridge >= _STABLE_RIDGE and ridge:
                 matrix[np.diag_indices(len(matrix))] += ridge
-                inverted = np.linalg.inv(matrix)
+                inverted = np.linalg.inv(matrix).astype(np.float64, copy=False)
                 return inverted
             values, vectors = np.linalg.eigh(matrix)
             kept = values > _CUT * values.max(initial=0)
