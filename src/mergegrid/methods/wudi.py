@@ -1,7 +1,7 @@
 """WUDI: the delta that interferes least with any expert's (arXiv 2503.08099, equation 6)."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -24,6 +24,7 @@ from mergegrid.methods.matrices import (
     column_products,
     copies,
     is_layer,
+    is_wide,
     row_products,
 )
 
@@ -113,7 +114,7 @@ class Wudi(Method):
         def deltas(chunk: Chunk) -> list[Array]:
             return inputs.merge_chunk(chunk).deltas
 
-        if _by_rows(shape, count):
+        if is_wide(shape):
             (wholes,) = yield copies(shape, count, deltas)
             return WholeDelta(self._merged(wholes).reshape(-1))
         (grams,) = yield column_products(shape, count, deltas)
@@ -143,36 +144,63 @@ class Wudi(Method):
         return grams
 
     def _merged(self, deltas: list[Floats]) -> Floats:
-        """D of experts that have fewer rows together than columns.
+        """D of wide matrices, for which C = sum_k d_k (G_k + r/n I) is smaller than its factors."""
+        rows, columns = deltas[0].shape
+        products = [row_products(delta) for delta in deltas]
+        if not all(np.isfinite(product).all() for product in products):
+            return np.full((rows, columns), np.nan, np.float32)
+        norms = [float(np.sqrt(np.trace(product))) for product in products]
+        deltas = [delta for delta, norm in zip(deltas, norms, strict=True) if norm]
+        products = [product for product, norm in zip(products, norms, strict=True) if norm]
+        norms = [norm for norm in norms if norm]
+        merged = np.zeros((rows, columns), np.float32)
+        if not deltas:
+            return merged
+        ridge = self.ridge * len(deltas) / columns
+        for product, norm in zip(products, norms, strict=True):
+            product /= norm**2
+            product[np.diag_indices(rows)] += ridge / len(deltas)
+        if len(deltas) * rows < columns:
+            left = self._by_rows(deltas, products, norms, ridge)
+            with one_blas_thread():
+                for target, *blocks in zip(*map(column_blocks, (merged, *deltas)), strict=True):
+                    target[:] = _sum_of_products(left, blocks)
+            return merged
+        total, inner = np.zeros((columns, columns)), np.empty((rows, columns))
+        with one_blas_thread():
+            for delta, norm in zip(deltas, norms, strict=True):
+                unit = delta.astype(np.float64) / norm
+                total += unit.T @ unit
+            for target, *blocks in zip(*map(column_blocks, (inner, *deltas)), strict=True):
+                target[:] = _sum_of_products(products, blocks)
+            merged[:] = inner @ self._inverse(total, ridge)
+        return merged
+
+    def _by_rows(
+        self, deltas: list[Floats], products: list[Doubles], norms: list[float], ridge: float
+    ) -> list[Doubles]:
+        """Factors [out, out] of the deltas, if they have fewer rows together than columns.
 
         With B the rows of all d_k / |d_k|, A = B^T B and B (B^T B + r I)^-1 = (B B^T + r I)^-1 B,
-        so that D = [d_k B_k^T + r/n |d_k| I]_k (B B^T + r I)^-1 B, where B B^T is the smaller.
+        so that D = [|d_k| (B_k B_k^T + r/n I)]_k (B B^T + r I)^-1 B, where B B^T is the smaller.
+
+        Args:
+            deltas: of the experts that changed the layer.
+            products: B_k B_k^T + r/n I of each.
+            norms: |d_k|.
+            ridge: r.
         """
-        rows, columns = deltas[0].shape
-        products = row_products(*deltas)
-        if not np.isfinite(products).all():
-            return np.full((rows, columns), np.nan, np.float32)
-        parts = [slice(start, start + rows) for start in range(0, len(products), rows)]
-        norms = [float(np.sqrt(np.trace(products[part, part]))) for part in parts]
-        changed = sum(norm != 0 for norm in norms)
-        ridge = self.ridge * changed / columns
-        scales = np.repeat([1 / norm if norm else 0.0 for norm in norms], rows)
-        products *= scales
-        products *= scales[:, None]
-        left = np.empty((rows, len(products)))
-        for part, norm in zip(parts, norms, strict=True):
-            left[:, part] = products[part, part]
-            left[:, part][np.diag_indices(rows)] += ridge / max(changed, 1)
-            left[:, part] *= norm
-        inverse = self._inverse(products, ridge)
-        merged = np.empty_like(deltas[0])
+        rows = len(deltas[0])
+        scales = np.repeat([1 / norm for norm in norms], rows)
+        together = row_products(*deltas)
+        together *= scales
+        together *= scales[:, None]
+        left = np.concatenate(
+            [norm * product for norm, product in zip(norms, products, strict=True)], axis=1
+        )
         with one_blas_thread():
-            left = left @ inverse * scales
-            for target, *blocks in zip(*map(column_blocks, (merged, *deltas)), strict=True):
-                target[:] = sum(
-                    left[:, part] @ block for part, block in zip(parts, blocks, strict=True)
-                )
-        return merged
+            left = left @ self._inverse(together, ridge) * scales
+        return np.split(left, len(deltas), axis=1)
 
     def _inverse(self, matrix: Doubles, ridge: float) -> Doubles:
         """(matrix + ridge I)^-1 of a symmetric matrix [n, n], which it may overwrite.
@@ -195,15 +223,19 @@ class Wudi(Method):
         return "factors", self.ridge
 
 
-def _by_rows(shape: tuple[int, ...], experts: int) -> bool:
-    """Whether the rows of all experts are fewer than the columns."""
-    return experts * shape[0] < shape[1]
+def _sum_of_products(factors: list[Doubles], blocks: Sequence[Floats]) -> Doubles:
+    """Sum of factor [n, n] times block [n, m]."""
+    pairs = zip(factors, blocks, strict=True)
+    products = [factor @ block.astype(np.float64) for factor, block in pairs]
+    return sum(products[1:], start=products[0])
 
 
 def _bytes(shape: tuple[int, ...], experts: int) -> int:
     """Memory for one layer [out, in]."""
     rows, columns = shape
-    if _by_rows(shape, experts):
-        held = 4 * (experts + 1) * rows * columns
+    if not is_wide(shape):
+        return 8 * (experts + 5) * columns**2
+    held = 4 * (experts + 1) * rows * columns + 8 * experts * rows**2
+    if experts * rows < columns:
         return held + 8 * 6 * (experts * rows) ** 2
-    return 8 * (experts + 5) * columns**2
+    return held + 8 * (3 * rows * columns + 5 * columns**2)

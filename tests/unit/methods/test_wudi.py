@@ -37,7 +37,7 @@ def interference(merged, deltas):
     )
 
 
-@pytest.mark.parametrize("shape", [(48, 32), (12, 48), (40, 40)])
+@pytest.mark.parametrize("shape", [(48, 32), (12, 48), (36, 48), (40, 40)])
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("ridge", [0.0, 0.01, 0.1])
 def test_it_is_the_solution_of_the_least_squares(merge, shape, count, ridge):
