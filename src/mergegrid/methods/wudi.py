@@ -171,7 +171,9 @@ class Wudi(Method):
             for delta, norm in zip(deltas, norms, strict=True):
                 unit = delta.astype(np.float64) / norm
                 total += unit.T @ unit
-            for target, *blocks in zip(*map(column_blocks, (inner, *deltas)), strict=True):
+            for target, *blocks in zip(
+                column_blocks(inner), *map(column_blocks, deltas), strict=True
+            ):
                 target[:] = _sum_of_products(products, blocks)
             merged[:] = inner @ self._inverse(total, ridge)
         return merged
@@ -225,9 +227,10 @@ class Wudi(Method):
 
 def _sum_of_products(factors: list[Doubles], blocks: Sequence[Floats]) -> Doubles:
     """Sum of factor [n, n] times block [n, m]."""
-    pairs = zip(factors, blocks, strict=True)
-    products = [factor @ block.astype(np.float64) for factor, block in pairs]
-    return sum(products[1:], start=products[0])
+    total = np.zeros(blocks[0].shape)
+    for factor, block in zip(factors, blocks, strict=True):
+        total += factor @ block.astype(np.float64)
+    return total
 
 
 def _bytes(shape: tuple[int, ...], experts: int) -> int:
