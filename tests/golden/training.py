@@ -42,14 +42,17 @@ _QUESTIONS = pd.DataFrame(
 
 
 def finetune_encoder(folder: Path) -> Any:
-    """An expert of classes and one of numbers, a few steps each."""
+    """An expert of classes and one of numbers, a few steps each; one more with AdamR."""
     base, found = inputs.encoder(folder), {}
     for target in (inputs.PRAISE, inputs.RATING):
         examples = inputs.of_task(target, inputs.examples())
         request = FinetuneRequest(target=target, settings=_SETTINGS, seed=3)
         classifier.finetune(base, request, examples, folder / target.task)
         found[target.task] = _trained(folder / target.task)
-    return found
+    settings = {**_SETTINGS, "towards_base": 0.05}
+    request = FinetuneRequest(target=inputs.PRAISE, settings=settings, seed=3)
+    classifier.finetune(base, request, inputs.examples(), folder / "near")
+    return {**found, "towards the base": _trained(folder / "near")}
 
 
 def finetune_multitask(folder: Path) -> Any:
@@ -70,7 +73,7 @@ def finetune_multitask(folder: Path) -> Any:
 
 
 def finetune_decoder(folder: Path) -> Any:
-    """All parameters in two parts of a step, and adapters."""
+    """All parameters in two parts of a step, adapters, and AdamR."""
     import_decoder(inputs.llama(folder / "raw"), folder / "base", {"source": "test"})
     words = inputs.WORDS[:6]
     rows = [
@@ -86,6 +89,7 @@ def finetune_decoder(folder: Path) -> Any:
     for name, changes in {
         "all parameters": {"accumulation": 2, "weight_decay": 0.1},
         "adapters": {"lora": {"rank": 2, "targets": ["q_proj", "down_proj"]}},
+        "towards the base": {"towards_base": 0.05},
     }.items():
         request = DecoderFinetuneRequest.model_validate(
             {

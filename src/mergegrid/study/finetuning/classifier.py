@@ -24,6 +24,7 @@ from transformers import (
 
 from mergegrid.stages import library_versions
 from mergegrid.study.encoders.importing import load_with_head, save_expert
+from mergegrid.study.finetuning.adamr import trainer_optimizer
 from mergegrid.study.finetuning.cuda import prepare_device
 from mergegrid.study.finetuning.resuming import CheckpointDigests, state_folder
 from mergegrid.study.finetuning.training import EpochLog, common_arguments, train, training_inputs
@@ -84,6 +85,7 @@ def finetune(
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=validation_score,
         callbacks=[EpochLog("eval_score", "validation"), CheckpointDigests()],
+        **trainer_optimizer(settings, model.base_model.parameters()),
     )
     curve = [
         {"epoch": entry["epoch"], "validation": entry["eval_score"], "loss": entry["eval_loss"]}

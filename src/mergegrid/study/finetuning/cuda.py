@@ -26,7 +26,9 @@ def prepare_device(device: str) -> None:
         torch.use_deterministic_algorithms(True, warn_only=os.environ.get(LENIENT) == "warn")
 
 
-def check_memory(model: torch.nn.Module, bfloat16: bool, device: str) -> None:
+def check_memory(
+    model: torch.nn.Module, bfloat16: bool, device: str, towards_base: bool = False
+) -> None:
     """Check that a GPU has enough memory for a model, its gradients and its moments.
 
     Raises:
@@ -42,7 +44,7 @@ def check_memory(model: torch.nn.Module, bfloat16: bool, device: str) -> None:
     parameters = list(model.parameters())
     total = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    needed = finetuning_bytes(total, trained, bfloat16)
+    needed = finetuning_bytes(total, trained, bfloat16, towards_base)
     free, _ = torch.cuda.mem_get_info()
     logger.info("%.1f GB of the GPU's %.1f GB before activations", needed / 1e9, free / 1e9)
     if needed > free:

@@ -41,6 +41,7 @@ from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.stages import library_versions
 from mergegrid.study.decoders.importing import write_weights
 from mergegrid.study.encoders.importing import write_training
+from mergegrid.study.finetuning.adamr import trainer_optimizer
 from mergegrid.study.finetuning.chat_data import (
     IGNORED,
     EncodedExamples,
@@ -102,7 +103,9 @@ def finetune_decoder(
     if settings.lora is not None:
         model = _with_adapters(model, settings.lora)
     prepare_device(device)
-    check_memory(model, settings.precision == "bfloat16", device)
+    check_memory(
+        model, settings.precision == "bfloat16", device, towards_base=settings.towards_base > 0
+    )
     trainer = _AnswerTrainer(
         model=model,
         args=arguments,
@@ -110,6 +113,7 @@ def finetune_decoder(
         eval_dataset=splits["validation"],
         data_collator=PaddingCollator(encoder.pad_token_id),
         callbacks=[EpochLog("eval_loss", "validation loss"), CheckpointDigests()],
+        **trainer_optimizer(settings, model.parameters()),
     )
     curve = [
         {"epoch": entry["epoch"], "loss": entry["eval_loss"]} for entry in train(trainer, state)

@@ -35,6 +35,7 @@ from mergegrid.hashing import digest
 from mergegrid.progress import progress
 from mergegrid.stages import library_versions
 from mergegrid.study.encoders.importing import load_with_head, save_expert, write_training
+from mergegrid.study.finetuning.adamr import AdamR, adamr_settings
 from mergegrid.study.finetuning.cuda import prepare_device
 from mergegrid.study.finetuning.resuming import state_folder
 from mergegrid.study.finetuning.training import training_inputs
@@ -165,7 +166,7 @@ def _models(base: Path, targets: Sequence[Target]) -> list[PreTrainedModel]:
 
 
 def _train(
-    models: nn.Module, tasks: Mapping[str, _Task], settings: Finetune, seed: int, state: Path
+    models: nn.ModuleList, tasks: Mapping[str, _Task], settings: Finetune, seed: int, state: Path
 ) -> Curve:
     """Train to the last epoch, resuming from `state`; load the best epoch, return the curve."""
     steps = max(task.steps(settings.batch_size) for task in tasks.values())
@@ -212,17 +213,18 @@ def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
 
 
-def _optimizer(models: nn.Module, settings: Finetune) -> torch.optim.AdamW:
+def _optimizer(models: nn.ModuleList, settings: Finetune) -> torch.optim.AdamW:
     """AdamW without weight decay of biases and layer norms, the parameters of one dimension."""
     matrices = [parameter for parameter in models.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in models.parameters() if parameter.ndim < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if settings.towards_base:
+        first: Any = models[0]
+        return AdamR(groups, **adamr_settings(settings, first.base_model.parameters()))
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
 
 
 def _save(

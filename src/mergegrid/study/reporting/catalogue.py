@@ -10,7 +10,8 @@ STAGE_VERSIONS = {"tables": 1}
 
 def _settings(model: type[Finetune] | type[DecoderFinetune]) -> dict[str, str]:
     texts = model.descriptions().items()
-    return {name: " ".join(text.split()) for name, text in texts if name != "lora"}
+    hidden = {"lora", *model.omitted_when_default}
+    return {name: " ".join(text.split()) for name, text in texts if name not in hidden}
 
 
 _EXPERTS_ALONE = "Experts alone"
@@ -254,7 +255,8 @@ TABLES: dict[str, Table] = {
         "tables.expert_table",
         _MODELS,
         "Training of each expert and its score on the validation split. Ready-made experts, which "
-        "were not trained here, have neither settings nor epochs.",
+        "were not trained here, have neither settings nor epochs. `towards_base` is the last "
+        "column if an expert was trained with it.",
         {
             **columns("family", "expert", "task", "training_seed", "metric"),
             **_settings(Finetune),
@@ -267,7 +269,8 @@ TABLES: dict[str, Table] = {
         "tables.decoder_table",
         _MODELS,
         "Training of each decoder and its loss on held-out answers after the last epoch. "
-        "Ready-made decoders were not trained here.",
+        "Ready-made decoders were not trained here. `towards_base` is the last column if a decoder "
+        "was trained with it.",
         {
             **columns("family", "expert", "training_seed"),
             **_settings(DecoderFinetune),

@@ -221,7 +221,7 @@ def expert_table(experts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "best_validation": best.get("validation"),
             }
         )
-    return pd.DataFrame(rows, columns=list(TABLES["experts"].columns))
+    return _training_table(rows, "experts")
 
 
 def decoder_table(decoders: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -242,7 +242,13 @@ def decoder_table(decoders: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "validation_loss": training["curve"][-1]["loss"] if training else None,
             }
         )
-    return pd.DataFrame(rows, columns=list(TABLES["decoders"].columns))
+    return _training_table(rows, "decoders")
+
+
+def _training_table(rows: Sequence[Mapping[str, Any]], name: str) -> pd.DataFrame:
+    """Rows with the columns of the catalogue, and `towards_base` where a model was trained so."""
+    added = ["towards_base"] if any("towards_base" in row for row in rows) else []
+    return pd.DataFrame(rows, columns=[*TABLES[name].columns, *added])
 
 
 def source_table(sources: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -52,15 +52,19 @@ def size_of(folder: Path) -> Size:
     return Size(parameters, stored)
 
 
-def finetuning_bytes(parameters: int, trained: int, bfloat16: bool) -> int:
+def finetuning_bytes(
+    parameters: int, trained: int, bfloat16: bool, towards_base: bool = False
+) -> int:
     """Return the device memory of fine-tuning without activations, in bytes.
 
     Args:
         parameters: number of all parameters.
         trained: number of trained parameters: all, or those of adapters.
         bfloat16: whether fine-tuning computes in bfloat16.
+        towards_base: whether it keeps the values of the base.
     """
-    weights = (_FLOAT32 + (_COPY if bfloat16 else 0)) * parameters
+    copies = (_COPY if bfloat16 else 0) + (_FLOAT32 if towards_base else 0)
+    weights = (_FLOAT32 + copies) * parameters
     return weights + _GRADIENT_AND_MOMENTS * trained
 
 

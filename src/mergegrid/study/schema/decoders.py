@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -39,6 +39,8 @@ class Lora(Settings):
 class DecoderFinetune(Settings):
     """Fine-tuning settings of a decoder, which is trained on answers, not on questions."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"towards_base"})
+
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-5
     """Peak learning rate of AdamW."""
     epochs: Annotated[int, Field(ge=1)] = 3
@@ -52,6 +54,9 @@ class DecoderFinetune(Settings):
     cosine."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay of all parameters except biases and norms."""
+    towards_base: Annotated[float, Field(ge=0)] = 0.0
+    """Strength λ of AdamR's decay towards the base (arXiv 2410.09344), for smaller deltas, of which
+    more can be dropped; 0: none. `weight_decay`, towards 0, comes in addition."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Norm to which larger gradients are clipped."""
     max_length: Annotated[int, Field(ge=8)] = 1024
@@ -152,6 +157,18 @@ class DecoderFamily(ModelFamily[DecoderExpert, DecoderFinetune]):
     other_base: bool = False
     """Merges experts that are not homologous with this base, as long as shapes agree: only to
     demonstrate the effect (arXiv 2311.03099, section 4.6)."""
+
+    @model_validator(mode="after")
+    def _adapters_have_no_base(self) -> "DecoderFamily":
+        for name in self.experts:
+            settings = self.finetune_of(name)
+            if settings.lora and settings.towards_base:
+                raise ValueError(
+                    f"experts.{name} is fine-tuned with `lora` and towards_base = "
+                    f"{settings.towards_base:g}, but adapters have no values in the base; unset "
+                    "one of the two"
+                )
+        return self
 
     @field_validator("experts")
     @classmethod

@@ -29,6 +29,8 @@ class Finetune(Settings):
     """Fine-tuning settings of an encoder; the defaults are the paper's (arXiv 2311.03099, appendix
     A)."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"towards_base"})
+
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """Peak learning rate of AdamW."""
     epochs: Annotated[int, Field(ge=1)] = 10
@@ -39,6 +41,9 @@ class Finetune(Settings):
     """Fraction of the steps in which the learning rate rises; afterwards it falls linearly."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Weight decay of all parameters except biases and layer norms."""
+    towards_base: Annotated[float, Field(ge=0)] = 0.0
+    """Strength λ of AdamR's decay towards the base (arXiv 2410.09344), for smaller deltas, of which
+    more can be dropped; 0: none. `weight_decay`, towards 0, comes in addition."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Norm to which larger gradients are clipped."""
 

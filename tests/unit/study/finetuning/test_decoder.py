@@ -130,12 +130,20 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(base, examples,
     assert weights(tmp_path / "other") != weights(expert)
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-@pytest.mark.parametrize("lora", [None, LORA | {"dropout": 0.2}])
+@pytest.mark.parametrize(
+    ("epoch", "settings"),
+    [
+        (1, {}),
+        (2, {}),
+        (1, {"lora": LORA | {"dropout": 0.2}}),
+        (2, {"lora": LORA | {"dropout": 0.2}}),
+        (2, {"towards_base": 0.1}),
+    ],
+)
 def test_a_run_killed_after_an_epoch_goes_on_and_ends_with_the_same_bytes(
-    base, examples, tmp_path, monkeypatch, epoch, lora
+    base, examples, tmp_path, monkeypatch, epoch, settings
 ):
-    requested = request(lora=lora)
+    requested = request(**settings)
     finetune_decoder(base, requested, examples, tmp_path / "undisturbed")
     folder = tmp_path / "seed~0"
     with monkeypatch.context() as patch:

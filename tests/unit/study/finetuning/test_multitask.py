@@ -124,20 +124,27 @@ def test_the_curve_has_every_task_and_the_best_mean_was_kept(oracle, tables, req
     assert training["target"]["task"] == "rating"
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize(("epoch", "towards_base"), [(1, 0.0), (2, 0.0), (2, 0.05)])
 def test_a_run_killed_after_an_epoch_goes_on_and_ends_with_the_same_bytes(
-    base, tables, request_for_all, oracle, tmp_path, monkeypatch, epoch
+    base, tables, request_for_all, oracle, tmp_path, monkeypatch, epoch, towards_base
 ):
+    request, undisturbed = request_for_all, oracle
+    if towards_base:
+        settings = request.settings.model_copy(update={"towards_base": towards_base})
+        request = request.model_copy(update={"settings": settings})
+        undisturbed = tmp_path / "undisturbed"
+        finetune_together(base, request, list(tables.values()), undisturbed)
+        assert weights(undisturbed) != weights(oracle)
     folder = tmp_path / "seed~0"
-    kill_after(epoch, base, request_for_all, tables, folder, monkeypatch)
+    kill_after(epoch, base, request, tables, folder, monkeypatch)
     assert not folder.exists()
     finished = []
     with monkeypatch.context() as patch:
         patch.setattr(multitask, "_log_epoch", lambda entry, _: finished.append(entry["epoch"]))
-        finetune_together(base, request_for_all, list(tables.values()), folder)
+        finetune_together(base, request, list(tables.values()), folder)
     assert finished == list(range(epoch + 1, 4))
-    assert weights(folder) == weights(oracle)
-    assert published_digest(folder) == published_digest(oracle)
+    assert weights(folder) == weights(undisturbed)
+    assert published_digest(folder) == published_digest(undisturbed)
 
 
 def test_state_that_was_cut_or_is_of_another_seed_is_not_used(

@@ -119,6 +119,12 @@ WRONG = [
     ),
     (f"{CHAT}.data.validation_fraction", 1, "validation_fraction = 1: Input should be less than"),
     (f"{CHAT}.finetune", {"lora": {"rank": 0}}, "finetune.lora.rank = 0: Input should be greater"),
+    (f"{CHAT}.finetune", {"towards_base": -1}, "finetune.towards_base = -1: Input should be gr"),
+    (
+        f"{CHAT}.finetune",
+        {"lora": {}, "towards_base": 0.1},
+        "llama: experts.chat is fine-tuned with `lora` and towards_base = 0.1, but adapters have",
+    ),
     (f"{MATH}.finetune", {"rank": 8}, "finetune.rank is not a known key; known keys: learning_ra"),
     (
         "families.llama.experts.base",
