@@ -19,6 +19,7 @@ from mergegrid.methods.matrices import (
     Floats,
     WholeDelta,
     copies,
+    is_stored_transposed,
     is_wide,
     matrix_prepasses,
     mean_added,
@@ -85,16 +86,17 @@ class IsoCts(Method):
 def _isotropic(common: float, inputs: MethodInputs, name: str) -> Rounds:
     shape, count = inputs.infos[name].shape, len(inputs.experts)
     (deltas,) = yield copies(shape, count, lambda chunk: inputs.merge_chunk(chunk).deltas)
+    flipped = is_stored_transposed(name, inputs.infos)
     if is_wide(shape):
-        return WholeDelta(_merged(deltas, common, transposed=False).reshape(-1))
-    merged = _merged([delta.T for delta in deltas], common, transposed=True).T
+        return WholeDelta(_merged(deltas, common, transposed=flipped).reshape(-1))
+    merged = _merged([delta.T for delta in deltas], common, transposed=not flipped).T
     return WholeDelta(np.ascontiguousarray(merged).reshape(-1))
 
 
 def _merged(deltas: Sequence[Floats], common: float, transposed: bool) -> Floats:
     """The merged delta [n, m] of deltas with at most as many rows as columns.
 
-    If they are transposed, their columns are the outputs.
+    If they are transposed, [in, out], their columns are the outputs.
     """
     rows, columns = deltas[0].shape
     specific = round((rows - int(common * rows)) / len(deltas))

@@ -23,6 +23,7 @@ from mergegrid.methods.matrices import (
     decomposed,
     from_copies,
     is_layer,
+    is_stored_transposed,
     mean_added,
     row_products,
     singular_values,
@@ -86,13 +87,13 @@ class Knots(Method):
     ) -> int:
         """Deltas in both bases and the merged one; the basis with what it is computed from."""
 
-        def of_layer(info: TensorInfo) -> int:
-            rows, columns = info.shape
+        def of_layer(name: str, info: TensorInfo) -> int:
+            rows, columns = info.shape[::-1] if is_stored_transposed(name, infos) else info.shape
             basis = 5 * rows**2 if rows <= experts * columns else 3 * experts * info.count
             return 4 * (3 * experts + 2) * info.count + 8 * (4 * info.count + basis)
 
-        layers = (info for name, info in infos.items() if is_layer(name, info.shape))
-        return max(map(of_layer, layers), default=0)
+        layers = (of_layer(*item) for item in infos.items() if is_layer(item[0], item[1].shape))
+        return max(layers, default=0)
 
     def _global_cuts(self, inputs: MethodInputs) -> Rounds:
         """The largest magnitude that each expert loses, over all layers."""
@@ -123,21 +124,28 @@ class Knots(Method):
                 cuts.extend(merge_chunk.result(self._key("cuts")))
             return merge_chunk.deltas
 
-        def merged(wholes: list[Floats]) -> WholeDelta:
-            basis, parts = _in_common_basis(wholes)
+        def merged(name: str, wholes: list[Floats]) -> WholeDelta:
+            basis, parts = _in_common_basis(_by_outputs(inputs, name, wholes))
             limits = cuts or [_cut(part, self.trim) for part in parts]
             total = _elected_mean(parts, limits)
-            result = np.empty(wholes[0].shape, np.float32)
+            result = np.empty((len(basis), total.shape[1]), np.float32)
             with one_blas_thread():
                 for columns in column_slices(result):
                     result[:, columns] = basis @ total[:, columns]
-            return WholeDelta(result.reshape(-1))
+            (stored,) = _by_outputs(inputs, name, [result])
+            return WholeDelta(np.ascontiguousarray(stored).reshape(-1))
 
         ((result,),) = yield from_copies(len(inputs.experts), deltas, merged)
         return result
 
     def _key(self, name: str) -> tuple[object, ...]:
         return name, self.trim, self.scope
+
+
+def _by_outputs(inputs: MethodInputs, name: str, matrices: list[Floats]) -> list[Floats]:
+    """Matrices [out, in] of those that a tensor stores, or the other way round."""
+    flipped = is_stored_transposed(name, inputs.infos)
+    return [matrix.T for matrix in matrices] if flipped else matrices
 
 
 def _in_common_basis(deltas: Sequence[Floats]) -> tuple[Doubles, list[Floats]]:
@@ -196,8 +204,8 @@ def _counted(inputs: MethodInputs, length: int, bins: Callable[[Bits, int], Bits
     """Counts [experts, length] of the bins of the bits of all magnitudes in the common bases."""
     totals, lock = np.zeros((len(inputs.experts), length), np.int64), Lock()
 
-    def count(wholes: list[Floats]) -> None:
-        _, parts = _in_common_basis(wholes)
+    def count(name: str, wholes: list[Floats]) -> None:
+        _, parts = _in_common_basis(_by_outputs(inputs, name, wholes))
         for expert, part in enumerate(parts):
             bits = part.reshape(-1).view(np.uint32) & _MAGNITUDE
             counts = np.bincount(bins(bits, expert), minlength=length)

@@ -6,7 +6,7 @@ threads nor chunks. BLAS and LAPACK run with one thread; other processors may ro
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.layers import is_embedding
 from mergegrid.checkpoints.vocabulary import is_vocabulary
@@ -28,6 +29,9 @@ Doubles = NDArray[np.float64]
 Arrays = Callable[[Chunk], list[Array]]
 """The arrays of a chunk that a fold is about, such as the delta of each expert."""
 _FLOAT32 = DTYPES["float32"]
+# Linear layers of GPT-2, and those of them that have more outputs than inputs.
+_OF_GPT2 = re.compile(r"(^|\.)(c_attn|c_fc|c_proj)\.weight$")
+_WIDENING = re.compile(r"(^|\.)(c_attn|c_fc)\.weight$")
 _TABLES = re.compile(r"(position|token_type)_embeddings\.")
 # Singular vectors of several matrices that are equal to this degree are one direction.
 _DEPENDENT = 1e-10
@@ -72,6 +76,19 @@ def is_layer(name: str, shape: tuple[int, ...]) -> bool:
     return not (is_vocabulary(name) or is_embedding(name) or _TABLES.search(name))
 
 
+def is_stored_transposed(name: str, infos: Mapping[str, TensorInfo]) -> bool:
+    """Whether a linear layer is stored [in, out], as in GPT-2.
+
+    Other models have the names, but store [out, in]: the shapes of layers with more outputs than
+    inputs tell them apart.
+    """
+    return _OF_GPT2.search(name) is not None and any(
+        len(info.shape) == 2 and is_wide(info.shape)
+        for other, info in infos.items()
+        if _WIDENING.search(other)
+    )
+
+
 def is_wide(shape: tuple[int, ...]) -> bool:
     """Whether a matrix has more columns than rows."""
     return shape[0] < shape[1]
@@ -100,10 +117,11 @@ def copies(shape: tuple[int, ...], count: int, arrays: Arrays) -> Fold:
     return Fold(lambda: [np.empty(shape, np.float32) for _ in range(count)], add)
 
 
-def from_copies(count: int, arrays: Arrays, compute: Callable[[list[Floats]], Any]) -> Fold:
+def from_copies(count: int, arrays: Arrays, compute: Callable[[str, list[Floats]], Any]) -> Fold:
     """A round that copies `count` whole matrices and keeps what is computed of them.
 
-    Its outcome is one list per tensor, with that as its only element.
+    Its outcome is one list per tensor, with that as its only element. `compute` gets the name of
+    the tensor and its matrices.
     """
 
     def add(state: list[Any], chunk: Chunk) -> None:
@@ -112,7 +130,7 @@ def from_copies(count: int, arrays: Arrays, compute: Callable[[list[Floats]], An
             state.append(fold.start())
         fold.add(state[0], chunk)
         if chunk.stop == math.prod(chunk.shape):
-            state[0] = compute(state[0])
+            state[0] = compute(chunk.name, state[0])
 
     return Fold(list, add)
 

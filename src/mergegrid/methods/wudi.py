@@ -1,6 +1,5 @@
 """WUDI: the delta that interferes least with any expert's (arXiv 2503.08099, equation 6)."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -24,12 +23,11 @@ from mergegrid.methods.matrices import (
     column_products,
     copies,
     is_layer,
+    is_stored_transposed,
     is_wide,
     row_products,
 )
 
-# Linear layers of GPT-2 are stored [in, out].
-_TRANSPOSED = re.compile(r"(^|\.)(c_attn|c_fc|c_proj)\.weight$")
 # Without a ridge of this size, the solution explodes where the rows of all experts together are
 # nearly as many as the columns.
 _STABLE_RIDGE = 1e-3
@@ -76,7 +74,7 @@ class Wudi(Method):
         """
         layers = [name for name, info in inputs.infos.items() if is_layer(name, info.shape)]
         for name in layers:
-            self._check_layer(name, inputs.infos[name], len(inputs.experts))
+            self._check_layer(name, inputs.infos, len(inputs.experts))
         return [
             Prepass(
                 self._key(), (name,), partial(self._solution, inputs, name), holds_matrices=True
@@ -94,13 +92,13 @@ class Wudi(Method):
         shapes = [info.shape for name, info in infos.items() if is_layer(name, info.shape)]
         return max((_bytes(shape, experts) for shape in shapes), default=0)
 
-    def _check_layer(self, name: str, info: TensorInfo, experts: int) -> None:
-        if _TRANSPOSED.search(name):
+    def _check_layer(self, name: str, infos: Mapping[str, TensorInfo], experts: int) -> None:
+        if is_stored_transposed(name, infos):
             raise ConfigError(
                 f"wudi needs linear layers [out, in], but {name} is stored [in, out], as in GPT-2; "
                 "use another method"
             )
-        rows, columns = info.shape
+        rows, columns = infos[name].shape
         low, high = _POLE
         if experts > 1 and self.ridge < _STABLE_RIDGE and low < experts * rows / columns < high:
             raise ConfigError(

@@ -72,6 +72,21 @@ def test_worked_examples(merge, deltas, common, expected):
     np.testing.assert_allclose(merge_deltas(merge, *deltas, common=common), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
+def test_layers_that_are_stored_transposed_merge_as_others(merge, shape):
+    """GPT-2 stores linear layers [in, out], others with its names do not."""
+    deltas = [drawn(seed, *shape) for seed in range(2)]
+    expected = merge_deltas(merge, *deltas)
+    name, widening = "h.0.attn.c_proj.weight", "h.0.attn.c_attn.weight"
+    for unchanged, of_gpt2 in ((np.zeros((4, 12)), True), (np.zeros((12, 4)), False)):
+        experts = {
+            f"e{n}": {name: delta.T.copy(), widening: unchanged} for n, delta in enumerate(deltas)
+        }
+        base = {name: np.zeros(shape[::-1]), widening: unchanged}
+        merged = merge(base, experts, IsoCts())[name]
+        assert np.allclose(merged.T, expected, atol=1e-8) == of_gpt2
+
+
 def test_vectors_get_the_mean_of_the_deltas(merge):
     base, experts = {"b": drawn(0, 9)}, {name: {"b": drawn(ord(name), 9)} for name in "xyz"}
     merged = merge(base, experts, IsoCts(coefficient=0.5))

@@ -78,6 +78,22 @@ def test_matrices_may_be_larger_than_what_is_multiplied_at_a_time(merge, monkeyp
     np.testing.assert_allclose(merge_deltas(merge, *deltas), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("scope", ["global", "per_tensor"])
+@pytest.mark.parametrize("shape", [(30, 20), (90, 20), (20, 90)])
+def test_layers_that_are_stored_transposed_merge_as_others(merge, scope, shape):
+    """GPT-2 stores linear layers [in, out], others with its names do not."""
+    deltas = [drawn(seed, *shape) for seed in range(2)]
+    expected = merge_deltas(merge, *deltas, scope=scope)
+    name, widening = "h.0.attn.c_proj.weight", "h.0.attn.c_attn.weight"
+    for unchanged, of_gpt2 in ((np.zeros((4, 12)), True), (np.zeros((12, 4)), False)):
+        experts = {
+            f"e{n}": {name: delta.T.copy(), widening: unchanged} for n, delta in enumerate(deltas)
+        }
+        base = {name: np.zeros(shape[::-1]), widening: unchanged}
+        merged = merge(base, experts, Knots(scope=scope))[name]
+        assert np.allclose(merged.T, expected, atol=1e-8) == of_gpt2
+
+
 def test_worked_example(merge):
     merged = merge_deltas(merge, [[2], [0]], [[1.5], [2.5]], trim=0)
     np.testing.assert_allclose(merged, [[2.5], [0.5]], atol=1e-6)
