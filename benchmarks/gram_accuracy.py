@@ -44,7 +44,7 @@ def iso_c(deltas: list[Doubles], driver: str, cut: float = 1e-5) -> Doubles:
     return singular[kept].sum() / len(singular) * (left[:, kept] @ right[kept])
 
 
-def tsv_m(deltas: list[Doubles], driver: str, cut: float = 1e-6) -> Doubles:
+def tsv_m(deltas: list[Doubles], driver: str, cut: float = 1e-5) -> Doubles:
     """U S V^T of the largest singular values of each delta, U and V made orthogonal."""
     count = min(deltas[0].shape) // len(deltas)
     lefts, singulars, rights = [], [], []

@@ -2,9 +2,9 @@
 
 Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
 `make benchmarks`, `make bench-merge`, `make bench-methods`, `python benchmarks/gram_accuracy.py`,
-`python benchmarks/pairs.py`, `python benchmarks/adapter_study.py`), as far as they exist. Replaces
-the text between markers such as `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in
-whichever page has them.
+`python benchmarks/pairs.py`, `python benchmarks/adapter_study.py`, `config/adamr.yaml`), as far as
+they exist. Replaces the text between markers such as `<!-- begin: drop rates -->` and
+`<!-- end: drop rates -->`, in whichever page has them.
 """
 
 import re
@@ -208,6 +208,30 @@ def five_benchmarks() -> dict[str, str]:
     return {"five benchmarks": markdown_table(scores.sort_values(SHOWN[1:3])[SHOWN])}
 
 
+def towards_base() -> dict[str, str]:
+    """Return the part made from the finished study of AdamR."""
+    study = read_study(ROOT / "config" / "adamr.yaml")
+    tables = ROOT / study.paths.results / "tables"
+    if not (tables / "drop_rates.csv").is_file():
+        sys.stderr.write(f"{tables} has no scores; their part of the docs stays unchanged\n")
+        return {}
+    assert study.encoders is not None
+    families = study.encoders.families.items()
+    strengths = {name: family.finetune.towards_base for name, family in families}
+    sizes = pd.read_csv(tables / "delta_ranges.csv").groupby(["family", "expert"])["mean"].mean()
+    points = pd.read_csv(tables / "drop_rates.csv")
+    points = points[points["sparsifier"].isin(["none", "dare"])]
+    points["score"] = points["mean"].map("{:.3f}".format) + points["std"].map(" ± {:.3f}".format)
+    keys = ["family", "expert", "metric"]
+    table = points.pivot(index=keys, columns="rate", values="score").reset_index()
+    table.columns = [name if isinstance(name, str) else f"DARE {name:g}" for name in table.columns]
+    size = sizes[pd.MultiIndex.from_frame(table[["family", "expert"]])]
+    table.insert(0, "towards_base", table.pop("family").map(strengths))
+    table.insert(3, "mean size of a delta", [f"{value:.1e}" for value in size])
+    table = table.rename(columns={"expert": "task", "DARE 0": "expert"})
+    return {"towards base": markdown_table(table.sort_values(["task", "towards_base"]))}
+
+
 def benchmark(name: str, file: str) -> dict[str, str]:
     """Return the part made from the tables of a finished benchmark."""
     table = ROOT / ".bench" / file
@@ -225,6 +249,7 @@ def main() -> None:
             **quickstart(),
             **glue_small(),
             **five_benchmarks(),
+            **towards_base(),
             **benchmark("merge benchmark", "merge.md"),
             **benchmark("method benchmark", "methods.md"),
             **benchmark("gram accuracy", "gram_accuracy.md"),

@@ -25,10 +25,6 @@ from mergegrid.methods.matrices import (
     singular_values,
 )
 
-# Singular values below this share of the largest are rounding of float32 weights. Without a cut,
-# each direction of rounding noise would get the weight of a real one.
-CUT = 1e-5
-
 
 class IsoC(Method):
     """Summed deltas whose singular values are all set to their mean (Iso-C, arXiv 2502.04959)."""
@@ -106,7 +102,7 @@ def _isotropic(inputs: MethodInputs, name: str) -> Rounds:
 
 def _flattening(gram: Doubles) -> Doubles:
     """mean(S) X S^-1 X^T, where X S^2 X^T is the Gram matrix [n, n]."""
-    singular, vectors = singular_values(gram, CUT)
+    singular, vectors = singular_values(gram)
     mean = singular.sum() / len(gram)
     with one_blas_thread():
         flattening: Doubles = (vectors * (mean / singular)) @ vectors.T

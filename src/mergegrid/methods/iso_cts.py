@@ -13,8 +13,8 @@ from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.values import Value
-from mergegrid.methods.iso_c import CUT
 from mergegrid.methods.matrices import (
+    CUT,
     Doubles,
     Floats,
     WholeDelta,
@@ -105,7 +105,7 @@ def _merged(deltas: Sequence[Floats], common: float, transposed: bool) -> Floats
     if not np.isfinite(total).all():
         # The engine tells which model holds a NaN or infinity when it merges the tensor.
         return np.full((rows, columns), np.nan, np.float32)
-    singular, vectors = singular_values(row_products(total), CUT)
+    singular, vectors = singular_values(row_products(total))
     largest = rows - specific * len(deltas)
     strengths, left = [singular[:largest]], [vectors[:, :largest]]
     right = [other_side(total, left[0] / strengths[0])]

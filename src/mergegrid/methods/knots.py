@@ -16,6 +16,7 @@ from mergegrid.engine.ops.operations import HIGH_BINS, LOW_BITS, Array
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.values import Value
 from mergegrid.methods.matrices import (
+    CUT,
     Doubles,
     Floats,
     WholeDelta,
@@ -32,8 +33,6 @@ from mergegrid.sparsifiers.rates import Rate, Scope
 
 Bits = NDArray[np.uint32]
 Counts = NDArray[np.int64]
-# Singular values below this share of the largest are rounding noise, and have no direction.
-_CUT = 1e-6
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
@@ -58,7 +57,7 @@ class Knots(Method):
         In the basis of the columns of U, expert k has the elements R_k = U^T d_k [rank, in]. Each
         expert loses the round(trim * n) smallest of its n elements, and what is equal to the
         largest of them; T is the mean of those that are left and have the sign of their sum, and 0
-        where the sum is. Singular values below 1e-6 of the largest have no direction, so R of
+        where the sum is. Singular values below 1e-5 of the largest have no direction, so R of
         adapters is as small as their rank. Equal singular values leave U open: results may then
         differ between machines. The deltas of all other tensors are averaged, embeddings and heads
         included.
@@ -167,14 +166,14 @@ def _basis(deltas: Sequence[Floats]) -> Doubles:
         gram = np.zeros((rows, rows))
         for delta in deltas:
             gram += row_products(delta)
-        return singular_values(gram, _CUT)[1]
+        return singular_values(gram)[1]
     together = np.concatenate(deltas, axis=1, dtype=np.float64)
     if not np.isfinite(together).all():
         # The engine tells which model holds a NaN or infinity when it merges the tensor.
         return np.full((rows, 1), np.nan)
     with one_blas_thread():
         left, singular, _ = decomposed(together)
-    basis: Doubles = left[:, singular > _CUT * singular.max(initial=0)]
+    basis: Doubles = left[:, singular > CUT * singular.max(initial=0)]
     return basis
 
 

@@ -29,6 +29,9 @@ Doubles = NDArray[np.float64]
 Arrays = Callable[[Chunk], list[Array]]
 """The arrays of a chunk that a fold is about, such as the delta of each expert."""
 _FLOAT32 = DTYPES["float32"]
+CUT = 1e-5
+"""Singular values below this share of the largest are rounding of float32 weights. Without a cut,
+each direction of rounding noise would count as a real one."""
 # Linear layers of GPT-2, and those of them that have more outputs than inputs.
 _OF_GPT2 = re.compile(r"(^|\.)(c_attn|c_fc|c_proj)\.weight$")
 _WIDENING = re.compile(r"(^|\.)(c_attn|c_fc)\.weight$")
@@ -157,7 +160,7 @@ def row_products(*matrices: NDArray[Any]) -> Doubles:
     return gram
 
 
-def singular_values(gram: Doubles, cut: float) -> tuple[Doubles, Doubles]:
+def singular_values(gram: Doubles, cut: float = CUT) -> tuple[Doubles, Doubles]:
     """Singular values [r] of a matrix, in falling order, and its vectors [n, r] on one side.
 
     Args:

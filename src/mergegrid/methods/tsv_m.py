@@ -24,9 +24,6 @@ from mergegrid.methods.matrices import (
     singular_values,
 )
 
-# Singular values below this share of the largest are rounding noise, and have no direction.
-_CUT = 1e-6
-
 
 class TsvM(Method):
     """The strongest singular vectors of each delta, orthogonalized (TSV-M, arXiv 2412.00081)."""
@@ -86,7 +83,7 @@ def _merged(deltas: Sequence[Floats]) -> Floats:
     count = rows // len(deltas)
     left, strengths, right = [], [], []
     for delta in deltas:
-        singular, vectors = singular_values(row_products(delta), _CUT)
+        singular, vectors = singular_values(row_products(delta))
         left.append(vectors[:, :count])
         strengths.append(singular[:count])
         right.append(other_side(delta, left[-1] / strengths[-1]))

@@ -14,7 +14,7 @@ SHAPES = {"tall.weight": (90, 24), "square.weight": (20, 20), "wide.weight": (20
 def in_common_basis(deltas):
     """The basis of the outputs, and deltas in it, by a decomposition in float64."""
     left, singular, _ = np.linalg.svd(np.concatenate(deltas, axis=1), full_matrices=False)
-    basis = left[:, singular > 1e-6 * singular.max(initial=0)]
+    basis = left[:, singular > 1e-5 * singular.max(initial=0)]
     return basis, [basis.T @ delta for delta in deltas]
 
 

@@ -112,6 +112,27 @@ def test_adapters_of_low_rank_in_spaces_of_their_own_are_added(merge):
     np.testing.assert_allclose(merge_deltas(merge, *deltas), sum(deltas), atol=1e-5)
 
 
+def test_rounding_of_adapters_that_were_merged_whole_gives_no_directions(merge):
+    random = np.random.default_rng(8)
+    base = (random.standard_normal((64, 48)) * 0.02).astype(np.float32)
+    deltas = [
+        random.standard_normal((64, 3)) @ random.standard_normal((3, 48)) * 1e-4 for _ in range(2)
+    ]
+    experts = {f"e{n}": {"w": (base + delta).astype(np.float32)} for n, delta in enumerate(deltas)}
+    merged = merge({"w": base}, experts, TsvM())["w"] - base
+    # All directions beyond the third are rounding.
+    left, singular, right = zip(
+        *(np.linalg.svd(delta, full_matrices=False) for delta in deltas), strict=True
+    )
+    strengths = np.concatenate([values[:3] for values in singular])
+    expected = (
+        polar(np.concatenate([vectors[:, :3] for vectors in left], axis=1))
+        * strengths
+        @ polar(np.concatenate([vectors[:3].T for vectors in right], axis=1)).T
+    )
+    assert np.linalg.norm(merged - expected) < 2e-5 * np.linalg.norm(expected)
+
+
 def test_the_transpose_merges_to_the_transpose_and_twice_the_size_to_twice_the_delta(merge):
     deltas = [drawn(seed, 30, 20) for seed in range(2)]
     merged = merge_deltas(merge, *deltas)
