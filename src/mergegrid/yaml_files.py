@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -96,11 +96,15 @@ def check_content(kind: type[T], content: Mapping[str, Any], origin: Path | str)
 def _lines(
     errors: Iterable[ErrorDetails], content: Mapping[str, Any], kind: type[BaseModel]
 ) -> list[str]:
+    # A value that matches no type of a union gives one error per type; keep the most specific.
     lines: dict[tuple[str | int, ...], str] = {}
+    other_types: set[tuple[str | int, ...]] = set()
     for error in errors:
         keys = _keys(error["loc"], content, error["type"] in ("extra_forbidden", "missing"))
-        lines.setdefault(tuple(keys), _line(error, keys, kind))
-    # A value that matches no type of a union gives one error per type; keep the most specific.
+        place, is_type = tuple(keys), error["type"].endswith(("_type", "literal_error"))
+        if place not in lines or (place in other_types and not is_type):
+            lines[place] = _line(error, keys, kind, content)
+            (other_types.add if is_type else other_types.discard)(place)
     return [
         line
         for keys, line in lines.items()
@@ -108,14 +112,14 @@ def _lines(
     ]
 
 
-def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel]) -> str:
+def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel], content: Any) -> str:
     key = ".".join(map(str, keys)) or "the configuration"
     if error["type"] == "extra_forbidden":
         moved: Mapping[str, str] = getattr(kind, "moved_keys", {})
         if key in moved:
             place, _, _ = moved[key].partition(".")
             return f"`{key}` has moved to `{moved[key]}`; indent it below `{place}:`"
-        known = _known_keys(keys[:-1], kind)
+        known = _known_keys(keys[:-1], kind, content)
         near = difflib.get_close_matches(str(keys[-1]), known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{key} is not a known key; {hint}known keys: {', '.join(known)}"
@@ -143,13 +147,21 @@ def _keys(location: tuple[str | int, ...], content: Any, ends_in_key: bool) -> l
     return keys
 
 
-def _known_keys(keys: list[str | int], kind: type[BaseModel]) -> list[str]:
-    """The keys that are allowed below the given keys."""
+def _known_keys(keys: list[str | int], kind: type[BaseModel], content: Any) -> list[str]:
+    """The keys that are allowed below the given keys: where `kind` is written, those of it."""
     models: list[Any] = [kind]
     for key in keys:
+        content = content[key]
         models = [inner for model in models for inner in _inner(model, key)]
+        named = content.get("kind") if isinstance(content, dict) else None
+        models = [model for model in models if _has_kind(model, named)] or models
     names = [name for model in models for name in model.model_fields]
     return list(dict.fromkeys(names))
+
+
+def _has_kind(model: type[BaseModel], named: Any) -> bool:
+    field = model.model_fields.get("kind")
+    return field is not None and named in get_args(field.annotation)
 
 
 def _inner(model: type[BaseModel], key: str | int) -> list[Any]:

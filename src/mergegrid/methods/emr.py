@@ -1,5 +1,6 @@
 """EMR: one merged delta, and for each expert a mask and a factor (arXiv 2405.17461, section 3)."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar, Literal
@@ -40,7 +41,8 @@ class Emr(PerExpertMethod):
         sum |delta_k| / sum |mask_k T| over the whole model, so that the size of the delta returns.
         """
         place = self.place(tuple(chunk.experts))
-        factor = chunk.result(self._key())[place]
+        factors, overflowing = chunk.result(self._key())
+        factor = math.nan if chunk.chunk.name in overflowing else factors[place]
         if factor is None:
             raise ConfigError(
                 f"emr has no model for {self.expert}: none of its deltas has the sign of the sum "
@@ -65,16 +67,21 @@ class Emr(PerExpertMethod):
         by_tensor: dict[str, list[NDArray[np.float64]]] = {}
         for name, rows in (yield PerChunk(sizes)):
             by_tensor.setdefault(name, []).append(rows)
-        totals = np.zeros(2 * len(inputs.experts))
+        totals, overflowing = np.zeros(2 * len(inputs.experts)), set()
         for name, parts in by_tensor.items():
             total = np.concatenate(parts, axis=1).sum(axis=1)
+            if not np.isfinite(total).all():
+                # The engine tells which model holds a NaN or infinity when it merges the tensor.
+                overflowing.add(name)
+                continue
             totals += total / inputs.infos[name].count if self.arithmetic == "reference" else total
         changed, kept = np.split(totals, 2)
         # An expert that is equal to the base has the base as its model.
-        return [
-            float(before / after) if after else None if before else 1.0
+        factors = [
+            float(before / after) if after else None if before and not overflowing else 1.0
             for before, after in zip(changed, kept, strict=True)
         ]
+        return factors, overflowing
 
     def _key(self) -> tuple[str, str]:
         return "factors", self.arithmetic

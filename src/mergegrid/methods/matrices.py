@@ -214,4 +214,8 @@ def nearest_orthogonal(vectors: Doubles) -> Doubles:
 def _rows(chunk: Chunk, arrays: Arrays) -> list[Floats]:
     lists = arrays(chunk)
     stored = chunk.ops.store(lists, [_FLOAT32] * len(lists))
+    for values, finite in stored:
+        if not finite:
+            # Also where a sparsifier drops the NaN or infinity, the engine is to find it.
+            values.fill(math.nan)
     return [values.reshape(-1, chunk.row) for values, _ in stored]

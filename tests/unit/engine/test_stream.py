@@ -14,14 +14,18 @@ from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.engine.ops.torch_operations import TorchOperations
 from mergegrid.errors import CheckpointError
 from mergegrid.methods.average import Average
+from mergegrid.methods.iso_cts import IsoCts
+from mergegrid.methods.knots import Knots
 from mergegrid.methods.model_stock import ModelStock
 from mergegrid.methods.sce import Sce
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.methods.ties import Ties
+from mergegrid.methods.tsv_m import TsvM
 from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.della import Della
 from mergegrid.sparsifiers.drop_only import DropOnly
 from mergegrid.sparsifiers.rates import Rule
+from mergegrid.sparsifiers.tall import Tall
 
 RULES = (Rule(tensors="norms", rate=0), Rule(tensors="layers 1", rate=0.7))
 
@@ -120,8 +124,11 @@ def test_a_damaged_model_is_named_with_tensor_and_element(merge, who, value, pla
         (TaskArithmetic(), DropOnly(rate=1)),
         (TaskArithmetic(), Della(rate=0.9)),
         (Ties(trim=0.9), DropOnly(rate=0.99)),
+        (IsoCts(), DropOnly(rate=0.999)),
+        (Knots(), Tall()),
+        (TsvM(), Tall()),
     ],
-    ids=["all dropped", "in rows", "outvoted"],
+    ids=["all dropped", "in rows", "outvoted", "iso_cts", "knots", "tsv_m"],
 )
 def test_damage_is_found_even_where_it_is_dropped(merge, operations, method, sparsifier):
     base = {"a": np.zeros(7), "b": np.zeros((300, 400))}

@@ -5,7 +5,7 @@ import pytest
 
 from mergegrid.engine.engine import EngineOptions
 from mergegrid.engine.ops.operations import GRAIN
-from mergegrid.errors import ConfigError
+from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.methods.emr import Emr
 from mergegrid.methods.tall_mask import TallMask
 from mergegrid.recipes.merge_file import MergeFile, recipes_of
@@ -153,3 +153,23 @@ def test_an_expert_that_agrees_nowhere_has_no_model(merge):
     with pytest.raises(ConfigError, match="no model for b: none of its deltas has the sign"):
         merge_deltas(merge, deltas, "b")
     assert merge_deltas(merge, deltas, "c").tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_damaged_model_is_named_whichever_tensor_is_merged_first(merge, value):
+    base = {"a": np.zeros(7), "b": np.zeros(3000)}
+    code = {name: each + 1 for name, each in base.items()}
+    math = {name: each - 1 for name, each in base.items()}
+    math["b"][5] = value
+    options = EngineOptions(threads=1, chunk_size=GRAIN)
+    for expert in ("code", "math"):
+        with pytest.raises(CheckpointError, match=rf"expert math holds {value} in b \(element 5"):
+            merge(base, {"math": math, "code": code}, Emr(expert=expert), options=options)
+
+
+def test_an_overflow_of_a_delta_is_no_damaged_model(merge):
+    base = {"a": np.zeros(7), "b": np.full(3, -3e38)}
+    code = {"a": base["a"] + 1, "b": base["b"]}
+    math = {"a": base["a"] - 1, "b": -base["b"]}
+    with pytest.raises(CheckpointError, match="merged b has values that float32 cannot hold"):
+        merge(base, {"math": math, "code": code}, Emr(expert="code"))

@@ -53,12 +53,18 @@ WRONG = [
     ("merges.methods", [{"kind": "ties", "k": 2}], "merges.methods.0.k is not a known key; known"),
     (
         "merges.methods",
+        [{"kind": "iso_cts", "comon": 0.5, "keep": 0.1}],
+        "keep is not a known key; known keys: kind, coefficient, common",
+    ),
+    (
+        "merges.methods",
         [{"kind": "ties", "trim": {"rules": [{"tensor": "norms", "value": 0}], "default": 0}}],
         "merges.methods.0.trim.rules.0.tensor is not a known key; did you mean 'tensors'?",
     ),
     ("merges.methods", [{"kind": "ties"}] * 2, "ties is listed more than once; list it once"),
     ("merges.sparsifiers", [{"kind": "dare", "rate": 2}], "sparsifiers.0.rate = 2: Input should"),
     ("merges.sets", [["rte", "cola"]], "merges.sets lists rte, cola, which no family has togethe"),
+    ("merges.sets", [["rte"]], "merges.sets.0 = ['rte']: List should have at least 2 items"),
     ("merges.sets", ["triples"], "merges.sets.0 = 'triples': Input should be 'pairs' or 'all'"),
     (
         "merges.sparsifiers",
