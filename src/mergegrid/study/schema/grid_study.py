@@ -20,6 +20,7 @@ from mergegrid.sparsifiers.rates import Rate
 from mergegrid.study.schema.families import ModelFamily
 from mergegrid.study.schema.grids import (
     MergeGrid,
+    RandomSets,
     Seeds,
     Selection,
     Similarity,
@@ -99,6 +100,12 @@ class GridStudy(Settings, ABC, Generic[F]):
                 raise ValueError(
                     f"merges.sets lists {', '.join(experts)}, which no family has together; "
                     "merge experts of one family"
+                )
+            largest = max(map(len, groups), default=0)
+            if isinstance(experts, RandomSets) and experts.size > largest:
+                raise ValueError(
+                    f"merges.sets asks for sets of {experts.size} experts, and the largest family "
+                    f"has {largest}; lower size"
                 )
         return self
 

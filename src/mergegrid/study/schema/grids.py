@@ -241,7 +241,8 @@ def check_fit(
         try:
             point.check(experts)
         except ValueError as error:
-            raise ValueError(f"{key}: {error}") from error
+            where = f" (in the set {', '.join(experts)})" if len(experts) > 1 else ""
+            raise ValueError(f"{key}: {error}{where}") from error
 
 
 def _with_examples(method: AnyMethod) -> AnyMethod:

@@ -65,6 +65,11 @@ WRONG = [
     ("merges.sparsifiers", [{"kind": "dare", "rate": 2}], "sparsifiers.0.rate = 2: Input should"),
     ("merges.sets", [["rte", "cola"]], "merges.sets lists rte, cola, which no family has togethe"),
     ("merges.sets", [["rte"]], "merges.sets.0 = ['rte']: List should have at least 2 items"),
+    (
+        "merges.sets",
+        ["pairs", {"random": 1, "size": 3}],
+        "merges.sets asks for sets of 3 experts, and the largest family has 2; lower size",
+    ),
     ("merges.sets", ["triples"], "merges.sets.0 = 'triples': Input should be 'pairs' or 'all'"),
     (
         "merges.sparsifiers",
@@ -82,7 +87,8 @@ WRONG = [
     (
         "merges.methods",
         [{"kind": "average", "weights": {"rte": 1, "cola": 2}}],
-        "merges.methods: average.weights refers to cola, which is not an expert",
+        "merges.methods: average.weights refers to cola, which is not an expert of this recipe; "
+        "choose among rte, stsb (in the set rte, stsb)",
     ),
     (
         "merges.methods",
