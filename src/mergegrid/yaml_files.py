@@ -126,6 +126,11 @@ def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel], con
     if error["type"] == "missing":
         return f"{key} is missing; add it (see config/README.md)"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "union_tag_invalid":
+        tag, tags = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "")
+        near = difflib.get_close_matches(tag, tags.split(", "), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{key}.kind = {tag!r} is not known; {hint}known kinds: {tags}"
     if error["type"] == "value_error" and isinstance(error["input"], dict | BaseModel):
         return f"{key}: {message}" if keys else message
     return f"{key} = {error['input']!r}: {message}"

@@ -183,7 +183,7 @@ def test_a_disk_without_room_for_the_weights_is_found_out_at_once(small, run, sm
     disk = small_disk(64)
     outcome = run("merge", recipe(small), disk / "out")
     assert outcome.code == 2
-    wrong = r"error: the disk of \S+ has 0\.1 MB free, but 0\.1 MB are needed: 0\.1 MB in \S+out; "
+    wrong = r"error: the disk of \S+ has 65\.5 KB free, but \S+ KB are needed: \S+ KB in \S+out; "
     assert re.search(wrong + "free some space, or choose another output path", outcome.err)
     assert names(disk) == []
 

@@ -48,7 +48,7 @@ WRONG = [
         -1,
         "families.bert.experts.stsb.finetune.learning_rate = -1: Input should be greater than 0",
     ),
-    ("merges.methods", [{"kind": "tees"}], "Input tag 'tees' found using 'kind' does not match"),
+    ("merges.methods", [{"kind": "tees"}], "kind = 'tees' is not known; did you mean 'ties'?"),
     ("merges.methods", [{"kind": "ties", "trim": [2]}], "merges.methods.0.trim.0 = 2: Input shou"),
     ("merges.methods", [{"kind": "ties", "k": 2}], "merges.methods.0.k is not a known key; known"),
     (
