@@ -126,7 +126,7 @@ def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel], con
     if error["type"] == "missing":
         return f"{key} is missing; add it (see config/README.md)"
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "union_tag_invalid":
+    if error["type"] == "union_tag_invalid" and error["ctx"]["discriminator"] == "'kind'":
         tag, tags = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "")
         near = difflib.get_close_matches(tag, tags.split(", "), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -292,7 +292,7 @@ def test_what_the_hub_refuses_is_one_line_with_the_way_out(tmp_path, commands, m
     }
     cases = {
         "org/maht": ("there is no folder", "org/maht", "no model of this name", "(401)"),
-        "models/maht": ("did you mean", "models/math?", "Nor is there a model hub:models/maht"),
+        "models/maht": ("did you mean", "models/math?", "As an id of the hub: hub:models/maht"),
         "hub:org/maht": ("expert math: hub:org/maht", "check the spelling"),
         "org/math@v9": ("org/math@v9", "does not exist", "/commits/main"),
         "org/math:sub": ("org/math:sub has no *.safetensors", "there are some in: hub:org/math"),

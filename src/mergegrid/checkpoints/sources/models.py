@@ -192,12 +192,8 @@ def _pin(origin: HubOrigin, who: str, text: str, path: Path) -> "HubFiles":
             [sibling.name for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
         )
         near = difflib.get_close_matches(path.name, siblings, n=1)
-        if near:
-            raise SourceError(
-                f"{who}there is no folder {path}; did you mean {path.with_name(near[0])}? Nor is "
-                f"there a model {origin} that can be read"
-            ) from error
+        hint = f"; did you mean {path.with_name(near[0])}? As" if near else ", and as"
         raise SourceError(
-            f"{who}there is no folder {path}, and as an id of the hub: {error}"
+            f"{who}there is no folder {path}{hint} an id of the hub: {error}"
         ) from error
     return files
