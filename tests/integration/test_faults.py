@@ -202,7 +202,7 @@ def test_a_disk_that_fills_anywhere_leaves_nothing_and_spoils_nothing(small, run
         assert outcome.code == 2
         last = outcome.err.splitlines()[-1]
         assert re.match(
-            r"error: .*(cannot be written.*No space left on device|MB are needed).*free some space",
+            r"error: .*(cannot be written.*No space left on device|[KM]B are needed).*free some space",
             last,
         )
         assert names(disk) == []
