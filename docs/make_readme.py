@@ -100,8 +100,8 @@ def fill(parts: Mapping[str, str]) -> None:
 
 
 def quickstart() -> dict[str, str]:
-    """Return the parts made from a finished quickstart, and copy its figures."""
-    study = read_study(ROOT / "config" / "config.yaml")
+    """Return the parts made from a finished quickstart in full, and copy its figures."""
+    study = read_study(ROOT / "config" / "quickstart_full.yaml")
     results, logs = ROOT / study.paths.results, ROOT / study.paths.logs
     if not (results / "tables").is_dir():
         sys.stderr.write(f"{results} has no tables; their parts of the docs stay unchanged\n")

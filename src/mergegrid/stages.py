@@ -70,6 +70,7 @@ STAGES: dict[str, Stage] = {
     "harness": Stage("study/grading/lm_eval.py"),
     "select": Stage("study/scoring/choice.py"),
     "comparisons": Stage("study/scoring/comparisons.py", ("numpy", "scipy")),
+    "ranking": Stage("study/scoring/ranking.py", ("numpy", "scipy")),
     "tables": Stage("study/reporting/catalogue.py", ("pandas",)),
     "figures": Stage("study/reporting/figures.py", ("matplotlib",)),
     "costs": Stage("study/reporting/costs.py"),

@@ -29,6 +29,7 @@ from mergegrid.study.reporting.libraries import table_notes
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.scoring.choice import choose
 from mergegrid.study.scoring.comparisons import compare
+from mergegrid.study.scoring.ranking import rank
 from mergegrid.study.scoring.scores import score_frame
 
 _HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -75,6 +76,12 @@ def comparisons(folder: Path) -> Any:
     """Intervals and p-values of a bootstrap over examples and seeds, corrected by Holm."""
     scores, answers, labels = sweep_of_answers()
     return compare(scores, answers, labels, resamples=500)
+
+
+def ranking(folder: Path) -> Any:
+    """Ranks and scores of merges, with intervals of a bootstrap over examples, sets and seeds."""
+    scores, answers, labels = sweep_of_answers()
+    return rank(scores, answers, labels, resamples=500)
 
 
 def tables(folder: Path) -> Any:
@@ -154,6 +161,7 @@ def _cell(text: str) -> str | float:
 NUMBERS = {
     "select": Numbers(select, TORCH),
     "comparisons": Numbers(comparisons, ARITHMETIC),
+    "ranking": Numbers(ranking, ARITHMETIC),
     "tables": Numbers(tables, ARITHMETIC),
     "figures": Numbers(figures, 1e-6),
     "costs": Numbers(costs, ARITHMETIC),

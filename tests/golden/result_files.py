@@ -12,6 +12,7 @@ from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.delta_reports.sizes import delta_sizes
 from mergegrid.study.reporting.results import Results
 from mergegrid.study.scoring.comparisons import compare
+from mergegrid.study.scoring.ranking import rank
 from mergegrid.study.scoring.scores import score_frame
 
 
@@ -22,6 +23,7 @@ def results_of(folder: Path) -> Results:
     parts = {"deltas": _deltas(), "similarity": _similarity()}
     compared, answers, labels = sweep_of_answers()
     parts["comparisons"] = compare(compared, answers, labels, resamples=100)
+    parts["ranking"] = rank(compared, answers, labels, resamples=100)
     for name, frame in parts.items():
         frame.to_parquet(folder / f"{name}.parquet")
     sources = folder / "base~minilm.json"
@@ -29,6 +31,7 @@ def results_of(folder: Path) -> Results:
     sources.write_text(json.dumps({**record, "licence": "mit", "bytes": 7}))
     return Results(
         scores=[scores],
+        sweeps=[scores],
         **{name: [folder / f"{name}.parquet"] for name in parts},
         experts=_trained(folder / "minilm", ("trec", "spam")),
         decoders=_trained(folder / "llama", ("math", "code")),

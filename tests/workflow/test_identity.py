@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from project import REPOSITORY
-from test_smoke import REPORT, TABLES
+from test_smoke import REPORT, SWEPT, TABLES
 
 pytestmark = pytest.mark.workflow
 
@@ -64,13 +64,18 @@ def test_upgraded_libraries_run_nothing(study):
 @pytest.mark.parametrize(
     ("module", "stage", "runs"),
     [
-        ("study/reporting/figures.py", "figures", {"figure": 5, "all": 1}),
+        ("study/reporting/figures.py", "figures", {"figure": 6, "all": 1}),
         ("study/reporting/catalogue.py", "tables", {"table": len(TABLES), "all": 1}),
         ("study/reporting/costs.py", "costs", {"costs": 1, "all": 1}),
         ("study/scoring/comparisons.py", "comparisons", {"comparisons": 1, "table": 2, "all": 1}),
+        (
+            "study/scoring/ranking.py",
+            "ranking",
+            {"ranking": 1, "table": 1, "figure": 1, "all": 1},
+        ),
         ("study/scoring/choice.py", "select", {"merges": 1, **REPORT}),
-        ("study/encoders/task_scorer.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **REPORT}),
-        ("engine/engine.py", "merge", {"sweep": 2, "merges": 1, **REPORT}),
+        ("study/encoders/task_scorer.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **SWEPT}),
+        ("engine/engine.py", "merge", {"sweep": 2, "merges": 1, **SWEPT}),
         (
             "delta_reports/report.py",
             "deltas",
@@ -84,9 +89,9 @@ def test_upgraded_libraries_run_nothing(study):
                 "deltas": 2,
                 "sweep": 2,
                 "merges": 1,
-                **REPORT,
+                **SWEPT,
                 "table": len(TABLES) - 1,  # All but that of the sources.
-                "figure": 5,
+                "figure": 6,
             },
         ),
         ("study/finetuning/decoder.py", "finetune_decoder", {}),

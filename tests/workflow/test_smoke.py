@@ -9,8 +9,13 @@ from mergegrid.study.scoring.scores import COLUMNS
 
 pytestmark = pytest.mark.workflow
 
-# What is made from scores, directly or through comparisons.
-REPORT = {"all": 1, "scores": 1, "comparisons": 1, "costs": 1, "table": 7 + 2, "figure": 3}
+# What is made from scores of merges, directly or through comparisons and the ranking.
+REPORT = {
+    **{"all": 1, "scores": 1, "comparisons": 1, "ranking": 1, "costs": 1},
+    **{"table": 7 + 2 + 1, "figure": 3},
+}
+# And from those of single experts.
+SWEPT = {**REPORT, "figure": 4}
 EXPERT = {"config.json", "manifest.json", "model.safetensors", "training.json"}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 TABLES = {
@@ -25,10 +30,11 @@ TABLES = {
     "merges",
     "merges_wide",
     "pairs",
+    "ranking",
     "sources",
     "sparsifier_effects",
 }
-FIGURES = {"delta_histograms", "deltas", "drop_rates", "merges", "pairs"}
+FIGURES = {"delta_histograms", "deltas", "drop_rates", "merges", "pairs", "ranking"}
 KINDS = ("csv", "md", "html", "tex")
 PICTURES = ("svg", "png")
 COSTS = "results/smoke/costs/costs.csv"
@@ -54,6 +60,7 @@ def test_every_stage_runs_once(first_run):
         "merges": 1,
         "scores": 1,
         "comparisons": 1,
+        "ranking": 1,
         "costs": 1,
         "table": len(TABLES),
         "figure": len(FIGURES),
@@ -70,7 +77,7 @@ def test_results_are_exactly_these_files(smoke):
     models = {f"minilm/base/{name}" for name in (EXPERT | TOKENIZER) - {"training.json"}}
     for expert in ("trec", "spam"):
         models |= {f"minilm/experts/{expert}/seed~0/{name}" for name in EXPERT | TOKENIZER}
-    scores = {"scores.parquet", "comparisons.parquet"}
+    scores = {"scores.parquet", "comparisons.parquet", "ranking.parquet"}
     scores |= {
         f"minilm/predictions/{name}/seed~0.parquet" for name in ("trec", "spam", "trec+spam")
     }
@@ -113,12 +120,12 @@ def test_dare_at_90_percent_stays_near_the_expert_and_drop_only_does_not(smoke, 
 
 def test_one_more_rate_runs_only_what_depends_on_it(smoke_copy):
     smoke_copy.edit("config/smoke.yaml", "rates: [0, 0.9]", "rates: [0, 0.5, 0.9]")
-    assert smoke_copy.planned() == {"sweep": 2, **REPORT}
+    assert smoke_copy.planned() == {"sweep": 2, **SWEPT}
 
 
 def test_one_more_mask_seed_runs_only_what_depends_on_it(smoke_copy):
     smoke_copy.edit("config/smoke.yaml", "mask: [0]", "mask: [0, 1]")
-    assert smoke_copy.planned() == {"sweep": 2, "merges": 1, **REPORT}
+    assert smoke_copy.planned() == {"sweep": 2, "merges": 1, **SWEPT}
 
 
 def test_one_more_method_runs_only_what_depends_on_it(smoke_copy):

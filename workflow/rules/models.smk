@@ -47,6 +47,8 @@ rule expert:
         "<logs>/benchmarks/expert/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
         family=one_of(ENCODER_FAMILIES),
+    # The first figure is made of their scores.
+    priority: 3
     conda:
         "../../environment.yml"
     threads: 1

@@ -66,7 +66,7 @@ rule table:
 rule figure:
     """Draw one figure of one family."""
     input:
-        unpack(lambda wildcards: results_for(FIGURES[wildcards.figure].needs)),
+        unpack(figure_inputs),
     output:
         svg=report(
             "<results>/figures/{family}/{figure}.svg",
@@ -78,6 +78,8 @@ rule figure:
         png="<results>/figures/{family}/{figure}.png",
     log:
         "<logs>/figure/{family}/{figure}.log",
+    # They are what a user waits for.
+    priority: 4
     localrule: True
     conda:
         "../../environment.yml"

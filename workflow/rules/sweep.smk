@@ -24,8 +24,8 @@ rule sweep:
         "<logs>/benchmarks/sweep/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
         family=one_of(ENCODER_FAMILIES),
-    # The longest jobs go first, so that no core waits for one at the end.
-    priority: 1
+    # The first figure is made of these.
+    priority: 3
     conda:
         "../../environment.yml"
     threads: 1

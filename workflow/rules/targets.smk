@@ -67,6 +67,26 @@ def similarity_files():
     ]
 
 
+def sweep_files_of(family):
+    """The scores of single experts of a family."""
+    if family in ENCODER_FAMILIES:
+        pattern = f"<results>/{family}/sweeps/"
+        return [path for path in sweep_files() if path.startswith(pattern)]
+    return [
+        f"<results>/{family}/benchmarks/{experts}/seed~{seed}.parquet"
+        for name, experts, seed in GROUPS
+        if name == family and "+" not in experts
+    ]
+
+
+def figure_inputs(wildcards):
+    """The files behind a figure; single experts are drawn before the rest of a study is scored."""
+    kind = FIGURES[wildcards.figure].needs
+    if kind == "sweeps":
+        return {kind: sweep_files_of(wildcards.family) or "<results>/scores.parquet"}
+    return results_for(kind)
+
+
 def results_for(kind):
     """The files behind one kind of results, under the name that the scripts of the report expect."""
     deltas = "<results>/{family}/deltas/{expert}/seed~{seed}.parquet"
@@ -76,12 +96,13 @@ def results_for(kind):
         "deltas": [*per_expert(deltas, ENCODERS), *per_expert(deltas, DECODERS)],
         "similarity": similarity_files(),
         "comparisons": "<results>/comparisons.parquet",
+        "ranking": "<results>/ranking.parquet",
         "experts": per_expert(experts, ENCODERS),
         "decoders": per_expert(experts, DECODERS),
         "sources": [f"<results>/sources/{name}.json" for name in SOURCES],
     }
     # A table notes where the scores behind it were computed with several versions of a library.
-    kinds = ("comparisons", "scores") if kind == "comparisons" else (kind,)
+    kinds = (kind, "scores") if kind in ("comparisons", "ranking") else (kind,)
     return {kind: files[kind] for kind in kinds}
 
 
@@ -115,6 +136,11 @@ def has_pairs(family):
     )
 
 
+def has_merges(family):
+    """Whether experts of a family are merged."""
+    return bool(STUDY.grid_of(family).expert_sets(family))
+
+
 def tables_of_study():
     """The tables that have something to show."""
     empty = [] if ENCODERS else ["experts"]
@@ -122,6 +148,7 @@ def tables_of_study():
     empty += [] if similarity_files() else ["similarity"]
     empty += [] if published("published") else ["published"]
     empty += [] if any(map(has_pairs, FAMILIES)) else ["pairs", "sparsifier_effects"]
+    empty += [] if any(map(has_merges, FAMILIES)) else ["ranking"]
     return [table for table in TABLES if table not in empty]
 
 
@@ -129,6 +156,7 @@ def figures_of(family):
     """The figures that have something to show of a family."""
     empty = [] if STUDY.grid_of(family).similarity else ["similarity"]
     empty += [] if has_pairs(family) else ["pairs"]
+    empty += [] if has_merges(family) else ["ranking"]
     return [figure for figure in FIGURES if figure not in empty]
 
 

@@ -122,6 +122,31 @@ TABLES: dict[str, Table] = {
         ),
         cites=True,
     ),
+    "ranking": Table(
+        "ranking.ranking_table",
+        _MERGES,
+        "Methods with each sparsifier, at their selected settings, ranked by the mean over the "
+        "tasks of each set of experts, best first. Intervals are from a bootstrap over test "
+        "examples, sets, training seeds and mask seeds, as far as a study has several.",
+        columns(
+            *("family", "size", "method", "sparsifier", "sets", "candidates", "score", "percent"),
+            *("percent_low", "percent_high", "rank", "rank_low", "rank_high", "behind"),
+            *("told_apart", "selection"),
+            size="number of experts in a set; `all` for all sets",
+            sets="number of sets of experts",
+            candidates="settings that were compared for it, mean over sets and training seeds",
+            score="mean over tasks, sets and seeds of the test score",
+            percent="score in percent of the experts' own on the same tasks; a ratio of means",
+            percent_low="lower end of its 95 % interval",
+            percent_high="upper end of its 95 % interval",
+            rank="mean place among the entrants of a set; 1 is the best",
+            rank_low="lower end of its 95 % interval",
+            rank_high="upper end of its 95 % interval",
+            behind="score of the best row minus this one's",
+            told_apart="whether `behind` is larger than chance explains, for all rows at once",
+        ),
+        "ranking",
+    ),
     "comparisons": Table(
         "comparisons.comparison_table",
         _COMPARISONS,
@@ -303,6 +328,7 @@ FIGURES: dict[str, Figure] = {
         "Score of each expert of {family} against the drop rate, a panel per expert. Lines are "
         "means over seeds; bands span the smallest to the largest value. The dashed line is the "
         "base; an encoder's base has the expert's head.",
+        "sweeps",
     ),
     "merges": Figure(
         "figures.merges_figure",
@@ -314,6 +340,13 @@ FIGURES: dict[str, Figure] = {
         "Ordered pairs of experts of {family}: score of the merge on the target's task. A panel "
         "per method, a row per target, a dot per source; lines through dots span the smallest to "
         "the largest value over seeds.",
+    ),
+    "ranking": Figure(
+        "ranking.ranking_figure",
+        "Methods of {family} with each sparsifier: mean rank over sets of experts, and score in "
+        "percent of the experts' own, with 95 % intervals. Filled dots cannot be told apart from "
+        "the best.",
+        "ranking",
     ),
     "deltas": Figure(
         "delta_figures.deltas_figure",

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
     from mergegrid.study.reporting.results import Results
 
-Kind = Literal["scores", "deltas", "similarity", "experts", "decoders", "sources", "comparisons"]
+Kind = Literal[
+    "scores",
+    "sweeps",
+    "deltas",
+    "similarity",
+    "experts",
+    "decoders",
+    "sources",
+    "comparisons",
+    "ranking",
+]
 
 
 @dataclass(frozen=True)

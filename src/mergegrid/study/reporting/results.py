@@ -17,12 +17,16 @@ class Results:
 
     scores: list[Path] = field(default_factory=list)
     """`scores.parquet`"""
+    sweeps: list[Path] = field(default_factory=list)
+    """Scores of single experts, one file per expert and training seed."""
     deltas: list[Path] = field(default_factory=list)
     """Sizes of deltas, one file per expert and training seed."""
     similarity: list[Path] = field(default_factory=list)
     """Similarities of embeddings, one file per expert and training seed."""
     comparisons: list[Path] = field(default_factory=list)
     """`comparisons.parquet`"""
+    ranking: list[Path] = field(default_factory=list)
+    """`ranking.parquet`"""
     experts: list[Path] = field(default_factory=list)
     """Published experts, one folder per expert and training seed."""
     decoders: list[Path] = field(default_factory=list)

@@ -14,6 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESULTS = (
     "benchmarks",
     "comparisons.parquet",
+    "ranking.parquet",
     "costs",
     "figures",
     "report.html",

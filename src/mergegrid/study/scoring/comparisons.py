@@ -199,7 +199,7 @@ def _bootstrap(
         # The metric of a benchmark is a mean over questions.
         metric = labels = None
     count = int(rows["n"].iloc[0]) if labels is None else len(labels)
-    predictions = np.stack([_answer(answers, row, count) for _, row in rows.iterrows()])
+    predictions = np.stack([answer_of(answers, row, count) for _, row in rows.iterrows()])
     random = generator({"task": task, "examples": count, "resamples": resamples})
     values = resampled(metric, labels, predictions, resamples, random)  # [models, resamples]
     scores = rows["value"].to_numpy()
@@ -219,7 +219,12 @@ def _bootstrap(
         }
 
 
-def _answer(answers: Answers, row: "pd.Series[Any]", count: int) -> Floats:
+def answer_of(answers: Answers, row: "pd.Series[Any]", count: int) -> Floats:
+    """The answers of the model and head of a row, one for each of the `count` test examples.
+
+    Raises:
+        DataError: there are none, or not as many.
+    """
     values = answers.get((row["recipe_digest"], row["task"] if row["engine"] else row["head"]))
     if values is None or len(values) != count:
         raise DataError(
