@@ -121,7 +121,7 @@ def main() -> None:
 
 def write(kind: str, figure: Figure) -> None:
     """Write one picture."""
-    figure.savefig(FOLDER / f"{kind}.svg", metadata={"Date": None})
+    figure.savefig(FOLDER / f"{kind}.png", dpi=120, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -286,8 +286,11 @@ def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")
     """Update the JSON schemas and the references of configuration and results."""
     from mergegrid.study.reporting.documentation import write_results_documentation
     from mergegrid.study.schema.documentation import write_documentation
+    from mergegrid.study.schema.method_documentation import methods_text
 
     write_documentation(folder)
+    page = folder.parent / "docs" / "methods.md"
+    page.write_text(methods_text(page.parent), encoding="utf-8")
     write_results_documentation(folder.parent)
 
 

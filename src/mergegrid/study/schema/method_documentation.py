@@ -39,9 +39,9 @@ def methods_text(docs: Path) -> str:
     parts += [
         "## Methods",
         "How the experts, sparsified or not, become one model. The color in a picture is the "
-        "merged delta of elements that have the delta on the x axis in one expert and that on the y axis "
-        "in another; of methods on whole matrices, lines are the singular values of the merged "
-        "delta and of the experts'.",
+        "merged delta of elements that have the delta on the x axis in one expert and that on the "
+        "y axis in another; of methods on whole matrices, lines are the singular values of the "
+        "merged delta and of the experts'.",
     ]
     for kind, method in METHODS.items():
         parts += _section(kind, method, docs)
@@ -52,7 +52,7 @@ def _section(kind: str, settings: type[Method] | type[Sparsifier], docs: Path) -
     if not settings.__module__.startswith("mergegrid."):
         return []
     arithmetic = settings.merge if issubclass(settings, Method) else settings.apply
-    picture = f"{_PICTURES}/{kind}.svg"
+    picture = f"{_PICTURES}/{kind}.png"
     shown = [f"![What `{kind}` makes of deltas]({picture})"] if (docs / picture).exists() else []
     texts = [
         _linked(settings.__doc__ or ""),

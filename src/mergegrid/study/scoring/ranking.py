@@ -84,19 +84,20 @@ def _family(
     if len(groups) > 1:
         groups["all"] = values
     for size, group in groups.items():
+        of_sets = set(group["experts"])
         for row in _group(family, group, resamples):
-            of_sets = counts.loc[counts.index.isin(row.pop("_sets"), level="experts")]
-            one = of_sets.xs((row["method"], row["sparsifier"]), level=_ENTRANT)
+            entrant = row["method"], row["sparsifier"]
+            compared = [
+                count for key, count in counts.items() if key[0] in of_sets and key[2:] == entrant
+            ]
+            candidates = float(np.mean(compared))
             yield {
-                "family": family,
-                "size": size,
-                "selection": selection,
-                "candidates": float(one.mean()),
-                **row,
+                **{"family": family, "size": size, "selection": selection},
+                **{"candidates": candidates, **row},
             }
 
 
-def _candidates(merged: pd.DataFrame) -> "pd.Series[int]":
+def _candidates(merged: pd.DataFrame) -> dict[tuple[str, int, str, str], int]:
     """Count the settings compared for each entrant, [experts, training_seed, method, sparsifier].
 
     Those of a sparsifier include the settings of its method, which are compared without one.
@@ -104,14 +105,15 @@ def _candidates(merged: pd.DataFrame) -> "pd.Series[int]":
     keys = ["experts", "training_seed", *_ENTRANT]
     compared = merged[merged["split"] == merged["selection"]]
     counts = compared.drop_duplicates([*keys, "rate", "settings"]).groupby(keys).size()
-    totals = {}
+    totals: dict[tuple[str, int, str, str], int] = {}
     for key in merged.loc[merged["selected"], keys].drop_duplicates().itertuples(index=False):
+        experts, seed, method, sparsifier = key
         # A single candidate is not compared, and has no score on the selection split.
-        totals[tuple(key)] = max(int(counts.get((*key[:3], "none"), 0)), 1)
-        if key.sparsifier != "none":
-            totals[tuple(key)] += max(int(counts.get(tuple(key), 0)), 1)
-    index = pd.MultiIndex.from_tuples(totals, names=keys)
-    return pd.Series(list(totals.values()), index=index)
+        total = max(int(counts.get((experts, seed, method, "none"), 0)), 1)
+        if sparsifier != "none":
+            total += max(int(counts.get((experts, seed, method, sparsifier), 0)), 1)
+        totals[experts, seed, method, sparsifier] = total
+    return totals
 
 
 def _with_experts(merged: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
@@ -153,6 +155,7 @@ def _values(
         keys = zip(models["recipe_digest"], models["head"], strict=True)
         number = {key: place for place, key in enumerate(keys)}
         for key, runs in of_task.groupby(["experts", *_ENTRANT, "head"], sort=False):
+            experts, method, sparsifier, _ = map(str, key)
             places = [
                 number[pair] for pair in zip(runs["recipe_digest"], runs["head"], strict=True)
             ]
@@ -163,7 +166,9 @@ def _values(
             # Runs of none of the drawn seeds: an entrant that lacks some seeds that others have.
             weights[:, weights.sum(axis=0) == 0] = 1
             of_head = (drawn[places] * weights).sum(axis=0) / weights.sum(axis=0)
-            parts.setdefault(key[:3], []).append((_mean_of_runs(runs), of_head))
+            parts.setdefault((experts, method, sparsifier), []).append(
+                (_mean_of_runs(runs), of_head)
+            )
     return pd.DataFrame(
         [
             {
@@ -242,7 +247,6 @@ def _group(family: str, values: pd.DataFrame, resamples: int) -> Iterator[dict[s
         percent = 100 * drawn_scores[place] / drawn_own
         yield {
             **dict(zip(_ENTRANT, entrants[place], strict=True)),
-            "_sets": sets,
             "sets": len(sets),
             "score": scores[place],
             "percent": 100 * scores[place] / own,
@@ -294,7 +298,8 @@ def _told_apart(gaps: Floats, drawn: Floats) -> NDArray[np.bool_]:
         return gaps > 0
     deviations = np.abs(drawn[moving] - gaps[moving, None]) / errors[moving, None]
     critical = np.quantile(deviations.max(axis=0), _LEVEL)
-    return gaps > critical * errors
+    apart: NDArray[np.bool_] = gaps > critical * errors
+    return apart
 
 
 def _interval(name: str, drawn: Floats) -> dict[str, float]:
