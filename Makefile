@@ -10,7 +10,8 @@
 #                   machine a rehearsal of minutes: make test-gpu DEVICE=cpu
 # make test-faults  runs that are killed, cut off and spoiled; FAULT_TRIES=5 FAULT_SEED=... (an hour)
 # make lint         what CI checks besides tests
-# make docs         everything in the docs that is generated: schema, key reference, README figures
+# make docs         everything in the docs that is generated: schema, references, pictures, README figures
+# make site         the documentation as a site, in the folder site; mkdocs serve shows it while you write
 # make glue-small DATA=path/to/glue   the encoders of the paper in small, in two hours or so;
 #                   without DATA, GLUE comes from the Hugging Face hub
 # make benchmarks   five benchmarks with SmolLM2 for real; set BENCHMARK_DATA, and start a judge first
@@ -36,7 +37,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help quickstart engines check test test-core test-install breakages test-faults test-slurm test-gpu lint docs glue-small benchmarks bench-merge bench-methods clean
+.PHONY: help quickstart engines check test test-core test-install breakages test-faults test-slurm test-gpu lint docs site glue-small benchmarks bench-merge bench-methods clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -123,8 +124,13 @@ lint: $(VENV)/.ready
 	done
 
 docs: $(VENV)/.ready
+	$(BIN)/python docs/make_pictures.py
 	$(BIN)/mergegrid docs
 	$(RUN) $(BIN)/python docs/make_readme.py
+
+# A link to nothing is an error.
+site: $(VENV)/.ready
+	$(RUN) mkdocs build --quiet --strict
 
 GLUE_SMALL := --configfile config/glue_small.yaml $(if $(DATA),,config/sources/glue_hub.yaml)
 glue-small: export GLUE_DATA = $(abspath $(DATA))

@@ -4,8 +4,7 @@
 
 The base and the work folder are those of `merge.py`; adapters of all linear layers are created in
 it, and from each a whole model. Runs of both kinds alternate. Prints every run and a table with
-medians; writes `adapters.md` into the work folder. Exit code 1: with adapters, a merge takes more
-wall time than with whole models (`--scale small` is not judged).
+medians; writes `adapters.md` into the work folder.
 
 Limits: as of `merge.py`: inputs are in the page cache, and weights are random.
 """
@@ -61,14 +60,14 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--work", type=Path, required=True, help="folder for models and results")
-    add("--scale", choices=SHAPES, default="full", help="small: for a trial run without target")
+    add("--scale", choices=SHAPES, default="full", help="small: for a trial run")
     add("--repeats", type=int, default=3, help="runs of each merge")
     engine = Path(sys.executable).with_name("mergegrid")
     add("--engine", type=Path, default=engine, help="the mergegrid program")
     return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     """Run the command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     arguments = parse()
@@ -77,7 +76,7 @@ def main() -> int:
     models = make_models(work, arguments.scale, deep=False).folder
     program = Path(__file__).with_name("adapter_models.py")
     subprocess.run([sys.executable, program, models], check=True)
-    rows, met = [], True
+    rows = []
     for case in (case for case in CASES if case.name in MEASURED):
         costs: dict[str, list[Cost]] = {kind: [] for kind in KINDS}
         for kind in KINDS:  # Unmeasured: loops may have to be compiled.
@@ -88,13 +87,11 @@ def main() -> int:
         for kind, runs in costs.items():
             cells = (median(getattr(cost, key) for cost in runs) for key in ("wall", "cpu"))
             rows.append([case.name, kind, *cells, median(cost.memory for cost in runs)])
-        met &= rows[-1][2] <= rows[-2][2]
     heads = ["Merge", "Experts", "Wall, s", "CPU, s", "Peak, MB"]
     table = tabulate(rows, heads, tablefmt="github", floatfmt=("", "", ".1f", ".1f", ".0f"))
     (work / "adapters.md").write_text(table + "\n")
     logger.info("\n%s\n\nWritten: %s", table, work / "adapters.md")
-    return int(arguments.scale == "full" and not met)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

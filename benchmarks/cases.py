@@ -28,8 +28,6 @@ class Case:
     method: dict[str, Any]
     mergekit: str
     """The equivalent merge method of mergekit. Its TIES always trims per tensor."""
-    wall_limit: float
-    """Target: at most this multiple of the floor's wall time."""
 
     def merge_file(self) -> str:
         """Return the merge file, to be written into a folder beside the models."""
@@ -49,13 +47,13 @@ def _ties(scope: str) -> dict[str, Any]:
 
 
 CASES = (
-    Case("dare + task arithmetic", DARE, TASK_ARITHMETIC, "dare_linear", 2.0),
-    Case("ties, global", {"kind": "none"}, _ties("global"), "ties", 3.0),
-    Case("ties, per tensor", {"kind": "none"}, _ties("per_tensor"), "ties", 3.0),
-    Case("dare + ties, global", DARE, _ties("global"), "dare_ties", 3.0),
-    Case("dare + ties, per tensor", DARE, _ties("per_tensor"), "dare_ties", 3.0),
+    Case("dare + task arithmetic", DARE, TASK_ARITHMETIC, "dare_linear"),
+    Case("ties, global", {"kind": "none"}, _ties("global"), "ties"),
+    Case("ties, per tensor", {"kind": "none"}, _ties("per_tensor"), "ties"),
+    Case("dare + ties, global", DARE, _ties("global"), "dare_ties"),
+    Case("dare + ties, per tensor", DARE, _ties("per_tensor"), "dare_ties"),
 )
-TEN_RATES = Case("ten rates", DARE | {"rate": RATES}, TASK_ARITHMETIC, "", 0.0)
+TEN_RATES = Case("ten rates", DARE | {"rate": RATES}, TASK_ARITHMETIC, "")
 
 
 def mergekit_config(method: str, models: Path, dtype: str) -> str:

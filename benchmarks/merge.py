@@ -4,8 +4,8 @@
 
 Creates three models of 1.1 billion random parameters and an environment with mergekit in the work
 folder, unless they exist, and runs the same merges with both programs and with `cat` and `cp` (the
-floor), alternately. Prints every run, a summary and whether the targets are met; writes
-`merge.json` and `merge.md` into the work folder. Exit code 1: a target is missed.
+floor), alternately. Prints every run and a summary; writes `merge.json` and `merge.md` into the
+work folder.
 
 Limits: the inputs are in the page cache when a run starts, so slow disks are not measured. The
 weights are random: only sizes and distributions resemble those of a real model.
@@ -192,7 +192,7 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--work", type=Path, required=True, help="folder for models, environment and results")
-    add("--scale", choices=SHAPES, default="full", help="small: for a trial run without targets")
+    add("--scale", choices=SHAPES, default="full", help="small: for a trial run")
     add("--repeats", type=int, default=3, help="runs of mergegrid and of the floor")
     add(
         "--mergekit-repeats",
@@ -213,7 +213,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     """Run the command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     arguments = parse()
@@ -252,10 +252,8 @@ def main() -> int:
         "runs": f"{arguments.repeats} of mergegrid and of the floor, {mergekit_runs} of mergekit",
     }
     results.write(work, settings, versions)
-    logger.info("\n%s\n\n%s\n\nWritten: %s", results.table(), results.verdicts(), work / "merge.md")
-    judged = arguments.scale == "full"
-    return int(judged and not all(check.met for check in results.checks()))
+    logger.info("\n%s\n\n%sWritten: %s", results.table(), results.ten_rates(), work / "merge.md")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,10 +1,10 @@
 """Update the generated parts of README.md and docs: figures, tables, times and the rule graph.
 
 Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
-`make benchmarks`, `make bench-merge`, `make bench-methods`, `python benchmarks/gram_accuracy.py`,
-`python benchmarks/pairs.py`, `python benchmarks/adapter_study.py`, `config/adamr.yaml`), as far as
-they exist. Replaces the text between markers such as `<!-- begin: drop rates -->` and
-`<!-- end: drop rates -->`, in whichever page has them.
+`make benchmarks`, `make bench-merge`, `make bench-methods`, `config/adamr.yaml`, and
+`gram_accuracy.py`, `pairs.py`, `adapters.py`, `adapter_study.py` and `extraction.py` of
+`benchmarks/`), as far as they exist. Replaces the text between markers such as
+`<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in whichever page has them.
 """
 
 import re
@@ -253,6 +253,8 @@ def main() -> None:
             **benchmark("merge benchmark", "merge.md"),
             **benchmark("method benchmark", "methods.md"),
             **benchmark("gram accuracy", "gram_accuracy.md"),
+            **benchmark("extraction benchmark", "extraction.md"),
+            **benchmark("adapter benchmark", "adapters.md"),
             **pairs_benchmark(),
             **benchmark("adapter scores", "adapter_study/scores.md"),
             **benchmark("adapter distances", "adapter_study/distances.md"),

@@ -68,6 +68,18 @@ def test_equal_numbers_pass_and_force_does_not_touch_their_file(golden):
     assert (folder / "merge.json").stat().st_mtime_ns == before
 
 
+def test_new_numbers_are_added_and_others_stay_to_the_last_digit(golden):
+    folder = golden(0)
+    grown = {"least": 0.125, "mean": [0.5, 0.25 + 1e-12]}
+    with pytest.raises(AssertionError, match="least is new"):
+        check("merge", grown, 1e-9, "", folder)
+    check("merge", grown, 1e-9, "raised", folder)
+    content = json.loads((folder / "merge.json").read_text())
+    assert content["numbers"] == {"least": 0.125, "mean": [0.5, 0.25]}
+    with pytest.raises(AssertionError, match="mean.* was 0.25"):
+        check("merge", {**grown, "mean": [0.5, 0.26], "more": 1}, 1e-9, "raised", folder)
+
+
 @pytest.mark.parametrize(
     ("ahead", "mode", "written"),
     [(-1, "raised", True), (-1, "force", True), (1, "raised", False), (0, "force", True)],

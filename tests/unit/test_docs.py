@@ -9,10 +9,13 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from mergegrid.methods import METHODS
+from mergegrid.sparsifiers import SPARSIFIERS
 from mergegrid.study.reporting import documentation
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 from mergegrid.study.reporting.results import Results
 from mergegrid.study.schema.documentation import SCHEMAS
+from mergegrid.study.schema.method_documentation import methods_text
 from mergegrid.study.schema.published import read_published
 from mergegrid.study.scoring.scores import COLUMNS, score_frame
 
@@ -22,10 +25,27 @@ PUBLISHED = ROOT / "resources" / "published.csv"
 MEASURED = ROOT / "resources" / "measured.csv"
 
 
-@pytest.mark.parametrize("name", ["results", "published"])
-def test_the_generated_docs_are_current(name):
-    text = documentation.results_text() if name == "results" else documentation.published_text(ROOT)
-    assert (DOCS / f"{name}.md").read_text() == text, "run `mergegrid docs`"
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("results", documentation.results_text),
+        ("published", lambda: documentation.published_text(ROOT)),
+        ("methods", lambda: methods_text(DOCS)),
+    ],
+)
+def test_the_generated_docs_are_current(name, text):
+    assert (DOCS / f"{name}.md").read_text() == text(), "run `mergegrid docs`"
+
+
+def test_every_method_and_sparsifier_has_a_picture_unless_it_needs_model_statistics():
+    drawn = {path.stem for path in (DOCS / "figures" / "methods").glob("*.png")}
+    with_statistics = {kind for kind, method in METHODS.items() if method.needs_statistics}
+    shipped = {
+        kind
+        for kind, settings in {**SPARSIFIERS, **METHODS}.items()
+        if settings.__module__.startswith("mergegrid.")
+    }
+    assert drawn == shipped - with_statistics, "run `python docs/make_pictures.py`"
 
 
 def test_every_column_table_and_figure_is_in_the_docs():

@@ -131,7 +131,7 @@ TABLES: dict[str, Table] = {
         columns(
             *("family", "size", "method", "sparsifier", "sets", "candidates", "score", "percent"),
             *("percent_low", "percent_high", "rank", "rank_low", "rank_high", "behind"),
-            *("told_apart", "selection"),
+            *("significant", "selection"),
             size="number of experts in a set; `all` for all sets",
             sets="number of sets of experts",
             candidates="settings that were compared for it, mean over sets and training seeds",
@@ -143,7 +143,7 @@ TABLES: dict[str, Table] = {
             rank_low="lower end of its 95 % interval",
             rank_high="upper end of its 95 % interval",
             behind="score of the best row minus this one's",
-            told_apart="whether `behind` is larger than chance explains, for all rows at once",
+            significant="whether `behind` is larger than chance explains, for all rows at once",
         ),
         "ranking",
     ),

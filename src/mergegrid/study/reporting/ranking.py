@@ -53,7 +53,7 @@ def _draw(axis: Axes, rows: pd.DataFrame, value: str) -> None:
         look = style.sparsifier_look(row.sparsifier)
         low, high = getattr(row, f"{value}_low"), getattr(row, f"{value}_high")
         axis.hlines(y, low, high, color=look.color, linewidth=1.2)
-        face = "white" if row.told_apart else look.color
+        face = "white" if row.significant else look.color
         axis.plot([getattr(row, value)], [y], look.marker, color=look.color, markerfacecolor=face)
     axis.grid(axis="y", visible=False)
 
@@ -67,7 +67,7 @@ def _legend(rows: pd.DataFrame) -> dict[str, Any]:
         legend[label] = Line2D([], [], color=look.color, marker=look.marker, linestyle="")
     plain: dict[str, Any] = {"color": style.GREY, "marker": "o", "linestyle": ""}
     legend["cannot be told apart from the best"] = Line2D([], [], **plain)
-    if rows["told_apart"].any():
+    if rows["significant"].any():
         legend["behind the best"] = Line2D([], [], markerfacecolor="white", **plain)
     legend["95 % interval"] = Line2D([], [], color=style.GREY, linewidth=1.2)
     return legend

@@ -33,7 +33,7 @@ _TYPES = {
     "sets": "int64",
     **dict.fromkeys(("candidates", "score", "percent", "percent_low", "percent_high"), "float64"),
     **dict.fromkeys(("rank", "rank_low", "rank_high", "behind"), "float64"),
-    "told_apart": "bool",
+    "significant": "bool",
 }
 _RESAMPLES = 2_000
 _LEVEL = 0.95
@@ -125,13 +125,13 @@ def _with_experts(merged: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     ]
     alone = alone.drop_duplicates(["experts", "training_seed", "task"])
     heads = merged[["experts", "head", "task", "training_seed"]].drop_duplicates()
-    found = heads.merge(
+    alone_in_sets = heads.merge(
         alone.drop(columns=["head"]).rename(columns={"experts": "head"}),
         on=["head", "task", "training_seed"],
     )
     # Columns without any value, such as that of mask seeds, have no type of their own.
-    found = found.assign(method="expert")[merged.columns].astype(merged.dtypes)
-    return pd.concat([merged, found], ignore_index=True) if len(found) else merged
+    alone_in_sets = alone_in_sets.assign(method="expert")[merged.columns].astype(merged.dtypes)
+    return pd.concat([merged, alone_in_sets], ignore_index=True) if len(alone_in_sets) else merged
 
 
 def _values(
@@ -241,20 +241,20 @@ def _group(family: str, values: pd.DataFrame, resamples: int) -> Iterator[dict[s
     drawn_scores = (drawn * weights).mean(axis=1)  # [entrants, resamples]
     drawn_ranks = (_places(drawn) * weights).mean(axis=1)
     best = int(np.argmax(scores))
-    apart = _told_apart(scores[best] - scores, drawn_scores[best] - drawn_scores)
-    own, drawn_own = _of_experts(of_expert, sets, weights)
+    apart = _significant(scores[best] - scores, drawn_scores[best] - drawn_scores)
+    of_experts, drawn_experts = _of_experts(of_expert, sets, weights)
     for place in np.lexsort((-scores, ranks)):
-        percent = 100 * drawn_scores[place] / drawn_own
+        percent = 100 * drawn_scores[place] / drawn_experts
         yield {
             **dict(zip(_ENTRANT, entrants[place], strict=True)),
             "sets": len(sets),
             "score": scores[place],
-            "percent": 100 * scores[place] / own,
+            "percent": 100 * scores[place] / of_experts,
             **_interval("percent", percent),
             "rank": ranks[place],
             **_interval("rank", drawn_ranks[place]),
             "behind": round(float(scores[best] - scores[place]), 12),
-            "told_apart": bool(apart[place]),
+            "significant": bool(apart[place]),
         }
 
 
@@ -285,7 +285,7 @@ def _places(scores: Floats) -> Floats:
     return places
 
 
-def _told_apart(gaps: Floats, drawn: Floats) -> NDArray[np.bool_]:
+def _significant(gaps: Floats, drawn: Floats) -> NDArray[np.bool_]:
     """Gaps that are larger than chance explains for all of them at once.
 
     Args:

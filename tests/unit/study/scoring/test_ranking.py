@@ -121,7 +121,7 @@ def test_intervals_match_a_bootstrap_in_plain_python():
     assert row["rank"] == pytest.approx(np.mean(ranks), abs=0.25)
 
 
-def test_equal_merges_share_a_rank_and_are_not_told_apart():
+def test_equal_merges_share_a_rank_and_are_not_significant():
     made = Made()
     made.experts()
     for method in ("average", "ties", "task_arithmetic"):
@@ -129,17 +129,17 @@ def test_equal_merges_share_a_rank_and_are_not_told_apart():
     table = made.ranked()
     assert table["rank"].tolist() == [2, 2, 2]
     assert (table["rank_low"] == table["rank_high"]).all()
-    assert not table["told_apart"].any()
+    assert not table["significant"].any()
 
 
-def test_what_is_plainly_worse_is_told_apart():
+def test_what_is_plainly_worse_is_significant():
     made = Made()
     for experts in ("cola+mrpc", "rte+sst2"):
         made.merge(experts, answering(0.95, 1))
         made.merge(experts, answering(0.94, 2), method="ties")
         made.merge(experts, answering(0.3, 3), method="task_arithmetic")
     table = made.ranked()
-    assert table["told_apart"].to_dict() == {
+    assert table["significant"].to_dict() == {
         ("average", "none"): False,
         ("ties", "none"): False,
         ("task_arithmetic", "none"): True,
@@ -147,7 +147,7 @@ def test_what_is_plainly_worse_is_told_apart():
     assert table.index[-1] == ("task_arithmetic", "none")
 
 
-def test_methods_of_one_quality_are_rarely_told_apart():
+def test_methods_of_one_quality_are_rarely_significant():
     studies = 100
     alarms = 0
     for study in range(studies):
@@ -155,7 +155,7 @@ def test_methods_of_one_quality_are_rarely_told_apart():
         for number, method in enumerate(("average", "ties", "task_arithmetic", "slerp")):
             for experts in ("cola+mrpc", "cola+rte", "rte+sst2", "mrpc+sst2"):
                 made.merge(experts, answering(0.7, 10 * study + number), method=method)
-        alarms += made.ranked(200)["told_apart"].any()
+        alarms += made.ranked(200)["significant"].any()
     # The best of four is chosen after the fact; 5 of 100 are nominal, 13 far beyond chance.
     assert alarms <= 13
 
