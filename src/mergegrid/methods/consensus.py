@@ -8,14 +8,14 @@ from pydantic import Field
 from mergegrid.engine.method import MergeChunk, Method
 from mergegrid.engine.ops.operations import Array, Operations
 from mergegrid.engine.values import Value
-from mergegrid.sparsifiers.tall import ThresholdValue, summed, tall_mask
+from mergegrid.sparsifiers.tall import TallArithmetic, ThresholdValue, others_of, summed
 
 
 class Consensus(Method):
     """Summed deltas where at least two experts need them (Consensus TA, arXiv 2405.07813)."""
 
     expert_count: ClassVar[tuple[int, int | None]] = (2, None)
-    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"thresholds"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"arithmetic", "thresholds"})
 
     kind: Literal["consensus"] = "consensus"
     coefficient: Value = 1.0
@@ -27,6 +27,9 @@ class Consensus(Method):
     """Thresholds of single experts, instead of `threshold`."""
     agreement: Annotated[int, Field(ge=1)] = 2
     """Number of experts that must need an element; it becomes the base's where fewer do."""
+    arithmetic: TallArithmetic = "exact"
+    """`reference` takes, for the sum of the others, the distance of the expert from the base plus
+    the sum, as the published code does; it is rounded like a weight."""
 
     def merge(self, chunk: MergeChunk) -> Array:
         """base + coefficient * sum of the deltas, where enough experts need the element.
@@ -37,10 +40,11 @@ class Consensus(Method):
         """
         ops, deltas = chunk.ops, chunk.deltas
         total = summed(ops, deltas)
-        needs = [
-            tall_mask(ops, delta, total, chunk.number(self.thresholds.get(expert, self.threshold)))
-            for expert, delta in zip(chunk.experts, deltas, strict=True)
-        ]
+        needs = []
+        for expert, weight, delta in zip(chunk.experts, chunk.weights, deltas, strict=True):
+            others = others_of(ops, self.arithmetic, chunk.base, weight, delta, total)
+            threshold = chunk.number(self.thresholds.get(expert, self.threshold))
+            needs.append(ops.exceeds(delta, others, threshold))
         merged = ops.where_nonzero(at_least(ops, needs, self.agreement), total)
         return ops.plus(chunk.base, merged, chunk.number(self.coefficient))
 

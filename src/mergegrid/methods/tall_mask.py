@@ -6,7 +6,7 @@ from mergegrid.engine.method import MergeChunk
 from mergegrid.engine.ops.operations import Array
 from mergegrid.engine.values import Value
 from mergegrid.methods.per_expert import PerExpertMethod
-from mergegrid.sparsifiers.tall import ThresholdValue, summed, tall_mask
+from mergegrid.sparsifiers.tall import TallArithmetic, ThresholdValue, others_of, summed
 
 
 class TallMask(PerExpertMethod):
@@ -16,7 +16,7 @@ class TallMask(PerExpertMethod):
     bit per element.
     """
 
-    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"expert"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"arithmetic", "expert"})
 
     kind: Literal["tall_mask"] = "tall_mask"
     expert: str | None = None
@@ -27,6 +27,9 @@ class TallMask(PerExpertMethod):
     threshold: ThresholdValue = 0.4
     """How much larger than `threshold` times the others' sum a delta must be for its expert to need
     the element; the paper searches 0.2 to 0.6 for each expert."""
+    arithmetic: TallArithmetic = "exact"
+    """`reference` takes, for the sum of the others, the distance of the expert from the base plus
+    the sum, as the published code does; it is rounded like a weight."""
 
     def merge(self, chunk: MergeChunk) -> Array:
         """base + coefficient * sum of the deltas, where expert k needs the element.
@@ -36,7 +39,9 @@ class TallMask(PerExpertMethod):
         """
         ops, deltas = chunk.ops, chunk.deltas
         total = summed(ops, deltas)
-        delta = deltas[self.place(tuple(chunk.experts))]
-        mask = tall_mask(ops, delta, total, chunk.number(self.threshold))
+        place = self.place(tuple(chunk.experts))
+        delta, weight = deltas[place], chunk.weights[place]
+        others = others_of(ops, self.arithmetic, chunk.base, weight, delta, total)
+        mask = ops.exceeds(delta, others, chunk.number(self.threshold))
         merged = ops.where_nonzero(mask, total)
         return ops.plus(chunk.base, merged, chunk.number(self.coefficient))

@@ -12,12 +12,13 @@ from mergegrid.engine.values import FORM, NUMBER, Varying, within
 Threshold = Annotated[float, Field(ge=0)]
 ThresholdValue = Annotated[Annotated[Threshold, NUMBER] | Varying, FORM, within(Threshold)]
 """A threshold that may differ by layer and module."""
+TallArithmetic = Literal["exact", "reference"]
 
 
 class Tall(Sparsifier):
     """Keep the deltas that count beside the sum of all others (TALL masks, arXiv 2405.07813)."""
 
-    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"thresholds"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"arithmetic", "thresholds"})
 
     kind: Literal["tall"] = "tall"
     threshold: ThresholdValue = 0.4
@@ -25,6 +26,9 @@ class Tall(Sparsifier):
     searches 0.2 to 0.6 for each expert."""
     thresholds: dict[str, ThresholdValue] = {}
     """Thresholds of single experts, instead of `threshold`."""
+    arithmetic: TallArithmetic = "exact"
+    """`reference` compares the delta with the distance of the expert from the base plus the sum, as
+    the published code does; it is rounded like a weight, so small deltas are decided otherwise."""
 
     def apply(self, expert: ExpertChunk) -> SparsifiedChunk:
         """Keep delta_k where |delta_k| > threshold * |sum of all experts' deltas - delta_k|.
@@ -38,7 +42,10 @@ class Tall(Sparsifier):
             lambda: summed(expert.ops, [chunk.delta(name) for name in expert.experts]),
         )
         threshold = expert.number(self.thresholds.get(expert.expert, self.threshold))
-        mask = tall_mask(expert.ops, expert.delta, total, threshold)
+        others = others_of(
+            expert.ops, self.arithmetic, expert.base, expert.weight, expert.delta, total
+        )
+        mask = expert.ops.exceeds(expert.delta, others, threshold)
         return kept(expert, expert.ops.where_nonzero(mask, expert.delta))
 
 
@@ -47,6 +54,18 @@ def summed(ops: Operations, deltas: Sequence[Array]) -> Array:
     return ops.weighted_sum(deltas, [1.0] * len(deltas))
 
 
-def tall_mask(ops: Operations, delta: Array, total: Array, threshold: float) -> Array:
-    """1 where |delta| > threshold * |total - delta|, else 0, also where both are 0."""
-    return ops.exceeds(delta, ops.subtract(total, delta), threshold)
+def others_of(
+    ops: Operations,
+    arithmetic: TallArithmetic,
+    base: Array,
+    weight: Array,
+    delta: Array,
+    total: Array,
+) -> Array:
+    """What all other experts change: the sum without an expert's own delta.
+
+    A mask keeps an element where |delta| > threshold * |others|: nowhere where both are 0.
+    """
+    if arithmetic == "reference":
+        return ops.subtract(ops.plus(base, total, 1.0), weight)
+    return ops.subtract(total, delta)

@@ -6,6 +6,8 @@ import pytest
 from mergegrid.engine.engine import EngineOptions
 from mergegrid.engine.ops.operations import GRAIN
 from mergegrid.errors import ConfigError
+from mergegrid.methods.consensus import Consensus
+from mergegrid.methods.tall_mask import TallMask
 from mergegrid.methods.task_arithmetic import TaskArithmetic
 from mergegrid.sparsifiers.tall import Tall
 
@@ -68,6 +70,26 @@ def test_threads_and_chunks_change_no_bit(merge, threads, chunk_size):
     merged = merge(base, experts, TaskArithmetic(), Tall(), options=options)
     expected = masked([experts[name]["w"] for name in NAMES], [0.4] * 3)
     assert np.array_equal(merged["w"], expected)
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "reference"])
+def test_the_published_code_rounds_the_others_like_weights(merge, arithmetic):
+    """Two equal experts, each of which is all of the other: a tie, but for that rounding."""
+    random = np.random.default_rng(0)
+    base, weight = random.normal(0, 1, (2, 20_000)).astype("f4")
+    delta = weight - base
+    total = delta + delta
+    # As in the published code, with weights instead of deltas.
+    reference = np.abs(base - weight) > np.abs(weight - (base + total))
+    assert 0.1 < reference.mean() < 0.5
+    needed = reference if arithmetic == "reference" else np.zeros(base.size, bool)
+    start, models = {"w": base}, {name: {"w": weight} for name in ("code", "math")}
+    alone = TaskArithmetic(coefficients={"code": 1, "math": 0})
+    merged = merge(start, models, alone, Tall(threshold=1, arithmetic=arithmetic))
+    assert np.array_equal(merged["w"], base + np.where(needed, delta, 0))
+    for method in (TallMask(expert="code", threshold=1.0), Consensus(threshold=1.0)):
+        merged = merge(start, models, method.model_copy(update={"arithmetic": arithmetic}))
+        assert np.array_equal(merged["w"], base + np.where(needed, total, 0))
 
 
 def test_a_threshold_of_a_stranger_and_a_negative_one_are_refused(merge, base, experts):
