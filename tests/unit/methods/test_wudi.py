@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mergegrid.engine.ops.operations import GRAIN
-from mergegrid.errors import ConfigError
+from mergegrid.errors import CheckpointError, ConfigError
 from mergegrid.methods.wudi import Wudi
 
 
@@ -112,6 +112,18 @@ def test_only_linear_layers_change(merge):
     merged = merge(base, experts, Wudi())
     changed = {name for name in base if not np.array_equal(merged[name], base[name])}
     assert changed == {"model.layers.0.mlp.up_proj.weight"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_elements_that_are_not_finite_are_errors_where_nothing_is_merged_as_well(merge, value):
+    shapes = {"model.layers.0.q_proj.bias": (8,), "model.embed_tokens.weight": (30, 8)}
+    base = {name: drawn(1, *shape) for name, shape in shapes.items()}
+    for name in shapes:
+        experts = {expert: {key: each.copy() for key, each in base.items()} for expert in "ab"}
+        assert np.array_equal(merge(base, experts, Wudi())[name], base[name])
+        experts["b"][name].flat[3] = value
+        with pytest.raises(CheckpointError, match=rf"expert b holds (nan|inf) in {name}"):
+            merge(base, experts, Wudi())
 
 
 def test_near_its_pole_it_needs_a_ridge(merge):
