@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+
 from mergegrid.checkpoints.checkpoint import Checkpoint
 from mergegrid.engine.chunks import BASE, Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs
@@ -90,7 +92,9 @@ class BoundRecipe:
 
     def merge(self, chunk: Chunk) -> Array:
         """The merged elements of a chunk, whose pre-passes must have run."""
-        return self.method.merge(self._merge_chunk(chunk))
+        # What is not finite is found when it is stored, and then named.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return self.method.merge(self._merge_chunk(chunk))
 
     def prepasses(self) -> list[list[ScopedPrepass]]:
         """Pre-passes with their scope, in steps: each step may need the results of those before."""

@@ -123,7 +123,9 @@ class PrepassRunner:
     def _advance(self, running: _Running, outcome: Any) -> bool:
         """Send the outcome of a round; returns whether there is another round."""
         try:
-            running.round = running.rounds.send(outcome)
+            # NaN and infinities of a model are named when its tensor is merged.
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                running.round = running.rounds.send(outcome)
         except StopIteration as stop:
             for name in running.prepass.names:
                 self._results[running.scope, running.prepass.key, name] = stop.value
