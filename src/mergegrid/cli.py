@@ -282,6 +282,43 @@ def show_summary(config: Config = Path("config/config.yaml")) -> None:
 
 
 @app.command()
+def racing(
+    config: Config = Path("config/config.yaml"),
+    start: Annotated[
+        list[float] | None, typer.Option(help="merges.racing.start; several are compared")
+    ] = None,
+    keep: Annotated[
+        list[float] | None, typer.Option(help="merges.racing.keep; several are compared")
+    ] = None,
+    examples: Annotated[
+        list[int] | None, typer.Option(help="merges.racing.examples; several are compared")
+    ] = None,
+    orders: Annotated[int, typer.Option(min=1, help="number of random orders of the examples")] = 5,
+    device: Annotated[Device, typer.Option(help="where missing scores are measured")] = Device.CPU,
+    table: Annotated[Path | None, typer.Option("--csv", help="file for the table")] = None,
+) -> None:
+    """Replay the merges of a finished study as races: what they cost in points and save in time."""
+    # As in jobs of a study: missing heads are expected, and sums depend on the number of threads.
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    import torch
+
+    from mergegrid.study.encoders.replay import racings_of, replay_study, spread_over_seeds
+    from mergegrid.study.schema.loading import read_study
+
+    torch.set_num_threads(1)
+    study = read_study(config)
+    ways = racings_of(study, start, keep, examples, orders)
+    losses = replay_study(study, ways, device.value)
+    if table:
+        losses.to_csv(table, index=False)
+    typer.echo(losses.to_string(index=False, float_format="{:.3f}".format))
+    typer.echo(
+        "differ, evaluated: shares; validation, test, worst: points lost by the choices of races. "
+        f"Standard deviation over seeds of one test score: {spread_over_seeds(study):.3f} points."
+    )
+
+
+@app.command()
 def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")) -> None:
     """Update the JSON schemas and the references of configuration and results."""
     from mergegrid.study.reporting.documentation import write_results_documentation

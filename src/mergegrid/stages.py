@@ -69,6 +69,7 @@ STAGES: dict[str, Stage] = {
     "grade_instructions": Stage("study/grading/graders/__init__.py"),
     "harness": Stage("study/grading/lm_eval.py"),
     "select": Stage("study/scoring/choice.py"),
+    "race": Stage("study/encoders/racing.py"),
     "comparisons": Stage("study/scoring/comparisons.py", ("numpy", "scipy")),
     "ranking": Stage("study/scoring/ranking.py", ("numpy", "scipy")),
     "tables": Stage("study/reporting/catalogue.py", ("pandas",)),

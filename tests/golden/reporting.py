@@ -1,7 +1,7 @@
 """Golden numbers of what comes after scores: choices, comparisons, tables, figures and costs."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from mergegrid.sparsifiers.dare import Dare
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.merges import merges
+from mergegrid.study.encoders.parts import Part, order_of
+from mergegrid.study.encoders.racing import race
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 from mergegrid.study.reporting.costs import STAGES, cost_table, costs_figure, job_costs
 from mergegrid.study.reporting.files import write_table
 from mergegrid.study.reporting.libraries import table_notes
 from mergegrid.study.schema.encoder_jobs import MergesRequest
+from mergegrid.study.schema.racing import Racing
 from mergegrid.study.scoring.choice import choose
 from mergegrid.study.scoring.comparisons import compare
 from mergegrid.study.scoring.ranking import rank
@@ -69,6 +72,31 @@ def select(folder: Path) -> Any:
         scores, predictions = merges(request, evaluator)
         columns = ["recipe", "head", "split", "value", "stderr", "n", "selected"]
         found[aim] = {"scores": scores[columns], "predictions": predictions["predictions"].tolist()}
+    return found
+
+
+def race_of_candidates(folder: Path) -> Any:
+    """The order of examples, the parts of races, and what races evaluate and choose."""
+    examples = inputs.examples(validation=16)
+    found: dict[str, Any] = {"order": [order_of(examples, seed).tolist() for seed in (0, 1)]}
+    for racing in (Racing(examples=1), Racing(start=0.2, keep=0.3, examples=40, seed=5)):
+        evaluated: list[Any] = []
+
+        def evaluate(one: int, parts: Mapping[str, Part | None], to: Any = evaluated) -> Any:
+            to.append(
+                [one, {head: list(part.ends) if part else [] for head, part in parts.items()}]
+            )
+            return [
+                {head: (one * 7 + place * len(head)) % 13 / 13 for head in parts}
+                for place in (1, 2)
+            ]
+
+        for selections in ([("a", "bb")], [("a",), ("bb",)]):
+            best = race(12, selections, racing, {"a": 400, "bb": 150}, evaluate, "golden")
+            name = f"{racing.start:g} {len(selections)}"
+            chosen = {"+".join(heads): one for heads, one in best.items()}
+            found[name] = {"best": chosen, "evaluated": list(evaluated)}
+            evaluated.clear()
     return found
 
 
@@ -160,6 +188,7 @@ def _cell(text: str) -> str | float:
 
 NUMBERS = {
     "select": Numbers(select, TORCH),
+    "race": Numbers(race_of_candidates),
     "comparisons": Numbers(comparisons, ARITHMETIC),
     "ranking": Numbers(ranking, ARITHMETIC),
     "tables": Numbers(tables, ARITHMETIC),

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.workflow
 # What is made from scores of merges, directly or through comparisons and the ranking.
 REPORT = {
     **{"all": 1, "scores": 1, "comparisons": 1, "ranking": 1, "costs": 1},
-    **{"table": 7 + 2 + 1, "figure": 3},
+    **{"table": 8 + 2 + 1, "figure": 3},
 }
 # And from those of single experts.
 SWEPT = {**REPORT, "figure": 4}
@@ -31,6 +31,7 @@ TABLES = {
     "merges_wide",
     "pairs",
     "ranking",
+    "selection",
     "sources",
     "sparsifier_effects",
 }
@@ -83,6 +84,7 @@ def test_results_are_exactly_these_files(smoke):
     }
     for job in ("sweeps/trec", "sweeps/spam", "merges/trec+spam"):
         scores |= {f"minilm/{job}/seed~0.{kind}" for kind in ("parquet", "store.jsonl")}
+    scores.add("minilm/merges/trec+spam/seed~0.outcomes.jsonl")
     assert files(results) == models | scores | {
         "sources/base~minilm.json",
         "sources/task~spam~train.json",

@@ -34,6 +34,12 @@ def expert_origin(wildcards):
     return inputs | {"examples": task_examples(wildcards)}
 
 
+def race_stages():
+    """The stage of races, where candidates of merges race."""
+    merges = ENCODERS.merges if ENCODERS else None
+    return ["race"] if merges and merges.racing else []
+
+
 def set_statistics(wildcards):
     """The model statistics of the experts of a set, where a method of the study needs them."""
     if not encoder_jobs.needed_statistics(ENCODERS):

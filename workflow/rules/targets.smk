@@ -141,12 +141,28 @@ def has_merges(family):
     return bool(STUDY.grid_of(family).expert_sets(family))
 
 
+def selects(grid):
+    """Whether a study selects among several candidates on the validation split."""
+    if grid.selection == "test" or not any(map(grid.expert_sets, grid.families)):
+        return False
+    kinds = [*grid.merge_methods(), *grid.merge_sparsifiers()]
+    seedless = [
+        {
+            canonical_json(point.model_dump(mode="json", exclude={"seed"}))
+            for point in points
+        }
+        for points in kinds
+    ]
+    return any(len(settings) > 1 for settings in seedless)
+
+
 def tables_of_study():
     """The tables that have something to show."""
     empty = [] if ENCODERS else ["experts"]
     empty += [] if DECODERS else ["benchmarks", "decoders"]
     empty += [] if similarity_files() else ["similarity"]
     empty += [] if published("published") else ["published"]
+    empty += [] if any(map(selects, STUDY.grids)) else ["selection"]
     empty += [] if any(map(has_pairs, FAMILIES)) else ["pairs", "sparsifier_effects"]
     empty += [] if any(map(has_merges, FAMILIES)) else ["ranking"]
     return [table for table in TABLES if table not in empty]

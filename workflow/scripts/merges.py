@@ -7,6 +7,7 @@ with job(snakemake):
 
     from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
     from mergegrid.study.encoders.merges import merges
+    from mergegrid.study.encoders.parts import OutcomeStore
     from mergegrid.study.encoders.store import ScoreStore
     from mergegrid.study.schema.encoder_jobs import MergesRequest
 
@@ -16,12 +17,14 @@ with job(snakemake):
     tables = [pd.read_parquet(path) for path in snakemake.input.examples]
     statistics = [Path(folder) for folder in snakemake.input.statistics] or [None] * len(folders)
     experts = map(EvaluatedExpert, folders, request.targets, tables, statistics)
-    store = ScoreStore(Path(snakemake.output.scores).with_suffix(".store.jsonl"))
+    place = Path(snakemake.output.scores)
+    store = ScoreStore(place.with_suffix(".store.jsonl"))
     evaluator = EncoderEvaluator(
         Path(snakemake.input.base),
         dict(zip(request.experts, experts, strict=True)),
         store,
         device(snakemake),
+        OutcomeStore(place.with_suffix(".outcomes.jsonl")),
     )
     scores, predictions = merges(request, evaluator)
     scores.to_parquet(snakemake.output.scores)

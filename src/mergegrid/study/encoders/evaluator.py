@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mergegrid.checkpoints.checkpoint import Checkpoint, InMemory
 from mergegrid.checkpoints.folder import open_checkpoint
@@ -19,15 +21,20 @@ from mergegrid.hashing import digest
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.stages import Libraries, library_versions, stage_versions, union_of_versions
+from mergegrid.study.encoders.kept_models import KeptModels
+from mergegrid.study.encoders.parts import Outcomes, OutcomeStore, Part, joined, order_of
 from mergegrid.study.encoders.store import ScoreStore
-from mergegrid.study.encoders.task_scorer import TaskScorer
+from mergegrid.study.encoders.task_scorer import TaskScorer, measurement_of
 from mergegrid.study.runtime.gpu_devices import hardware_name
 from mergegrid.study.schema.encoder_jobs import statistic_of
 from mergegrid.study.schema.tasks import Target
 from mergegrid.study.scoring.scores import Measurement, Split
 from mergegrid.study.tasks.examples import examples_digest
+from mergegrid.study.tasks.metrics import score
 
 _STAGES = ("merge", "evaluate_encoder")
+_KEPT_BYTES = 2 << 30
+"""Merged models that stay in memory between the parts of a race."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class EvaluatedExpert:
 class EncoderEvaluator:
     """Scores recipes of some experts of one base on the tasks of these experts.
 
-    Models are loaded once a score is missing from the store.
+    Models are loaded once a score is missing from the store. With a store of outcomes, what recipes
+    predict for validation examples is kept, and they can be scored on parts of a split.
     """
 
     def __init__(
@@ -56,9 +64,10 @@ class EncoderEvaluator:
         experts: Mapping[str, EvaluatedExpert],
         store: ScoreStore,
         device: str = "cpu",
+        outcomes: OutcomeStore | None = None,
     ) -> None:
         self._base_folder, self._experts = base, experts
-        self._store, self._device = store, device
+        self._store, self._outcomes, self._device = store, outcomes, device
         self._inputs = {
             "base": published_digest(base),
             "versions": stage_versions(*_STAGES),
@@ -85,6 +94,8 @@ class EncoderEvaluator:
         self._statistics: dict[Path, Checkpoint] = {}
         self._scorers: dict[str, TaskScorer] = {}
         self._last_sparsifier: AnySparsifier | None = None
+        self._kept = KeptModels(_KEPT_BYTES)
+        self._orders: dict[tuple[str, Split, int], NDArray[np.int64]] = {}
 
     def missing(self, recipes: Sequence[Recipe], split: Split) -> int:
         """Count the recipes with a score that must still be measured."""
@@ -113,12 +124,58 @@ class EncoderEvaluator:
             if measurement is None:
                 needed = recipe.for_expert(name)
                 if merged is None or needed != made:
-                    merged, made = self._merge(needed), needed
-                measurement = self._scorers[name].measure(merged, split)
-                measurement = replace(measurement, libraries=self._libraries_of(recipe))
+                    kept = self._kept.get(needed)
+                    merged, made = self._merge(needed) if kept is None else kept, needed
+                measurement = self._measure(recipe, name, split, merged)
                 self._store.add(key, measurement)
             scores[name] = measurement
         return scores
+
+    def outcomes(self, recipe: Recipe, split: Split, head: str) -> NDArray[Any]:
+        """Return what a recipe predicts for the examples of a split, as its score was measured.
+
+        Where a score was stored without predictions, by an earlier version, they are made now.
+        """
+        assert self._outcomes, "predictions for validation need a store of outcomes"
+        self.scores(recipe, split, [head])
+        key = self._key(recipe, head, split)
+        if self._outcomes.get(key) is None:
+            self._measure(recipe, head, split, self._kept_or_merged(recipe.for_expert(head)))
+        known = self._outcomes.get(key)
+        assert known, "measuring stores predictions"
+        return known.predictions
+
+    def part_values(
+        self, recipe: Recipe, split: Split, parts: Mapping[str, Part]
+    ) -> dict[str, float]:
+        """Return the metric of a recipe on parts of a split, by head.
+
+        Only pieces of the parts that are not in the store are evaluated. The merged model stays in
+        memory for the next part while it is among the best.
+        """
+        values = {}
+        for name, part in parts.items():
+            labels, answers = self._on_part(recipe, split, name, part)
+            metric = self._experts[name].target.metric
+            values[name] = score(metric, labels, answers.predictions)
+        for model in self._models_of(recipe):
+            self._kept.rate(model, float(np.mean(list(values.values()))))
+        return values
+
+    def part_score(self, recipe: Recipe, split: Split, head: str, part: Part) -> Measurement:
+        """Return the score of a recipe on a part of a split, with its standard error."""
+        labels, answers = self._on_part(recipe, split, head, part)
+        target = self._experts[head].target
+        measurement = measurement_of(target, labels, answers.predictions, split)
+        return replace(measurement, libraries=answers.libraries)
+
+    def drop_models(self) -> None:
+        """Drop the merged models that are kept in memory."""
+        self._kept.clear()
+
+    def examples(self, head: str, split: Split) -> int:
+        """Number of examples of a split of the task of an expert."""
+        return int((self._experts[head].examples["split"] == split).sum())
 
     def inputs_digest(self, recipe: Recipe) -> str:
         """SHA-256 over everything but the recipe that its scores depend on."""
@@ -148,6 +205,48 @@ class EncoderEvaluator:
             "scored": name,
             "split": split,
         }
+
+    def _measure(self, recipe: Recipe, name: str, split: Split, merged: Checkpoint) -> Measurement:
+        """Score a merged model on a split, and keep what it predicts for validation."""
+        predictions = self._scorers[name].predict(merged, split)
+        libraries = self._libraries_of(recipe)
+        if self._outcomes and split == "validation":
+            self._outcomes.add(self._key(recipe, name, split), Outcomes(predictions, libraries))
+        return replace(self._scorers[name].measurement(predictions, split), libraries=libraries)
+
+    def _on_part(
+        self, recipe: Recipe, split: Split, name: str, part: Part
+    ) -> tuple[NDArray[Any], Outcomes]:
+        """Labels of a part, and what the recipe predicts for it."""
+        assert self._outcomes, "parts of a split need a store of outcomes"
+        examples = self._experts[name].examples
+        examples = examples[examples["split"] == split]
+        if (name, split, part.seed) not in self._orders:
+            self._orders[name, split, part.seed] = order_of(examples, part.seed)
+        order, key = self._orders[name, split, part.seed], self._key(recipe, name, split)
+        pieces = []
+        for start, end in part.pieces():
+            piece = self._outcomes.get({**key, "part": [part.seed, start, end]})
+            if piece is None:
+                model = self._kept_or_merged(recipe.for_expert(name))
+                rows = tuple(order[start:end].tolist())
+                predictions = self._scorers[name].predict(model, split, rows)
+                piece = Outcomes(predictions, self._libraries_of(recipe))
+                self._outcomes.add({**key, "part": [part.seed, start, end]}, piece)
+            pieces.append(piece)
+        return examples["label"].to_numpy()[order[: part.size]], joined(pieces)
+
+    def _models_of(self, recipe: Recipe) -> set[Recipe]:
+        """The recipes of the models that a recipe is evaluated with: one, or one per expert."""
+        return {recipe.for_expert(name) for name in recipe.experts}
+
+    def _kept_or_merged(self, recipe: Recipe) -> Checkpoint:
+        model = self._kept.get(recipe)
+        if model is None:
+            self._kept.make_space()
+            model = self._merge(recipe)
+            self._kept.add(recipe, model)
+        return model
 
     def _merge(self, recipe: Recipe) -> Checkpoint:
         engine = self._load()

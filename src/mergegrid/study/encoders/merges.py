@@ -4,12 +4,14 @@ The search follows the paper (arXiv 2311.03099, appendix A): each method's param
 with all deltas kept; then, with these parameters, the rate of each sparsifier. Candidates are
 compared on the selection split by their mean over mask seeds and over the tasks of the set; with
 the aim `each`, for every task by the score on that task alone. The first of equal candidates wins.
-Only selected candidates are scored on the test split, on the tasks that they were selected for.
+With racing, the worse candidates are compared on parts of the split only (`racing.py`). Only
+selected candidates are scored on the test split, on the tasks that they were selected for.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mergegrid.hashing import canonical_json
@@ -19,6 +21,8 @@ from mergegrid.recipes.recipe import Recipe, canonical_sparsifier
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import EncoderEvaluator
+from mergegrid.study.encoders.parts import Part
+from mergegrid.study.encoders.racing import Heads, race
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.scoring.scores import (
     Split,
@@ -30,33 +34,53 @@ from mergegrid.study.scoring.scores import (
 
 Candidate = tuple[Recipe, ...]
 """The recipes that differ in their mask seed alone."""
-Heads = tuple[str, ...]
-"""The experts on whose tasks one candidate is selected."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidates that were compared, and the best of them."""
+
+    candidates: Sequence[Candidate]
+    """In the order of the search."""
+    best: Mapping[Heads, int]
+    """Position of the best candidate, by the heads that it was selected for."""
 
 
 def merges(
     request: MergesRequest, evaluator: EncoderEvaluator
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run the search.
+    """Search, and score the selected merges on the test split.
 
     Returns:
         Scores of all candidates on the selection split and of the selected ones on the test split,
         and the predictions of the selected ones.
     """
-    search = _Search(request, evaluator)
-    search.run()
+    search = Search(request, evaluator)
+    search.select()
+    search.test()
     return search.scores(), search.predictions()
 
 
-class _Search:
+class Search:
+    """One search, in two steps: the first reads the selection split, the second the test split."""
+
     def __init__(self, request: MergesRequest, evaluator: EncoderEvaluator) -> None:
         self._request, self._evaluator = request, evaluator
         self._targets = dict(zip(request.experts, request.targets, strict=True))
-        # Dictionaries, as sets in the order of the search.
-        self._compared: dict[tuple[Recipe, str], None] = {}
+        # Only races need the numbers of examples.
+        self._examples = {
+            head: evaluator.examples(head, request.selection)
+            for head in (request.experts if request.racing else ())
+        }
+        # Dictionaries, as sets in the order of the search. What was compared comes with the
+        # parts that it was compared on, in order; None is the whole split.
+        self._compared: dict[tuple[Recipe, str], list[Part | None]] = {}
         self._selected: dict[tuple[Recipe, str], None] = {}
+        self.comparisons: list[Comparison] = []
+        """All comparisons of several candidates, in order."""
 
-    def run(self) -> None:
+    def select(self) -> None:
+        """Compare all candidates on the selection split."""
         experts = tuple(self._request.experts)
         selections: list[Heads] = [experts]
         if self._request.aim == "each":
@@ -66,7 +90,10 @@ class _Search:
             best = self._best(methods, selections)
             for sparsifiers in self._request.sparsifiers:
                 self._select(best, sparsifiers)
-        what = f"selected merges of {' + '.join(experts)} on test"
+
+    def test(self) -> None:
+        """Score the selected candidates on the test split."""
+        what = f"selected merges of {' + '.join(self._request.experts)} on test"
         # The evaluator reuses pre-passes while the sparsifier stays the same.
         recipes = sorted(_heads_of(self._selected).items(), key=lambda item: _sort_key(item[0]))
         for recipe, heads in progress(recipes, what, len(recipes)):
@@ -74,29 +101,17 @@ class _Search:
 
     def scores(self) -> pd.DataFrame:
         """All scores; `selected` where the recipe was selected for the head."""
+        rows = [
+            self._row(recipe, head, self._request.selection, compared_on)
+            for (recipe, head), compared_on in self._compared.items()
+        ]
         selection = self._request.selection
-        measured = dict.fromkeys(
-            [(recipe, head, selection) for recipe, head in self._compared]
-            + [(recipe, head, "test") for recipe, head in self._selected]
-        )
-        return score_frame(
-            [
-                score_row(
-                    "merges",
-                    recipe,
-                    head,
-                    self._targets[head].task,
-                    self._targets[head].metric,
-                    split,
-                    self._evaluator.scores(recipe, split, [head])[head],
-                    selected=(recipe, head) in self._selected,
-                    selection=selection,
-                    aim=self._request.aim,
-                    inputs_digest=self._evaluator.inputs_digest(recipe),
-                )
-                for recipe, head, split in measured
-            ]
-        )
+        rows += [
+            self._row(recipe, head, "test", [None])
+            for recipe, head in self._selected
+            if selection != "test" or (recipe, head) not in self._compared
+        ]
+        return score_frame(rows)
 
     def predictions(self) -> pd.DataFrame:
         """Predictions of the selected recipes on the test split."""
@@ -111,6 +126,37 @@ class _Search:
                 for recipe, head in self._selected
             ]
         )
+
+    def _row(
+        self, recipe: Recipe, head: str, split: Split, compared_on: Sequence[Part | None]
+    ) -> dict[str, Any]:
+        last = None if None in compared_on else compared_on[-1]
+        if last is None:
+            measurement = self._evaluator.scores(recipe, split, [head])[head]
+        else:
+            measurement = self._evaluator.part_score(recipe, split, head, last)
+        row = score_row(
+            "merges",
+            recipe,
+            head,
+            self._targets[head].task,
+            self._targets[head].metric,
+            split,
+            measurement,
+            selected=(recipe, head) in self._selected,
+            selection=self._request.selection,
+            aim=self._request.aim,
+            inputs_digest=self._evaluator.inputs_digest(recipe),
+        )
+        if self._request.racing and split == self._request.selection:
+            # Each part starts with the one before; the whole split is evaluated from its start.
+            largest = max((part.size for part in compared_on if part), default=0)
+            whole = self._examples[head] if last is None else 0
+            row |= {
+                "share": measurement.n / self._examples[head],
+                "evaluations": largest + whole,
+            }
+        return row
 
     def _select(self, best: dict[Heads, Candidate], sparsifiers: list[AnySparsifier]) -> None:
         """Select the settings of a sparsifier, for each head with the method that is best there."""
@@ -148,25 +194,36 @@ class _Search:
         """Find the best candidate by the mean over the heads of each selection."""
         if len(candidates) == 1:
             return dict.fromkeys(selections, candidates[0])
-        sparsifier, method = candidates[0][0].sparsifier.kind, candidates[0][0].method.kind
-        what = f"{method} with {sparsifier} on {self._request.selection}"
-        means = [
-            self._means(candidate, selections)
-            for candidate in progress(candidates, what, len(candidates))
-        ]
-        best = np.argmax(means, axis=0)
-        return {heads: candidates[index] for heads, index in zip(selections, best, strict=True)}
 
-    def _means(self, candidate: Candidate, selections: Sequence[Heads]) -> list[float]:
-        all_heads = [head for heads in selections for head in heads]
+        def evaluate(candidate: int, parts: Mapping[str, Part | None]) -> list[Mapping[str, float]]:
+            return [self._values(recipe, parts) for recipe in candidates[candidate]]
+
+        sparsifier, method = candidates[0][0].sparsifier.kind, candidates[0][0].method.kind
+        best = race(
+            len(candidates),
+            selections,
+            self._request.racing,
+            self._examples,
+            evaluate,
+            f"{method} with {sparsifier} on {self._request.selection}",
+        )
+        if self._request.racing:
+            self._evaluator.drop_models()
+        self.comparisons.append(Comparison(candidates, best))
+        return {heads: candidates[position] for heads, position in best.items()}
+
+    def _values(self, recipe: Recipe, parts: Mapping[str, Part | None]) -> dict[str, float]:
+        """The metric of a recipe by head, on parts of the selection split or on all of it."""
         split: Split = self._request.selection
-        scores = [self._evaluator.scores(recipe, split, all_heads) for recipe in candidate]
-        pairs = [(recipe, head) for recipe in candidate for head in all_heads]
-        self._compared.update(dict.fromkeys(pairs))
-        return [
-            float(np.mean([by_head[head].value for by_head in scores for head in heads]))
-            for heads in selections
-        ]
+        for head, part in parts.items():
+            self._compared.setdefault((recipe, head), []).append(part)
+        whole = [head for head, part in parts.items() if part is None]
+        running = {head: part for head, part in parts.items() if part is not None}
+        values = self._evaluator.part_values(recipe, split, running) if running else {}
+        if whole:
+            scores = self._evaluator.scores(recipe, split, whole)
+            values |= {head: score.value for head, score in scores.items()}
+        return values
 
 
 def _heads_of(pairs: Iterable[tuple[Recipe, str]]) -> dict[Recipe, list[str]]:

@@ -21,6 +21,9 @@ STAGE_VERSIONS = {"evaluate_encoder": 1}
 
 _MAX_TOKENS = {"cpu": 1024, "cuda": 32768}
 
+Rows = tuple[int, ...]
+"""Positions of some examples in their split."""
+
 
 class TaskScorer:
     """An expert's head and the examples of its task, for any weights of the encoder."""
@@ -29,31 +32,53 @@ class TaskScorer:
         self._model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
         self._target, self._examples, self._device = target, examples, device
         self._tokenizer = AutoTokenizer.from_pretrained(expert)
-        self._splits: dict[Split, tuple[list[Batch], NDArray[Any]]] = {}
+        self._batches: dict[tuple[Split, Rows | None], list[Batch]] = {}
 
     def measure(self, checkpoint: Mapping[str, Any], split: Split) -> Measurement:
         """Score the head on top of the encoder weights of a checkpoint."""
+        return self.measurement(self.predict(checkpoint, split), split)
+
+    def predict(
+        self, checkpoint: Mapping[str, Any], split: Split, rows: Rows | None = None
+    ) -> NDArray[Any]:
+        """Predict the classes or numbers of the examples of a split, or of some of them, in order.
+
+        The last bits of a number depend on the examples that are predicted together.
+        """
         load_into(self._model, checkpoint)
-        (batched, labels), metric = self._read(split), self._target.metric
-        logits = np.empty((len(labels), max(len(self._target.classes), 1)), dtype=np.float32)
+        batched = self._read(split, rows)
+        count = sum(len(batch.rows) for batch in batched)
+        logits = np.empty((count, max(len(self._target.classes), 1)), dtype=np.float32)
         with torch.inference_mode():
             for batch in batched:
                 logits[batch.rows] = self._model(**batch.inputs).logits.float().cpu().numpy()
-        predictions = predictions_of(logits, metric)
-        return Measurement(
-            value=score(metric, labels, predictions),
-            stderr=standard_error(metric, labels, predictions),
-            n=len(labels),
-            # Candidates are compared by their values alone.
-            predictions=tuple(predictions.tolist()) if split == "test" else None,
-        )
+        return predictions_of(logits, self._target.metric)
 
-    def _read(self, split: Split) -> tuple[list[Batch], NDArray[Any]]:
-        """Batches and labels of a split, encoded on first use: most splits are never scored."""
-        if split not in self._splits:
+    def measurement(self, predictions: NDArray[Any], split: Split) -> Measurement:
+        """Score the predictions for a split."""
+        labels = self._examples.loc[self._examples["split"] == split, "label"].to_numpy()
+        return measurement_of(self._target, labels, predictions, split)
+
+    def _read(self, split: Split, rows: Rows | None) -> list[Batch]:
+        """Batches of examples, encoded on first use: most splits are never scored."""
+        if (split, rows) not in self._batches:
             part = self._examples[self._examples["split"] == split]
+            part = part if rows is None else part.iloc[list(rows)]
             encoded = encode(self._tokenizer, part, self._target.max_length)
             max_tokens = _MAX_TOKENS[torch.device(self._device).type]
             batched = list(batches(self._tokenizer, encoded, max_tokens, self._device))
-            self._splits[split] = batched, part["label"].to_numpy()
-        return self._splits[split]
+            self._batches[split, rows] = batched
+        return self._batches[split, rows]
+
+
+def measurement_of(
+    target: Target, labels: NDArray[Any], predictions: NDArray[Any], split: Split
+) -> Measurement:
+    """Score predictions for examples of a split."""
+    return Measurement(
+        value=score(target.metric, labels, predictions),
+        stderr=standard_error(target.metric, labels, predictions),
+        n=len(labels),
+        # Of validation, predictions have a store of their own.
+        predictions=tuple(predictions.tolist()) if split == "test" else None,
+    )

@@ -83,6 +83,29 @@ TABLES: dict[str, Table] = {
             selected="whether the candidate was selected",
         ),
     ),
+    "selection": Table(
+        "selection.selection",
+        _MERGES,
+        "Score of the selected candidates on the validation split, where they were selected, and "
+        "on the test split. `optimism` is the difference in points, score times 100: the best of "
+        "several candidates looks better where it was selected than elsewhere. The test split may "
+        "also be harder or easier than the validation split. `evaluated` below 1 says that "
+        "candidates raced: it is the share of the evaluations of a full grid.",
+        columns(
+            *("family", "method", "sparsifier", "searches", "candidates", "validation", "test"),
+            *("optimism", "std", "evaluated"),
+            method="merging method; `all` for all searches of the family",
+            sparsifier="how deltas were sparsified before merging; `all` as for the method",
+            searches="number of selections among several candidates: one for each set of experts "
+            "and training seed, or one for each task of a set",
+            candidates="mean number of candidates; mask seeds of one are not counted",
+            validation="mean score of the selected candidates on the validation split",
+            test="mean score of the selected candidates on the test split",
+            optimism="mean of validation minus test, in points",
+            std="standard deviation of that difference over searches, in points",
+            evaluated="evaluated examples, as a share of those of a full grid",
+        ),
+    ),
     "pairs": Table(
         "pairs.pairs",
         _MERGES,

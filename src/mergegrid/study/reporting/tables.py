@@ -131,7 +131,8 @@ def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
     """Every candidate with its mean over tasks and mask seeds on the selection split.
 
     `chosen_for` is `mean`; or, if candidates are selected per task, the expert of the task, and a
-    candidate has a row per task.
+    candidate has a row per task. Where candidates raced, `share` is the share of the split that the
+    mean is of.
     """
     rows = rows_of_study(scores, "merges")
     rows = rows[rows["split"] == rows["selection"]]  # [recipe, task]
@@ -143,7 +144,11 @@ def merge_candidates(scores: pd.DataFrame) -> pd.DataFrame:
     table = grouped.agg(
         mean=("value", "mean"), runs=("recipe_digest", "nunique"), selected=("selected", "any")
     )
-    return in_order(table, keys, like=rows)[[*keys, "mean", "runs", "selected", "selection"]]
+    shown = [*keys, "mean", "runs", "selected", "selection"]
+    if "share" in rows:
+        shares = grouped["share"].mean()["share"].fillna(1.0)
+        table, shown = table.assign(share=shares), [*shown, "share"]
+    return in_order(table, keys, like=rows)[shown]
 
 
 def benchmarks(scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Jobs on encoders: the parts of a study that each depends on, and nothing else."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mergegrid.hashing import digest
 from mergegrid.methods import AnyMethod
@@ -12,6 +12,7 @@ from mergegrid.sparsifiers.rates import Arithmetic
 from mergegrid.study.schema.encoders import Aim, EncoderStudy, Finetune
 from mergegrid.study.schema.families import replaced
 from mergegrid.study.schema.grids import Selection
+from mergegrid.study.schema.racing import Racing
 from mergegrid.study.schema.tasks import Target
 
 
@@ -80,6 +81,8 @@ class Statistic(Settings):
 class MergesRequest(Settings):
     """One set of experts under every method and sparsifier."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"racing"})
+
     family: str
     """Base and experts."""
     experts: list[str]
@@ -96,6 +99,8 @@ class MergesRequest(Settings):
     """Split on which candidates are compared."""
     aim: Aim = "mean"
     """Whether one setting is selected by the mean over the tasks, or one for each task."""
+    racing: Racing | None = None
+    """How candidates drop out before the whole split; without it none does."""
 
 
 def finetune_request(study: EncoderStudy, family: str, expert: str, seed: int) -> FinetuneRequest:
@@ -138,6 +143,7 @@ def merges_request(
         sparsifiers=study.merge_sparsifiers(),
         selection=study.selection,
         aim=study.merges.aim,
+        racing=study.merges.racing,
     )
 
 

@@ -20,6 +20,7 @@ from mergegrid.study.schema.grids import (
     expert_sets,
 )
 from mergegrid.study.schema.names import Name, check_columns, no_twins
+from mergegrid.study.schema.racing import Racing
 from mergegrid.study.schema.tasks import Target, Task
 
 Aim = Literal["mean", "each"]
@@ -98,6 +99,9 @@ class Merges(MergeGrid):
     """Objective of the selection in a set: `mean` selects one setting by the mean over all tasks;
     `each` selects one for every task and scores it on that task alone, so that each expert of a
     pair is the target once (arXiv 2311.03099, section 4.3)."""
+    racing: Racing | None = None
+    """Evaluate most candidates on parts of the validation split only; unset evaluates all of them
+    on the whole split. `mergegrid racing` measures what it costs."""
 
     gathers_statistics: ClassVar[bool] = True
     scored_by_expert: ClassVar[bool] = True
@@ -163,6 +167,15 @@ class EncoderStudy(GridStudy[Family]):
                         f"{key} has task {tasks[0]!r}, and {tasks[1]!r} in family {config.family}; "
                         "give both the same task"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _races_are_on_validation(self) -> "EncoderStudy":
+        if self.merges and self.merges.racing and self.selection == "test":
+            raise ValueError(
+                "merges.racing needs selection: validation, and selection is test; remove one of "
+                "the two"
+            )
         return self
 
     @model_validator(mode="after")

@@ -65,6 +65,19 @@ COLUMNS = {
     ),
     "inputs_digest": ("string", "SHA-256 of everything the value depends on except the recipe"),
 }
+#: Columns that follow where candidates raced (`merges.racing`): type and description.
+RACING_COLUMNS = {
+    "share": (
+        "float64",
+        "share of the validation split that the value is of; below 1 for a candidate that dropped "
+        "out of a race; missing outside of races",
+    ),
+    "evaluations": (
+        "Int64",
+        "validation examples evaluated for this candidate: those of its largest part, and all "
+        "again if it came to the whole split; missing outside of races",
+    ),
+}
 
 
 def score_row(
@@ -134,8 +147,13 @@ def prediction_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def score_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows of scores as a table with the columns and types of `COLUMNS`."""
-    types = {name: kind for name, (kind, _) in COLUMNS.items()}
+    """Return rows of scores as a table with the columns and types of `COLUMNS`.
+
+    Where candidates raced, those of `RACING_COLUMNS` follow.
+    """
+    raced = any("share" in row for row in rows)
+    columns = COLUMNS | RACING_COLUMNS if raced else COLUMNS
+    types = {name: kind for name, (kind, _) in columns.items()}
     return pd.DataFrame(rows, columns=list(types)).astype(types)
 
 

@@ -48,13 +48,13 @@ def make_evaluator(base, expert, examples, target, tmp_path):
 def measured(monkeypatch):
     """The splits that are measured rather than read from the store, in order."""
     splits = []
-    measure = TaskScorer.measure
+    predict = TaskScorer.predict
 
-    def counted(self, checkpoint, split):
+    def counted(self, checkpoint, split, rows=None):
         splits.append(split)
-        return measure(self, checkpoint, split)
+        return predict(self, checkpoint, split, rows)
 
-    monkeypatch.setattr(TaskScorer, "measure", counted)
+    monkeypatch.setattr(TaskScorer, "predict", counted)
     return splits
 
 
