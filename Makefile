@@ -69,7 +69,7 @@ $(ENGINES)/.ready: pyproject.toml constraints.txt
 engines: $(ENGINES)/.ready
 
 quickstart: $(VENV)/.ready
-	@echo "== Run: fine-tune, drop, merge, score; progress of each job is in logs/"
+	@echo "== Run: fine-tune, drop, merge, score"
 	$(RUN) snakemake --cores $(CORES)
 	@echo "== Report"
 	$(RUN) snakemake --cores 1 --report results/report.html

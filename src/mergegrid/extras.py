@@ -18,6 +18,7 @@ EXTRAS = {
     "peft": "study",
     "psutil": "study",
     "pyarrow": "study",
+    "rich": "study",
     "safetensors": "study",
     "scipy": "study",
     "sklearn": "study",

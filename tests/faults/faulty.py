@@ -94,6 +94,7 @@ class Study:
         """Begin the run, always by the same command, as leader of a process group."""
         self.starts += 1
         command = ["snakemake", "--cores", "2", "--configfile", self.config]
+        command += ["--logger-mergegrid-view", "full"]
         with (self.folder / f"run{self.starts}.txt").open("w") as printed:
             return subprocess.Popen(
                 [sys.executable, "-m", *command, "--", self.target],

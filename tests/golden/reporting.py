@@ -25,9 +25,10 @@ from mergegrid.study.encoders.parts import Part, order_of
 from mergegrid.study.encoders.racing import race
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
-from mergegrid.study.reporting.costs import STAGES, cost_table, costs_figure, job_costs
+from mergegrid.study.reporting.costs import cost_table, costs_figure, job_costs
 from mergegrid.study.reporting.files import write_table
 from mergegrid.study.reporting.libraries import table_notes
+from mergegrid.study.reporting.stage_names import STAGES
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.schema.racing import Racing
 from mergegrid.study.scoring.choice import choose

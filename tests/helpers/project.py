@@ -46,7 +46,7 @@ class Project:
     def copy_package(self) -> Path:
         """Give the project a copy of the library, which tests may change; its folder."""
         place = self.folder / "library"
-        shutil.copytree(REPOSITORY / "src" / "mergegrid", place / "mergegrid")
+        shutil.copytree(REPOSITORY / "src", place)
         self.environment["PYTHONPATH"] = str(place)
         return place
 
@@ -71,6 +71,10 @@ class Project:
         )
         assert not check or result.returncode == 0, result.stdout
         return result.stdout
+
+    def full_log(self) -> str:
+        """Everything that Snakemake logged in its last run here, whatever it printed."""
+        return max((self.folder / ".snakemake" / "log").glob("*.snakemake.log")).read_text()
 
     def planned(self, named: bool = True) -> Counter[str]:
         """How many jobs of each rule a run would start now."""

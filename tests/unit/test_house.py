@@ -37,6 +37,7 @@ FLOORS = [
     {"study.finetuning", "study.model_statistics", "study.generation"},
     {"study.encoders", "study.grading", "study.scoring"},
     {"study.reporting"},
+    {"study.live", "study.new_study"},
     {"cli"},
 ]
 MODULES = sorted(LIBRARY.rglob("*.py"))

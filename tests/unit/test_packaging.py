@@ -26,7 +26,11 @@ CORE = PROJECT["dependencies"]
 #: Imported by programs that run in the environment of vLLM or of lm-eval.
 ELSEWHERE = {"vllm", "lm_eval"}
 #: Comes with another library, of which it is a part or the client.
-WITH = {"openai": "alpaca-eval", "pydantic-core": "pydantic"}
+WITH = {
+    "openai": "alpaca-eval",
+    "pydantic-core": "pydantic",
+    "snakemake-interface-logger-plugins": "snakemake",
+}
 DISTRIBUTIONS = packages_distributions()
 
 

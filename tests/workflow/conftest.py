@@ -8,6 +8,7 @@ from shared_folders import build_once
 
 SMOKE = "config/smoke.yaml"
 PRINTED = "printed.txt"
+FULL_LOG = "full.log"
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +18,20 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Project:
     def build(folder: Path) -> None:
         project = Project(folder, SMOKE)
         (folder / PRINTED).write_text(project.snakemake("--cores", "2"))
+        (folder / FULL_LOG).write_text(project.full_log())
 
     return Project.open(build_once(tmp_path_factory, "smoke", build), SMOKE)
 
 
 @pytest.fixture(scope="session")
 def first_run(smoke: Project) -> str:
-    """What Snakemake printed when it ran the smoke study."""
+    """What Snakemake logged when it ran the smoke study."""
+    return (smoke.folder / FULL_LOG).read_text()
+
+
+@pytest.fixture(scope="session")
+def shown(smoke: Project) -> str:
+    """What a person saw of that run, in a log file."""
     return (smoke.folder / PRINTED).read_text()
 
 

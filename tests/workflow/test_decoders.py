@@ -114,8 +114,8 @@ def test_merged_models_are_removed_and_nothing_is_left_to_do(project):
 )
 def test_two_models_for_each_engine_are_merged_at_a_time(copy, given, provided):
     target = f"results/small/benchmarks/{FORMATS}.parquet"
-    printed = copy.snakemake("--cores", "1", "--force", "--resources", *given, "--", target)
-    (line,) = re.findall(r"^Provided resources: (.*)$", printed, re.MULTILINE)
+    copy.snakemake("--cores", "1", "--force", "--resources", *given, "--", target)
+    (line,) = re.findall(r"^Provided resources: (.*)$", copy.full_log(), re.MULTILINE)
     assert dict(re.findall(r'"(\w+)", (\d+)', line)) == provided
 
 

@@ -29,7 +29,8 @@ def project(tmp_path, monkeypatch):
 def test_jobs_on_encoders_share_a_gpu_as_the_study_says(project):
     printed = project.snakemake("--cores", "2", "--resources", "gpu=1", "--until", "expert")
     assert "Jobs on encoders share GPUs: at most 2 at a time." in printed
-    asked = re.findall(r"^(?:local)?rule expert:.*?resources: (.*?)$", printed, re.DOTALL | re.M)
+    log = project.full_log()
+    asked = re.findall(r"^(?:local)?rule expert:.*?resources: (.*?)$", log, re.DOTALL | re.M)
     assert all({"gpu=0", "gpu_share=1"} <= set(each.split(", ")) for each in asked)
     assert len(asked) == 2
     spans = []

@@ -36,12 +36,13 @@ def with_methods(project, methods):
 def run(smoke, tmp_path_factory):
     project = smoke.copy(tmp_path_factory.mktemp("statistics") / "project")
     with_methods(project, METHODS)
-    project.printed = project.snakemake("--cores", "2", MERGES)
+    project.snakemake("--cores", "2", MERGES)
+    project.log = project.full_log()
     return project
 
 
 def test_statistics_are_gathered_once_for_each_expert(run):
-    rules = re.findall(r"^(?:local)?rule (\w+):", run.printed, re.MULTILINE)
+    rules = re.findall(r"^(?:local)?rule (\w+):", run.log, re.MULTILINE)
     assert rules.count("statistics") == 2
     for expert in ("trec", "spam"):
         folder = run.folder / f"results/smoke/minilm/statistics/{expert}/seed~0"

@@ -11,6 +11,7 @@ from mergegrid.checkpoints.sources.source import PathOrigin
 from mergegrid.errors import MergegridError
 from mergegrid.hashing import canonical_json, digest
 from mergegrid.stages import stage_versions
+from mergegrid.study.live.handler import announce, marked
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 from mergegrid.study.runtime import memory_estimates, snakemake_compat
 from mergegrid.study.schema import decoder_jobs, encoder_jobs, export_jobs
@@ -99,7 +100,8 @@ def limit_gpu_shares():
     if jobs_per_gpu() > 1:
         places = jobs_per_gpu() * snakemake_compat.limit_of(workflow, "gpu")
         snakemake_compat.set_limit(workflow, "gpu_share", places)
-        logger.info(f"Jobs on encoders share GPUs: at most {places} at a time.")
+        text = f"Jobs on encoders share GPUs: at most {places} at a time."
+        logger.info(text, extra=marked())
 
 
 # Cores per GPU of a SLURM job (sbatch --cpus-per-gpu), to feed it, compile and merge. On nodes with

@@ -10,33 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mergegrid.study.reporting import style
+from mergegrid.study.reporting.stage_names import STAGES
 
 STAGE_VERSIONS = {"costs": 2}
-
-#: Rules in the order in which data flows, with a readable name.
-STAGES = {
-    "fetch": "fetch models and data",
-    "prepare": "prepare examples",
-    "import_base": "import bases",
-    "expert": "fine-tune experts",
-    "deltas": "measure deltas",
-    "similarity": "compare embeddings",
-    "statistics": "gather statistics",
-    "sweep": "sweep drop rates",
-    "merges": "merge and score",
-    "oracle": "learn tasks together",
-    "oracle_scores": "score multi-task models",
-    "import_decoder": "import decoders",
-    "instructions": "prepare instructions",
-    "questions": "prepare questions",
-    "decoder": "fine-tune decoders",
-    "merge": "merge decoders",
-    "generate": "generate answers",
-    "score": "score answers",
-    "decoder_similarity": "compare decoders' embeddings",
-    "harness": "run lm-evaluation-harness",
-    "export": "export models",
-}
 
 #: Columns of Snakemake's benchmark files, with their names here.
 _MEASURED = {"s": "seconds", "cpu_time": "cpu_seconds", "max_rss": "memory_mb"}

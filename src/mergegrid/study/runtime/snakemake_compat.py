@@ -7,15 +7,22 @@ what they expect of Snakemake.
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from logging import Handler
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import IO, Any
 
 import psutil
 from snakemake.exceptions import WorkflowError
-from snakemake.logging import logger
+from snakemake.logging import (
+    ColorizingTextHandler,
+    DefaultFilter,
+    DefaultFormatter,
+    logger,
+)
 
 #: Lock on the working folder, shared by all runs in it; the file says where the jobs of the last
 #: one run.
@@ -157,3 +164,37 @@ def record_place(workflow: Any) -> None:
     """Record on which host the jobs of this run execute."""
     where = "local" if workflow.local_exec else "cluster"
     RUN_LOCK.write_text(f"{os.uname().nodename} {where}", encoding="utf-8")
+
+
+def log_file(workflow: Any) -> str:
+    """The log file of this run, relative to the working folder; "" where there is none."""
+    files = [str(file) for file in workflow.logger_manager.get_logfile()]
+    return os.path.relpath(files[0]) if files else ""
+
+
+def log_handlers(workflow: Any) -> list[Handler]:
+    """The handlers of the logger plugins of this run."""
+    return list(workflow.logger_manager.get_log_handlers())
+
+
+def ran(workflow: Any, rule: str) -> bool:
+    """Whether a job of a rule has finished in this run."""
+    return any(job.rule.name == rule for job in workflow.dag.finished_jobs)
+
+
+def default_handler(settings: Any) -> Handler:
+    """The handler by which Snakemake prints where no logger plugin does."""
+    handler: Handler = ColorizingTextHandler(
+        nocolor=settings.nocolor, stream=sys.stdout if settings.stdout else sys.stderr
+    )
+    handler.addFilter(
+        DefaultFilter(
+            settings.quiet,
+            settings.debug_dag,
+            settings.verbose,
+            settings.dryrun,
+            settings.printshellcmds,
+        )
+    )
+    handler.setFormatter(DefaultFormatter(settings.quiet, settings.show_failed_logs))
+    return handler
