@@ -9,7 +9,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-_SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     for done, item in enumerate(bar, start=1):
         yield item
         now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES or done == total:
+        if now - last >= SECONDS_BETWEEN_LINES or done == total:
             left = (now - start) / done * (total - done)
             logger.info("%s: %d of %d done, about %.0f s left", description, done, total, left)
             last = now
@@ -41,7 +41,7 @@ def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None
             done += count
             bar.update(count)
             now = time.monotonic()
-            if bar.disable and now - last >= _SECONDS_BETWEEN_LINES:
+            if bar.disable and now - last >= SECONDS_BETWEEN_LINES:
                 rate = done / (now - start)
                 logger.info(
                     "%s: %.2f of %.2f GB done, %.0f MB/s, about %.0f s left",

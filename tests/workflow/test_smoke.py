@@ -69,6 +69,21 @@ def test_every_stage_runs_once(first_run):
     }
 
 
+def test_a_person_sees_a_line_for_each_job_first_results_and_the_conclusion(shown, first_run):
+    total = len(re.findall(r"^(?:local)?rule (\w+):", first_run, re.MULTILINE))
+    lines = re.findall(rf"^\[\d+:\d\d\] \d+ of {total}  (.*)$", shown, re.MULTILINE)
+    assert sum(not line.startswith("running: ") for line in lines) == 14 + 1
+    assert re.search(r"expert trec of minilm, seed 0, \d+:\d\d; ", shown)
+    assert f"tables and figures, all {total - 14}" in shown
+    assert re.search(r"trec of minilm alone: 0\.\d+ accuracy, base 0\.\d+; at 0\.9 dare 0\.", shown)
+    assert re.search(r"spam\+trec of minilm merged: best of 6: ", shown)
+    end = shown[shown.index("Findings, on the test split:") :]
+    assert re.search(r"minilm, spam\+trec: best of 6 merges: .*; single experts 0\.\d+, base", end)
+    assert "results/smoke/tables/merges_wide.md" in end
+    assert "mergegrid summary config/smoke.yaml" in end.splitlines()
+    assert not re.search(r"^(?:local)?rule ", shown, re.MULTILINE)
+
+
 def test_a_second_run_does_nothing(smoke_copy):
     assert "Nothing to be done" in smoke_copy.snakemake("--cores", "2")
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from mergegrid.checkpoints.publish import published_digest
+from mergegrid.progress import SECONDS_BETWEEN_LINES
 from mergegrid.settings import Settings
 from mergegrid.stages import stage_versions
 from mergegrid.study.finetuning.resuming import last_checkpoint
@@ -75,10 +77,30 @@ def train(trainer: Trainer, state: Path) -> list[dict[str, float]]:
 
 
 class EpochLog(TrainerCallback):
-    """Logs one line per epoch."""
+    """Logs one line per epoch, and every ten seconds the steps that are done and the time left."""
 
     def __init__(self, metric: str, name: str) -> None:
         self._metric, self._name = metric, name
+        self._start = self._last = time.monotonic()
+        self._first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Note the time and, of a resumed training, the step."""
+        self._start = self._last = time.monotonic()
+        self._first_step = state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Log the progress, not more often than every ten seconds."""
+        now, step = time.monotonic(), state.global_step
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            per_step = (now - self._start) / (step - self._first_step)
+            left = per_step * (state.max_steps - step)
+            logger.info("step %d of %d, about %.0f s left", step, state.max_steps, left)
+            self._last = now
 
     def on_evaluate(
         self,

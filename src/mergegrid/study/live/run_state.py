@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from mergegrid.study.live.phases import PHASES, REPORT, base_rule, phase_of
 
+#: Seconds from which a part of the time left is worth a word.
+_WORTH_SAYING = 30.0
+
 
 @dataclass(frozen=True)
 class Job:
@@ -58,11 +61,11 @@ class TimeLeft:
     def __str__(self) -> str:
         if not self.unknown:
             return f"about {duration(self.seconds)} left"
-        if not self.seconds:
-            return "time left: unknown yet"
-        if self.unknown == (REPORT,):
+        if self.unknown == (REPORT,) and self.seconds:
             return f"about {duration(self.seconds)} left, then {REPORT}"
-        return f"at least {duration(self.seconds)} left"
+        # A few seconds of what is known would say nothing about the whole.
+        known = self.seconds >= _WORTH_SAYING
+        return f"at least {duration(self.seconds)} left" if known else "time left unknown yet"
 
     @property
     def missing(self) -> str:

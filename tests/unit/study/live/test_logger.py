@@ -212,7 +212,10 @@ def test_nothing_to_be_done_and_errors_of_the_workflow_are_shown(folder):
     assert (status, "MissingRuleException" in printed) == (1, True)
 
 
-def test_its_dry_run_prints_what_snakemake_prints_without_it(folder):
+def test_its_dry_run_prints_what_snakemake_prints_without_it(folder, monkeypatch):
+    # Snakemake prints sets.
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+
     def lines(*arguments):
         printed, _ = piped(folder, "--dry-run", *arguments)
         own = re.compile(r"\d\d:\d\d:\d\d|Workflow ID|Command|jobid")
