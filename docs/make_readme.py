@@ -2,8 +2,8 @@
 
 Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
 `make benchmarks`, `make bench-merge`, `make bench-methods`, `config/adamr.yaml`, and
-`gram_accuracy.py`, `pairs.py`, `adapters.py`, `adapter_study.py` and `extraction.py` of
-`benchmarks/`), as far as they exist. Replaces the text between markers such as
+`gram_accuracy.py`, `findings_simulation.py`, `pairs.py`, `adapters.py`, `adapter_study.py` and
+`extraction.py` of `benchmarks/`), as far as they exist. Replaces the text between markers such as
 `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in whichever page has them.
 """
 
@@ -255,6 +255,7 @@ def main() -> None:
             **benchmark("gram accuracy", "gram_accuracy.md"),
             **benchmark("extraction benchmark", "extraction.md"),
             **benchmark("adapter benchmark", "adapters.md"),
+            **benchmark("findings simulation", "findings_simulation.md"),
             **pairs_benchmark(),
             **benchmark("adapter scores", "adapter_study/scores.md"),
             **benchmark("adapter distances", "adapter_study/distances.md"),

@@ -274,7 +274,7 @@ def check(config: Config = Path("config/config.yaml")) -> None:
 
 @app.command("summary")
 def show_summary(config: Config = Path("config/config.yaml")) -> None:
-    """Print where the results of a study are, and how long each stage took."""
+    """Print what a study found, where its results are, and how long each stage took."""
     from mergegrid.study.reporting.summary import summary
     from mergegrid.study.schema.loading import read_study
 

@@ -72,6 +72,7 @@ STAGES: dict[str, Stage] = {
     "race": Stage("study/encoders/racing.py"),
     "comparisons": Stage("study/scoring/comparisons.py", ("numpy", "scipy")),
     "ranking": Stage("study/scoring/ranking.py", ("numpy", "scipy")),
+    "findings": Stage("study/scoring/findings.py", ("numpy", "scipy")),
     "tables": Stage("study/reporting/catalogue.py", ("pandas",)),
     "figures": Stage("study/reporting/figures.py", ("matplotlib",)),
     "costs": Stage("study/reporting/costs.py"),

@@ -33,6 +33,7 @@ from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.schema.racing import Racing
 from mergegrid.study.scoring.choice import choose
 from mergegrid.study.scoring.comparisons import compare
+from mergegrid.study.scoring.findings import findings as compute_findings
 from mergegrid.study.scoring.ranking import rank
 from mergegrid.study.scoring.scores import score_frame
 
@@ -111,6 +112,12 @@ def ranking(folder: Path) -> Any:
     """Ranks and scores of merges, with intervals of a bootstrap over examples, sets and seeds."""
     scores, answers, labels = sweep_of_answers()
     return rank(scores, answers, labels, resamples=500)
+
+
+def findings(folder: Path) -> Any:
+    """Best recipes, sparsifiers and drop rates, with their variances by level."""
+    scores, answers, labels = sweep_of_answers()
+    return compute_findings(scores, answers, labels)
 
 
 def tables(folder: Path) -> Any:
@@ -192,6 +199,7 @@ NUMBERS = {
     "race": Numbers(race_of_candidates),
     "comparisons": Numbers(comparisons, ARITHMETIC),
     "ranking": Numbers(ranking, ARITHMETIC),
+    "findings": Numbers(findings, ARITHMETIC),
     "tables": Numbers(tables, ARITHMETIC),
     "figures": Numbers(figures, 1e-6),
     "costs": Numbers(costs, ARITHMETIC),

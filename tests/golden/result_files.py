@@ -12,6 +12,7 @@ from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.delta_reports.sizes import delta_sizes
 from mergegrid.study.reporting.results import Results
 from mergegrid.study.scoring.comparisons import compare
+from mergegrid.study.scoring.findings import findings
 from mergegrid.study.scoring.ranking import rank
 from mergegrid.study.scoring.scores import score_frame
 
@@ -24,6 +25,7 @@ def results_of(folder: Path) -> Results:
     compared, answers, labels = sweep_of_answers()
     parts["comparisons"] = compare(compared, answers, labels, resamples=100)
     parts["ranking"] = rank(compared, answers, labels, resamples=100)
+    parts["findings"] = findings(compared, answers, labels)
     for name, frame in parts.items():
         frame.to_parquet(folder / f"{name}.parquet")
     sources = folder / "base~minilm.json"

@@ -128,6 +128,7 @@ def test_every_generated_part_has_its_markers_on_one_page(make_readme):
         "pairs benchmark",
         "method benchmark",
         "gram accuracy",
+        "findings simulation",
         "adapter scores",
         "adapter distances",
     ]

@@ -36,6 +36,7 @@ def test_the_study_of_the_paper_is_planned_without_a_download(project, monkeypat
         **dict.fromkeys(("expert", "deltas", "statistics", "sweep", "similarity"), experts),
         **dict.fromkeys(("merges", "oracle", "oracle_scores"), pairs),
         **dict.fromkeys(("scores", "comparisons", "ranking", "costs", "all"), 1),
+        **dict.fromkeys(("findings", "findings_text"), 1),
         # Single scores are published of decoders alone; of encoders, changes over pairs.
         "table": len(TABLES.keys() - {"benchmarks", "decoders", "published"}),
         "figure": len(FIGURES) * len(families),

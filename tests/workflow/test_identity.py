@@ -66,12 +66,17 @@ def test_upgraded_libraries_run_nothing(study):
     [
         ("study/reporting/figures.py", "figures", {"figure": 6, "all": 1}),
         ("study/reporting/catalogue.py", "tables", {"table": len(TABLES), "all": 1}),
-        ("study/reporting/costs.py", "costs", {"costs": 1, "all": 1}),
+        ("study/reporting/costs.py", "costs", {"costs": 1, "findings_text": 1, "all": 1}),
         ("study/scoring/comparisons.py", "comparisons", {"comparisons": 1, "table": 2, "all": 1}),
         (
             "study/scoring/ranking.py",
             "ranking",
             {"ranking": 1, "table": 1, "figure": 1, "all": 1},
+        ),
+        (
+            "study/scoring/findings.py",
+            "findings",
+            {"findings": 1, "findings_text": 1, "table": 1, "all": 1},
         ),
         ("study/scoring/choice.py", "select", {"merges": 1, **REPORT}),
         ("study/encoders/task_scorer.py", "evaluate_encoder", {"sweep": 2, "merges": 1, **SWEPT}),
@@ -79,7 +84,10 @@ def test_upgraded_libraries_run_nothing(study):
         (
             "delta_reports/report.py",
             "deltas",
-            {"deltas": 2, "table": DELTA_TABLES, "figure": DELTA_FIGURES, "costs": 1, "all": 1},
+            {
+                **{"deltas": 2, "table": DELTA_TABLES, "figure": DELTA_FIGURES, "costs": 1},
+                **{"findings_text": 1, "all": 1},
+            },
         ),
         (
             "study/finetuning/classifier.py",

@@ -67,8 +67,8 @@ def listed(browser):
 def caption(path):
     """What the project says about a result of the report."""
     kind, name = path.split("/")[2], path.split("/")[-1].split(".")[0]
-    if kind == "costs":
-        return (REPOSITORY / "workflow" / "report" / "costs.rst").read_text()
+    if kind in ("costs", "findings_text.html"):
+        return (REPOSITORY / "workflow" / "report" / f"{kind.split('_')[0]}.rst").read_text()
     return {"tables": TABLES, "figures": FIGURES}[kind][name].caption.format(family="minilm")
 
 
@@ -111,6 +111,7 @@ def test_every_table_and_figure_is_listed_and_opens_and_none_is_empty(smoke, bro
         *(("Tables", TABLES[name].topic, name) for name in tables),
         *(("Figures", "minilm", name) for name in figures),
         *(("Costs", "Other", name) for name in ("table", "figure")),
+        ("Findings", "Other", "in words"),
     }
 
 

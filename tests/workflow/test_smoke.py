@@ -9,10 +9,11 @@ from mergegrid.study.scoring.scores import COLUMNS
 
 pytestmark = pytest.mark.workflow
 
-# What is made from scores of merges, directly or through comparisons and the ranking.
+# What is made from scores of merges, directly or through comparisons, findings and the ranking.
 REPORT = {
     **{"all": 1, "scores": 1, "comparisons": 1, "ranking": 1, "costs": 1},
-    **{"table": 8 + 2 + 1, "figure": 3},
+    **{"findings": 1, "findings_text": 1},
+    **{"table": 8 + 2 + 1 + 1, "figure": 3},
 }
 # And from those of single experts.
 SWEPT = {**REPORT, "figure": 4}
@@ -26,6 +27,7 @@ TABLES = {
     "drop_rates",
     "drop_rates_wide",
     "experts",
+    "findings",
     "merge_candidates",
     "merges",
     "merges_wide",
@@ -62,6 +64,8 @@ def test_every_stage_runs_once(first_run):
         "scores": 1,
         "comparisons": 1,
         "ranking": 1,
+        "findings": 1,
+        "findings_text": 1,
         "costs": 1,
         "table": len(TABLES),
         "figure": len(FIGURES),
@@ -77,7 +81,7 @@ def test_a_person_sees_a_line_for_each_job_first_results_and_the_conclusion(show
     assert f"tables and figures, all {total - 14}" in shown
     assert re.search(r"trec of minilm alone: 0\.\d+ accuracy, base 0\.\d+; at 0\.9 dare 0\.", shown)
     assert re.search(r"spam\+trec of minilm merged: best of 6: ", shown)
-    end = shown[shown.index("Findings, on the test split:") :]
+    end = shown[shown.index("Results on the test split:") :]
     assert re.search(r"minilm, spam\+trec: best of 6 merges: .*; single experts 0\.\d+, base", end)
     assert "results/smoke/tables/merges_wide.md" in end
     assert "mergegrid summary config/smoke.yaml" in end.splitlines()
@@ -94,6 +98,7 @@ def test_results_are_exactly_these_files(smoke):
     for expert in ("trec", "spam"):
         models |= {f"minilm/experts/{expert}/seed~0/{name}" for name in EXPERT | TOKENIZER}
     scores = {"scores.parquet", "comparisons.parquet", "ranking.parquet"}
+    scores |= {"findings.parquet", "findings.md", "findings_text.html"}
     scores |= {
         f"minilm/predictions/{name}/seed~0.parquet" for name in ("trec", "spam", "trec+spam")
     }

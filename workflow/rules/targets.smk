@@ -97,12 +97,14 @@ def results_for(kind):
         "similarity": similarity_files(),
         "comparisons": "<results>/comparisons.parquet",
         "ranking": "<results>/ranking.parquet",
+        "findings": "<results>/findings.parquet",
         "experts": per_expert(experts, ENCODERS),
         "decoders": per_expert(experts, DECODERS),
         "sources": [f"<results>/sources/{name}.json" for name in SOURCES],
     }
     # A table notes where the scores behind it were computed with several versions of a library.
-    kinds = (kind, "scores") if kind in ("comparisons", "ranking") else (kind,)
+    with_scores = ("comparisons", "ranking", "findings")
+    kinds = (kind, "scores") if kind in with_scores else (kind,)
     return {kind: files[kind] for kind in kinds}
 
 
@@ -196,6 +198,7 @@ def all_results():
     ]
     return [
         "<results>/scores.parquet",
+        "<results>/findings.md",
         *kept,
         *tables,
         *figures,

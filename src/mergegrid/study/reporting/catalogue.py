@@ -2,6 +2,7 @@
 
 from mergegrid.delta_reports.paper_range import SHARE_SMALL, SMALL
 from mergegrid.study.reporting.entries import COMMON, SPREAD, Figure, Table, columns
+from mergegrid.study.reporting.findings_entry import FINDINGS
 from mergegrid.study.schema.decoders import DecoderFinetune
 from mergegrid.study.schema.encoders import Finetune
 
@@ -217,6 +218,7 @@ TABLES: dict[str, Table] = {
         ),
         "comparisons",
     ),
+    "findings": FINDINGS,
     "published": Table(
         "published.published",
         _MERGES,

@@ -20,6 +20,7 @@ _KINDS = {
     "sources": "the records of what was fetched",
     "comparisons": "the paired comparisons of answers",
     "ranking": "the ranking of merges",
+    "findings": "the findings, `findings.parquet`",
 }
 
 

@@ -27,6 +27,8 @@ class Results:
     """`comparisons.parquet`"""
     ranking: list[Path] = field(default_factory=list)
     """`ranking.parquet`"""
+    findings: list[Path] = field(default_factory=list)
+    """`findings.parquet`"""
     experts: list[Path] = field(default_factory=list)
     """Published experts, one folder per expert and training seed."""
     decoders: list[Path] = field(default_factory=list)

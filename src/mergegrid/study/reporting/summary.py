@@ -15,6 +15,7 @@ from mergegrid.study.scoring.scores import read_scores
 
 #: Files that answer most, by path below the results: the first three that exist are listed.
 _FILES = {
+    "findings.md": "the findings in words, with intervals and tests",
     "report.html": "everything on one page",
     "tables/merges_wide.md": "every merge, beside single experts and base",
     "tables/drop_rates_wide.md": "every expert alone, at every drop rate",
@@ -75,6 +76,7 @@ def summary(study: Study) -> str:
         )
     table = times.to_string(index=False, float_format=lambda value: f"{value:.0f}")
     places = {
+        "findings": results / "findings.md",
         "scores": results / "scores.parquet",
         "tables": results / "tables",
         "figures": results / "figures",
@@ -82,8 +84,7 @@ def summary(study: Study) -> str:
     }
     lines = [f"{name:8} {path}" for name, path in places.items() if path.exists()]
     head = "Time of each stage (jobs run in parallel, so the sum exceeds the elapsed time):"
-    sentences = _block("Findings, on the test split:", findings_of(results))
-    return "\n".join([*sentences, head, table, "", *lines, *library_warnings(study)])
+    return "\n".join([*_findings(results), head, table, "", *lines, *library_warnings(study)])
 
 
 def conclusion(study: Study, commands: Mapping[str, str]) -> str:
@@ -95,7 +96,7 @@ def conclusion(study: Study, commands: Mapping[str, str]) -> str:
     """
     files = useful_files(study)
     lines = [
-        *_block("Findings, on the test split:", findings_of(Path(study.paths.results))),
+        *_block("Results on the test split:", findings_of(Path(study.paths.results))),
         *_block("Open:", _columns(files)),
         *_block("Next:", [line for name, text in commands.items() for line in (f"# {text}", name)]),
         *library_warnings(study),
@@ -121,6 +122,14 @@ def next_commands(study: Study, config: str, runner: str) -> dict[str, str]:
         make: "all tables and figures on one page",
         f"mergegrid summary {named}": "these findings, and the time of each stage",
     }
+
+
+def _findings(results: Path) -> list[str]:
+    """The findings in words; before a study has ended, its best scores."""
+    text = results / "findings.md"
+    if text.is_file():
+        return [text.read_text(encoding="utf-8")]
+    return _block("Results on the test split:", findings_of(results))
 
 
 def _block(head: str, lines: list[str]) -> list[str]:

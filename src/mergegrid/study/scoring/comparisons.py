@@ -87,7 +87,7 @@ def compare(
     Raises:
         DataError: a score has no answers, or not as many as there are examples.
     """
-    tested = _tested(scores)
+    tested = tested_scores(scores)
     base = base_only()
     not_base = (tested["sparsifier"] != base.kind) | (tested["rate"] != base.rate)
     sweep = tested[(tested["study"] == "sweep") & not_base]
@@ -158,7 +158,7 @@ def holm(p_values: Floats) -> Floats:
     return corrected
 
 
-def _tested(scores: pd.DataFrame) -> pd.DataFrame:
+def tested_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Select the scores to compare, [recipe_digest, head, task], numbered in column `model`."""
     rows = scores[(scores["split"] == "test") & scores["primary"] & scores["value"].notna()]
     rows = rows[(rows["study"] == "sweep") | ((rows["study"] == "merges") & rows["selected"])]
