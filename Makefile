@@ -35,7 +35,7 @@ IN_PROCESSES := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 DATA ?= $(GLUE_DATA)
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
-CONFIGS := $(wildcard config/*.yaml)
+CONFIGS := $(wildcard config/*.yaml config/public/*.yaml)
 
 .PHONY: help quickstart engines check test test-core test-install breakages test-faults test-slurm test-gpu lint docs site glue-small benchmarks bench-merge bench-methods clean
 
@@ -132,7 +132,7 @@ docs: $(VENV)/.ready
 site: $(VENV)/.ready
 	$(RUN) mkdocs build --quiet --strict
 
-GLUE_SMALL := --configfile config/glue_small.yaml $(if $(DATA),,config/sources/glue_hub.yaml)
+GLUE_SMALL := --configfile config/glue_small.yaml $(if $(DATA),,config/overlays/glue_hub.yaml)
 glue-small: export GLUE_DATA = $(abspath $(DATA))
 glue-small: $(VENV)/.ready
 	$(RUN) snakemake --cores $(CORES) $(GLUE_SMALL)

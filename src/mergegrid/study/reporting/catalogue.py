@@ -222,18 +222,19 @@ TABLES: dict[str, Table] = {
     "published": Table(
         "published.published",
         _MERGES,
-        "Numbers of the paper beside those of this study, for everything that the study measures "
-        "again. Values are fractions: the paper's percentages divided by 100. `differs` lists the "
+        "Published numbers beside those of this study, for everything that the study measures "
+        "again. Values are fractions: published percentages divided by 100. `differs` lists the "
         "known differences in the experiment.",
         columns(
             *("family", "experts", "models", "method", "sparsifier", "rate", "task", "metric"),
             *("mean", "std", "runs", "n", "published", "difference", "source", "trust", "differs"),
-            models="the paper's name for the experts",
-            published="the paper's value, as a fraction",
-            difference="value of this study minus the paper's",
-            source="place in the paper",
-            trust="`high`: printed in the paper; `figure`: read off a figure, to about 0.001",
-            differs="differences from the paper, as far as its settings are published",
+            models="the source's name for the experts",
+            published="the published value, as a fraction",
+            difference="value of this study minus the published one",
+            source="where it was published",
+            trust="`high`: printed there; `log`: from a result file of the authors; `figure`: read "
+            "off a figure, to about 0.001",
+            differs="differences from the published experiment, as far as its settings are known",
         ),
         cites=True,
     ),

@@ -77,9 +77,10 @@ def published_text(root: Path) -> str:
     parts = [
         "# Published numbers",
         _HINT,
-        "Numbers of the paper (arXiv 2311.03099), and which of them a study measures again. The "
-        "setting `published` of a family maps its models to the paper's names; the table "
-        "`published`, and for pairs `sparsifier_effects`, then shows both side by side.",
+        "Numbers of the DARE paper (arXiv 2311.03099) and of public benchmarks, and which of them "
+        "a study measures again. The setting `published` of a family maps its models to the "
+        "published names; the table `published`, and for pairs `sparsifier_effects`, then shows "
+        "both side by side, each published setting beside the same one where a study has it.",
         "## What can be measured again",
         _table(
             ["group", "shows", "can be measured", "why", "configuration", "table"],
@@ -96,8 +97,8 @@ def published_text(root: Path) -> str:
             ],
         ),
         "## The numbers",
-        "Values are in percent, except cosines. Trust `high` means printed in the paper, `figure` "
-        "read off a figure, to about 0.1.",
+        "Values are in percent, except cosines. Trust `high` means printed in the source, `log` "
+        "from a result file of its authors, `figure` read off a figure, to about 0.1.",
         *_groups(cells),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Numbers of the paper beside those of this study."""
+"""Published numbers beside those of this study."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,30 +14,43 @@ PAPER_RULE = "accuracy_paper_rule"
 
 
 def published(scores: pd.DataFrame, cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Compare the paper's numbers with the study's scores, if there are any.
+    """Compare published numbers with the study's scores, if there are any.
 
     Args:
         scores: all scores.
-        cells: the paper's numbers, from `schema.published_cells`.
+        cells: the published numbers, from `schema.published_cells`.
     """
     rows = [row for cell in cells for row in _comparisons(_runs_of(scores, cell), cell)]
     return pd.DataFrame(rows, columns=list(TABLES["published"].columns))
 
 
 def _runs_of(scores: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
-    """Select the test scores for a cell: the selected merges, or one expert at the cell's rate."""
+    """Select the test scores for a cell: one expert at the cell's rate, or merges.
+
+    These are the merges with the rate and coefficient of the cell, or the selected ones where the
+    study has no such merge on the test split, or the cell's setting is not published.
+    """
     rows = scores[scores["study"] == ("merges" if cell["merged"] else "sweep")]
     compared = rows["primary"] | (rows["metric"] == PAPER_RULE)
-    rows = rows[compared & (rows["split"] == "test") & rows["selected"]]
+    rows = rows[compared & (rows["split"] == "test")]
     for name in ("family", "experts", "task", "sparsifier"):
         rows = rows[rows[name] == cell[name]]
-    if cell["merged"]:
-        rows = rows[rows["method"] == cell["method"]]
-    else:
-        rows = rows[rows["rate"] == (cell["rate"] or 0.0)]
+    chosen: pd.DataFrame = rows[rows["selected"]]
+    if not cell["merged"]:
+        chosen = chosen[chosen["rate"] == (cell["rate"] or 0.0)]
         if cell["rescale"] is not None:
-            rows = rows[rows["settings"].map(_rescales) == cell["rescale"]]
-    return rows
+            chosen = chosen[chosen["settings"].map(_rescales) == cell["rescale"]]
+        return chosen
+    same = rows["settings"].map(_coefficient) == cell["scale"]
+    if cell["sparsifier"] != "none":
+        same &= rows["rate"] == cell["rate"]
+    alike: pd.DataFrame = rows[same & (rows["method"] == cell["method"])]
+    return chosen[chosen["method"] == cell["method"]] if alike.empty else alike
+
+
+def _coefficient(settings: str) -> float | None:
+    value = json.loads(settings)["method"].get("coefficient")
+    return value if isinstance(value, int | float) else None
 
 
 def _rescales(settings: str) -> bool:
@@ -69,7 +82,7 @@ def _differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> str:
     differences = []
     if cell["merged"]:
         differences += _rate_differs(group, cell) + _setting_differs(group, cell)
-        if "test" in set(group["selection"]):
+        if differences and "test" in set(group["selection"]):
             differences.append("ours was chosen on the test split")
     if cell["held_out"]:
         differences.append(f"ours on the {100 * (1 - cell['held_out']):g} % not held out")
@@ -87,7 +100,7 @@ def _rate_differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
 
 
 def _setting_differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
+    used = {_coefficient(settings) for settings in group["settings"]}
     if cell["scale"] is None:
-        return ["their setting of the method is not published"]
-    used = {json.loads(text)["method"].get("coefficient") for text in group["settings"]}
+        return [] if used == {None} else ["their setting of the method is not published"]
     return [] if used == {cell["scale"]} else [f"their coefficient is {cell['scale']:g}"]

@@ -57,8 +57,8 @@ class ModelFamily(Settings, Generic[E, S]):
     finetune: S
     """How the experts are fine-tuned."""
     published: Published | None = None
-    """What the paper calls these models, to show its numbers beside the study's; unset: no
-    published numbers."""
+    """What others call these models, to show their numbers beside the study's; unset: no published
+    numbers."""
 
     @model_validator(mode="after")
     def _published_experts_exist(self) -> "ModelFamily[E, S]":

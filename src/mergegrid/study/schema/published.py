@@ -1,4 +1,4 @@
-"""What the paper calls the models of a family, so that its numbers stand beside ours."""
+"""What others call the models of a family, so that their numbers stand beside ours."""
 
 import csv
 from dataclasses import dataclass
@@ -9,19 +9,27 @@ from mergegrid.settings import Settings
 from mergegrid.study.schema.names import Name
 
 #: Kinds of numbers that stand in no table as a fact.
-_NOT_SURE = "memory"
+_NOT_SURE = ("memory", "doubtful")
 
 
 class Published(Settings):
-    """Whose numbers of arXiv 2311.03099 stand beside those of a family.
+    """Whose published numbers stand beside those of a family.
 
     Names are those of the column `models` in `resources/published.csv`.
     """
 
     experts: dict[Name, list[str]] = {}
-    """The paper's names of experts, e.g. `{math: [Math, WizardMath-13B]}`."""
+    """The published names of experts, e.g. `{math: [Math, WizardMath-13B]}`."""
+    base: str | None = None
+    """The published name of the base."""
     pairs: str | None = None
     """The paper's name of the models whose average change over all pairs it gives."""
+
+    @property
+    def names(self) -> list[str]:
+        """The published names of all models."""
+        experts = [name for names in self.experts.values() for name in names]
+        return [*experts, *([self.base] if self.base else [])]
 
     def check(self, experts: list[str]) -> None:
         """Raise if an expert does not exist.
@@ -87,7 +95,7 @@ def read_published(path: Path) -> list[Cell]:
             trust=row["trust"],
         )
         for row in rows
-        if row["trust"] != _NOT_SURE
+        if row["trust"] not in _NOT_SURE
     ]
 
 

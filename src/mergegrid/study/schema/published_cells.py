@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mergegrid.errors import ConfigError
+from mergegrid.recipes.recipe import base_only
 from mergegrid.study.schema.decoders import DecoderStudy
+from mergegrid.study.schema.encoders import EncoderStudy
 from mergegrid.study.schema.published import Cell, Published, read_published
 from mergegrid.study.schema.study import Study
 
@@ -23,33 +25,46 @@ def published_cells(study: Study, path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: a family names models that the file does not have.
     """
-    decoders = study.decoders
-    if decoders is None:
-        return []
-    named = {
-        name: family.published
-        for name, family in decoders.families.items()
-        if family.published and family.published.experts
-    }
+    named = [
+        (grid, name, family.published)
+        for grid in study.grids
+        for name, family in grid.families.items()
+        if family.published and family.published.names
+    ]
     if not named:
         return []
     known = [cell for cell in read_published(path) if cell.unit == "percent"]
-    _check(named, {name for cell in known for name in cell.models.split("+")}, path, _expert_names)
+    names = {name for cell in known for name in cell.models.split("+")}
+    by_family = {family: published for _, family, published in named}
+    _check(by_family, names, path, lambda published: published.names)
     return [
         {
             **_about(cell),
             "family": family,
             "experts": experts,
             "task": task,
-            "held_out": decoders.held_out,
+            "held_out": grid.held_out if isinstance(grid, DecoderStudy) else 0.0,
+            **_of_base(cell, published),
         }
-        for family, published in named.items()
+        for grid, family, published in named
         for cell in known
         if cell.table != GAINS
-        for experts in _experts(decoders, family, published, cell)
-        for task, benchmark in decoders.benchmarks.items()
-        if benchmark.kind == cell.dataset
+        for task in _tasks(grid, cell)
+        for experts in _experts(grid, family, published, cell, task)
     ]
+
+
+def _tasks(grid: DecoderStudy | EncoderStudy, cell: Cell) -> list[str]:
+    """Our names for the data set of a cell, with the metric of the cell for tasks of encoders."""
+    if isinstance(grid, DecoderStudy):
+        return [name for name, one in grid.benchmarks.items() if one.kind == cell.dataset]
+    task = grid.tasks.get(cell.dataset)
+    return [cell.dataset] if task and task.metric == cell.metric else []
+
+
+def _of_base(cell: Cell, published: Published) -> dict[str, Any]:
+    """The base is an expert without its deltas."""
+    return {"sparsifier": base_only().kind, "rate": 1.0} if cell.models == published.base else {}
 
 
 def published_gains(study: Study, path: Path) -> list[dict[str, Any]]:
@@ -81,15 +96,20 @@ def published_gains(study: Study, path: Path) -> list[dict[str, Any]]:
 
 
 def _experts(
-    decoders: DecoderStudy, family: str, published: Published, cell: Cell
+    grid: DecoderStudy | EncoderStudy, family: str, published: Published, cell: Cell, task: str
 ) -> Iterator[str]:
-    """Our experts, joined by `+` as in scores, whose score is this cell."""
+    """Our experts, joined by `+` as in scores, whose score on a task is this cell."""
     models = cell.models.split("+")
-    alone = [(name,) for name in decoders.families[family].experts]
-    for experts in alone if len(models) == 1 else decoders.expert_sets(family):
-        if len(experts) == len(models) and all(
-            set(published.experts.get(expert, [])) & set(models) for expert in experts
-        ):
+    alone = [(name,) for name in grid.families[family].experts]
+    for experts in alone if len(models) == 1 else grid.expert_sets(family):
+        scored = any(task in grid.evaluations_of(family, expert) for expert in experts)
+        if cell.models == published.base:
+            matches = scored
+        else:
+            matches = len(experts) == len(models) and all(
+                set(published.experts.get(expert, [])) & set(models) for expert in experts
+            )
+        if matches and (scored or isinstance(grid, DecoderStudy)):
             yield "+".join(sorted(experts))
 
 
@@ -107,10 +127,6 @@ def _about(cell: Cell) -> dict[str, Any]:
         "source": cell.source,
         "trust": cell.trust,
     }
-
-
-def _expert_names(published: Published) -> list[str]:
-    return [name for names in published.experts.values() for name in names]
 
 
 def _pair_names(published: Published) -> list[str]:

@@ -152,3 +152,80 @@ def test_average_changes_are_those_of_mapped_families():
     assert gains == {
         "average": 0.58, "task_arithmetic": 0.36, "fisher": 0.37, "regmean": -0.03, "ties": 0.84,
     }  # fmt: skip
+
+
+def encoders(metric="accuracy"):
+    """Four of FusionBench's tasks would be another merge, so all seven are here."""
+    names = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2"]
+    task = {"train": SOURCE, "test": SOURCE, "text": ["t"], "labels": [0, 1], "metric": metric}
+    merges = {
+        "sets": ["all"],
+        "methods": [{"kind": "task_arithmetic", "coefficient": [0.3, 0.5]}],
+        "sparsifiers": [{"kind": "none"}],
+    }
+    family = {
+        "base": SOURCE,
+        "experts": {name: {"source": SOURCE} for name in names},
+        "published": {
+            "base": "gpt2 base",
+            "experts": {name: [f"gpt2_{name}"] for name in names},
+        },
+    }
+    part = {
+        "tasks": dict.fromkeys(names, task),
+        "families": {"gpt2": family},
+        "merges": merges,
+        "selection": "test",
+    }
+    return Study.model_validate({"encoders": part})
+
+
+def encoder_row(**values):
+    experts = "cola+mnli+mrpc+qnli+qqp+rte+sst2"
+    named = {"family": "gpt2", "experts": experts, "task": "cola", "head": "cola", "engine": ""}
+    plain = {"sparsifier": "none", "rate": 0.0, "mask_seed": None, "selection": "test"}
+    return row(**{**named, **plain, **values})
+
+
+def test_merges_of_encoders_stand_beside_the_same_coefficient():
+    scores = score_frame(
+        [
+            encoder_row(
+                value=value,
+                selected=coefficient == 0.5,
+                settings=json.dumps({"method": {"coefficient": coefficient}, "sparsifier": {}}),
+            )
+            for coefficient, value in ((0.3, 0.6), (0.5, 0.7))
+        ]
+    )
+    table = published(scores, published_cells(encoders(), FILE)).set_index("published")
+    # The curve has ten coefficients: two are measured here, beside the others stands the selected.
+    assert len(table) == 10
+    curve = {cell["scale"]: cell["published"] for cell in cells_of_curve()}
+    for coefficient, mean in ((0.3, 0.6), (0.5, 0.7)):
+        line = table.loc[[curve[coefficient]]].query("differs == ''")
+        assert line["mean"].tolist() == [mean]
+    assert (table["differs"] != "").sum() == 8
+
+
+def cells_of_curve():
+    return [
+        cell
+        for cell in published_cells(encoders(), FILE)
+        if (cell["method"], cell["task"]) == ("task_arithmetic", "cola")
+    ]
+
+
+def test_a_base_is_an_expert_without_deltas():
+    alone = {"study": "sweep", "experts": "cola", "method": "average"}
+    base = {"sparsifier": "drop_only", "rate": 1.0, "mask_seed": 0}
+    scores = score_frame(
+        [encoder_row(**alone, value=0.75), encoder_row(**alone, **base, value=0.3)]
+    )
+    table = published(scores, published_cells(encoders(), FILE)).set_index("models")
+    assert table["mean"].to_dict() == {"gpt2 base": 0.3, "gpt2_cola": 0.75}
+    assert table["published"].to_dict() == {"gpt2 base": 0.3087, "gpt2_cola": 0.768}
+
+
+def test_tasks_with_another_metric_are_not_compared():
+    assert published_cells(encoders("matthews"), FILE) == []
