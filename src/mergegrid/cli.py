@@ -1,4 +1,4 @@
-"""The command line: merge, inspect and measure models; check and summarize studies.
+"""The command line: merge, inspect and measure models; `study_cli` has the commands of studies.
 
 Commands import what they need when they run, so that each starts as fast as it can.
 """
@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -18,6 +17,8 @@ import typer
 
 from mergegrid.errors import ConfigError, MergegridError
 from mergegrid.extras import explain
+from mergegrid.study_cli import Device
+from mergegrid.study_cli import app as study_commands
 
 # NumPy and SciPy each have threads for linear algebra that wait for work by spinning: let them
 # sleep soon. This must be set before they are imported.
@@ -29,20 +30,13 @@ if not sys.stderr.isatty():
 app = typer.Typer(
     pretty_exceptions_enable=False,
 )
-Config = Annotated[Path, typer.Argument(help="configuration file")]
+app.add_typer(study_commands)
 IgnoreUnused = Annotated[
     bool,
     typer.Option(
         "--ignore-unused", help="ignore parameters of a mergekit file that its method does not use"
     ),
 ]
-
-
-class Device(StrEnum):
-    """Where the arithmetic runs."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 def _print_version(requested: bool) -> None:
@@ -247,75 +241,6 @@ def methods() -> None:
             typer.echo(f"  {kind}: {summary}")
             if names:
                 typer.echo(f"      {', '.join(names)}")
-
-
-@app.command()
-def check(config: Config = Path("config/config.yaml")) -> None:
-    """Check a configuration, and whether its results mix versions of libraries; run nothing."""
-    from mergegrid.study.reporting.summary import library_warnings
-    from mergegrid.study.schema.loading import check_paths, read_study
-
-    study = read_study(config)
-    check_paths(study)
-    counts = []
-    if encoders := study.encoders:
-        experts = sum(len(family.experts) for family in encoders.families.values())
-        counts.append(f"{len(encoders.tasks)} tasks, {experts} experts")
-        if encoders.oracle:
-            oracles = sum(len(encoders.oracle_sets(name)) for name in encoders.families)
-            counts.append(f"{oracles} oracles")
-    if decoders := study.decoders:
-        experts = sum(len(family.experts) for family in decoders.families.values())
-        counts.append(f"{len(decoders.benchmarks)} benchmarks, {experts} decoders")
-    typer.echo(f"{config}: OK, {', '.join(counts)}")
-    for line in library_warnings(study):
-        typer.echo(line, err=True)
-
-
-@app.command("summary")
-def show_summary(config: Config = Path("config/config.yaml")) -> None:
-    """Print what a study found, where its results are, and how long each stage took."""
-    from mergegrid.study.reporting.summary import summary
-    from mergegrid.study.schema.loading import read_study
-
-    typer.echo(summary(read_study(config)))
-
-
-@app.command()
-def racing(
-    config: Config = Path("config/config.yaml"),
-    start: Annotated[
-        list[float] | None, typer.Option(help="merges.racing.start; several are compared")
-    ] = None,
-    keep: Annotated[
-        list[float] | None, typer.Option(help="merges.racing.keep; several are compared")
-    ] = None,
-    examples: Annotated[
-        list[int] | None, typer.Option(help="merges.racing.examples; several are compared")
-    ] = None,
-    orders: Annotated[int, typer.Option(min=1, help="number of random orders of the examples")] = 5,
-    device: Annotated[Device, typer.Option(help="where missing scores are measured")] = Device.CPU,
-    table: Annotated[Path | None, typer.Option("--csv", help="file for the table")] = None,
-) -> None:
-    """Replay the merges of a finished study as races: what they cost in points and save in time."""
-    # As in jobs of a study: missing heads are expected, and sums depend on the number of threads.
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-    import torch
-
-    from mergegrid.study.encoders.replay import racings_of, replay_study, spread_over_seeds
-    from mergegrid.study.schema.loading import read_study
-
-    torch.set_num_threads(1)
-    study = read_study(config)
-    ways = racings_of(study, start, keep, examples, orders)
-    losses = replay_study(study, ways, device.value)
-    if table:
-        losses.to_csv(table, index=False)
-    typer.echo(losses.to_string(index=False, float_format="{:.3f}".format))
-    typer.echo(
-        "differ, evaluated: shares; validation, test, worst: points lost by the choices of races. "
-        f"Standard deviation over seeds of one test score: {spread_over_seeds(study):.3f} points."
-    )
 
 
 @app.command()

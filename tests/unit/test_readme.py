@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 
 from mergegrid.cli import app
+from mergegrid.study.new_study.options import benchmark_options, expert_options
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -45,7 +46,7 @@ def test_every_snakemake_command_is_accepted(command):
         assert arguments[arguments.index("--report") + 1].endswith(".html")
         return
     plan = [] if "--dry-run" in arguments or "--rulegraph" in arguments else ["--dry-run"]
-    run(["snakemake", *arguments, *plan])
+    run(["-m", "snakemake", *arguments, *plan])
 
 
 # What merges models needs some: the test of the guide to merging has them. Races are replayed on a
@@ -53,7 +54,7 @@ def test_every_snakemake_command_is_accepted(command):
 STUDIES = [
     c
     for c in ALL_COMMANDS
-    if re.match("mergegrid (?!merge|convert|inspect|deltas|extract|push|racing)", c)
+    if re.match("mergegrid (?!merge|convert|inspect|deltas|extract|push|racing|init|run)", c)
 ]
 
 
@@ -64,6 +65,21 @@ def test_every_mergegrid_command_works(command):
     subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, check=True)
 
 
+@pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("mergegrid run")])
+def test_every_run_of_a_study_is_accepted(command):
+    program = "from mergegrid.cli import main; main()"
+    run(["-c", program, *shlex.split(command)[1:], "--dry-run"])
+
+
+@pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("mergegrid init")])
+def test_every_new_study_has_known_options_and_benchmarks(command):
+    init = get_command(app).commands["init"]
+    options = init.make_context("init", shlex.split(command)[2:]).params
+    experts = list(expert_options(options["expert"]))
+    ready = [text for text in options["benchmark"] if "=" not in text]
+    assert benchmark_options(ready, experts)
+
+
 @pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("mergegrid push")])
 def test_every_upload_has_known_options(command):
     push = get_command(app).commands["push"]
@@ -71,7 +87,7 @@ def test_every_upload_has_known_options(command):
 
 
 def test_the_rule_graph_is_that_of_the_workflow():
-    printed = run(["snakemake", "--forceall", "--rulegraph", "mermaid-js"])
+    printed = run(["-m", "snakemake", "--forceall", "--rulegraph", "mermaid-js"])
     names = dict(re.findall(r"(id\d+)\[([^\]]+)\]", printed))
     # One rule for each set of experts whose variants pass through one engine.
     short = {key: name.partition("_smollm2_")[0] for key, name in names.items()}
@@ -109,7 +125,7 @@ def test_every_picture_and_link_leads_somewhere():
 
 def run(command):
     result = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

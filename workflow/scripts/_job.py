@@ -39,6 +39,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 atexit.register(gc.freeze)
 # Otherwise transformers asks the hub to convert every .bin checkpoint, in the background.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+# Bars of libraries belong on a terminal; in a file they would be lines without end.
+if not sys.stderr.isatty():
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 # Part of torch's error where an operation on the GPU is not deterministic.

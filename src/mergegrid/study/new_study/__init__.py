@@ -1,0 +1,1 @@
+"""New studies, from models and benchmarks that are named on the command line."""
