@@ -43,6 +43,8 @@ _RULES = {
     "scores": (REPORT, "all scores"),
     "comparisons": (REPORT, "comparisons"),
     "ranking": (REPORT, "ranking"),
+    "findings": (REPORT, "findings"),
+    "findings_text": (REPORT, "findings in words"),
     "table": (REPORT, "table {table}"),
     "figure": (REPORT, "figure {figure} of {family}"),
     "costs": (REPORT, "costs"),
