@@ -14,9 +14,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESULTS = (
     "benchmarks",
     "comparisons.parquet",
-    "ranking.parquet",
     "costs",
     "figures",
+    "findings.md",
+    "ranking.parquet",
     "report.html",
     "sandbox.txt",
     "scores.parquet",
