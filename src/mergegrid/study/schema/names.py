@@ -17,6 +17,8 @@ RESULTS = (
     "costs",
     "figures",
     "findings.md",
+    "findings.parquet",
+    "findings_text.html",
     "ranking.parquet",
     "report.html",
     "sandbox.txt",
