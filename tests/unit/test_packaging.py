@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "src" / "mergegrid"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = PROJECT["dependencies"]
-#: Imported by programs that run in the environment of vLLM or of lm-eval.
-ELSEWHERE = {"vllm", "lm_eval"}
+#: Imported by programs that run in the environment of vLLM or of lm-eval; or by one sampler alone,
+#: so that it is neither in `study` nor in the environment of tests.
+ELSEWHERE = {"vllm", "lm_eval", "optuna"}
 #: Comes with another library, of which it is a part or the client.
 WITH = {
     "openai": "alpaca-eval",

@@ -110,3 +110,24 @@ def test_the_command_of_the_docs_replays_races_on_the_full_grid(full):
     assert (losses["evaluated"] < 1).all()
     assert losses["differ"].between(0, 1).all()
     assert "Standard deviation over seeds" in done.stdout
+
+
+def test_candidates_of_the_docs_are_drawn_and_only_merges_run_again(full, tmp_path):
+    (example,) = re.findall(r"```yaml\n(encoders:\n  merges:\n    methods.*?)```", DOCS, re.DOTALL)
+    (sampled,) = yaml.safe_load(example)["encoders"]["merges"]["sampled"]
+    project = full.copy(tmp_path / "project")
+    path = project.folder / "config" / "smoke.yaml"
+    study = yaml.safe_load(path.read_text())
+    study["encoders"]["merges"]["sampled"] = [sampled | {"budget": 5, "batch": 2}]
+    study["encoders"]["merges"]["sparsifiers"] = [{"kind": "none"}]
+    path.write_text(yaml.safe_dump(study))
+    merges = "results/smoke/minilm/merges/trec+spam/seed~0.parquet"
+    printed = project.snakemake("--cores", "1", "--", merges)
+    assert re.findall(r"^(?:local)?rule (\w+):", printed, re.MULTILINE) == ["merges"]
+    scores = pd.read_parquet(project.folder / merges)
+    drawn = scores[(scores["method"] == "ties") & (scores["split"] == "validation")]
+    assert drawn["recipe_digest"].nunique() == 5
+    assert drawn["rate"].between(0.1, 0.95).all()
+    tested = scores[(scores["method"] == "ties") & (scores["split"] == "test")]
+    assert tested["selected"].all()
+    assert tested["recipe_digest"].nunique() == 1

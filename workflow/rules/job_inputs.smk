@@ -34,10 +34,11 @@ def expert_origin(wildcards):
     return inputs | {"examples": task_examples(wildcards)}
 
 
-def race_stages():
-    """The stage of races, where candidates of merges race."""
+def search_stages():
+    """The stages of searches that a full grid does not have."""
     merges = ENCODERS.merges if ENCODERS else None
-    return ["race"] if merges and merges.racing else []
+    racing = ["race"] if merges and merges.racing else []
+    return [*racing, "sample"] if merges and merges.sampled else racing
 
 
 def set_statistics(wildcards):

@@ -46,6 +46,6 @@ rule merges:
                 ENCODERS, wildcards.family, experts_of(wildcards), int(wildcards.seed)
             )
         ),
-        versions=stage_versions("merge", "evaluate_encoder", "select", *race_stages()),
+        versions=stage_versions("merge", "evaluate_encoder", "select", *search_stages()),
     script:
         "../scripts/merges.py"

@@ -155,7 +155,8 @@ def selects(grid):
         }
         for points in kinds
     ]
-    return any(len(settings) > 1 for settings in seedless)
+    drawn = getattr(grid.merges, "sampled", [])
+    return bool(drawn) or any(len(settings) > 1 for settings in seedless)
 
 
 def tables_of_study():

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mergegrid.hashing import canonical_json
@@ -23,7 +24,9 @@ from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.encoders.evaluator import EncoderEvaluator
 from mergegrid.study.encoders.parts import Part
 from mergegrid.study.encoders.racing import Heads, race
+from mergegrid.study.encoders.samplers import Point, best_point
 from mergegrid.study.schema.encoder_jobs import MergesRequest
+from mergegrid.study.schema.sampling import Sampled
 from mergegrid.study.scoring.scores import (
     Split,
     prediction_frame,
@@ -90,6 +93,9 @@ class Search:
             best = self._best(methods, selections)
             for sparsifiers in self._request.sparsifiers:
                 self._select(best, sparsifiers)
+        for sampled in self._request.sampled:
+            for heads in selections:
+                self._sample(sampled, heads)
 
     def test(self) -> None:
         """Score the selected candidates on the test split."""
@@ -166,8 +172,28 @@ class Search:
         for method, selections in heads_of_method.items():
             selected = self._best(self._candidates(method, sparsifiers), selections)
             for heads, candidate in selected.items():
-                pairs = [(recipe, head) for recipe in candidate for head in heads]
-                self._selected.update(dict.fromkeys(pairs))
+                self._add_selected(candidate, heads)
+
+    def _sample(self, sampled: Sampled, heads: Heads) -> None:
+        """Select among the candidates that a sampler draws for these heads."""
+        whole: dict[str, Part | None] = dict.fromkeys(heads)
+
+        def evaluate(point: Point) -> float:
+            values = [self._values(recipe, whole) for recipe in self._drawn(sampled, point)]
+            return float(np.mean([by_head[head] for by_head in values for head in heads]))
+
+        what = f"{sampled.sampler} for {' with '.join(sampled.kinds)} on {self._request.selection}"
+        self._add_selected(self._drawn(sampled, best_point(sampled, evaluate, what)), heads)
+
+    def _drawn(self, sampled: Sampled, point: Point) -> Candidate:
+        """The recipes with the numbers of a point, one per mask seed."""
+        method, sparsifiers = sampled.point(point, self._request.mask_seeds)
+        recipes = [self._recipe(method, sparsifier) for sparsifier in sparsifiers]
+        return tuple(dict.fromkeys(recipes))
+
+    def _add_selected(self, candidate: Candidate, heads: Heads) -> None:
+        pairs = [(recipe, head) for recipe in candidate for head in heads]
+        self._selected.update(dict.fromkeys(pairs))
 
     def _recipe(self, method: AnyMethod, sparsifier: AnySparsifier | None = None) -> Recipe:
         return Recipe(

@@ -150,7 +150,7 @@ def _type(value: dict[str, Any]) -> str:
     if value.get("type") == "object":
         named = value.get("additionalProperties") or {}
         for part in (value.get("patternProperties") or {"": named}).values():
-            if part:
+            if isinstance(part, dict) and part:
                 return f"name: {_type(part)}"
     return _bounded(value)
 

@@ -13,6 +13,7 @@ from mergegrid.study.schema.encoders import Aim, EncoderStudy, Finetune
 from mergegrid.study.schema.families import replaced
 from mergegrid.study.schema.grids import Selection
 from mergegrid.study.schema.racing import Racing
+from mergegrid.study.schema.sampling import Sampled
 from mergegrid.study.schema.tasks import Target
 
 
@@ -81,7 +82,7 @@ class Statistic(Settings):
 class MergesRequest(Settings):
     """One set of experts under every method and sparsifier."""
 
-    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"racing"})
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"racing", "sampled", "mask_seeds"})
 
     family: str
     """Base and experts."""
@@ -101,6 +102,10 @@ class MergesRequest(Settings):
     """Whether one setting is selected by the mean over the tasks, or one for each task."""
     racing: Racing | None = None
     """How candidates drop out before the whole split; without it none does."""
+    sampled: list[Sampled] = []
+    """Candidates that samplers draw."""
+    mask_seeds: list[int] = []
+    """Mask seeds of these candidates."""
 
 
 def finetune_request(study: EncoderStudy, family: str, expert: str, seed: int) -> FinetuneRequest:
@@ -144,6 +149,8 @@ def merges_request(
         selection=study.selection,
         aim=study.merges.aim,
         racing=study.merges.racing,
+        sampled=study.merges.sampled,
+        mask_seeds=study.seeds.mask if study.merges.sampled else [],
     )
 
 

@@ -15,12 +15,14 @@ from mergegrid.study.schema.grids import (
     ExpertSets,
     MergeGrid,
     RandomSets,
+    check_fit,
     distinct,
     distinct_sets,
     expert_sets,
 )
 from mergegrid.study.schema.names import Name, check_columns, no_twins
 from mergegrid.study.schema.racing import Racing
+from mergegrid.study.schema.sampling import Sampled
 from mergegrid.study.schema.tasks import Target, Task
 
 Aim = Literal["mean", "each"]
@@ -102,6 +104,9 @@ class Merges(MergeGrid):
     racing: Racing | None = None
     """Evaluate most candidates on parts of the validation split only; unset evaluates all of them
     on the whole split. `mergegrid racing` measures what it costs."""
+    sampled: list[Sampled] = []
+    """Candidates drawn from ranges by a sampler, beside the grid of methods and sparsifiers. They
+    are compared on the whole validation split; those of an entry with each other."""
 
     gathers_statistics: ClassVar[bool] = True
     scored_by_expert: ClassVar[bool] = True
@@ -111,6 +116,23 @@ class Merges(MergeGrid):
     def _one_grid_per_kind(cls, grids: list[Grid]) -> list[Grid]:
         distinct([grid.kind for grid in grids])  # type: ignore[attr-defined]
         return grids
+
+    @model_validator(mode="after")
+    def _no_kind_is_searched_twice(self) -> "Merges":
+        kinds = [sampled.kinds for sampled in self.sampled]
+        grid = [(m.kind, s.kind) for m in self.methods for s in self.sparsifiers]
+        for method, sparsifier in kinds:
+            if (method, sparsifier) in grid or kinds.count((method, sparsifier)) > 1:
+                raise ValueError(
+                    f"sampled draws {method} with {sparsifier}, which is searched twice; list a "
+                    "method with a sparsifier once, in `sampled` or in `methods` and `sparsifiers`"
+                )
+        return self
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no candidate."""
+        return super().is_empty and not self.sampled
 
 
 class Oracle(Settings):
@@ -167,6 +189,19 @@ class EncoderStudy(GridStudy[Family]):
                         f"{key} has task {tasks[0]!r}, and {tasks[1]!r} in family {config.family}; "
                         "give both the same task"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _sampled_recipes_fit_their_experts(self) -> "EncoderStudy":
+        ends = [
+            sampled.point(end, self.seeds.mask)
+            for sampled in (self.merges.sampled if self.merges else ())
+            for end in sampled.ends()
+        ]
+        for name in self.families:
+            for experts in self.expert_sets(name):
+                for method, sparsifiers in ends:
+                    check_fit("merges.sampled", [method, *sparsifiers], experts)
         return self
 
     @model_validator(mode="after")

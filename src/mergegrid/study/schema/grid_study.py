@@ -125,8 +125,8 @@ class GridStudy(Settings, ABC, Generic[F]):
 
     @model_validator(mode="after")
     def _something_is_scored(self) -> "GridStudy[F]":
-        grids = self.merges and self.merges.methods and self.merges.sparsifiers
-        if self.sweep is None and not (grids and any(map(self.expert_sets, self.families))):
+        merged = self.merges and not self.merges.is_empty
+        if self.sweep is None and not (merged and any(map(self.expert_sets, self.families))):
             raise ValueError(
                 "there is neither a sweep nor a merge; keep `sweep`, or give `merges` sets of "
                 "experts, methods and sparsifiers"

@@ -148,6 +148,11 @@ class MergeGrid(Settings):
     sparsifiers: list[SparsifierGrid] = [{"kind": "none"}, {"kind": "dare"}]
     """Sparsifiers applied before each method; every combination of listed values is a candidate."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no candidate."""
+        return not (self.methods and self.sparsifiers)
+
     @field_validator("methods")
     @classmethod
     def _statistics_are_computed(cls, grids: list[Grid]) -> list[Grid]:
