@@ -133,6 +133,15 @@ class Simulation:
         # Models that share what a question adds: all but the sparsifier and its mask.
         group = ["experts", "head", "method", "training_seed"]
         self.group = self.models.groupby(group).ngroup().to_numpy()
+        several = scenario.training_seeds > 1, scenario.mask_seeds > 1
+        self.spreads = np.array([self._spread(recipe, *several) for recipe in self.recipes])
+        self.truth_shares = self._shares_of_truths()
+        self.changes = {method: self._changes(method) for method in METHODS}
+        random = np.random.Generator(np.random.Philox(0))
+        count = scenario.questions
+        self.drawn = random.multinomial(
+            count, np.full(count, 1 / count), size=(scenario.experts, RESAMPLES)
+        ).astype(np.float64)  # [experts, resamples, questions]
 
     def _models(self) -> Iterator[dict[str, Any]]:
         scenario = self.scenario
@@ -212,24 +221,31 @@ class Simulation:
         parts += [self.scenario.masks_differ] * (masks and recipe[1] != "none")
         return float(np.sqrt(np.square(parts).sum()))
 
+    def _shares_of_truths(self) -> dict[tuple[str, Recipe], Floats]:
+        """Weights of the models in each true score, by set (empty for the mean over all)."""
+        frame = self.models.assign(recipe=self.recipes)
+        found: dict[tuple[str, Recipe], Floats] = {}
+        for (_, recipe), rows in frame.groupby(["study", "recipe"], sort=False):
+            of_sets = []
+            for experts, of_set in rows.groupby("experts"):
+                weights = np.zeros(len(frame))
+                for _, of_head in of_set.groupby("head"):
+                    weights[of_head.index] = 1 / len(of_head) / of_set["head"].nunique()
+                found[str(experts), recipe] = weights
+                of_sets.append(weights)
+            found["", recipe] = np.mean(of_sets, axis=0)
+        singles = {
+            experts: np.mean([found[name, ("", "none")] for name in experts.split("+")], axis=0)
+            for experts in frame.loc[frame["study"] == "merges", "experts"].unique()
+        }
+        found |= {(experts, ("", SINGLE)): weights for experts, weights in singles.items()}
+        found["", ("", SINGLE)] = np.mean(list(singles.values()), axis=0)
+        return found
+
     def truths(self, fixed: Floats) -> dict[tuple[str, Recipe], float]:
         """True scores by set (empty for the mean over all) and recipe, for the experts at hand."""
-        several = self.scenario.training_seeds > 1, self.scenario.mask_seeds > 1
-        spreads = [self._spread(recipe, *several) for recipe in self.recipes]
-        probability = ndtr(fixed / np.array(spreads))
-        frame = self.models.assign(value=probability, recipe=self.recipes)
-        of_heads = frame.groupby(["study", "experts", "recipe", "head"], sort=False)["value"].mean()
-        of_sets = of_heads.groupby(["study", "experts", "recipe"], sort=False).mean()
-        of_all = of_sets.groupby(["study", "recipe"], sort=False).mean()
-        found = {("", recipe): value for (_, recipe), value in of_all.items()}
-        found |= {(experts, recipe): value for (_, experts, recipe), value in of_sets.items()}
-        singles = []
-        for experts in frame.loc[frame["study"] == "merges", "experts"].unique():
-            alone = [found[name, ("", "none")] for name in experts.split("+")]
-            found[experts, ("", SINGLE)] = float(np.mean(alone))
-            singles.append(found[experts, ("", SINGLE)])
-        found["", ("", SINGLE)] = float(np.mean(singles))
-        return found
+        probability = ndtr(fixed / self.spreads)
+        return {key: float(weights @ probability) for key, weights in self.truth_shares.items()}
 
     def judged(self, random: np.random.Generator) -> Iterator[dict[str, Any]]:
         """Findings of one more table beside the truth."""
@@ -269,45 +285,43 @@ class Simulation:
                 **simpler,
             }
 
+    def _changes(self, method: str) -> tuple[pd.DataFrame, Floats]:
+        """Merges with DARE beside those without, and their weights in resamples of all seeds."""
+        merges = self.models[self.models["study"] == "merges"]
+        of_method = merges[merges["method"] == method]
+        keys = ["experts", "head", "training_seed"]
+        plain = of_method[of_method["sparsifier"] == "none"][[*keys, "model"]]
+        pairs = of_method[of_method["sparsifier"] == "dare"].merge(plain, on=keys)
+        random = np.random.Generator(np.random.Philox(1))
+        weights = np.ones((RESAMPLES, len(pairs)))
+        for name in ("training_seed", "mask_seed"):
+            codes, units = pd.factorize(pairs[name])
+            shares = [1 / len(units)] * len(units)
+            weights *= random.multinomial(len(units), shares, size=RESAMPLES)[:, codes]
+        return pairs, weights
+
     def _by_other_tests(
         self, row: dict[str, Any], tasks: list[TaskOutcomes], truth: float
     ) -> dict[str, Any]:
         """Whether two simpler tests claim something wrong of a sparsifier."""
-        merges = self.models[(self.models["study"] == "merges")]
-        of_method = merges[merges["method"] == row["method"]]
-        keys = ["experts", "head", "training_seed"]
-        plain = of_method[of_method["sparsifier"] == "none"][[*keys, "model"]]
-        pairs = of_method[of_method["sparsifier"] == row["sparsifier"]].merge(plain, on=keys)
+        pairs, weights = self.changes[row["method"]]
         answers = np.zeros((len(self.models), self.scenario.questions))
         for task in tasks:
             answers[task.models] = task.outcomes
         change = answers[pairs["model_x"]] - answers[pairs["model_y"]]  # [merges, questions]
         stderr = change.std(ddof=1) / np.sqrt(change.size)
         pooled = 2 * stdtr(change.size - 1, -abs(change.mean()) / max(stderr, 1e-12))
-        tests = {"pooled": pooled, "bootstrap": self._bootstrap(pairs, change)}
+        means = np.zeros(RESAMPLES)
+        heads = self.head[pairs["model_x"]]
+        for head in range(self.scenario.experts):
+            places = np.flatnonzero(heads == head)
+            means += (weights[:, places] * (self.drawn[head] @ change[places].T)).sum(axis=1)
+        rarer = min((means <= 0).sum(), (means >= 0).sum())
+        tests = {"pooled": pooled, "bootstrap": min(1.0, 2 * (rarer + 1) / (RESAMPLES + 1))}
         return {
             name: bool(p * row["comparisons"] < LEVEL and truth * change.mean() <= 0)
             for name, p in tests.items()
         }
-
-    def _bootstrap(self, pairs: pd.DataFrame, change: Floats) -> float:
-        """p-value of a percentile bootstrap that draws training seeds, masks and questions."""
-        random = np.random.Generator(np.random.Philox(len(pairs)))
-        weights = np.ones((RESAMPLES, len(pairs)))
-        for name in ("training_seed", "mask_seed"):
-            codes, units = pd.factorize(pairs[name])
-            weights *= random.multinomial(
-                len(units), [1 / len(units)] * len(units), size=RESAMPLES
-            )[:, codes]
-        means = np.zeros(RESAMPLES)
-        for _, rows in pairs.groupby("head"):
-            questions = np.full(change.shape[1], 1 / change.shape[1])
-            drawn = random.multinomial(change.shape[1], questions, size=RESAMPLES)
-            places = rows.index.to_numpy()
-            means += np.einsum("rm,rm->r", weights[:, places], drawn @ change[places].T)
-        means /= change.size
-        rarer = min((means <= 0).sum(), (means >= 0).sum())
-        return float(min(1.0, 2 * (rarer + 1) / (RESAMPLES + 1)))
 
 
 def simulate(scenario: Scenario, tables: int, seed: int = 0) -> pd.DataFrame:
