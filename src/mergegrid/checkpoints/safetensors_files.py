@@ -106,12 +106,15 @@ def header_digest(path: Path) -> str:
     return hashlib.sha256(length + text).hexdigest()
 
 
-def header(infos: Mapping[str, TensorInfo], size: int = 0) -> bytes:
+def header(
+    infos: Mapping[str, TensorInfo], size: int = 0, metadata: Mapping[str, str] | None = None
+) -> bytes:
     """The bytes before the tensors of a file that stores these tensors in this order.
 
     Args:
         infos: the tensors.
         size: the smallest number of bytes; spaces fill what the tensors do not need.
+        metadata: entries of the metadata; by default those of a model.
     """
     offset = 0
     entries: dict[str, Any] = {}
@@ -122,7 +125,9 @@ def header(infos: Mapping[str, TensorInfo], size: int = 0) -> bytes:
             "data_offsets": [offset, offset + math.prod(info.shape) * info.dtype.size],
         }
         offset = entries[name]["data_offsets"][1]
-    text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":"))
+    text = json.dumps(
+        {"__metadata__": dict(metadata or {"format": "pt"}), **entries}, separators=(",", ":")
+    )
     encoded = text.encode()
     padded = (encoded + b" " * (-len(encoded) % 8)).ljust(size - 8)
     return len(padded).to_bytes(8, "little") + padded
