@@ -9,6 +9,7 @@ differ between Pythons.
 """
 
 import argparse
+import ast
 import json
 import os
 import shutil
@@ -37,13 +38,29 @@ def say(line):
     sys.stdout.flush()
 
 
+def parts_of_wheel():
+    """What setup.py puts into the wheel beside the library; read, since setuptools may be missing."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
+    return next(
+        ast.literal_eval(node.value) for node in assigned if ast.unparse(node.targets[0]) == "PARTS"
+    )
+
+
 def build_wheel(folder):
     """The wheel of this folder, from a copy, so that nothing is left here."""
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", source / "src", ignore=ignored)
+    # The workflow, which setup.py puts into the wheel.
+    for name in parts_of_wheel():
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, source)
     output(*_pip(sys.executable), "wheel", "--no-deps", "--wheel-dir", folder, source)
     (wheel,) = folder.glob("mergegrid-*.whl")
     return wheel

@@ -81,10 +81,11 @@ def test_a_person_sees_a_line_for_each_job_first_results_and_the_conclusion(show
     assert f"tables and figures, all {total - 14}" in shown
     assert re.search(r"trec of minilm alone: 0\.\d+ accuracy, base 0\.\d+; at 0\.9 dare 0\.", shown)
     assert re.search(r"spam\+trec of minilm merged: best of 6: ", shown)
-    end = shown[shown.index("Results on the test split:") :]
-    assert re.search(r"minilm, spam\+trec: best of 6 merges: .*; single experts 0\.\d+, base", end)
+    end = shown[shown.index("\nFindings:\n") :]
+    assert re.search(r"^    - On spam \+ trec, .* leads with", end, re.MULTILINE)
+    assert "results/smoke/findings.md" in end
     assert "results/smoke/tables/merges_wide.md" in end
-    assert "mergegrid summary config/smoke.yaml" in end.splitlines()
+    assert "  mergegrid summary config/smoke.yaml" in end.splitlines()
     assert not re.search(r"^(?:local)?rule ", shown, re.MULTILINE)
 
 

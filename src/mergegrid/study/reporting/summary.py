@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from mergegrid.study.reporting.brief_findings import brief_findings
 from mergegrid.study.reporting.costs import job_costs
-from mergegrid.study.reporting.findings import findings_of
 from mergegrid.study.reporting.libraries import mixed_libraries
 from mergegrid.study.reporting.stage_names import STAGES
 from mergegrid.study.schema.study import Study
@@ -96,7 +96,7 @@ def conclusion(study: Study, commands: Mapping[str, str]) -> str:
     """
     files = useful_files(study)
     lines = [
-        *_block("Results on the test split:", findings_of(Path(study.paths.results))),
+        *_block("Findings:", brief_findings(Path(study.paths.results, "findings.md"))),
         *_block("Open:", _columns(files)),
         *_block("Next:", [line for name, text in commands.items() for line in (f"# {text}", name)]),
         *library_warnings(study),
@@ -120,16 +120,14 @@ def next_commands(study: Study, config: str, runner: str) -> dict[str, str]:
         make = f"snakemake --cores 1 --configfile {named} --report {report}"
     return {
         make: "all tables and figures on one page",
-        f"mergegrid summary {named}": "these findings, and the time of each stage",
+        f"mergegrid summary {named}": "the findings with intervals and tests, and times",
     }
 
 
 def _findings(results: Path) -> list[str]:
-    """The findings in words; before a study has ended, its best scores."""
+    """The findings in words; none before a study has ended."""
     text = results / "findings.md"
-    if text.is_file():
-        return [text.read_text(encoding="utf-8")]
-    return _block("Results on the test split:", findings_of(results))
+    return [text.read_text(encoding="utf-8")] if text.is_file() else []
 
 
 def _block(head: str, lines: list[str]) -> list[str]:
