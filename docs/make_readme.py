@@ -1,10 +1,11 @@
 """Update the generated parts of README.md and docs: figures, tables, times and the rule graph.
 
 Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
-`make benchmarks`, `make bench-merge`, `make bench-methods`, `config/adamr.yaml`, and
-`gram_accuracy.py`, `findings_simulation.py`, `pairs.py`, `adapters.py`, `adapter_study.py` and
-`extraction.py` of `benchmarks/`), as far as they exist. Replaces the text between markers such as
-`<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in whichever page has them.
+`make benchmarks`, `make bench-merge`, `make bench-methods`, `config/adamr.yaml`,
+`config/racing.yaml` with `mergegrid racing`, and `gram_accuracy.py`, `findings_simulation.py`,
+`pairs.py`, `adapters.py`, `adapter_study.py` and `extraction.py` of `benchmarks/`), as far as they
+exist. Replaces the text between markers such as `<!-- begin: drop rates -->` and
+`<!-- end: drop rates -->`, in whichever page has them.
 """
 
 import re
@@ -232,6 +233,21 @@ def towards_base() -> dict[str, str]:
     return {"towards base": markdown_table(table.sort_values(["task", "towards_base"]))}
 
 
+def racing() -> dict[str, str]:
+    """Return what racing would have cost the finished study of it."""
+    study = read_study(ROOT / "config" / "racing.yaml")
+    losses = ROOT / study.paths.results / "racing.csv"
+    if not losses.is_file():
+        sys.stderr.write(f"{losses} is missing; its part of the docs stays unchanged\n")
+        return {}
+    table = pd.read_csv(losses)
+    for name in ("evaluated", "differ"):
+        table[name] = [f"{100 * share:.0f} %" for share in table[name]]
+    for name in ("validation", "test", "worst"):
+        table[name] = [f"{points:.2f}" for points in table[name]]
+    return {"racing": markdown_table(table)}
+
+
 def benchmark(name: str, file: str) -> dict[str, str]:
     """Return the part made from the tables of a finished benchmark."""
     table = ROOT / ".bench" / file
@@ -250,6 +266,7 @@ def main() -> None:
             **glue_small(),
             **five_benchmarks(),
             **towards_base(),
+            **racing(),
             **benchmark("merge benchmark", "merge.md"),
             **benchmark("method benchmark", "methods.md"),
             **benchmark("gram accuracy", "gram_accuracy.md"),

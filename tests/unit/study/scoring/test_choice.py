@@ -160,3 +160,19 @@ def test_scores_are_unchanged_except_for_selected():
     pd.testing.assert_frame_equal(actual, before)
     pd.testing.assert_frame_equal(table.drop(columns="selected"), before.drop(columns="selected"))
     assert table["selected"].dtype == bool
+
+
+def test_scores_on_the_test_split_do_not_decide():
+    def chosen(of_test):
+        candidates = [(Ties(trim=0.7), 0.5), (Ties(trim=0.8), 0.6)]
+        table = [
+            row
+            for (method, value), test in zip(candidates, of_test, strict=True)
+            for split, score in ((SPLIT, value), ("test", test))
+            for row in rows(method, NoSparsifier(), {"x": score}, split)
+        ]
+        return choose(score_frame(table))["selected"].tolist()
+
+    unreadable = float("nan")
+    assert chosen([0.9, 0.1]) == chosen([0.1, 0.9]) == chosen([unreadable] * 2)
+    assert chosen([0.9, 0.1]) == [False, False, True, True]
