@@ -26,7 +26,7 @@ from mergegrid.study.schema.encoder_jobs import MergesRequest, merges_request, n
 from mergegrid.study.schema.encoders import EncoderStudy
 from mergegrid.study.schema.racing import Racing
 from mergegrid.study.schema.study import Study
-from mergegrid.study.scoring.scores import Split
+from mergegrid.study.scoring.scores import Split, read_scores
 from mergegrid.study.tasks.metrics import score
 from mergegrid.yaml_files import check_content
 
@@ -43,6 +43,8 @@ class _Candidates:
     evaluator: EncoderEvaluator
     labels: Mapping[str, NDArray[Any]]
     """Labels by head."""
+    predictions: dict[tuple[Recipe, str], NDArray[Any]]
+    """What recipes predict under a head, as far as it was read."""
     spent: int = 0
     """Examples evaluated so far."""
 
@@ -70,7 +72,10 @@ class _Candidates:
         return float(np.mean([by_head[head].value for by_head in scores for head in heads]))
 
     def _value(self, recipe: Recipe, head: str, rows: Any) -> float:
-        predictions = self.evaluator.outcomes(recipe, _SPLIT, head)
+        if (recipe, head) not in self.predictions:
+            known = self.evaluator.outcomes(recipe, _SPLIT, head)
+            self.predictions[recipe, head] = known
+        predictions = self.predictions[recipe, head]
         metric = self.request.targets[self.request.experts.index(head)].metric
         return score(metric, self.labels[head][rows], predictions[rows])
 
@@ -98,10 +103,11 @@ def replay(
     search.select()
     parts = {head: frame[frame["split"] == _SPLIT] for head, frame in examples.items()}
     labels = {head: part["label"].to_numpy() for head, part in parts.items()}
+    predictions: dict[tuple[Recipe, str], NDArray[Any]] = {}
     for racing in racings:
         orders = {head: order_of(part, racing.seed) for head, part in parts.items()}
         for comparison in search.comparisons:
-            candidates = _Candidates(comparison, request, evaluator, labels)
+            candidates = _Candidates(comparison, request, evaluator, labels, predictions)
             best = race(
                 len(comparison.candidates),
                 list(comparison.best),
@@ -149,24 +155,18 @@ def replay_study(study: Study, racings: Sequence[Racing], device: str = "cpu") -
         )
     results = Path(study.paths.results)
     rows = []
-    for family in encoders.families:
-        for experts in encoders.expert_sets(family):
-            for seed in encoders.training_seeds(family):
-                place = results / family / "merges" / "+".join(experts) / f"seed~{seed}.parquet"
-                if not place.is_file():
-                    logger.warning("%s is missing; its set is left out", place)
-                    continue
-                request = merges_request(encoders, family, experts, seed)
-                experts_of = _experts(encoders, results / family, results / "tasks", request)
-                evaluator = EncoderEvaluator(
-                    results / family / "base",
-                    experts_of,
-                    ScoreStore(place.with_suffix(".store.jsonl")),
-                    device,
-                    OutcomeStore(place.with_suffix(".outcomes.jsonl")),
-                )
-                examples = {name: expert.examples for name, expert in experts_of.items()}
-                rows += list(replay(request, evaluator, examples, racings))
+    for request, place in _finished(encoders, results):
+        family = results / request.family
+        experts = _experts(encoders, family, results / "tasks", request)
+        evaluator = EncoderEvaluator(
+            family / "base",
+            experts,
+            ScoreStore(place.with_suffix(".store.jsonl")),
+            device,
+            OutcomeStore(place.with_suffix(".outcomes.jsonl")),
+        )
+        examples = {name: expert.examples for name, expert in experts.items()}
+        rows += list(replay(request, evaluator, examples, racings))
     if not rows:
         raise ConfigError(
             f"{results} has no merges with several candidates; run the study first, in this "
@@ -204,10 +204,24 @@ def spread_over_seeds(study: Study) -> float:
 
     It is pooled over all selected merges with several runs; NaN if there are none.
     """
-    scores = pd.read_parquet(Path(study.paths.results) / "scores.parquet")
-    rows = scores[(scores["study"] == "merges") & (scores["split"] == "test") & scores["selected"]]
+    assert study.encoders, "what was replayed are merges of encoders"
+    finished = _finished(study.encoders, Path(study.paths.results))
+    scores = read_scores([place for _, place in finished])
+    rows = scores[(scores["split"] == "test") & scores["selected"]]
     runs = rows.groupby(["family", "experts", "method", "sparsifier", "head"])["value"]
     return float(100 * np.sqrt(runs.var().mean()))
+
+
+def _finished(encoders: EncoderStudy, results: Path) -> Iterator[tuple[MergesRequest, Path]]:
+    """The finished jobs of merges, with the files of their scores; others are warned of."""
+    for family in encoders.families:
+        for experts in encoders.expert_sets(family):
+            for seed in encoders.training_seeds(family):
+                place = results / family / "merges" / "+".join(experts) / f"seed~{seed}.parquet"
+                if place.is_file():
+                    yield merges_request(encoders, family, experts, seed), place
+                else:
+                    logger.warning("%s is missing; its set is left out", place)
 
 
 def _experts(
