@@ -39,7 +39,7 @@ def say(line):
 
 
 def parts_of_wheel():
-    """What setup.py puts into the wheel beside the library; read, since setuptools may be missing."""
+    """What setup.py puts into the wheel beside the library; setuptools may be missing here."""
     tree = ast.parse((ROOT / "setup.py").read_text())
     assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
     return next(

@@ -24,6 +24,7 @@ SLOW = (
     "unit/study/grading/programs/test_hostile.py",
     "unit/study/grading/programs/test_sandbox.py",
     "unit/study/grading/test_graders.py",
+    "unit/study/live/test_logger.py",
     "unit/study/reporting/test_figures.py",
     "unit/study/runtime/test_gpu_lease.py",
     "unit/study/runtime/test_snakemake_compat.py",

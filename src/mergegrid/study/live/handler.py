@@ -46,6 +46,13 @@ _BOILERPLATE = (
     "Exiting because a job execution failed",
     "At least one job did not complete successfully",
 )
+#: Parts of messages that tell of a person who ends the run.
+_INTERRUPTS = (
+    "died with <Signals.SIGINT",
+    "Terminating processes on user request",
+    "Cancelling snakemake on user request",
+    "Will exit after finishing currently running jobs",
+)
 #: Events before a run starts that say nothing either.
 _SETUP = (LogEvent.WORKFLOW_STARTED, LogEvent.RESOURCES_INFO, LogEvent.RUN_INFO)
 #: Seconds to wait for the view of a run to open.
@@ -104,7 +111,7 @@ class LogHandler(LogHandlerBase):
         self._again = ""
         self._planned: Mapping[str, int] = {}
         self._output: OutputFile | None = None
-        self._ended = False
+        self._ended = self._interrupted = False
         self._plain: logging.Handler | None = None
 
     @property
@@ -151,7 +158,9 @@ class LogHandler(LogHandlerBase):
         ended, self._ended = self._ended, True
         if state and view and not ended:
             self._leave_view()
-            if failed := state.failed:
+            if self._interrupted:
+                view.say(interruption_summary(state, self._facts, self._again), "yellow")
+            elif failed := state.failed:
                 text = failure_summary(failed, state, self._facts, self._again)
                 view.say(text, "red")
             elif state.done < state.total:
@@ -189,6 +198,8 @@ class LogHandler(LogHandlerBase):
         self, state: RunState, view: View, record: logging.LogRecord, event: Any, facts: Any
     ) -> None:
         values = record.__dict__
+        if any(text in _text(record) for text in _INTERRUPTS):
+            self._interrupted = True
         if event == LogEvent.JOB_INFO:
             job = _job(values, state.clock())
             state.start(values["jobid"], job)
@@ -200,7 +211,7 @@ class LogHandler(LogHandlerBase):
                 for line in _first_results(job):
                     view.say(f"[{clock_text(state.elapsed)}] {line}", "green")
         elif event == LogEvent.JOB_ERROR:
-            if ended := state.fail(values["jobid"]):
+            if (ended := state.fail(values["jobid"])) and not self._interrupted:
                 output = self._output.path if self._output else ""
                 message = str(values.get("rule_msg") or "")
                 view.say("\n".join(failure_lines(*ended, message, output)), "red")
@@ -308,5 +319,6 @@ def _is_boilerplate(record: logging.LogRecord) -> bool:
 
 def _is_repeated(values: Mapping[str, Any]) -> bool:
     """Whether a record says only that a job's process failed, which `JOB_ERROR` says better."""
-    failed = "returned non-zero exit status" in str(values.get("msg"))
+    text = str(values.get("msg"))
+    failed = "returned non-zero exit status" in text or "died with <Signals" in text
     return values.get("exception") == "RuleException" and failed

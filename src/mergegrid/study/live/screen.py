@@ -26,6 +26,8 @@ _REDRAWS = 2.0
 #: Seconds between looks into the logs of running jobs.
 _LOOKS = 1.0
 _BAR = 28
+#: Size of a terminal that does not tell.
+_COLUMNS, _LINES = 80, 24
 
 
 class ScreenView:
@@ -77,7 +79,9 @@ class ScreenView:
     def _draw(self) -> Group:
         # File descriptors 1 and 2 may lead to a file, so rich would not find the size by itself.
         with suppress(OSError):  # Not a terminal: tests draw into files.
-            self._console.size = os.get_terminal_size(self._stream.fileno())
+            columns, lines = os.get_terminal_size(self._stream.fileno())
+            # A terminal that does not know its size says 0.
+            self._console.size = (columns or _COLUMNS, lines or _LINES)
         now = time.monotonic()
         jobs = self._state.running
         if now - self._looked >= _LOOKS:

@@ -116,7 +116,7 @@ def failure_summary(failed: Sequence[Job], state: RunState, facts: RunFacts, aga
 
 def interruption_summary(state: RunState, facts: RunFacts, again: str) -> str:
     """The last words of a run that was interrupted."""
-    lines = [f"stopped: {state.done} of {state.total} jobs done"]
+    lines = [f"interrupted: {state.done} of {state.total} jobs done"]
     lines += [f"full log: {facts.full_log}"] if facts.full_log else []
     lines.append("next: the same command continues" + _command(again))
     return "\n".join(lines)

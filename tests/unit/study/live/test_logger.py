@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,29 @@ def test_a_failure_on_a_terminal_stays_above_and_is_repeated(folder):
     assert status == 1
     assert shown.count("training diverged") >= 2
     assert "next: fix it and run the same command" in shown
+
+
+def test_ctrl_c_is_no_failure(folder):
+    text = (folder / "Snakefile").read_text()
+    (folder / "Snakefile").write_text(text.replace("sleep 1.5", "sleep 60"))
+    process, own = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.environ["TERM"] = "xterm-256color"
+        os.execv(sys.executable, command(*LOGGER))
+    received = b""
+    with suppress(OSError):  # The other side is closed.
+        while part := os.read(own, 65536):
+            if b"half way" in part and b"half way" not in received:
+                os.write(own, b"\x03")
+            received += part
+    os.close(own)
+    _, status = os.waitpid(process, 0)
+    shown = without_escapes(received.decode())
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert "interrupted: 1 of 3 jobs done" in shown
+    assert "next: the same command continues: run it" in shown
+    assert "failed after" not in shown
 
 
 def test_a_simple_terminal_gets_lines(folder):
