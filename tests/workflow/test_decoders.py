@@ -91,6 +91,21 @@ def test_every_variant_is_scored_on_the_benchmarks_of_its_experts(scores):
     assert set(primary["metric"]) == {"accuracy", "pass@1"}
 
 
+def test_findings_are_of_merges_sparsifiers_and_drop_rates(project):
+    results = project.folder / "results" / "small"
+    findings = pd.read_parquet(results / "findings.parquet")
+    assert findings["kind"].tolist() == ["best", "experts", "sparsifier", "drop_rate"]
+    assert findings["n"].tolist() == [10] * 4
+    assert (findings["high"] > findings["low"]).all()
+    text = (results / "findings.md").read_text()
+    for part in (
+        "DARE at 0.9 before average",
+        "there is one mask seed",
+        "Merging one decoder took",
+    ):
+        assert part in text
+
+
 def test_every_answer_has_a_record(project):
     records = project.folder / "results" / "small" / "llama" / "records" / "ready+trained"
     frame = pd.read_parquet(records / "seed~0" / f"{FUNCTIONS}.parquet")

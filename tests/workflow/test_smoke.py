@@ -182,9 +182,25 @@ def test_touched_files_run_nothing(smoke_copy):
     assert smoke_copy.planned() == {}
 
 
-def test_the_report_shows_every_table_and_figure_with_its_caption(smoke_copy):
+def test_findings_are_sentences_with_evidence_and_limits(smoke):
+    results = smoke.folder / "results" / "smoke"
+    findings = pd.read_parquet(results / "findings.parquet")
+    # Two methods beside average; four sparsifiers at one rate.
+    assert findings["kind"].value_counts().to_dict() == {
+        **{"best": 1, "experts": 1, "sparsifier": 3, "drop_rate": 4},
+    }
+    text = (results / "findings.md").read_text()
+    assert text.count("paired t test, p") >= 5
+    assert "Drop only: at 0.9 they are" in text
+    assert "one set was merged, spam + trec" in text
+    assert "there is one training seed" in text
+    assert "All jobs together took" in text
+
+
+def test_the_report_opens_with_the_findings_and_shows_every_table_and_figure(smoke_copy):
     smoke_copy.snakemake("--cores", "1", "--report", "report.html")
     report = (smoke_copy.folder / "report.html").read_text()
+    assert "<h1>Findings: Smoke test: MiniLM on two tasks</h1>" in report.replace("\\/", "/")
     for table in TABLES:
         assert f"tables/{table}.html" in report
     for figure in FIGURES:
