@@ -15,6 +15,7 @@ from mergegrid.study.reporting.sentences import (
     best_sentence,
     count,
     experts_sentence,
+    measures_sentence,
     rate_sentences,
     rows_of,
     sparsifier_sentence,
@@ -111,7 +112,7 @@ def _best(findings: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     rows = {kind: rows_of(findings, kind) for kind in ("best", "experts")}
     places = {kind: [row.experts for row in rows[kind]] for kind in rows}
     sentences = {
-        "best": [best_sentence(row) for row in rows["best"]],
+        "best": [f"{best_sentence(row)} {measures_sentence(row)}" for row in rows["best"]],
         "experts": [
             experts_sentence(row, after_best=row.experts in places["best"])
             for row in rows["experts"]

@@ -51,6 +51,19 @@ def experts_sentence(row: Row, after_best: bool = False) -> str:
     )
 
 
+def measures_sentence(row: Row) -> str:
+    """Say on how many sets a merge is better than the base, and what of the gain it keeps."""
+    if math.isnan(row.over_base):
+        return ""
+    parts = f"{round(row.over_base * row.sets)} of {count(row.sets, 'set')}"
+    text = f"It is better than the base on {parts}"
+    if not math.isnan(row.over_experts):
+        text += f" and than the single experts on {round(row.over_experts * row.sets)}"
+    if not math.isnan(row.retained):
+        text += f"; of the gain from base to single experts it keeps {100 * row.retained:.0f} %"
+    return f"{text} (test scores; table `findings`)."
+
+
 def sparsifier_sentence(row: Row) -> str:
     """Say whether a sparsifier helps a method."""
     subject = f"{sparsifier_of(row)} before {words(row.method)}"

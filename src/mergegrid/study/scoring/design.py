@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mergegrid.recipes.recipe import base_only
@@ -16,6 +17,8 @@ from mergegrid.study.scoring.contrasts import CELL, contrast, independent_sets, 
 from mergegrid.study.scoring.levels import Contrast, Floats
 
 SINGLE = "single experts"
+LEAST_GAIN = 0.02
+"""A share of a smaller, or negative, gain is meaningless."""
 Side = tuple[str, ...]
 """One side of a comparison: `recipe`, method, sparsifier; `single` and a name; `point`, sparsifier,
 settings and rate; or `whole`, the unchanged experts."""
@@ -47,13 +50,14 @@ class Design:
             for experts, cells in merges.groupby("experts", sort=False)
         }
         self._alone = sweep[sweep["sparsifier"] == "none"]
+        base = base_only()
+        is_base = (sweep["sparsifier"] == base.kind) & (sweep["rate"] == base.rate)
+        self._base = sweep[is_base]
         #: Cells of each side by set of experts.
         self.cells: dict[Side, dict[str, pd.DataFrame]] = {}
         keys = ["method", "sparsifier"]
         for recipe, cells in merges.groupby(keys, sort=False):
             self.cells["recipe", *map(str, recipe)] = _by_set(cells)
-        base = base_only()
-        is_base = (sweep["sparsifier"] == base.kind) & (sweep["rate"] == base.rate)
         dropped = sweep[(sweep["sparsifier"] != "none") & ~is_base]
         for point, cells in dropped.groupby(["sparsifier", "settings", "rate"], sort=False):
             self.cells["point", *map(str, point)] = _by_set(cells)
@@ -77,8 +81,11 @@ class Design:
             )
             for name in experts.split("+")
         }
-        of_heads = alone.rename(columns={"expert": "head"})
-        singles[SINGLE] = places.merge(of_heads, on=["head", "task", "training_seed"])
+        key = ["head", "task", "training_seed"]
+        singles[SINGLE] = places.merge(alone.rename(columns={"expert": "head"}), on=key)
+        base = places.merge(self._base[[*key, "mask_seed", "model"]], on=key)
+        if len(base) == len(places):
+            self.cells.setdefault(("base",), {})[experts] = base
         complete = {name: cells for name, cells in singles.items() if len(cells) == len(places)}
         for name, cells in complete.items():
             self.cells.setdefault(("single", name), {})[experts] = cells
@@ -138,6 +145,26 @@ class Design:
             return contrast(*(self._side(side, of.experts) for side in (of.one, of.other)))
         one, other = (self._side(side, "") for side in of)
         return independent_sets(one[one["experts"].isin(other["experts"])])
+
+    def measures(self, side: Side, experts: str, values: Floats) -> dict[str, float]:
+        """Columns of findings that put a merge beside base and single experts.
+
+        They are missing where base or single experts were not scored on one of the tasks.
+        """
+        sets = [experts] if experts else list(self.cells[side])
+        means = {
+            reference: np.array([self.mean(reference, one, values) for one in sets])
+            if all(self.covers(reference, one) for one in sets)
+            else np.full(len(sets), np.nan)
+            for reference in (side, ("base",), ("single", SINGLE))
+        }
+        score, base, single = means.values()
+        gain = float((single - base).mean())
+        return {
+            "over_base": float(np.where(np.isnan(base), np.nan, score > base).mean()),
+            "over_experts": float(np.where(np.isnan(single), np.nan, score > single).mean()),
+            "retained": float((score - base).mean()) / gain if gain > LEAST_GAIN else float("nan"),
+        }
 
     def keys(self, side: Side, experts: str, score: float) -> dict[str, Any]:
         """Columns of findings that identify a side."""

@@ -65,6 +65,9 @@ COLUMNS = {
     "tasks": ("int64", "number of tasks"),
     "n": ("int64", "number of test examples of all tasks"),
     "score": ("float64", "mean score"),
+    "over_base": ("float64", "share of the sets on which the merge is better than the base"),
+    "over_experts": ("float64", "share of the sets on which it is better than the single experts"),
+    "retained": ("float64", "share of the gain from base to single experts that it keeps"),
     "difference": ("float64", "score minus the score of the other side"),
     "low": ("float64", "lower end of the interval"),
     "high": ("float64", "upper end of the interval"),
@@ -172,6 +175,7 @@ class FamilyComparisons:
             best, *rivals = sorted(means, key=lambda side: -means[side])
             count = len(sets) if experts else 1
             keys = design.keys(best, experts, means[best])
+            keys |= design.measures(best, experts, values)
             others = {recipe_name(*side[1:]): side for side in rivals}
             if pairs := design.pairs(best, others, experts):
                 yield _Planned({"kind": "best", **keys}, pairs, count)
@@ -192,7 +196,8 @@ class FamilyComparisons:
                 continue
             if pairs := self._design.pairs(side, {"none": without}, experts):
                 mean = self._design.mean(side, experts, values)
-                changes.append((self._design.keys(side, experts, mean), pairs))
+                keys = self._design.keys(side, experts, mean)
+                changes.append((keys | self._design.measures(side, experts, values), pairs))
         for keys, pairs in changes:
             yield _Planned({"kind": "sparsifier", **keys}, pairs, len(changes))
 

@@ -140,6 +140,21 @@ def test_merges_are_compared_with_the_expert_of_each_task(pairs):
     assert row["comparisons"] == 12
 
 
+def test_merges_beside_base_and_experts_are_counted_over_sets(pairs):
+    assert pairs.found()[["over_base", "retained"]].isna().all().all()
+    for name, share in zip("abc", (0.3, 0.3, 0.75), strict=True):
+        pairs.add(share, name, name, "drop_only", 0, rate=1.0)
+    table = pairs.found()
+    best = only(table, kind="best", experts="")
+    assert (best["over_base"], best["over_experts"]) == (1, 0)
+    # 0.8 of 0.95, above a base of 0.45.
+    assert best["retained"] == pytest.approx(0.7, abs=0.05)
+    dare = only(table, kind="sparsifier", method="average")
+    # Only one of three sets has bases that a score of 0.4 exceeds.
+    assert dare["over_base"] == pytest.approx(1 / 3)
+    assert table.loc[table["kind"] == "drop_rate", "over_base"].isna().all()
+
+
 def test_experts_that_were_scored_on_all_tasks_are_compared_one_by_one():
     made = Made("vllm")
     for head, share in (("a", 0.5), ("b", 0.7)):
