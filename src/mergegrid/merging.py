@@ -236,8 +236,14 @@ class OpenMerge:
                 self._write_card(folder, recipe, draft)
         return list(job.recipes)
 
-    def tensors(self, recipe: Recipe) -> dict[str, Stored]:
+    def tensors(
+        self, recipe: Recipe, statistics: Mapping[str, Checkpoint] | None = None
+    ) -> dict[str, Stored]:
         """The tensors of a merged model in memory, flat, as a folder would store them.
+
+        Args:
+            recipe: the recipe.
+            statistics: model statistics by expert, instead of those of the job.
 
         Raises:
             CheckpointError: a model cannot be read, or a merged element is not finite.
@@ -245,7 +251,7 @@ class OpenMerge:
             DamagedError: a published model differs from its manifest.
         """
         sink = MemorySink(self.infos)
-        outputs = [(self.engine.bind(recipe), self._keeping(sink))]
+        outputs = [(self.engine.bind(recipe, statistics), self._keeping(sink))]
         if self._verified:
             self.engine.stream(outputs)
         else:

@@ -53,6 +53,10 @@ STAGES: dict[str, Stage] = {
     "statistics": Stage(
         "study/model_statistics/gather.py", ("tokenizers", "torch", "transformers")
     ),
+    "decoder_statistics": Stage(
+        "study/model_statistics/decoder_statistics.py",
+        ("numpy", "tokenizers", "torch", "transformers"),
+    ),
     "merge": Stage("engine/engine.py", _MERGING),
     "evaluate_encoder": Stage(
         "study/encoders/task_scorer.py", ("tokenizers", "torch", "transformers")

@@ -10,7 +10,7 @@ import pandas as pd
 from golden.recorded import Numbers
 from mergegrid.study.finetuning.instruction_examples import prepare_instructions as prepare_outputs
 from mergegrid.study.schema.benchmarks import Benchmark
-from mergegrid.study.schema.decoders import Instructions
+from mergegrid.study.schema.instructions import Instructions
 from mergegrid.study.schema.tasks import Task
 from mergegrid.study.tasks.examples import examples_digest, prepare
 from mergegrid.study.tasks.questions import prepare_questions as prepare_benchmark

@@ -17,6 +17,8 @@ from mergegrid.study.encoders.task_scorer import TaskScorer
 from mergegrid.study.finetuning import classifier, decoder, multitask
 from mergegrid.study.generation.answering import AnswerJob, answer
 from mergegrid.study.generation.merged import Models
+from mergegrid.study.model_statistics.calibration import TokenSequence
+from mergegrid.study.model_statistics.decoder_statistics import gather_files, open_decoder
 from mergegrid.study.model_statistics.gather import gather
 from mergegrid.study.schema.decoder_jobs import Ask, DecoderFinetuneRequest
 from mergegrid.study.schema.encoder_jobs import (
@@ -124,6 +126,29 @@ def statistics(folder: Path) -> Any:
     return found
 
 
+def decoder_statistics(folder: Path) -> Any:
+    """Fisher information and Gram matrices of two decoders, from two numbers of examples."""
+    generator, found = np.random.default_rng(3), {}
+    texts = [
+        TokenSequence(
+            generator.integers(3, 40, 8 + row).tolist(), [row % 2 == 0] * 3 + [True] * (5 + row)
+        )
+        for row in range(6)
+    ]
+    for name, tied in (("untied", False), ("tied", True)):
+        model = inputs.llama(folder / name, unit=2**-6, tie_word_embeddings=tied)
+        files = {
+            folder / f"{name}~{kind}~{count}.safetensors": Statistic(
+                kind=kind, arithmetic="exact", examples=count
+            )
+            for kind in ("fisher", "regmean")
+            for count in (4, 6)
+        }
+        gather_files(open_decoder(model), texts, files)
+        found[name] = {path.stem: inputs.summary(open_statistics(path)) for path in files}
+    return found
+
+
 def evaluate_encoder(folder: Path) -> Any:
     """Every metric of given predictions, and of what models answer on both splits."""
     base, found = inputs.encoder(folder), {}
@@ -200,6 +225,7 @@ NUMBERS = {
     "finetune_multitask": Numbers(finetune_multitask, TORCH),
     "finetune_decoder": Numbers(finetune_decoder, TORCH),
     "statistics": Numbers(statistics, TORCH),
+    "decoder_statistics": Numbers(decoder_statistics, TORCH),
     "evaluate_encoder": Numbers(evaluate_encoder, TORCH),
     "similarity": Numbers(similarity, TORCH),
     "generate": Numbers(generate, TORCH),

@@ -120,9 +120,9 @@ def test_no_script_of_the_workflow_hides_a_module_of_python():
 
 #: Scripts that start models; all others must not wait for what takes seconds to import.
 WITH_TORCH = {
-    "decoder", "decoder_similarity", "expert", "gather_statistics", "generate",
-    "generate_variants", "import_base", "import_decoder", "merges", "oracle", "oracle_scores",
-    "similarity", "sweep",
+    "decoder", "decoder_similarity", "decoder_statistics", "expert", "gather_statistics",
+    "generate", "generate_variants", "import_base", "import_decoder", "merges", "oracle",
+    "oracle_scores", "similarity", "sweep",
 }  # fmt: skip
 LIGHT = [
     path

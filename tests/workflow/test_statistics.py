@@ -1,10 +1,13 @@
 """The smoke study with methods that need statistics of the experts."""
 
+import json
 import re
 
 import pandas as pd
 import pytest
 import yaml
+from project import Project
+from small_models import WORDS, family
 
 from mergegrid.checkpoints.publish import read_manifest
 from mergegrid.study.scoring.scores import COLUMNS
@@ -80,3 +83,134 @@ def test_another_number_of_examples_gathers_and_merges_again(copy):
     assert planned["statistics"] == 2
     assert planned["merges"] == 1
     assert planned["expert"] == 0
+
+
+# Decoders: one expert is ready, and one is fine-tuned here.
+DECODER_METHODS = [
+    {"kind": "average"},
+    {"kind": "fisher", "examples": [3, 5]},
+    {"kind": "regmean", "examples": 5, "ridge": 1e-3},
+]
+DECODER_FILES = {
+    "fisher~exact~3.safetensors",
+    "fisher~exact~5.safetensors",
+    "regmean~exact~5.safetensors",
+}
+EXPERTS = ("ready", "trained")
+
+
+def decoder_study(one_engine):
+    def generated(count, seed):
+        return {"generator": "instructions", "count": count, "seed": seed}
+
+    benchmark = {
+        "kind": "instructions",
+        "generated": generated(4, 1000),
+        "prompt": "{instruction}",
+        "sampling": {"max_tokens": 4},
+    }
+    here = {"licence": "made here"}
+    return {
+        "paths": {"results": "results/small", "logs": "logs/small"},
+        "decoders": {
+            "benchmarks": {"formats": benchmark},
+            "families": {
+                "llama": {
+                    "base": {"source": "path:models/base", **here},
+                    "finetune": {"epochs": 1, "batch_size": 4, "max_length": 64},
+                    "experts": {
+                        "ready": {
+                            "benchmarks": ["formats"],
+                            "source": {"source": "path:models/code", **here},
+                            "statistics": {
+                                "records": {"source": "path:texts.jsonl", **here},
+                                "texts": "body",
+                            },
+                        },
+                        "trained": {
+                            "benchmarks": ["formats"],
+                            "data": {"generated": generated(8, 0)},
+                        },
+                    },
+                }
+            },
+            "generation": {
+                "backend": "transformers",
+                "dtype": "float32",
+                "batch_size": 4,
+                "one_engine": one_engine,
+            },
+            "sweep": None,
+            "merges": {"methods": DECODER_METHODS, "sparsifiers": [{"kind": "none"}]},
+            "export": ["selected"],
+        },
+    }
+
+
+def write_decoders(project, one_engine):
+    config = project.folder / "config" / "small.yaml"
+    config.write_text(yaml.safe_dump(decoder_study(one_engine)))
+
+
+@pytest.fixture(scope="module")
+def decoders(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("decoders") / "project", "config/small.yaml")
+    family(project.folder / "models")
+    texts = [{"body": f"the {word} film is w{20 + row} was"} for row, word in enumerate(WORDS)]
+    lines = "".join(json.dumps(text) + "\n" for text in texts)
+    (project.folder / "texts.jsonl").write_text(lines)
+    write_decoders(project, one_engine=False)
+    project.snakemake("--cores", "2")
+    project.log = project.full_log()
+    return project
+
+
+def test_statistics_of_decoders_are_gathered_once_for_each_expert(decoders):
+    rules = re.findall(r"^(?:local)?rule (\w+):", decoders.log, re.MULTILINE)
+    assert rules.count("decoder_statistics") == 2
+    assert rules.count("calibration") == 1
+    for expert in EXPERTS:
+        folder = decoders.folder / f"results/small/llama/statistics/{expert}/seed~0"
+        assert set(read_manifest(folder)["files"]) == DECODER_FILES
+
+
+def test_decoders_are_scored_under_all_methods_and_exported(decoders):
+    results = decoders.folder / "results/small"
+    scores = pd.read_parquet(results / "scores.parquet")
+    assert set(scores["method"]) == {"average", "fisher", "regmean"}
+    exported = results / "llama/exports/ready+trained/seed~0"
+    used = {
+        folder.name.partition("+")[2].partition("~")[0]: read_manifest(folder)["made_from"]
+        for folder in exported.glob("[!.]*")
+    }
+    assert set(used) == {"average", "fisher", "regmean"}
+    assert set(used["fisher"]["statistics"]) == set(EXPERTS)
+    assert not used["average"]["statistics"]
+
+
+def test_one_engine_gives_the_same_answers(decoders, tmp_path):
+    project = decoders.copy(tmp_path / "project")
+    write_decoders(project, one_engine=True)
+    for path in (project.folder / "results/small/llama/answers").rglob("*.parquet"):
+        path.unlink()
+    planned = project.planned()
+    assert planned["decoder_statistics"] == planned["decoder"] == 0
+    project.snakemake("--cores", "2")
+    answers = "results/small/llama/answers"
+    tables = sorted(path.relative_to(project.folder) for path in project.folder.rglob("*.parquet"))
+    compared = [path for path in tables if str(path).startswith(answers)]
+    assert len(compared) == 4
+    for path in compared:
+        one, two = (pd.read_parquet(each.folder / path)["output"] for each in (decoders, project))
+        assert one.tolist() == two.tolist()
+
+
+def test_other_texts_gather_and_merge_again(decoders, tmp_path):
+    project = decoders.copy(tmp_path / "project")
+    texts = project.folder / "texts.jsonl"
+    texts.write_text(texts.read_text() + json.dumps({"body": "a book is one two"}) + "\n")
+    planned = project.planned()
+    assert planned["calibration"] == planned["decoder_statistics"] == 1
+    assert planned["decoder"] == 0
+    # Those of Fisher and RegMean, not the average.
+    assert planned["merge"] == 3

@@ -64,6 +64,17 @@ def expert_folders(recipe):
     ]
 
 
+def statistics_folders(recipes):
+    """The model statistics of the experts of some recipes, where a method needs them."""
+    if not any(recipe.method.needs_statistics for recipe in recipes):
+        return []
+    recipe = recipes[0]
+    return [
+        f"<results>/{recipe.family}/statistics/{expert}/seed~{recipe.training_seed}"
+        for expert in recipe.experts
+    ]
+
+
 def answer_files(recipes):
     return [
         f"<results>/{recipe.family}/answers/{candidate_name(recipe)}.parquet"

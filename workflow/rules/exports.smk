@@ -15,7 +15,7 @@ rule export:
             f"<results>/{wildcards.family}/experts/{expert}/seed~{wildcards.seed}"
             for expert in experts_of(wildcards)
         ],
-        statistics=export_statistics,
+        statistics=set_statistics,
         scores=export_scores,
         records=export_records,
     output:

@@ -1,7 +1,8 @@
 """
 Merged decoders, and their answers to all benchmarks of their experts.
 
-REQUIRED INPUTS: <results>/{family}/base, the experts, and the records of the benchmarks
+REQUIRED INPUTS: <results>/{family}/base, the experts, statistics of the experts where a method needs
+them, and the records of the benchmarks
 OUTPUTS:
     questions = <results>/benchmarks/{benchmark}.parquet
     model = <results>/{family}/models/{variant}, removed when its answers are there
@@ -40,6 +41,7 @@ rule merge:
     input:
         base="<results>/{family}/base",
         experts=lambda wildcards: expert_folders(candidate_of(wildcards)),
+        statistics=lambda wildcards: statistics_folders([candidate_of(wildcards)]),
     output:
         folder=temp(directory("<results>/{family}/models/{variant}")),
     log:
@@ -111,6 +113,7 @@ for family, experts, seed in ONE_ENGINE:
         input:
             base=f"<results>/{family}/base",
             experts=expert_folders(GROUPS[family, experts, seed][0]),
+            statistics=statistics_folders(GROUPS[family, experts, seed]),
             questions=questions_for(GROUPS[family, experts, seed][0]),
         output:
             answers=answer_files(GROUPS[family, experts, seed]),

@@ -43,17 +43,12 @@ def search_stages():
 
 def set_statistics(wildcards):
     """The model statistics of the experts of a set, where a method of the study needs them."""
-    if not encoder_jobs.needed_statistics(ENCODERS):
+    if not encoder_jobs.needed_statistics(STUDY.grid_of(wildcards.family)):
         return []
     return [
         f"<results>/{wildcards.family}/statistics/{expert}/seed~{wildcards.seed}"
         for expert in experts_of(wildcards)
     ]
-
-
-def export_statistics(wildcards):
-    """The model statistics of the experts of a set of encoders; decoders have none."""
-    return set_statistics(wildcards) if wildcards.family in ENCODER_FAMILIES else []
 
 
 def export_scores(wildcards):
@@ -95,6 +90,13 @@ def decoder_origin(wildcards):
     if is_ready(wildcards):
         return inputs | {"source": f"<results>/sources/expert~{family}~{expert}.json"}
     return inputs | {"data": f"<results>/{family}/instructions/{expert}.parquet"}
+
+
+def statistics_texts(wildcards):
+    """The texts that statistics of a decoder are gathered from: its own, or those it learned."""
+    expert = DECODER_FAMILIES[wildcards.family].experts[wildcards.expert]
+    folder = "calibration" if expert.statistics else "instructions"
+    return f"<results>/{wildcards.family}/{folder}/{wildcards.expert}.parquet"
 
 
 def finetuning_mb(wildcards):

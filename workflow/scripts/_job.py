@@ -57,6 +57,7 @@ _LESS_MEMORY = {
     "generate": "lower generation.batch_size or generation.max_model_len, or let vLLM split the "
     "model with generation.gpus",
     "similarity": "lower similarity.examples",
+    "decoder_statistics": "lower finetune.max_length, or take a GPU with more",
     "decoder_similarity": "lower similarity.examples, or take a GPU with more",
 }
 

@@ -8,12 +8,13 @@ if __name__ == "__main__":
         import pandas as pd
 
         from mergegrid.checkpoints.publish import published_digest
-        from mergegrid.hashing import digest
+        from mergegrid.hashing import digest, file_digest
         from mergegrid.stages import stage_versions
         from mergegrid.study.generation.answering import AnswerJob
         from mergegrid.study.generation.merged import Models
         from mergegrid.study.generation.variants import answer_variants
         from mergegrid.study.schema.decoder_jobs import Ask, MergePart
+        from mergegrid.study.schema.encoder_jobs import files_of
         from mergegrid.study.schema.generation import Generation
         from mergegrid.study.schema.job_parameters import read_parameters
 
@@ -30,6 +31,10 @@ if __name__ == "__main__":
             output=merges[0].output,
             homologous=merges[0].homologous,
             base_is=merges[0].base_is,
+            # There are none where no method needs them.
+            statistics=dict(
+                zip(recipes[0].experts, map(Path, snakemake.input.statistics), strict=False)
+            ),
             threads=snakemake.threads,
         )
         made_from = {
@@ -38,12 +43,19 @@ if __name__ == "__main__":
             "output": models.output.model_dump(mode="json"),
             "versions": stage_versions("merge"),
         }
+
+        def digest_of(recipe):
+            files = files_of(recipe.method, models.statistics, recipe.experts)
+            gathered = {name: file_digest(path) for name, path in files.items()}
+            more = {"statistics": gathered} if gathered else {}
+            return digest({**made_from, "recipe": recipe.digest, **more})
+
         names = [ask.benchmark for ask in asks]
         tables = map(pd.read_parquet, snakemake.input.questions)
         answers = answer_variants(
             models,
             recipes,
-            lambda recipe: digest({**made_from, "recipe": recipe.digest}),
+            digest_of,
             AnswerJob(
                 asks,
                 dict(zip(names, tables, strict=True)),

@@ -5,7 +5,7 @@ from _job import job
 with job(snakemake):
     from mergegrid.checkpoints.sources.fetch import Record, locate
     from mergegrid.study.finetuning.instruction_examples import prepare_instructions
-    from mergegrid.study.schema.decoders import Instructions
+    from mergegrid.study.schema.instructions import Instructions
 
     data = Instructions.model_validate_json(snakemake.params.data)
     path = None

@@ -14,7 +14,11 @@ import numpy as np
 import pandas as pd
 
 from mergegrid.errors import DataError
-from mergegrid.study.schema.decoders import Instructions
+from mergegrid.study.schema.instructions import (
+    Calibration,
+    Instructions,
+    QuestionsAndAnswers,
+)
 from mergegrid.study.tasks.generators import generate
 from mergegrid.study.tasks.table_files import read_table, text_column
 
@@ -54,7 +58,31 @@ def prepare_instructions(data: Instructions, path: Path | None) -> pd.DataFrame:
     return examples.reset_index(drop=True)
 
 
-def _records(data: Instructions, path: Path | None) -> pd.DataFrame:
+def prepare_calibration(data: Calibration, path: Path | None) -> pd.DataFrame:
+    """Prepare texts that model statistics are gathered from, in a random order.
+
+    Returns:
+        A table with the column `text`, or with the columns `instruction` and `output`.
+
+    Raises:
+        DataError: a column is missing, or nothing is left.
+    """
+    records = _records(data, path)
+    if data.texts is None:
+        examples = _examples(data, records)
+    else:
+        assert data.records is not None, "texts are a column of records"
+        texts = pd.Series(text_column(data.records, records, data.texts), dtype="string")
+        texts = texts.fillna("").str.strip()
+        examples = pd.DataFrame({"text": texts[texts != ""]}).astype("object")
+    examples = examples.drop_duplicates()
+    if examples.empty:
+        raise DataError("no text is left to gather statistics from; add some")
+    order = np.random.RandomState(0).permutation(len(examples))
+    return examples.iloc[order].reset_index(drop=True)
+
+
+def _records(data: QuestionsAndAnswers, path: Path | None) -> pd.DataFrame:
     if data.generated is not None:
         settings = data.generated
         return pd.DataFrame(generate(settings.generator, settings.count, settings.seed))
@@ -63,7 +91,7 @@ def _records(data: Instructions, path: Path | None) -> pd.DataFrame:
     return read_table(data.records, path)
 
 
-def _examples(data: Instructions, records: pd.DataFrame) -> pd.DataFrame:
+def _examples(data: QuestionsAndAnswers, records: pd.DataFrame) -> pd.DataFrame:
     """Instruction and output of each record that has both."""
     columns = [data.instruction, data.output, *([data.input] if data.input else [])]
     for column in columns:

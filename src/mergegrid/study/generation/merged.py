@@ -10,12 +10,14 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
+from mergegrid.checkpoints.model_statistics import Statistics, open_statistics
 from mergegrid.engine.budget import options_for
 from mergegrid.in_memory import output_arrays
 from mergegrid.merging import MergeJob
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Settings
+from mergegrid.study.schema.encoder_jobs import files_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class Models(Settings):
     """Whether the configs of experts and base must agree, not only the shapes of tensors."""
     base_is: tuple[str, ...] = ()
     """What adapters call the base."""
+    statistics: dict[str, Path] = {}
+    """Folder of each expert's model statistics by name, for methods that need them."""
     threads: Annotated[int, Field(ge=1)] = 1
     """Number of merging threads; it does not affect the result."""
 
@@ -53,6 +57,7 @@ class Merger:
             base_is=models.base_is,
         ).open()
         self._merge.engine.options = options_for("cpu", models.threads)
+        self._statistics, self._opened = models.statistics, dict[Path, Statistics]()
         for note in self._merge.notes:
             logger.info("%s", note)
         self.infos = self._merge.infos
@@ -66,8 +71,17 @@ class Merger:
             ConfigError: the recipe does not fit the models.
             DamagedError: a published model differs from its manifest.
         """
-        return output_arrays(self._merge.tensors(recipe), self.infos, torch)
+        statistics = {
+            name: self._open(path)
+            for name, path in files_of(recipe.method, self._statistics, recipe.experts).items()
+        }
+        return output_arrays(self._merge.tensors(recipe, statistics), self.infos, torch)
 
     def write_shell(self, folder: Path) -> None:
         """Write config and tokenizer of the merged models into a folder, without weights."""
         self._merge.write_model_files(folder)
+
+    def _open(self, path: Path) -> Statistics:
+        if path not in self._opened:
+            self._opened[path] = open_statistics(path)
+        return self._opened[path]

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from mergegrid.errors import DataError
-from mergegrid.study.finetuning.chat_data import IGNORED, EncodedExamples
+from mergegrid.study.finetuning.chat_data import IGNORED, EncodedExamples, ExampleEncoder
+from mergegrid.study.schema.decoder_jobs import StatisticsRequest
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,34 @@ class TokenSequence:
     def positions(self) -> Tensor:
         """Boolean mask [tokens - 1] of the positions from which counted tokens are predicted."""
         return torch.tensor(self.counted[1:], dtype=torch.bool)
+
+
+def read_sequences(
+    folder: Path, examples: pd.DataFrame, request: StatisticsRequest, count: int
+) -> list[TokenSequence]:
+    """The first examples of a table as token sequences, as many as statistics need if possible.
+
+    Args:
+        folder: has the tokenizer.
+        examples: table with the column `text`, or with `instruction` and `output`; with a column
+            `split`, its rows `train`.
+        request: prompt, chat template and largest number of tokens.
+        count: number of sequences with tokens that count.
+    """
+    if "split" in examples:
+        examples = examples[examples["split"] == "train"]
+    # Some are left out, as too long or too short, so a few more may be needed.
+    rows = count
+    while True:
+        some = examples.head(rows)
+        if "text" in examples:
+            sequences = of_texts(folder, some["text"], request.max_length)
+        else:
+            encoder = ExampleEncoder(folder, request.prompt, request.chat)
+            sequences = of_instructions(EncodedExamples(encoder, some, request.max_length))
+        if len(sequences) >= count or rows >= len(examples):
+            return sequences
+        rows *= 2
 
 
 def of_instructions(examples: EncodedExamples) -> list[TokenSequence]:

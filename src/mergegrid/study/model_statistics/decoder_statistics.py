@@ -14,22 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from pydantic_core import to_jsonable_python
 from transformers import AutoConfig
 
+from mergegrid.checkpoints import model_files
 from mergegrid.checkpoints.adapters.adapter import is_adapter
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.family import open_family
 from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.publish import publish, published_digest
 from mergegrid.checkpoints.tensor_names import canonical, read_config
+from mergegrid.stages import library_versions, stage_versions
 from mergegrid.study.finetuning.cuda import prepare_device
-from mergegrid.study.model_statistics.calibration import TokenSequence, first
+from mergegrid.study.model_statistics.calibration import TokenSequence, first, read_sequences
 from mergegrid.study.model_statistics.decoder_fisher import LOGITS, FisherPass, fisher_slots
 from mergegrid.study.model_statistics.decoder_grams import gather_grams, gram_infos
 from mergegrid.study.model_statistics.hidden_states import HiddenStates, states_bytes
 from mergegrid.study.model_statistics.statistics_writer import StatisticsWriter
 from mergegrid.study.model_statistics.streamed_decoder import StreamedDecoder
+from mergegrid.study.schema.decoder_jobs import StatisticsRequest
 from mergegrid.study.schema.encoder_jobs import Statistic
+from mergegrid.study.tasks.examples import examples_digest
+
+STAGE_VERSIONS = {"decoder_statistics": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +90,49 @@ def open_decoder(
     family = open_family(base, {"expert": folder}, homologous=homologous, base_is=base_is)
     merged = family.aligned.base.infos
     return OpenDecoder(where, config, family.opened["expert"], merged, digest)
+
+
+def gather_decoder(
+    base: Path,
+    expert: Path,
+    request: StatisticsRequest,
+    examples: pd.DataFrame,
+    folder: Path,
+    device: str = "cpu",
+) -> None:
+    """Gather model statistics of an expert of a study, and publish them at `folder`.
+
+    Args:
+        base: published base; statistics cover its tensors.
+        expert: published expert, a whole model or a LoRA adapter.
+        request: the files, and how texts are read.
+        examples: table with the column `text`, or with `instruction` and `output`; with a column
+            `split`, the training examples count.
+        folder: where the files go.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        CheckpointError: the model cannot be split into blocks, or lacks a parameter.
+        ConfigError: the disk is too small.
+        DataError: there are too few examples.
+    """
+    digest = published_digest(expert)
+    made_from = {
+        "base": published_digest(base),
+        "expert": digest,
+        "examples": examples_digest(examples),
+        "request": to_jsonable_python(request),
+        "device": device,
+        "versions": stage_versions("decoder_statistics"),
+        "libraries": library_versions("decoder_statistics"),
+    }
+    model = open_decoder(expert, base, request.homologous, request.base_is, digest)
+    tokenizer = expert if model_files.tokenizer_files(expert) else base
+    count = max(statistic.examples for statistic in request.statistics)
+    sequences = read_sequences(tokenizer, examples, request, count)
+    with publish(folder, made_from) as draft:
+        files = {draft.path / statistic.file: statistic for statistic in request.statistics}
+        gather_files(model, sequences, files, device)
 
 
 def gather_files(

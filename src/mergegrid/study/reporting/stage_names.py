@@ -17,6 +17,8 @@ STAGES = {
     "instructions": "prepare instructions",
     "questions": "prepare questions",
     "decoder": "fine-tune decoders",
+    "calibration": "prepare texts for statistics",
+    "decoder_statistics": "gather decoders' statistics",
     "merge": "merge decoders",
     "generate": "generate answers",
     "score": "score answers",

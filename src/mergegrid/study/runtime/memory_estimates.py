@@ -29,6 +29,8 @@ class Size:
     """Elements of all tensors."""
     stored: int
     """Bytes of all tensors as stored."""
+    largest: int = 0
+    """Elements of the largest tensor."""
 
 
 def size_of(folder: Path) -> Size:
@@ -36,20 +38,22 @@ def size_of(folder: Path) -> Size:
 
     Uses the standard library only, because dry runs call it too.
     """
-    parameters = stored = 0
+    parameters = stored = largest = 0
     try:
         for path in folder.glob("*.safetensors"):
             with path.open("rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
                 header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            parameters += sum(math.prod(tensor["shape"]) for tensor in header.values())
+            counts = [math.prod(tensor["shape"]) for tensor in header.values()]
+            parameters += sum(counts)
+            largest = max([largest, *counts])
             for start, stop in (tensor["data_offsets"] for tensor in header.values()):
                 stored += stop - start
     except (OSError, ValueError, KeyError, struct.error):
         # The job that reads the model reports what is wrong with it.
         return Size(0, 0)
-    return Size(parameters, stored)
+    return Size(parameters, stored, largest)
 
 
 def finetuning_bytes(
@@ -102,6 +106,16 @@ def similarity_mb(size: Size, on_gpu: bool) -> int:
     """Return the host memory for comparing a decoder's embeddings, in megabytes."""
     computed = 0 if on_gpu else _FLOAT32 * size.parameters
     return _rounded_mb(_PROCESS + 1.25 * (2 * size.stored + computed))
+
+
+def statistics_mb(size: Size) -> int:
+    """Return the host memory of gathering a decoder's statistics, in megabytes.
+
+    One part of the model is in memory, its embeddings or a block, with gradients and sums: 24 bytes
+    per parameter. A block is taken as a sixteenth of the model.
+    """
+    part = max(size.largest, size.parameters // 16)
+    return _rounded_mb(1.5 * _PROCESS + 24 * part)
 
 
 def _rounded_mb(size: float) -> int:

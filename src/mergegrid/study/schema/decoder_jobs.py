@@ -6,12 +6,14 @@ from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Settings
 from mergegrid.study.schema.benchmarks import Benchmark
-from mergegrid.study.schema.decoders import DecoderFinetune, DecoderStudy, Instructions
+from mergegrid.study.schema.decoders import DecoderFinetune, DecoderStudy
+from mergegrid.study.schema.encoder_jobs import Statistic, needed_statistics
 from mergegrid.study.schema.generation import BenchmarkSampling, Sampling
 from mergegrid.study.schema.grids import unique
+from mergegrid.study.schema.instructions import Calibration, Instructions
 from mergegrid.study.schema.judge import Judge
 
-Fetched = TypeVar("Fetched", Benchmark, Instructions)
+Fetched = TypeVar("Fetched", Benchmark, Instructions, Calibration)
 
 
 class DecoderFinetuneRequest(Settings):
@@ -27,6 +29,25 @@ class DecoderFinetuneRequest(Settings):
     """Whether instructions are put in the model's chat template instead."""
     seed: int
     """Seed of the order of the examples, of dropout and of adapters."""
+
+
+class StatisticsRequest(Settings):
+    """Model statistics of one expert."""
+
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"base_is"})
+
+    statistics: list[Statistic]
+    """The files."""
+    prompt: str
+    """Text around each `{instruction}`."""
+    chat: bool
+    """Whether instructions are put in the model's chat template instead."""
+    max_length: int
+    """Tokens after which a text is cut."""
+    homologous: bool
+    """Whether the expert must have the configuration of the base, not only its shapes."""
+    base_is: tuple[str, ...] = ()
+    """What adapters call the base."""
 
 
 class Ask(Settings):
@@ -87,6 +108,22 @@ def finetune_request(
         prompt=config.data.prompt or first.template,
         chat=study.families[family].chat_of(expert),
         seed=seed,
+    )
+
+
+def statistics_request(study: DecoderStudy, family: str, expert: str) -> StatisticsRequest:
+    """How the model statistics of one expert are gathered."""
+    settings = study.families[family]
+    config = settings.experts[expert]
+    texts = config.statistics or config.data
+    assert texts is not None, "the study has checked that there are texts"
+    return StatisticsRequest(
+        statistics=needed_statistics(study),
+        prompt=texts.prompt or study.benchmarks[config.benchmarks[0]].template,
+        chat=settings.chat_of(expert),
+        max_length=settings.finetune_of(expert).max_length,
+        homologous=not settings.other_base,
+        base_is=settings.names_of_base,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -9,18 +10,19 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from mergegrid.checkpoints.sources.source import SourceConfig
 from mergegrid.checkpoints.vocabulary import VocabularyPolicy
 from mergegrid.hashing import canonical_json
+from mergegrid.methods.data_dependent import DataDependentMethod
 from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
-from mergegrid.study.schema.benchmarks import Benchmark, Generated, with_place
+from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.families import ModelFamily, partial, replaced
 from mergegrid.study.schema.generation import Generation
 from mergegrid.study.schema.grid_study import FetchedSource, GridStudy, recipes_for
 from mergegrid.study.schema.grids import Seeds, distinct
+from mergegrid.study.schema.instructions import Calibration, Instructions
 from mergegrid.study.schema.lm_eval import Harness
 from mergegrid.study.schema.names import Name, check_columns, no_twins
-from mergegrid.study.schema.tasks import Table
 
 
 class Lora(Settings):
@@ -69,42 +71,6 @@ class DecoderFinetune(Settings):
     """Trains adapters and merges them; unset trains all parameters."""
 
 
-class Instructions(Settings):
-    """Questions with answers to train on."""
-
-    records: Table | None = None
-    """Data set on the hub, or local files."""
-    generated: Generated | None = None
-    """Generates them instead."""
-    instruction: str = "instruction"
-    """Column of the question."""
-    input: str | None = None
-    """Column with an additional input, appended to the question where it is not empty."""
-    output: str = "output"
-    """Column of the answer."""
-    prompt: str | None = None
-    """Text around each `{instruction}`; by default that of the expert's first benchmark."""
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction held out to measure the loss after every epoch."""
-    count: Annotated[int, Field(ge=2)] | None = None
-    """Number of examples to use, after shuffling; unset: all."""
-    split_seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the shuffle that splits and samples."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Instructions":
-        if (self.records is None) == (self.generated is None):
-            raise ValueError(
-                "instructions need `records` or `generated`; give exactly one of the two"
-            )
-        return self
-
-    @field_validator("prompt")
-    @classmethod
-    def _has_a_place(cls, prompt: str | None) -> str | None:
-        return None if prompt is None else with_place(prompt)
-
-
 DecoderFinetuneOverride: Any = partial(DecoderFinetune)
 GenerationOverride: Any = partial(Generation)
 
@@ -118,6 +84,10 @@ class DecoderExpert(Settings):
     """Fine-tuned checkpoint, or LoRA adapter of the base; unset to fine-tune the base on `data`."""
     data: Instructions | None = None
     """Training data to fine-tune the base on."""
+    statistics: Calibration | None = None
+    """Texts that model statistics for `fisher` and `regmean` are gathered from; by default the
+    training data. A ready expert needs it for these methods. Texts are cut after
+    `finetune.max_length` tokens."""
     finetune: DecoderFinetuneOverride | None = None
     """Values that replace the family's."""
     chat: bool | None = None
@@ -134,6 +104,27 @@ class DecoderExpert(Settings):
                 "the two"
             )
         return self
+
+    def check_statistics(self, key: str, method: DataDependentMethod) -> None:
+        """Check that there are texts, and enough, for the statistics that a method needs.
+
+        Raises:
+            ValueError: there are not; the message calls the expert `key`.
+        """
+        texts = self.statistics or self.data
+        if texts is None:
+            raise ValueError(
+                f"merges.methods: {method.kind} needs model statistics of every expert, but {key} "
+                "is ready and has no texts to gather them from; give it `statistics`, or choose "
+                "another method"
+            )
+        count = texts.most_examples
+        if count is not None and method.examples and method.examples > count:
+            raise ValueError(
+                f"merges.methods: {method.kind} needs {method.examples} examples, but {key} has "
+                f"at most {count} to gather statistics from; set `examples` of the method to "
+                f"{count} or less, or give more"
+            )
 
 
 class DecoderFamily(ModelFamily[DecoderExpert, DecoderFinetune]):
@@ -226,6 +217,29 @@ class DecoderStudy(GridStudy[DecoderFamily]):
         check_columns(benchmarks, "benchmark")
         return benchmarks
 
+    @model_validator(mode="after")
+    def _statistics_can_be_gathered(self) -> "DecoderStudy":
+        for method in self._with_statistics():
+            if method.arithmetic == "reference":
+                raise ValueError(
+                    f"merges.methods: {method.kind} has arithmetic reference, and the reference "
+                    "code has none for decoders; remove `arithmetic`"
+                )
+            for name, family in self.families.items():
+                if method.kind == "fisher" and family.vocabulary != "base_rows":
+                    raise ValueError(
+                        f"families.{name}.vocabulary is {family.vocabulary}, but fisher merges the "
+                        "rows of the base; set it to base_rows, or choose another method"
+                    )
+                for expert in dict.fromkeys(chain(*self.expert_sets(name))):
+                    key = f"families.{name}.experts.{expert}"
+                    family.experts[expert].check_statistics(key, method)
+        return self
+
+    def _with_statistics(self) -> list[DataDependentMethod]:
+        methods = (method for candidates in self.merge_methods() for method in candidates)
+        return [method for method in methods if isinstance(method, DataDependentMethod)]
+
     def evaluations_of(self, family: str, expert: str) -> list[str]:
         """The benchmarks of an expert."""
         return self.families[family].experts[expert].benchmarks
@@ -237,6 +251,12 @@ class DecoderStudy(GridStudy[DecoderFamily]):
                 key = f"benchmarks.{name}.records"
                 yield FetchedSource(f"benchmark~{name}", "dataset", key, benchmark.records)
         yield from super().sources()
+        for name, family in self.families.items() if self._with_statistics() else ():
+            for expert, config in family.experts.items():
+                if config.statistics and config.statistics.records:
+                    key = f"families.{name}.experts.{expert}.statistics.records"
+                    record = f"statistics~{name}~{expert}"
+                    yield FetchedSource(record, "dataset", key, config.statistics.records)
 
     def expert_source(self, family: str, expert: str) -> FetchedSource | None:
         """What is fetched for an expert, if anything: the ready model, or its instructions."""

@@ -1,6 +1,7 @@
 """Jobs on encoders: the parts of a study that each depends on, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from mergegrid.hashing import digest
@@ -9,6 +10,7 @@ from mergegrid.methods.data_dependent import DataDependentMethod
 from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.rates import Arithmetic
+from mergegrid.study.schema.decoders import DecoderStudy
 from mergegrid.study.schema.encoders import Aim, EncoderStudy, Finetune
 from mergegrid.study.schema.families import replaced
 from mergegrid.study.schema.grids import Selection
@@ -154,7 +156,7 @@ def merges_request(
     )
 
 
-def needed_statistics(study: EncoderStudy | None) -> list[Statistic]:
+def needed_statistics(study: EncoderStudy | DecoderStudy | None) -> list[Statistic]:
     """The files of model statistics that the methods of a study need for every expert."""
     grids = study.merge_methods() if study else []
     files = {file for grid in grids for file in map(statistic_of, grid) if file}
@@ -167,3 +169,17 @@ def statistic_of(method: AnyMethod) -> Statistic | None:
         return None
     assert method.examples, "a study sets the number of examples of its methods"
     return Statistic(kind=method.kind, arithmetic=method.arithmetic, examples=method.examples)
+
+
+def files_of(
+    method: AnyMethod, folders: Mapping[str, Path], experts: Sequence[str]
+) -> dict[str, Path]:
+    """The files of model statistics that a method needs, by expert.
+
+    Args:
+        method: the method.
+        folders: folder of the statistics of each expert.
+        experts: the experts that are merged.
+    """
+    statistic = statistic_of(method)
+    return {name: folders[name] / statistic.file for name in experts} if statistic else {}

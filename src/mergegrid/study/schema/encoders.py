@@ -108,7 +108,6 @@ class Merges(MergeGrid):
     """Candidates drawn from ranges by a sampler, beside the grid of methods and sparsifiers. They
     are compared on the whole validation split; those of an entry with each other."""
 
-    gathers_statistics: ClassVar[bool] = True
     scored_by_expert: ClassVar[bool] = True
 
     @field_validator("sparsifiers", "methods")

@@ -134,8 +134,6 @@ class Similarity(Settings):
 class MergeGrid(Settings):
     """Sets of experts, and the methods and sparsifiers that merge them."""
 
-    #: Whether the study computes model statistics of the experts.
-    gathers_statistics: ClassVar[bool] = False
     #: Whether each score belongs to the task of one expert.
     scored_by_expert: ClassVar[bool] = False
 
@@ -144,7 +142,8 @@ class MergeGrid(Settings):
     random."""
     methods: list[MethodGrid] = [{"kind": "average"}]
     """Methods; every combination of listed values is a candidate. `fisher` and `regmean` need model
-    statistics, which a study computes for encoders only."""
+    statistics, which a study gathers from the training examples of each expert; a ready decoder
+    needs `statistics` for them."""
     sparsifiers: list[SparsifierGrid] = [{"kind": "none"}, {"kind": "dare"}]
     """Sparsifiers applied before each method; every combination of listed values is a candidate."""
 
@@ -152,19 +151,6 @@ class MergeGrid(Settings):
     def is_empty(self) -> bool:
         """Whether there is no candidate."""
         return not (self.methods and self.sparsifiers)
-
-    @field_validator("methods")
-    @classmethod
-    def _statistics_are_computed(cls, grids: list[Grid]) -> list[Grid]:
-        for grid in grids:
-            kind = grid.kind  # type: ignore[attr-defined]
-            if METHODS[kind].needs_statistics and not cls.gathers_statistics:
-                raise ValueError(
-                    f"{kind} needs model statistics of every expert, which a study computes for "
-                    "encoders only; choose another method, or merge folders with `mergegrid merge` "
-                    "and files of statistics"
-                )
-        return grids
 
     @field_validator("methods")
     @classmethod

@@ -14,7 +14,7 @@ from mergegrid.checkpoints.sources.fetch import Record
 from mergegrid.checkpoints.sources.source import HubOrigin, parse_origin
 from mergegrid.merging import MergeJob
 from mergegrid.recipes.recipe import Recipe, settings_slug
-from mergegrid.study.schema.encoder_jobs import statistic_of
+from mergegrid.study.schema.encoder_jobs import files_of
 from mergegrid.study.schema.export_jobs import ExportRequest
 
 #: How the hub writes licenses. Other texts are the names of other licenses.
@@ -50,15 +50,12 @@ def export(
     folders = []
     for kept, recipe in _models(request, scores):
         target = folder / f"{settings_slug(recipe.sparsifier)}+{settings_slug(recipe.method)}"
-        statistic = statistic_of(recipe.method)
         job = MergeJob(
             base=base,
             experts={name: experts[name] for name in recipe.experts},
             recipes={target: recipe},
             output=request.output,
-            statistics={name: statistics[name] / statistic.file for name in recipe.experts}
-            if statistic
-            else {},
+            statistics=files_of(recipe.method, statistics, recipe.experts),
             homologous=request.homologous,
             base_is=request.base_is,
             parents=parents,

@@ -6,7 +6,7 @@ import pytest
 
 from mergegrid.errors import DataError
 from mergegrid.study.finetuning.instruction_examples import prepare_instructions
-from mergegrid.study.schema.decoders import Instructions
+from mergegrid.study.schema.instructions import Instructions
 
 
 def records(path, rows):

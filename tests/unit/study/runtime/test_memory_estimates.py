@@ -40,7 +40,8 @@ def test_a_size_is_that_of_the_tensors_and_nothing_before_there_is_a_model(tmp_p
     model = small_models.llama()
     small_models.save(model, tmp_path / "base")
     count = sum(parameter.numel() for parameter in model.parameters())
-    assert hardware.size_of(tmp_path / "base") == Size(count, 2 * count)
+    largest = max(parameter.numel() for parameter in model.parameters())
+    assert hardware.size_of(tmp_path / "base") == Size(count, 2 * count, largest)
     (tmp_path / "base" / "more.safetensors").write_bytes(b"cut")
     assert hardware.size_of(tmp_path / "base") == Size(0, 0)
 
@@ -50,6 +51,7 @@ def test_larger_models_ask_for_more():
     for on_gpu in (True, False):
         for requested in (hardware.finetuning_mb, hardware.similarity_mb):
             assert requested(small, on_gpu) < requested(large, on_gpu)
+    assert hardware.statistics_mb(small) < hardware.statistics_mb(large)
     # Loaded in float32, a model of 7 billion parameters takes 28 GB of the host by itself.
     assert hardware.finetuning_mb(large, on_gpu=True) > 28_000
     # The merged model, and the file that both ranks map.

@@ -14,6 +14,7 @@ from mergegrid.study.schema.decoder_jobs import (
     merge_part,
     questions_of,
     score_request,
+    statistics_request,
 )
 from mergegrid.study.schema.decoders import Lora
 from mergegrid.study.schema.job_parameters import as_parameters, read_parameters
@@ -144,7 +145,17 @@ WRONG = [
         [{"kind": "emr"}],
         "emr makes one model per expert; set `expert` to the one",
     ),
-    ("merges.methods", [{"kind": "fisher"}], "fisher needs model statistics of every expert, whi"),
+    (
+        "merges.methods",
+        [{"kind": "fisher"}],
+        "fisher needs model statistics of every expert, but families.llama.experts.math is ready "
+        "and has no texts to gather them from; give it `statistics`",
+    ),
+    (
+        "merges.methods",
+        [{"kind": "regmean", "arithmetic": "reference"}],
+        "regmean has arithmetic reference, and the reference code has none for decoders",
+    ),
     ("merges.methods", [{"kind": "slerp"}], "slerp merges 1 to 2 experts"),
     (
         "merges.sparsifiers",
@@ -466,3 +477,55 @@ def test_an_unset_variable_is_named_and_only_where_the_path_is_needed(decoders, 
         f"source {text}: the environment variable MERGEGRID_TEST_DATA is not set; "
         "set it to the intended folder"
     )
+
+
+@pytest.fixture
+def calibrated(decoders):
+    """The study with methods that need statistics, and texts for the ready experts."""
+    experts = decoders["families"]["llama"]["experts"]
+    texts = {"source": "path:texts.jsonl", "licence": "made here"}
+    experts["math"]["statistics"] = {"records": texts, "texts": "body"}
+    experts["code"]["statistics"] = {"generated": WORDS, "prompt": "Do: {instruction}"}
+    decoders["merges"]["methods"] = [{"kind": "fisher", "examples": [2, 4]}, {"kind": "average"}]
+    return decoders
+
+
+def test_statistics_are_gathered_from_texts_or_from_the_training_examples(calibrated):
+    study = read(calibrated)
+    requests = {name: statistics_request(study, "llama", name) for name in ("math", "code", "chat")}
+    files = [statistic.file for statistic in requests["math"].statistics]
+    assert files == ["fisher~exact~2.safetensors", "fisher~exact~4.safetensors"]
+    assert requests["code"].prompt == "Do: {instruction}"
+    assert requests["code"].chat
+    # Its first benchmark's.
+    assert requests["chat"].prompt == study.benchmarks["formats"].template
+    assert requests["chat"].max_length == 1024
+
+
+def test_texts_are_fetched_where_a_method_needs_them(calibrated):
+    keys = {source.name: source.key for source in read(calibrated).sources()}
+    assert keys["statistics~llama~math"] == "families.llama.experts.math.statistics.records"
+    assert "statistics~llama~code" not in keys
+    calibrated["merges"]["methods"] = [{"kind": "average"}]
+    assert "statistics~llama~math" not in {source.name for source in read(calibrated).sources()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": [{"kind": "fisher", "examples": 5}]}, "chat has at most 4 to gather"),
+        ({"vocabulary": "union"}, "llama.vocabulary is union, but fisher merges the rows of the"),
+        ({"statistics": {"generated": WORDS, "texts": "body"}}, "`texts` is a column of `records`"),
+        ({"statistics": {"texts": "body"}}, "need `records` or `generated`"),
+    ],
+)
+def test_statistics_that_cannot_be_gathered_are_refused(calibrated, change, message):
+    family = calibrated["families"]["llama"]
+    if "methods" in change:
+        calibrated["merges"] |= change
+    elif "statistics" in change:
+        family["experts"]["math"] |= change
+    else:
+        family |= change
+    with pytest.raises(ConfigError, match=message):
+        read(calibrated)
