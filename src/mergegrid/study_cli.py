@@ -139,3 +139,40 @@ def racing(
         "differ, evaluated: shares; validation, test, worst: points lost by the choices of races. "
         f"Standard deviation over seeds of one test score: {spread_over_seeds(study):.3f} points."
     )
+
+
+class StatisticsKind(StrEnum):
+    """The method that needs model statistics."""
+
+    FISHER = "fisher"
+    REGMEAN = "regmean"
+
+
+@app.command()
+def statistics(
+    model: Annotated[str, typer.Argument(help="folder or hub id of a decoder")],
+    out: Annotated[Path, typer.Argument(help="file to write, such as math.safetensors")],
+    kind: Annotated[StatisticsKind, typer.Option(help="method that needs them")],
+    texts: Annotated[
+        Path,
+        typer.Option(help='JSON lines: {"text": ...}, or {"instruction": ..., "output": ...}'),
+    ],
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="number of texts, the first ones; by default all")
+    ] = None,
+    max_length: Annotated[int, typer.Option(min=2, help="tokens after which a text is cut")] = 1024,
+    prompt: Annotated[str, typer.Option(help="text around each {instruction}")] = "{instruction}",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="put instructions in the model's chat template")
+    ] = False,
+    base: Annotated[
+        str | None, typer.Option(help="folder or hub id of the base, for LoRA adapters")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="where the model computes")] = Device.CPU,
+) -> None:
+    """Gather model statistics of a decoder, for merges by fisher or regmean."""
+    from mergegrid.study.model_statistics.of_folder import Texts, write_statistics
+
+    how = Texts(texts, examples, max_length, prompt, chat)
+    write_statistics(model, out, kind.value, how, base, device.value)
+    typer.echo(str(out))

@@ -44,7 +44,7 @@ class StatisticsRequest(Settings):
     """Whether instructions are put in the model's chat template instead."""
     max_length: int
     """Tokens after which a text is cut."""
-    homologous: bool
+    homologous: bool = True
     """Whether the expert must have the configuration of the base, not only its shapes."""
     base_is: tuple[str, ...] = ()
     """What adapters call the base."""
