@@ -8,6 +8,8 @@ import pytest
 import yaml
 from hub_server import environment, hub_of, repo_of
 from plain_models import CONFIG, family, normal, save_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 pytest.importorskip("snakemake")
 
@@ -16,7 +18,10 @@ PROGRAM = [sys.executable, "-c", "from mergegrid.cli import main; main()"]
 
 @pytest.fixture
 def models(tmp_path):
-    return family(tmp_path / "models")
+    folder = family(tmp_path / "models")
+    words = {f"w{number}": number for number in range(64)}
+    Tokenizer(WordLevel(words, "w0")).save(str(folder / "base" / "tokenizer.json"))
+    return folder
 
 
 @pytest.fixture
@@ -120,6 +125,13 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(tmp_path, models, word
     assert line.startswith("error: ")
     assert message in line
     assert not list(tmp_path.glob("*s.draft"))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_base_without_a_tokenizer_is_refused(tmp_path, models):
+    (models / "base" / "tokenizer.json").unlink()
+    (line,) = init(tmp_path, "s", *named(models), "--benchmark", "gsm8k", status=2)
+    assert "base has no tokenizer" in line
     assert not (tmp_path / "s").exists()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 PREPARE = "fetch and prepare"
-TRAIN = "fine-tune experts"
+TRAIN = "fine-tune or import"
 MEASURE = "measure models"
 SWEEP = "sweep drop rates"
 MERGE = "merge experts"

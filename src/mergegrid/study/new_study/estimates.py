@@ -97,21 +97,24 @@ def _recipes(study: DecoderStudy) -> Iterator[Recipe]:
 def _downloads(models: CheckedModels) -> str:
     if not models.downloads:
         return "downloads: no models; small data sets where benchmarks are on the hub"
-    total = sum(models.downloads.values()) / 1e9
-    sizes = ", ".join(f"{model} {size / 1e9:.3g} GB" for model, size in models.downloads.items())
-    return f"downloads: {total:.3g} GB of models ({sizes}), into the hub's cache"
+    sizes = ", ".join(f"{model} {_size(size)}" for model, size in models.downloads.items())
+    total = _size(sum(models.downloads.values()))
+    return f"downloads: {total} of models ({sizes}), into the hub's cache"
 
 
 def _memory(models: CheckedModels) -> list[str]:
-    stored = models.size.stored / 1e9
-    host = generation_mb(models.size, 0, one_engine=True) / 1000
+    host = generation_mb(models.size, 0, one_engine=True)
     count = len(models.sources)
     return [
-        f"disk: up to {count * stored:.3g} GB in results/ for {count} models, where the file "
-        "system can neither clone nor link files; merged models are not written",
-        f"GPU memory: {stored:.3g} GB of weights, and the cache of the engine (by arithmetic, not "
-        f"measured on a GPU); host: {host:.3g} GB per job",
+        f"disk: up to {_size(count * models.size.stored)} in results/ for {count} models, where "
+        "the file system can neither clone nor link files; merged models are not written",
+        f"GPU memory: {_size(models.size.stored)} of weights, and the cache of the engine (by "
+        f"arithmetic, not measured on a GPU); host: {_size(host * 1e6)} per job",
     ]
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
 def _time(study: DecoderStudy, models: CheckedModels, counts: Mapping[str, int]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mergegrid.checkpoints.chat_templates import read_templates
 from mergegrid.checkpoints.header_folders import check_family, header_folders
 from mergegrid.checkpoints.sources.models import Models, hub_origin, locate_models, model_label
+from mergegrid.checkpoints.tokenizers import read_tokenizer
 from mergegrid.errors import ConfigError
 from mergegrid.merging import MergeJob
 from mergegrid.preflight import before_download
@@ -50,6 +51,11 @@ def check_models(base: str, experts: Mapping[str, str]) -> CheckedModels:
     with header_folders(models.folders, models.missing) as folders:
         size = size_of(folders[""])
         templates = read_templates(folders[""])
+        if read_tokenizer(folders[""]) is None:
+            raise ConfigError(
+                f"--base {base} has no tokenizer, without which it answers no question; download "
+                "the whole model, or name another"
+            )
     texts = {"": base, **experts}
     sources = {name: _source(text, models, name) for name, text in texts.items()}
     return CheckedModels(sources, model_label(base), size, downloads, notes, bool(templates))

@@ -149,7 +149,7 @@ def test_a_terminal_shows_bars_what_runs_and_the_conclusion(folder):
     raw, status = on_a_terminal(folder, *LOGGER)
     shown = without_escapes(raw)
     assert status == 0
-    assert "fine-tune experts" in shown
+    assert "fine-tune or import" in shown
     assert "expert trec of minilm" in shown
     assert "half way" in shown
     assert "Findings: all is well." in shown
@@ -163,7 +163,7 @@ def test_a_terminal_shows_bars_what_runs_and_the_conclusion(folder):
 def test_no_color_leaves_the_colors_out(folder):
     raw, status = on_a_terminal(folder, *LOGGER, NO_COLOR="1")
     assert status == 0
-    assert "fine-tune experts" in raw
+    assert "fine-tune or import" in raw
     # Colors of the foreground and the background, with 8, 16, 256 and all colors.
     assert not re.findall(r"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9;]*)?m", raw)
 
