@@ -87,6 +87,17 @@ EFFECTS = {
     ("", "dare 0.5"): 0.80,
     ("", "dare 0.9"): 0.75,
 }
+"""2 and 5 points of DARE, 5 of the best recipe, 8 to the single experts, 0 and 5 of drop rates."""
+
+
+def equal_effects(size: float) -> dict[Recipe, float]:
+    """Scores of which each true difference of a finding has one size."""
+    merges = {("average", "none"): 0.7, ("average", "dare"): 0.7 - size}
+    merges |= {("ties", "none"): 0.7 + size, ("ties", "dare"): 0.7}
+    single = 0.7 + 2 * size
+    return merges | {("", "none"): single} | {("", f"dare {rate}"): single - size for rate in RATES}
+
+
 SCENARIOS = {
     "no differences": EQUAL,
     "no differences, 20 questions": replace(EQUAL, questions=20),
@@ -103,8 +114,9 @@ SCENARIOS = {
     ),
     "experts differ": replace(EQUAL, sets_differ=0.2),
     "experts differ, 8 experts": replace(EQUAL, experts=8, sets_differ=0.2),
-    "effects": replace(EQUAL, scores=EFFECTS),
-    "effects, 1000 questions": replace(EQUAL, scores=EFFECTS, questions=1000),
+    "2 points": replace(EQUAL, scores=equal_effects(0.02)),
+    "5 points": replace(EQUAL, scores=equal_effects(0.05)),
+    "2 points, 1000 questions": replace(EQUAL, scores=equal_effects(0.02), questions=1000),
     "effects, all differs": replace(
         EQUAL, scores=EFFECTS, experts=6, training_seeds=3, training_differs=0.1,
         masks_differ=0.1, sets_differ=0.1,

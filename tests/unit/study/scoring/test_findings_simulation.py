@@ -34,7 +34,7 @@ def test_findings_are_wrong_in_few_studies_and_intervals_contain_the_truth(simul
 
 
 def test_differences_of_several_points_are_found(simulation):
-    scenario = replace(simulation.SCENARIOS["effects, 1000 questions"], questions=600)
+    scenario = replace(simulation.SCENARIOS["5 points"], questions=600)
     shares = simulation.simulate(scenario, 30)
     assert (shares["found"] >= 0.6).all(), shares
     assert (shares["wrong"] <= 0.2).all(), shares
