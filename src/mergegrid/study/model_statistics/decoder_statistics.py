@@ -26,6 +26,7 @@ from mergegrid.checkpoints.family import open_family
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.publish import publish, published_digest
 from mergegrid.checkpoints.tensor_names import canonical, read_config
+from mergegrid.errors import CheckpointError
 from mergegrid.stages import library_versions, stage_versions
 from mergegrid.study.finetuning.cuda import prepare_device
 from mergegrid.study.model_statistics.calibration import TokenSequence, first, read_sequences
@@ -83,7 +84,15 @@ def open_decoder(
         CheckpointError: the model is damaged, or not homologous with the base.
     """
     where = f"model {folder}"
-    config = AutoConfig.from_pretrained(base if base and is_adapter(folder) else folder)
+    has_config = base if base and is_adapter(folder) else folder
+    try:
+        config = AutoConfig.from_pretrained(has_config)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}: transformers cannot read the configuration of {has_config} "
+            f"({str(error).splitlines()[0]}); download the model again, or choose one whose class "
+            "is part of transformers"
+        ) from error
     if base is None:
         checkpoint = canonical(open_checkpoint(folder), read_config(folder), where)
         return OpenDecoder(where, config, checkpoint, checkpoint.infos, digest)

@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from small_models import finetuned, llama, save
+from small_models import family, finetuned, llama, save, tokenizer
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -21,12 +23,19 @@ from transformers import (
 
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.model_statistics import open_statistics
+from mergegrid.checkpoints.publish import published_digest, read_manifest
 from mergegrid.errors import CheckpointError, DataError
 from mergegrid.methods.fisher import Fisher
 from mergegrid.methods.regmean import RegMean
+from mergegrid.study.decoders.importing import import_decoder
 from mergegrid.study.model_statistics.calibration import TokenSequence
 from mergegrid.study.model_statistics.decoder_fisher import target_uniforms
-from mergegrid.study.model_statistics.decoder_statistics import gather_files, open_decoder
+from mergegrid.study.model_statistics.decoder_statistics import (
+    gather_decoder,
+    gather_files,
+    open_decoder,
+)
+from mergegrid.study.schema.decoder_jobs import StatisticsRequest
 from mergegrid.study.schema.encoder_jobs import Statistic
 
 KINDS = ("fisher", "regmean")
@@ -251,6 +260,76 @@ def test_too_few_sequences_are_refused_with_their_number(tmp_path):
     with pytest.raises(DataError, match="need 6 examples, but there are 5"):
         gathered(tmp_path / "model", tmp_path / "out", texts=[silent, *sequences(5)])
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_adapter_has_the_statistics_of_the_model_that_it_makes(tmp_path):
+    model_of(tmp_path / "base")
+    base = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    tokenizer().save_pretrained(tmp_path / "base")
+    torch.manual_seed(2)
+    settings = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(base, settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    folder = gathered(
+        tmp_path / "adapter", tmp_path / "out", base=tmp_path / "base", homologous=False
+    )
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    whole = gathered(tmp_path / "merged", tmp_path / "whole")
+    for kind in KINDS:
+        one, two = (load_file(each / f"{kind}~6.safetensors") for each in (folder, whole))
+        assert set(one) == set(two)
+        for name, values in two.items():
+            np.testing.assert_allclose(
+                one[name], values, rtol=1e-3, atol=1e-4 * values.abs().mean()
+            )
+
+
+def test_a_config_that_transformers_does_not_know_is_refused(tmp_path):
+    model_of(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "own"}))
+    with pytest.raises(CheckpointError, match="transformers cannot read the configuration of"):
+        gathered(tmp_path / "model", tmp_path / "out")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A base and an expert as a study keeps them."""
+    family(tmp_path / "raw")
+    for name in ("base", "math"):
+        import_decoder(tmp_path / "raw" / name, tmp_path / name, {"source": "test"})
+    return tmp_path
+
+
+@pytest.mark.parametrize("table", ["instructions", "texts"])
+def test_a_study_publishes_statistics_from_its_examples(published, table):
+    words = [f"the good w{20 + row}" for row in range(8)]
+    if table == "texts":
+        examples = pd.DataFrame({"text": words})
+    else:
+        split = ["validation", *["train"] * 7]
+        examples = pd.DataFrame({"split": split, "instruction": words, "output": words})
+        # It leaves no room for an answer.
+        examples.loc[1, "instruction"] = " ".join(["the"] * 20)
+    files = [Statistic(kind=kind, arithmetic="exact", examples=4) for kind in KINDS]
+    request = StatisticsRequest(
+        statistics=files, prompt="a {instruction}", chat=False, max_length=16
+    )
+    places = [published / name for name in ("one", "two")]
+    for place in places:
+        gather_decoder(published / "base", published / "math", request, examples, place)
+        names = {"fisher~exact~4.safetensors", "regmean~exact~4.safetensors"}
+        assert set(read_manifest(place)["files"]) == names
+        assert {path.name for path in place.iterdir()} == {*names, "manifest.json"}
+        for name in names:
+            metadata = open_statistics(place / name).metadata
+            assert metadata["expert"] == published_digest(published / "math")
+    assert read_manifest(places[0])["files"] == read_manifest(places[1])["files"]
+    many = files[0].model_copy(update={"examples": 9})
+    more = request.model_copy(update={"statistics": [many]})
+    with pytest.raises(DataError, match="need 9 examples, but there are"):
+        gather_decoder(published / "base", published / "math", more, examples, published / "x")
+    assert not (published / "x").exists()
 
 
 MEASURE = """
