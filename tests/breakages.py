@@ -433,6 +433,27 @@ BREAKAGES = [
         f"{STUDY}/scoring/test_comparisons.py",
     ),
     _b(
+        "findings: variance of seeds beyond that of examples",
+        "study/scoring/levels.py",
+        r"one\.variance - one\.explained",
+        "one.variance",
+        f"{STUDY}/scoring/test_levels.py",
+    ),
+    _b(
+        "findings: one differing example more",
+        "study/scoring/levels.py",
+        r" \+ largest / count\*\*2",
+        "",
+        f"{STUDY}/scoring/test_levels.py",
+    ),
+    _b(
+        "findings: correction for the number of comparisons",
+        "study/scoring/findings.py",
+        r"level = LEVEL / item\.comparisons",
+        "level = LEVEL",
+        f"{STUDY}/scoring/test_findings.py",
+    ),
+    _b(
         "tables: change from the whole expert",
         "study/reporting/tables.py",
         r'\["value"\] - (\w+)\["whole"\]',

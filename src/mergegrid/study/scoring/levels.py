@@ -187,7 +187,7 @@ class _Sums:
             differing = total**2 / (squares**2).sum()
         variance = float(((weights @ errors) ** 2).sum() + largest / count**2)
         self.examples += variance
-        self.uncertainty += variance**2 / max(1.0, min(2 * (differing + 1), count - 1))
+        self.uncertainty += variance**2 / max(1.0, min(2 * differing + 2, count - 1))
         for level, centered in self.centered.items():
             units = len(centered)
             spread = float(((centered[:, of_task] @ errors) ** 2).sum())

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import stdtrit
 
 from mergegrid.errors import DataError
 from mergegrid.study.reporting.catalogue import TABLES
@@ -185,6 +186,14 @@ def test_intervals_exclude_0_where_the_corrected_p_value_is_small(pairs):
     assert table["p_corrected"].tolist() == pytest.approx(
         np.minimum(1, table["p"] * table["comparisons"]).tolist()
     )
+
+
+def test_intervals_are_as_wide_as_their_number_demands(pairs):
+    table = pairs.found()
+    stderr = np.sqrt(table[["se_examples", "se_masks", "se_training"]].pow(2).sum(axis=1))
+    half = stdtrit(table["df"], 1 - LEVEL / table["comparisons"] / 2) * stderr
+    assert (table["high"] - table["low"]).tolist() == pytest.approx((2 * half).tolist())
+    assert set(table["comparisons"]) == {1, 2, 3, 4, 12}
 
 
 def test_a_study_without_merges_has_drop_rates_alone():
