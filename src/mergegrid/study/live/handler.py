@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -233,8 +233,7 @@ class LogHandler(LogHandlerBase):
     def _begin(self, facts: Mapping[str, Any]) -> None:
         self._again = facts.get("again", "")
         shown = {name: str(facts.get(name, "")) for name in ("title", "results", "full_log")}
-        places = self._facts.places or str(facts.get("places", ""))
-        self._facts = RunFacts(**shown, places=places)
+        self._facts = replace(self._facts, **shown)
         self._state = RunState(self._planned, facts.get("earlier", {}))
         self._view = self._open_view()
         self._view.begin(self._facts, self._state)
@@ -264,7 +263,8 @@ class LogHandler(LogHandlerBase):
         if cores := values.get("cores"):
             places = f"{cores} core{'' if cores == 1 else 's'}"
         elif "nodes" in values:
-            places = "a cluster"
+            self._facts = RunFacts(places="a cluster", running="submitted")
+            return
         else:
             return
         self._facts = RunFacts(places=places)

@@ -29,7 +29,7 @@ class LinesView:
 
     def begin(self, facts: RunFacts, state: RunState) -> None:
         """Write what the run is about, and start the lines of every minute."""
-        self._state = state
+        self._state, self._running = state, facts.running
         self.say("\n".join([head_line(facts, state), *place_lines(facts)]))
         threading.Thread(target=self._remind, daemon=True).start()
 
@@ -79,7 +79,7 @@ class LinesView:
             ]
             texts += [f"and {len(jobs) - 4} more"] if len(jobs) > 4 else []
             if texts:
-                self._progress(f"running: {', '.join(text.rstrip() for text in texts)}")
+                self._progress(f"{self._running}: {', '.join(text.rstrip() for text in texts)}")
 
 
 def _in_brackets(messages: dict[str, str], job: Job) -> str:

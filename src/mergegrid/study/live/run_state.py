@@ -187,8 +187,9 @@ class RunState:
     def time_left(self, announced: Mapping[str, float] | None = None) -> TimeLeft:
         """Estimate the time that is left.
 
-        A rule takes the mean of its finished jobs, else of earlier runs. As many jobs run side by
-        side as have so far; the longest single job is a lower bound.
+        A rule takes the mean of its finished jobs, else what a running job says, else the mean of
+        earlier runs. As many jobs run side by side as have so far; the longest single job is a
+        lower bound.
 
         Args:
             announced: seconds that running jobs say they need, by title.
@@ -204,14 +205,19 @@ class RunState:
             waiting.subtract(Counter(job.rule for job in self._failed.values()))
             at_once = self._most_at_once
         rules = {base_rule(rule) for rule in self.planned}
-        usual = {rule: mean for rule, mean in self.earlier.items() if rule in rules} | seconds
+        from_logs = {
+            base_rule(job.rule): now - job.started + announced[job.title]
+            for job in running
+            if job.title in announced
+        }
+        usual = {rule: mean for rule, mean in self.earlier.items() if rule in rules}
+        usual |= from_logs | seconds
         left: list[float] = []
         unknown: set[str] = set()
         for job in running:
             rule, spent = base_rule(job.rule), now - job.started
             if job.title in announced:
                 left.append(announced[job.title])
-                usual.setdefault(rule, spent + announced[job.title])
             elif rule in usual:
                 left.append(max(usual[rule] - spent, 0.05 * usual[rule]))
             else:

@@ -45,12 +45,12 @@ class ScreenView:
 
     def begin(self, facts: RunFacts, state: RunState) -> None:
         """Print what the run is about, and start to draw."""
-        self._state = state
+        self._state, self._running = state, facts.running
         self.say(head_line(facts, state), "bold")
         for line in place_lines(facts):
             self.say(line, "dim")
         self._live = Live(
-            get_renderable=self._draw,
+            get_renderable=self.drawing,
             console=self._console,
             refresh_per_second=_REDRAWS,
             redirect_stdout=False,
@@ -76,7 +76,8 @@ class ScreenView:
             self._live = None
             self._console.print(self._bars())
 
-    def _draw(self) -> Group:
+    def drawing(self) -> Group:
+        """What the screen shows now."""
         # File descriptors 1 and 2 may lead to a file, so rich would not find the size by itself.
         with suppress(OSError):  # Not a terminal: tests draw into files.
             columns, lines = os.get_terminal_size(self._stream.fileno())
@@ -103,7 +104,10 @@ class ScreenView:
             bar = ProgressBar(total=phase.total, completed=phase.done, width=_BAR)
             style = "green" if phase.complete else "" if phase.running or phase.failed else "dim"
             table.add_row(
-                Text(phase.name, style), bar, Text(f"{phase.done}/{phase.total}"), _note(phase)
+                Text(phase.name, style),
+                bar,
+                Text(f"{phase.done}/{phase.total}"),
+                _note(phase, self._running),
             )
         return table
 
@@ -124,7 +128,7 @@ class ScreenView:
         return table
 
 
-def _note(phase: PhaseProgress) -> Text:
+def _note(phase: PhaseProgress, running: str) -> Text:
     if phase.failed:
         return Text(f"{phase.failed} failed", "red")
-    return Text(f"{phase.running} running" if phase.running else "", "dim")
+    return Text(f"{phase.running} {running}" if phase.running else "", "dim")

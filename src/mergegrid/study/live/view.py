@@ -23,7 +23,9 @@ class RunFacts:
     full_log: str = ""
     """File with everything that Snakemake logs."""
     places: str = ""
-    """Where jobs run: `2 cores`, `SLURM`."""
+    """Where jobs run: `2 cores`, `a cluster`."""
+    running: str = "running"
+    """What is known of jobs that have started: on a cluster only that they were submitted."""
 
 
 class View(Protocol):

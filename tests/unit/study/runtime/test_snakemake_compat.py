@@ -28,8 +28,15 @@ onstart:
     compat.start_jobs_without_limit(workflow)
     known["limits"] = compat.limit_of(workflow, "places"), workflow.scheduler.resources["places"]
     known["here"] = compat.runs_here(workflow)
+    known["log"] = Path(compat.log_file(workflow)).is_file()
+    known["handlers"] = compat.log_handlers(workflow)
     known["memory"] = compat.requested_memory(workflow, ["small", "large"])
     Path("known.json").write_text(json.dumps(known))
+
+
+onsuccess:
+    ran = {name: compat.ran(workflow, name) for name in ("all", "decided_by_inputs")}
+    Path("ran.json").write_text(json.dumps(ran))
 
 
 rule all:
@@ -91,8 +98,14 @@ def test_a_run_knows_its_settings_limits_and_requests(run, tmp_path):
         # Two jobs at once would find the file of the other.
         "limits": [1, 1],
         "here": True,
+        "log": True,
+        "handlers": [],
         "memory": {"all": None, "make": 500, "decided_by_inputs": None},
     }, printed
+    assert json.loads((tmp_path / "ran.json").read_text()) == {
+        "all": True,
+        "decided_by_inputs": False,
+    }
     assert not (tmp_path / "busy").exists()
     assert (tmp_path / "two.txt").exists()
     assert "Submitting maximum" in printed, "Snakemake has no limit on starting jobs any more"
