@@ -62,10 +62,10 @@ def test_a_screen_that_is_too_small_counts_the_jobs_that_do_not_fit(tmp_path, st
     monkeypatch.setenv("LINES", "8")
     monkeypatch.setenv("TERM", "xterm")
     state, log = state
-    view = ScreenView(io.StringIO())
-    view.begin(RunFacts("A study"), state)
     for number in range(6):
         start(state, tmp_path, log, number, f"e{number}")
+    view = ScreenView(io.StringIO())
+    view.begin(RunFacts("A study"), state)
     console = Console(file=io.StringIO(), width=100)
     console.print(view.drawing())
     view.end()
