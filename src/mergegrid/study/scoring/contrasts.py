@@ -29,14 +29,12 @@ class _Side:
         self.cells = cells
         self._place = np.searchsorted(models, cells["model"])
         self._count = len(models)
-        self._groups = [
-            np.zeros(len(cells), dtype=np.intp),
-            *(
-                cells.groupby(CELL[: depth + 1], sort=False).ngroup().to_numpy()
-                for depth in range(len(CELL))
-            ),
-            np.arange(len(cells)),
-        ]
+        self._groups = [np.zeros(len(cells), dtype=np.intp)]
+        for name in CELL:
+            codes, values = pd.factorize(cells[name])
+            nested = self._groups[-1] * len(values) + codes
+            self._groups.append(np.unique(nested, return_inverse=True)[1])
+        self._groups.append(np.arange(len(cells)))
 
     def weights(self, keep: _Bools) -> Floats:
         """Weights of the models, [models], with the kept cells alone."""
@@ -56,10 +54,16 @@ def contrast(side: pd.DataFrame, other: pd.DataFrame) -> Contrast | None:
         side: cells with the columns of `COLUMNS`.
         other: cells of the other side.
     """
-    common = side[CELL].drop_duplicates().merge(other[CELL].drop_duplicates())
-    if common.empty:
+    keys = [
+        list(zip(*(part[name].tolist() for name in CELL), strict=True)) for part in (side, other)
+    ]
+    common = set(keys[0]) & set(keys[1])
+    if not common:
         return None
-    cells = [part[COLUMNS].merge(common, on=CELL) for part in (side, other)]
+    cells = [
+        part.loc[[key in common for key in of_part], COLUMNS]
+        for part, of_part in zip((side, other), keys, strict=True)
+    ]
     models = np.unique(np.concatenate([part["model"] for part in cells]))
     sides = [_Side(part, models) for part in cells]
 
@@ -97,10 +101,11 @@ def _deletions(cells: list[pd.DataFrame]) -> Iterator[tuple[str, list[_Bools]]]:
             yield "sets", [part["experts"].isin(kept).to_numpy(np.bool_) for part in cells]
         return
     for level, column in (("masks", "mask_seed"), ("training", "training_seed")):
-        seeds = pd.concat([part[column] for part in cells]).dropna().unique()
-        for seed in seeds:
+        seeds = [part[column].to_numpy(np.float64, na_value=np.nan) for part in cells]
+        distinct = np.unique(np.concatenate(seeds))
+        for seed in distinct[~np.isnan(distinct)]:
             # Models without a mask stay.
-            yield level, [(part[column] != seed).fillna(True).to_numpy(np.bool_) for part in cells]
+            yield level, [of_part != seed for of_part in seeds]
 
 
 def _clusters(cells: pd.DataFrame) -> list[set[str]]:
