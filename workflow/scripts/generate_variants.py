@@ -7,8 +7,8 @@ if __name__ == "__main__":
     with job(snakemake):
         import pandas as pd
 
-        from mergegrid.checkpoints.publish import published_digest
-        from mergegrid.hashing import digest, file_digest
+        from mergegrid.checkpoints.publish import published_digest, read_manifest
+        from mergegrid.hashing import digest
         from mergegrid.stages import stage_versions
         from mergegrid.study.generation.answering import AnswerJob
         from mergegrid.study.generation.merged import Models
@@ -46,7 +46,9 @@ if __name__ == "__main__":
 
         def digest_of(recipe):
             files = files_of(recipe.method, models.statistics, recipe.experts)
-            gathered = {name: file_digest(path) for name, path in files.items()}
+            gathered = {
+                name: read_manifest(path.parent)["files"][path.name] for name, path in files.items()
+            }
             more = {"statistics": gathered} if gathered else {}
             return digest({**made_from, "recipe": recipe.digest, **more})
 
