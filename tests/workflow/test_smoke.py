@@ -191,7 +191,7 @@ def test_findings_are_sentences_with_evidence_and_limits(smoke):
     }
     text = (results / "findings.md").read_text()
     assert text.count("paired t test, p") >= 5
-    assert "Drop only: at 0.9 they are" in text
+    assert "Drop only: at 0.9 the experts are" in text
     assert "one set was merged, spam + trec" in text
     assert "there is one training seed" in text
     assert "All jobs together took" in text

@@ -112,7 +112,7 @@ def _best(findings: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     rows = {kind: rows_of(findings, kind) for kind in ("best", "experts")}
     places = {kind: [row.experts for row in rows[kind]] for kind in rows}
     sentences = {
-        "best": [f"{best_sentence(row)} {measures_sentence(row)}" for row in rows["best"]],
+        "best": [best_sentence(row) for row in rows["best"]],
         "experts": [
             experts_sentence(row, after_best=row.experts in places["best"])
             for row in rows["experts"]
@@ -126,7 +126,8 @@ def _best(findings: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
             for kind in ("best", "experts")
             if experts in places[kind]
         ]
-        made.append(" ".join(parts))
+        row = next(row for kind in rows for row in rows[kind] if row.experts == experts)
+        made.append(" ".join(parts) + measures_sentence(row))
     if len(shown) > _LONGEST:
         made.append(f"{len(shown) - _LONGEST} more sets are in table `findings`.")
     if len(shown) > 2:

@@ -52,16 +52,20 @@ def experts_sentence(row: Row, after_best: bool = False) -> str:
 
 
 def measures_sentence(row: Row) -> str:
-    """Say on how many sets a merge is better than the base, and what of the gain it keeps."""
-    if math.isnan(row.over_base):
-        return ""
-    parts = f"{round(row.over_base * row.sets)} of {count(row.sets, 'set')}"
-    text = f"It is better than the base on {parts}"
-    if not math.isnan(row.over_experts):
-        text += f" and than the single experts on {round(row.over_experts * row.sets)}"
+    """Say on how many sets a merge scores above base and experts, and what of the gain it keeps."""
+    parts = []
+    if row.sets > 1 and not math.isnan(row.over_base):
+        above = f"the base's on {round(row.over_base * row.sets)} of {row.sets} sets"
+        if not math.isnan(row.over_experts):
+            above += f" and above the single experts' on {round(row.over_experts * row.sets)}"
+        parts.append(f"its score is above {above}")
     if not math.isnan(row.retained):
-        text += f"; of the gain from base to single experts it keeps {100 * row.retained:.0f} %"
-    return f"{text} (test scores; table `findings`)."
+        kept = f"{100 * row.retained:.0f} %"
+        parts.append(f"it keeps {kept} of the gain from the base to the single experts")
+    if not parts:
+        return ""
+    text = "; ".join(parts)
+    return f" {text[0].upper()}{text[1:]} (test scores; table `findings`)."
 
 
 def sparsifier_sentence(row: Row) -> str:
@@ -98,15 +102,15 @@ def rate_sentences(rows: Sequence[Row]) -> str:
     if lower:
         worst = lower[0]
         size = points(-worst.difference)
-        parts.append(f"at {worst.rate} they are {size} points **lower** {evidence(worst)}")
+        subject = "they" if kept else "the experts"
+        parts.append(f"at {worst.rate} {subject} are {size} points **lower** {evidence(worst)}")
     rest = [row for row in rows if row not in kept and row not in lower]
     if rest:
         rates = enumerated([row.rate for row in rest])
-        interval = f"{points(rest[0].low)} to {points(rest[0].high)}"
+        first = f"{points(rest[0].difference, sign=True)} points"
+        where = f" at {rest[0].rate}" if len(rest) > 1 else ""
         parts.append(
-            f"at {rates} a loss cannot be told from none (at {rest[0].rate} "
-            f"{points(rest[0].difference, sign=True)} points, interval {interval}; table "
-            "`findings`)"
+            f"at {rates} a loss cannot be told from none: {first}{where} {evidence(rest[0])}"
         )
     return f"{name}: {'; '.join(parts)}."
 

@@ -102,8 +102,8 @@ def test_recipes_that_cannot_be_told_apart_are_named():
 def test_a_merge_stands_beside_base_and_single_experts():
     row = {**BEST, "experts": "", "sets": 6, "over_base": 5 / 6, "over_experts": 0.0}
     assert (
-        "It is better than the base on 5 of 6 sets and than the single experts on 0; of the gain "
-        "from base to single experts it keeps 62 % (test scores; table `findings`)."
+        "Its score is above the base's on 5 of 6 sets and above the single experts' on 0; it keeps "
+        "62 % of the gain from the base to the single experts (test scores; table `findings`)."
     ) in text([{**row, "retained": 0.617}])["Which recipe is best?"]
 
 
@@ -149,7 +149,9 @@ def test_drop_rates_have_a_limit_of_what_is_lost_and_the_first_rate_that_costs()
     sentence = text(rows[::-1])["How many deltas can be dropped?"]
     assert sentence.startswith("DARE: up to a rate of 0.9 the experts lose no more than 0.6 points")
     assert "at 0.99 they are 20.0 points **lower**" in sentence
-    assert "at 0.95 a loss cannot be told from none" in sentence
+    assert "at 0.95 a loss cannot be told from none: -1.0 points (95 % interval" in sentence
+    alone = text([finding("drop_rate", method="", **rates["0.99"])])
+    assert alone["How many deltas can be dropped?"].startswith("DARE: at 0.9 the experts are 20.0")
 
 
 def test_variants_of_a_sparsifier_are_named():
