@@ -30,6 +30,7 @@ from mergegrid.study.live.view import (
     failure_lines,
     failure_summary,
     interruption_summary,
+    progress_text,
 )
 
 #: Beginnings of messages that say nothing to a person who watches a run.
@@ -153,7 +154,7 @@ class LogHandler(LogHandlerBase):
             self.handleError(record)
 
     def close(self) -> None:
-        """Print the end of a run that failed or was interrupted, and restore the terminal."""
+        """Print the end of a run without a conclusion, and restore the terminal."""
         state, view = self._state, self._view
         ended, self._ended = self._ended, True
         if state and view and not ended:
@@ -165,6 +166,8 @@ class LogHandler(LogHandlerBase):
                 view.say(text, "red")
             elif state.done < state.total:
                 view.say(interruption_summary(state, self._facts, self._again), "yellow")
+            else:
+                view.say(f"done: {progress_text(state)}")
         super().close()
 
     def _show(self, record: logging.LogRecord) -> None:
