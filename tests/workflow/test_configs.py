@@ -45,14 +45,18 @@ def test_the_study_of_the_paper_is_planned_without_a_download(project, monkeypat
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_quickstart_is_planned(project):
-    planned = project("config/config.yaml").planned()
+@pytest.mark.parametrize(
+    ("name", "encoder_sets", "decoder_sets"),
+    [("config", [2, 2, 4], [3]), ("quickstart_full", [*6 * [2], 4], [2, 3])],
+)
+def test_the_quickstart_is_planned(project, name, encoder_sets, decoder_sets):
+    planned = project(f"config/{name}.yaml").planned()
     assert planned["expert"] == planned["sweep"] == planned["prepare"] == 4
-    assert planned["merges"] == 6 + 1
+    assert planned["merges"] == len(encoder_sets)
     assert planned["decoder"] == planned["questions"] == planned["instructions"] == 3
-    # One engine for each expert and each of two sets; each benchmark once for each that has it.
-    assert sum(rule.startswith("generate") for rule in planned) == 3 + 2
-    assert planned["score"] == 3 + 2 + 3
+    # One engine for each expert and each set; each benchmark once for each that has it.
+    assert sum(rule.startswith("generate") for rule in planned) == 3 + len(decoder_sets)
+    assert planned["score"] == 3 + sum(decoder_sets)
 
 
 def test_the_quickstart_and_the_default_profile_are_found_by_themselves(project):
