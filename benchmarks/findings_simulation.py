@@ -117,6 +117,8 @@ SCENARIOS = {
     "2 points": replace(EQUAL, scores=equal_effects(0.02)),
     "5 points": replace(EQUAL, scores=equal_effects(0.05)),
     "2 points, 1000 questions": replace(EQUAL, scores=equal_effects(0.02), questions=1000),
+    "effects": replace(EQUAL, scores=EFFECTS),
+    "effects, 1000 questions": replace(EQUAL, scores=EFFECTS, questions=1000),
     "effects, all differs": replace(
         EQUAL, scores=EFFECTS, experts=6, training_seeds=3, training_differs=0.1,
         masks_differ=0.1, sets_differ=0.1,
