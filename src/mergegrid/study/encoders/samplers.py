@@ -91,7 +91,7 @@ class _Tpe:
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._space = space
-        self._distributions = {
+        self._distributions: dict[str, Any] = {
             name: optuna.distributions.FloatDistribution(part.low, part.high, log=part.log)
             for name, part in space.items()
         }
