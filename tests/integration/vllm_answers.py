@@ -27,7 +27,9 @@ def main(folder: str, tokens: str, *prompts: str) -> None:
         kv_cache_memory_bytes=1 << 30,
     )
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    outputs = llm.chat(chats, SamplingParams(temperature=0, max_tokens=int(tokens)))
+    sampling = SamplingParams(temperature=0, max_tokens=int(tokens))
+    # vLLM's bar divides by the time that has passed, which may be nothing.
+    outputs = llm.chat(chats, sampling, use_tqdm=False)
     sys.stdout.write(json.dumps([output.outputs[0].text for output in outputs]) + "\n")
 
 

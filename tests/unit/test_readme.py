@@ -54,7 +54,9 @@ def test_every_snakemake_command_is_accepted(command):
 STUDIES = [
     c
     for c in ALL_COMMANDS
-    if re.match("mergegrid (?!merge|convert|inspect|deltas|extract|push|racing|init|run)", c)
+    if re.match(
+        "mergegrid (?!merge|convert|inspect|deltas|extract|push|racing|statistics|init|run)", c
+    )
 ]
 
 
@@ -63,6 +65,19 @@ def test_every_mergegrid_command_works(command):
     arguments = shlex.split(command)[1:]
     program = "from mergegrid.cli import main; main()"
     subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("mergegrid stat")])
+def test_statistics_are_gathered_but_for_the_texts(command):
+    program = "from mergegrid.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *shlex.split(command)[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "error: there is no file math.jsonl; correct the path of --texts\n"
 
 
 @pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("mergegrid run")])
