@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -183,6 +184,8 @@ def test_ctrl_c_is_no_failure(folder):
     if process == 0:
         os.chdir(folder)
         os.environ["TERM"] = "xterm-256color"
+        # Tests that run in the background may have it ignored.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execv(sys.executable, command(*LOGGER))
     received = b""
     with suppress(OSError):  # The other side is closed.
