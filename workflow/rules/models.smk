@@ -22,7 +22,7 @@ rule import_base:
     wildcard_constraints:
         family=one_of(ENCODER_FAMILIES),
     # Errors are found before long work starts.
-    priority: 2
+    priority: 4
     conda:
         "../../environment.yml"
     resources:

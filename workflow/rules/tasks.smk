@@ -17,7 +17,7 @@ rule prepare:
     benchmark:
         "<logs>/benchmarks/prepare/{task}.tsv"
     # Errors are found before long work starts.
-    priority: 2
+    priority: 4
     localrule: True
     conda:
         "../../environment.yml"
