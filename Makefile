@@ -1,4 +1,4 @@
-# make quickstart   the whole default study, from nothing to tables, figures and report
+# make quickstart   the default study, from nothing to findings, tables, figures and report
 # make check        linters, types and the fast tests, in two minutes: before each commit
 # make test         all tests, in the same environment; WORKERS=4 for more processes than two
 # make test-install PYTHONS="python3.11 python3.12 python3.13"   the core in fresh environments: its
