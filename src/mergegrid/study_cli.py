@@ -12,8 +12,12 @@ import typer
 
 app = typer.Typer()
 Study = Annotated[
-    str | None,
-    typer.Argument(help="configuration file; by default study.yaml or config/config.yaml"),
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG]...",
+        help="configuration file, by default study.yaml or config/config.yaml; of several, later "
+        "ones replace values of earlier ones",
+    ),
 ]
 
 
@@ -59,24 +63,27 @@ def run(
 
     As in: mergegrid run study.yaml --resources gpu=8 -- --keep-incomplete. Without a file, the
     study is study.yaml or config/config.yaml of the working folder. Names of studies that come with
-    mergegrid, such as quickstart and smoke, work everywhere.
+    mergegrid, such as quickstart and smoke, work everywhere. Further files, whose names end in
+    .yaml, replace values of the first.
     """
     from mergegrid.study.runtime.launching import RunOptions, run_study
 
     words = list(context.args)
-    named = words.pop(0) if words and not words[0].startswith("-") else None
-    run_study(named, RunOptions(cores, resources or (), profile, words))
+    names: list[str] = []
+    while words and not words[0].startswith("-") and (not names or words[0].endswith(".yaml")):
+        names.append(words.pop(0))
+    run_study(names, RunOptions(cores, resources or (), profile, words))
 
 
 @app.command()
 def check(config: Study = None) -> None:
     """Check a configuration, and whether its results mix versions of libraries; run nothing."""
     from mergegrid.study.reporting.summary import library_warnings
-    from mergegrid.study.runtime.launching import study_file
+    from mergegrid.study.runtime.launching import study_files
     from mergegrid.study.schema.loading import check_paths, read_study
 
-    path = study_file(config)
-    study = read_study(path)
+    paths = study_files(config or ())
+    study = read_study(*paths)
     check_paths(study)
     counts = []
     if encoders := study.encoders:
@@ -88,7 +95,7 @@ def check(config: Study = None) -> None:
     if decoders := study.decoders:
         experts = sum(len(family.experts) for family in decoders.families.values())
         counts.append(f"{len(decoders.benchmarks)} benchmarks, {experts} decoders")
-    typer.echo(f"{path}: OK, {', '.join(counts)}")
+    typer.echo(f"{' + '.join(map(str, paths))}: OK, {', '.join(counts)}")
     for line in library_warnings(study):
         typer.echo(line, err=True)
 
@@ -97,10 +104,10 @@ def check(config: Study = None) -> None:
 def show_summary(config: Study = None) -> None:
     """Print what a study found, where its results are, and how long each stage took."""
     from mergegrid.study.reporting.summary import summary
-    from mergegrid.study.runtime.launching import study_file
+    from mergegrid.study.runtime.launching import study_files
     from mergegrid.study.schema.loading import read_study
 
-    typer.echo(summary(read_study(study_file(config))))
+    typer.echo(summary(read_study(*study_files(config or ()))))
 
 
 @app.command()
@@ -125,11 +132,11 @@ def racing(
     import torch
 
     from mergegrid.study.encoders.replay import racings_of, replay_study, spread_over_seeds
-    from mergegrid.study.runtime.launching import study_file
+    from mergegrid.study.runtime.launching import study_files
     from mergegrid.study.schema.loading import read_study
 
     torch.set_num_threads(1)
-    study = read_study(study_file(config))
+    study = read_study(*study_files(config or ()))
     ways = racings_of(study, start, keep, examples, orders)
     losses = replay_study(study, ways, device.value)
     if table:

@@ -30,11 +30,18 @@ envvars:
     "MERGEGRID_RUN",
 
 
+def configuration_files():
+    """The configuration files of this run, in the order given."""
+    # A file of the command line is read again as the default, and then listed twice.
+    return list(dict.fromkeys(map(str, workflow.configfiles)))
+
+
 def checked_study():
+    files = configuration_files()
     try:
-        for path in workflow.configfiles:
+        for path in files:
             read_yaml(Path(path))
-        study = check_study(config, " + ".join(map(str, workflow.configfiles)))
+        study = check_study(config, " + ".join(files))
         check_paths(study)
         return study
     except MergegridError as error:

@@ -38,6 +38,6 @@ def conclude_run():
 
     # Set by `mergegrid run`, which also knows studies by name.
     named = os.environ.get("MERGEGRID_STUDY")
-    config_file = named or os.path.relpath(str(workflow.configfiles[0]))
-    commands = next_commands(STUDY, config_file, started_by()[1])
+    files = shlex.split(named) if named else map(os.path.relpath, configuration_files())
+    commands = next_commands(STUDY, list(files), started_by()[1])
     logger.info(conclusion(STUDY, commands), extra=marked())

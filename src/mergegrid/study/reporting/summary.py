@@ -1,7 +1,7 @@
 """Summary of a finished run: findings, where its results are, and how its time was spent."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -104,16 +104,16 @@ def conclusion(study: Study, commands: Mapping[str, str]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def next_commands(study: Study, config: str, runner: str) -> dict[str, str]:
+def next_commands(study: Study, files: Sequence[str], runner: str) -> dict[str, str]:
     """Commands to type after a run, and what each does.
 
     Args:
         study: the study.
-        config: its configuration file.
+        files: its configuration files.
         runner: `snakemake` or `mergegrid`, by which the run was started.
     """
     report = shlex.quote(f"{study.paths.results}/report.html")
-    named = shlex.quote(config)
+    named = shlex.join(files)
     if runner == "mergegrid":
         make = f"mergegrid run {named} --cores 1 -- --report {report}"
     else:

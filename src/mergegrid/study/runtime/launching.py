@@ -50,14 +50,21 @@ def default_study() -> Path:
     )
 
 
-def study_file(text: str | None) -> Path:
+def study_files(names: Sequence[str]) -> list[Path]:
+    """The configuration files that texts name; without any, the study of the working folder.
+
+    Raises:
+        ConfigError: one does not exist.
+    """
+    return [study_file(name) for name in names] or [default_study()]
+
+
+def study_file(text: str) -> Path:
     """The configuration file that a text names: a file, or a study that the project ships.
 
     Raises:
         ConfigError: there is none.
     """
-    if text is None:
-        return default_study()
     if Path(text).is_file():
         return Path(text)
     if (shipped := shipped_study(text)) is not None:
@@ -68,11 +75,11 @@ def study_file(text: str | None) -> Path:
     )
 
 
-def snakemake_command(study: Path, options: RunOptions) -> list[str]:
-    """The command that runs a study."""
+def snakemake_command(study: Sequence[Path], options: RunOptions) -> list[str]:
+    """The command that runs a study, given by its configuration files."""
     root = project_folder()
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
-    command += ["--configfile", str(study)]
+    command += ["--configfile", *map(str, study)]
     if options.profile is not None:
         command += ["--profile", _profile(options.profile, root)]
     placed = options.profile or any(word.split("=")[0] in _PLACES for word in options.snakemake)
@@ -83,24 +90,27 @@ def snakemake_command(study: Path, options: RunOptions) -> list[str]:
     return [*command, *options.snakemake]
 
 
-def run_study(text: str | None, options: RunOptions) -> None:
+def run_study(names: Sequence[str], options: RunOptions) -> None:
     """Run a study; the process becomes Snakemake, and does not return.
 
     Args:
-        text: see `study_file`.
+        names: see `study_files`.
         options: options of the run.
 
     Raises:
         ConfigError: there is no such study.
         MissingLibraryError: Snakemake is not installed.
     """
-    study = study_file(text)
+    study = study_files(names)
     require("snakemake")
     command = snakemake_command(study, options)
     typed = shlex.join(["mergegrid", *sys.argv[1:]])
     # For the text at the end of the run.
-    names = {"MERGEGRID_COMMAND": typed, "MERGEGRID_STUDY": text or str(study)}
-    os.execve(command[0], command, {**os.environ, **names})
+    variables = {
+        "MERGEGRID_COMMAND": typed,
+        "MERGEGRID_STUDY": shlex.join(names or map(str, study)),
+    }
+    os.execve(command[0], command, {**os.environ, **variables})
 
 
 def _profile(text: str, root: Path) -> str:

@@ -11,13 +11,28 @@ from mergegrid.study.schema.study import Study
 from mergegrid.yaml_files import check_content, read_yaml
 
 
-def read_study(path: Path) -> Study:
-    """Read and check a configuration file.
+def read_study(*paths: Path) -> Study:
+    """Read and check a study in one configuration file, or in several.
+
+    As with several `--configfile` of Snakemake, a later file adds to an earlier one and replaces
+    its values; lists are replaced as a whole.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or holds an invalid value.
+        ConfigError: a file is missing or is not YAML, or a value is invalid.
     """
-    return check_study(read_yaml(path), path)
+    content: dict[str, Any] = {}
+    for path in paths:
+        _update(content, read_yaml(path))
+    return check_study(content, " + ".join(map(str, paths)))
+
+
+def _update(content: dict[str, Any], later: Mapping[str, Any]) -> None:
+    for key, value in later.items():
+        known = content.get(key)
+        if isinstance(known, dict) and isinstance(value, Mapping):
+            _update(known, value)
+        else:
+            content[key] = value
 
 
 def check_study(content: Mapping[str, Any], origin: Path | str) -> Study:

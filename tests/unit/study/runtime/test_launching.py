@@ -1,15 +1,18 @@
 """The command that `mergegrid run` starts, and where it finds the project's files."""
 
+import os
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from mergegrid.cli import app
 from mergegrid.errors import ConfigError
 from mergegrid.study.runtime.launching import (
     RunOptions,
     default_study,
     snakemake_command,
-    study_file,
+    study_files,
 )
 from mergegrid.study.runtime.project_files import project_folder, shipped_studies
 
@@ -22,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 def after_the_start(study, **options):
     root = project_folder()
-    command = snakemake_command(study, RunOptions(**options))
+    command = snakemake_command([study], RunOptions(**options))
     start = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     assert command[:7] == [*start, "--configfile", str(study)]
     return command[7:]
@@ -53,14 +56,31 @@ def test_the_study_of_a_folder_is_found(folder):
         default_study()
     (folder / "config").mkdir()
     (folder / "config" / "config.yaml").touch()
-    assert str(study_file(None)) == "config/config.yaml"
+    assert [str(path) for path in study_files([])] == ["config/config.yaml"]
     (folder / "study.yaml").touch()
-    assert str(study_file(None)) == "study.yaml"
+    assert [str(path) for path in study_files([])] == ["study.yaml"]
 
 
 def test_shipped_studies_have_names():
-    assert study_file("smoke") == project_folder() / "config" / "smoke.yaml"
-    assert study_file("quickstart").name == "config.yaml"
+    assert study_files(["smoke"]) == [project_folder() / "config" / "smoke.yaml"]
+    assert [path.name for path in study_files(["quickstart"])] == ["config.yaml"]
     assert shipped_studies()[0] == "quickstart"
     with pytest.raises(ConfigError, match=r"no file .*/smok; .* quickstart, .*smoke"):
-        study_file("smok")
+        study_files(["smok"])
+
+
+def test_a_study_may_have_several_files(folder, monkeypatch):
+    (folder / "more.yaml").touch()
+    (folder / "words.yaml").touch()
+    started = []
+    monkeypatch.setattr(
+        os, "execve", lambda _, command, variables: started.append((command, variables))
+    )
+    result = CliRunner().invoke(
+        app, ["run", "smoke", "more.yaml", "words.yaml", "target", "--cores", "1", "--", "-n"]
+    )
+    assert result.exit_code == 0, result.output
+    ((command, variables),) = started
+    files = [*map(str, study_files(["smoke"])), "more.yaml", "words.yaml"]
+    assert command[6:] == [*files, "--cores", "1", "target", "-n"]
+    assert variables["MERGEGRID_STUDY"] == "smoke more.yaml words.yaml"

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
+from snakemake.common.configfile import load_configfile
+from snakemake.utils import update_config
 
 from mergegrid.errors import ConfigError
 from mergegrid.sparsifiers.dare import Dare
@@ -12,7 +14,7 @@ from mergegrid.study.schema.documentation import SCHEMAS, schema_text, with_refe
 from mergegrid.study.schema.encoder_jobs import merges_request
 from mergegrid.study.schema.encoders import Finetune
 from mergegrid.study.schema.grids import RandomSets
-from mergegrid.study.schema.loading import read_study
+from mergegrid.study.schema.loading import check_study, read_study
 from mergegrid.study.schema.study import Study
 
 CONFIG = Path(__file__).parents[4] / "config"
@@ -176,3 +178,15 @@ def test_ready_experts_are_no_runs_of_several_training_seeds(content, read):
     content["families"]["other"] = {"base": family["base"], "experts": borrowed}
     both = read(content)
     assert both.training_seeds("other") == [3]
+
+
+def test_several_files_are_joined_as_snakemake_joins_them(monkeypatch):
+    monkeypatch.setenv("GLUE_DATA", "glue")
+    files = [CONFIG / "glue_small.yaml", CONFIG / "overlays" / "ranking.yaml"]
+    joined = {}
+    for file in files:
+        update_config(joined, load_configfile(str(file)))
+    study = read_study(*files)
+    assert study == check_study(joined, "joined")
+    assert study.encoders.seeds.training == [0, 1]
+    assert list(study.encoders.tasks) == list(read_study(files[0]).encoders.tasks)
