@@ -257,6 +257,28 @@ def benchmark(name: str, file: str) -> dict[str, str]:
     return {name: table.read_text(encoding="utf-8")}
 
 
+def merge_in_short(page: str) -> str:
+    """Return a sentence about the first row of the benchmark beside mergekit.
+
+    Args:
+        page: docs/speed.md, with the table and below it lines such as `- mergekit: 0.1.5`.
+    """
+    part = page.partition("<!-- begin: merge benchmark -->")[2]
+    names, _, first = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in part.strip().splitlines()[:3]
+    )
+    merge, wall, cpu, peak, their_wall, their_cpu, their_peak = first[:7]
+    assert names[1:7] == ["Wall, s", "CPU, s", "Peak, MB", "mergekit: wall, s", *names[2:4]]
+    setup = dict(re.findall(r"^- (\w+): (.*)$", part, re.MULTILINE))
+    return (
+        f"One measurement, {merge} of two experts of 1.1 billion parameters on "
+        f"{setup['cores']} CPU cores: {wall} s,\n{cpu} s of CPU time and {peak} MB of memory; "
+        f"mergekit {setup['mergekit']}: {their_wall} s, {their_cpu} s and {their_peak} MB.\n"
+        "[Speed and memory](docs/speed.md) has the others, the setup and the command."
+    )
+
+
 def main() -> None:
     """Update the generated parts of all pages."""
     fill(
@@ -278,6 +300,7 @@ def main() -> None:
             **benchmark("adapter distances", "adapter_study/distances.md"),
         }
     )
+    fill({"merge in short": merge_in_short((ROOT / "docs" / "speed.md").read_text("utf-8"))})
 
 
 if __name__ == "__main__":

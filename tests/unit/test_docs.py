@@ -131,6 +131,7 @@ def test_every_generated_part_has_its_markers_on_one_page(make_readme):
         "findings simulation",
         "adapter scores",
         "adapter distances",
+        "merge in short",
     ]
     text = "".join(page.read_text() for page in make_readme.pages())
     assert len(set(parts)) >= 12
@@ -143,12 +144,27 @@ def test_generated_parts_are_replaced_and_nothing_else(make_readme):
     make_readme.fill({"merges": "a new\\1 table", "glue times": "other times"})
     after = {page: page.read_text() for page in make_readme.pages()}
     changed = {page.name for page in before if before[page] != after[page]}
-    assert changed == {"README.md", "results_glue.md"}
-    readme = after[make_readme.ROOT / "README.md"]
-    assert "<!-- begin: merges -->\na new\\1 table\n<!-- end: merges -->\n" in readme
-    original = (ROOT / "README.md").read_text()
-    assert readme.partition("<!-- begin: merges")[0] == original.partition("<!-- begin: merges")[0]
-    assert readme.partition("<!-- end: merges")[2] == original.partition("<!-- end: merges")[2]
+    assert changed == {"results_quickstart.md", "results_glue.md"}
+    page = after[make_readme.ROOT / "docs" / "results_quickstart.md"]
+    assert "<!-- begin: merges -->\na new\\1 table\n<!-- end: merges -->\n" in page
+    original = (DOCS / "results_quickstart.md").read_text()
+    assert page.partition("<!-- begin: merges")[0] == original.partition("<!-- begin: merges")[0]
+    assert page.partition("<!-- end: merges")[2] == original.partition("<!-- end: merges")[2]
+
+
+def test_the_measurement_in_the_readme_is_that_of_the_benchmark(make_readme):
+    speed = (DOCS / "speed.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert make_readme.merge_in_short(speed) in readme, "run `make docs`"
+    table = (
+        "<!-- begin: merge benchmark -->\n"
+        "| Merge | Wall, s | CPU, s | Peak, MB | mergekit: wall, s | CPU, s | Peak, MB |\n"
+        "|:--|:--|:--|:--|:--|:--|:--|\n| dare | 1.5 | 2 | 3 | 14 | 25 | 36 |\n\n"
+        "- cores: 8\n- mergekit: 0.1.9\n"
+    )
+    short = " ".join(make_readme.merge_in_short(table).split())
+    assert "on 8 CPU cores: 1.5 s, 2 s of CPU time and 3 MB of memory" in short
+    assert "mergekit 0.1.9: 14 s, 25 s and 36 MB" in short
 
 
 def test_a_part_without_markers_is_an_error_and_changes_nothing(make_readme):

@@ -1,6 +1,7 @@
 """README and docs promise commands, folders and a rule graph: each must be there."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from mergegrid.cli import app
+from mergegrid.methods import METHODS
 from mergegrid.study.new_study.options import benchmark_options, expert_options
 
 ROOT = Path(__file__).parents[2]
@@ -121,8 +123,9 @@ def test_every_test_and_benchmark_that_a_command_names_exists():
 
 
 def test_every_folder_of_the_tour_exists_and_every_package_is_in_the_architecture():
-    named = re.findall(r"^\| `([\w/]+/)` \|", README, re.MULTILINE)
-    assert named
+    tour = PAGES["architecture.md"].partition("### Folders of the repository")[2]
+    named = re.findall(r"^\| `([\w/]+/)` \|", tour.partition("\n## ")[0], re.MULTILINE)
+    assert {"config/", "workflow/", "tests/"} <= set(named)
     assert all((ROOT / folder).is_dir() for folder in named)
     packages = {
         f"{path.name}/"
@@ -136,6 +139,46 @@ def test_every_folder_of_the_tour_exists_and_every_package_is_in_the_architectur
 def test_every_picture_and_link_leads_somewhere():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / target.partition("#")[0]).exists(), target
+
+
+def comparison():
+    """Rows of the table beside other tools, without its heading."""
+    lines = README.partition("\n| | mergegrid |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_every_cell_of_ours_beside_other_tools_leads_to_its_page_or_test():
+    rows = comparison()
+    assert len(rows) > 15
+    for row in rows:
+        assert len(row) == 4, row
+        assert re.fullmatch(r"\[[^\]]+\]\((LICENSE|docs/.+|tests/.+/test_\w+\.py)\)", row[1]), row
+        assert all(row)
+
+
+def test_the_cells_of_other_tools_are_those_that_are_looked_up_in_their_code():
+    peers = runpy.run_path(str(ROOT / "benchmarks" / "peers.py"))
+    rows = {row[0]: row[2:] for row in comparison()}
+    for cell in peers["CELLS"]:
+        assert rows[cell.row][list(peers["PACKAGES"]).index(cell.tool)] == cell.text, cell.row
+    for package in peers["PACKAGES"].values():
+        assert package.replace("==", " ") in " ".join(README.split())
+
+
+def test_the_number_of_methods_in_the_readme_is_not_too_high():
+    assert "more than 20, each behind any sparsifier" in README
+    assert len(METHODS) > 20
+
+
+def test_the_readme_is_short_and_its_figure_and_commands_come_first():
+    lines = README.splitlines()
+    figure = next(number for number, line in enumerate(lines) if line.startswith("!["))
+    commands = next(number for number, line in enumerate(lines) if line.startswith("```sh"))
+    assert figure < commands < 25
+    assert len(lines) < 140
+    for language in ("yaml", "python", "sh"):
+        for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL):
+            assert len(block.splitlines()) <= 7
 
 
 def run(command):
