@@ -2,10 +2,11 @@
 
     python tests/core/install.py python3.11 python3.12 python3.13
 
-For each Python: a fresh environment with the wheel and the exact versions of constraints.txt
-(`--newest`: the newest that pyproject.toml allows); its size, its packages and how long imports
-take; then `merges.py` and, with `--tests`, the fast tests of the core. It fails where merged models
-differ between Pythons.
+Builds the sdist and, from it, the wheel, as a release does (`python -m build`). For each Python: a
+fresh environment with the wheel and the exact versions of constraints.txt (`--newest`: the newest
+that pyproject.toml allows); its command, its size, its packages and how long imports take; then
+`merges.py` and, with `--tests`, the fast tests of the core. It fails where merged models differ
+between Pythons.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -24,6 +26,8 @@ ROOT = HERE.parents[1]
 #: What every environment holds before anything is installed.
 GIVEN = {"pip", "setuptools", "wheel"}
 IMPORTS = ("mergegrid", "mergegrid.api")
+#: What a sdist holds beside the library and what setup.py puts into the wheel.
+FILES = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "constraints.txt")
 STARTS = 5
 
 
@@ -47,11 +51,11 @@ def parts_of_wheel():
     )
 
 
-def build_wheel(folder):
-    """The wheel of this folder, from a copy, so that nothing is left here."""
+def build(folder):
+    """The wheel of the sdist of this folder, from a copy, so that nothing is left here."""
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", *FILES):
         shutil.copy(ROOT / name, source)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "src", source / "src", ignore=ignored)
@@ -61,8 +65,18 @@ def build_wheel(folder):
             shutil.copytree(ROOT / name, source / name, ignore=ignored)
         else:
             shutil.copy(ROOT / name, source)
-    output(*_pip(sys.executable), "wheel", "--no-deps", "--wheel-dir", folder, source)
+    output(sys.executable, "-m", "venv", folder / "builder")
+    builder = folder / "builder" / "bin" / "python"
+    output(*_pip(builder), "install", "build")
+    output(builder, "-m", "build", "--outdir", folder, source)
+    (sdist,) = folder.glob("mergegrid-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    if missing := {*FILES, *parts_of_wheel()} - names:
+        sys.exit(f"{sdist.name} has no {', '.join(sorted(missing))}: see MANIFEST.in")
     (wheel,) = folder.glob("mergegrid-*.whl")
+    say(f"{sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB")
+    say(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB")
     return wheel
 
 
@@ -139,11 +153,12 @@ def main():
     digests = {}
     with tempfile.TemporaryDirectory(prefix="mergegrid-core-") as name:
         work = Path(name)
-        wheel = build_wheel(work)
+        wheel = build(work)
         for python in options.pythons:
             folder = work / Path(python).name
             own = environment(python, wheel, folder / "venv", options.newest)
             version = output(own, "--version").strip()
+            say(output(own.with_name("mergegrid"), "--version").strip())
             sizes, seconds = measure(own)
             say(f"{version}: {len(sizes)} packages, {sum(sizes.values()) / 1e6:,.0f} MB")
             largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -120,10 +121,110 @@ def test_exact_versions_fit_the_requirements():
         assert requirement.specifier.contains(exact[canonicalize_name(requirement.name)])
 
 
-def test_the_version_stands_in_one_place():
-    assert mergegrid.__version__ == PROJECT["version"]
-    assert "version" not in yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert PROJECT["version"] not in "".join(path.read_text() for path in LIBRARY.rglob("*.py"))
+def test_the_version_is_the_same_everywhere():
+    version = PROJECT["version"]
+    assert mergegrid.__version__ == version, "install again: pip install --no-deps -e ."
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert newest == version
+    # The library takes it from its installation.
+    assert f'"{version}"' not in "".join(path.read_text() for path in LIBRARY.rglob("*.py"))
+
+
+README = (
+    "![A figure](docs/figures/a.png) and [a page](docs/merging.md#inputs), [PyPI](https://pypi.org)"
+)
+
+
+@pytest.mark.parametrize(
+    ("repository", "expected"),
+    [
+        (None, " and a page, [PyPI](https://pypi.org)"),
+        (
+            "https://github.com/org/name/",
+            "![A figure](https://github.com/org/name/raw/v1.2.3/docs/figures/a.png) and "
+            "[a page](https://github.com/org/name/blob/v1.2.3/docs/merging.md#inputs), "
+            "[PyPI](https://pypi.org)",
+        ),
+    ],
+)
+def test_links_of_the_description_on_pypi_lead_to_the_repository_or_nowhere(repository, expected):
+    pytest.importorskip("setuptools")
+    description = runpy.run_path(str(ROOT / "setup.py"), run_name="read")["description"]
+    assert description(README, "1.2.3", repository) == expected
+    whole = description((ROOT / "README.md").read_text(), "1.2.3", repository)
+    targets = re.findall(r"\]\(([^)]*)\)", whole)
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+
+
+#: Packages whose names differ on conda-forge.
+CONDA = {
+    "huggingface-hub": "huggingface_hub",
+    "typing-extensions": "typing_extensions",
+    "xxhash": "python-xxhash",
+}
+
+
+def test_the_recipe_for_conda_is_that_of_the_core():
+    recipe = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text())
+    assert recipe["context"]["version"] == PROJECT["version"]
+    assert PROJECT["requires-python"] == f">={recipe['context']['python_min']}"
+    python, *run = recipe["requirements"]["run"]
+    assert python == "python >=${{ python_min }}"
+    requirements = [re.split("(?=>)", text) for text in CORE]
+    assert sorted(run) == sorted(
+        f"{CONDA.get(name, name)} {bounds}" for name, bounds in requirements
+    )
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    host = [text.replace(" ", "") for text in recipe["requirements"]["host"]]
+    assert host[2:] == build
+    commands = [f"{name} = {function}" for name, function in PROJECT["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == commands
+
+
+def ignored(path, patterns):
+    """Whether .dockerignore leaves out a path: the last pattern counts that fits it or a parent."""
+    places = [path, *path.parents]
+    out = False
+    for pattern in patterns:
+        bare = pattern.removeprefix("!").removeprefix("**/")
+        if any(place.match(bare) for place in places if place != Path()):
+            out = not pattern.startswith("!")
+    return out
+
+
+def test_the_image_is_built_from_what_the_package_needs_and_from_nothing_else():
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if line and line[0] != "#"]
+    kept = {path.name for path in ROOT.iterdir() if not ignored(Path(path.name), patterns)}
+    parts = runpy.run_path(str(ROOT / "setup.py"), run_name="read")["PARTS"]
+    needed = {"pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "src"}
+    assert kept == needed | set(parts)
+    assert not ignored(Path("src/mergegrid/cli.py"), patterns)
+    assert ignored(Path("src/mergegrid/__pycache__/cli.cpython-311.pyc"), patterns)
+
+
+def test_the_image_has_the_python_of_studies_and_exact_versions():
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    instructions = [line.split(maxsplit=1) for line in lines if line and line[0] != "#"]
+    (base,) = [rest for name, rest in instructions if name == "FROM"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert (
+        f"python ={base.removeprefix('python:').removesuffix('-slim')}"
+        in environment["dependencies"]
+    )
+    copied = [rest.split()[:-1] for name, rest in instructions if name == "COPY"]
+    assert copied == [["pyproject.toml", "constraints.txt"], ["."]]
+    installs = re.findall(r"pip install [^&]*", " ".join(rest for _, rest in instructions))
+    assert len(installs) == 2
+    for command in installs:
+        assert "--constraint constraints.txt" in command or "--no-deps" in command, command
+        assert "==" not in command
+    extra = next(rest for name, rest in instructions if rest.startswith("EXTRA="))
+    assert extra.removeprefix("EXTRA=") in PROJECT["optional-dependencies"]
+    assert [rest for name, rest in instructions if name == "USER"] == ["1000"]
+    assert instructions[-2] == ["ENTRYPOINT", '["mergegrid"]']
 
 
 WITHOUT = """
