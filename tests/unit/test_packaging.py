@@ -227,6 +227,15 @@ def test_the_image_has_the_python_of_studies_and_exact_versions():
     assert instructions[-2] == ["ENTRYPOINT", '["mergegrid"]']
 
 
+def test_options_of_docker_for_the_sandbox_are_those_that_its_error_names():
+    message = (LIBRARY / "study" / "grading" / "programs" / "sandbox.py").read_text()
+    message = re.sub(r'"\n +"', "", message)
+    named = re.search(r"in Docker ((?:--security-opt \w+=\w+ ?)+)", message)[1]
+    assert len(named.split()) == 4
+    commands = re.findall(r"^docker run .*", (ROOT / "docs" / "install.md").read_text(), re.M)
+    assert any(named in command for command in commands)
+
+
 WITHOUT = """
 import sys
 sys.modules |= dict.fromkeys({missing!r})

@@ -228,9 +228,9 @@ def open_sandbox(unsafe: bool = False, limits: Limits = LIMITS) -> Sandbox:
         raise SandboxError(
             f"no sandbox for programs written by models: {reason}. Install bubblewrap 0.8 or newer "
             "and allow user namespaces (user.max_user_namespaces above 0; on Ubuntu "
-            "kernel.apparmor_restrict_unprivileged_userns=0; in a container a seccomp profile that "
-            "permits unshare), or set `unsafe_execution: true` in the config to run them with your "
-            "own permissions"
+            "kernel.apparmor_restrict_unprivileged_userns=0; in Docker --security-opt "
+            "seccomp=unconfined --security-opt systempaths=unconfined), or set "
+            "`unsafe_execution: true` in the config to run them with your own permissions"
         )
     logger.warning(
         "no sandbox (%s): programs written by models run with your own permissions", reason
