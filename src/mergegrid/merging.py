@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergegrid.checkpoints import cards, model_files
+from mergegrid.checkpoints.adapters.adapter import is_adapter
 from mergegrid.checkpoints.card_scores import CardScore
 from mergegrid.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergegrid.checkpoints.compatibility import USES_BASE
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.dtypes import DTYPES, Stored
 from mergegrid.checkpoints.family import open_family
@@ -128,7 +130,8 @@ class OpenMerge:
 
     def __init__(self, job: MergeJob) -> None:
         self.job = job
-        self._config_files = model_files.config_files(job.base)
+        self._config_giver = BASE if job.output.config == "base" else job.output.config
+        self._config_files = model_files.config_files(self._config_folder)
         experts = dict(sorted(job.experts.items()))
         output = job.output
         family = open_family(
@@ -158,7 +161,7 @@ class OpenMerge:
         self._tokenizer = OutputTokenizer(
             job.folders, family.tokenizers, aligned, job.output.tokenizer_choice
         )
-        self.notes = [*job.notes, *family.notes, *self._tokenizer.notes]
+        self.notes = [*job.notes, *self._notes_of(family.notes), *self._tokenizer.notes]
         """Differences that do not prevent the merge, and what was cut or padded: a line each."""
         self._cached = True
         self._verified = False
@@ -265,12 +268,37 @@ class OpenMerge:
     def write_model_files(self, folder: Path) -> None:
         """Write config and tokenizer of the merged models into a folder, without weights."""
         dtypes = {info.dtype.name for info in self.infos.values()}
-        model_files.copy_files(self.job.base, self._config_files, folder)
+        model_files.copy_files(self._config_folder, self._config_files, folder)
         dtype = dtypes.pop() if len(dtypes) == 1 else None
-        model_files.adapt_config(folder, dtype, self.vocabulary)
+        rows = self.vocabulary
+        if rows is None and self._config_giver != BASE:
+            rows = read_config(self.job.base).get("vocab_size")
+        model_files.adapt_config(folder, dtype, rows)
         if self.job.output.layers:
             write_stacked_config(folder, self.job.output.layers)
-        self._tokenizer.write(folder)
+        self._tokenizer.write(folder, self._config_giver)
+
+    def _notes_of(self, notes: Sequence[str]) -> list[str]:
+        """Notes on the models, as they are with the config of an expert."""
+        if self._config_giver == BASE:
+            return list(notes)
+        value = f"the merge uses the value of {self._config_giver}"
+        return [note.replace(USES_BASE, value) for note in notes]
+
+    @property
+    def _config_folder(self) -> Path:
+        """Folder of the model whose config the merged models have.
+
+        Raises:
+            ConfigError: it is an adapter.
+        """
+        folder = self.job.folders[self._config_giver]
+        if self._config_giver != BASE and is_adapter(folder):
+            raise ConfigError(
+                f"output.config = {self._config_giver!r} is a LoRA adapter, which has no config of "
+                "a model; set it to base, or to an expert with all weights"
+            )
+        return folder
 
     def _keeping(self, sink: Sink) -> Sink:
         """A sink in which rows that no merge may change are as their model has them."""

@@ -42,7 +42,7 @@ from mergegrid import (
     Ties,
     merge,
 )
-from mergegrid.errors import CheckpointError
+from mergegrid.errors import CheckpointError, ConfigError
 
 START, END = "<|im_start|>", "<|im_end|>"
 
@@ -119,6 +119,28 @@ def test_equal_tokenizers_are_merged_and_that_of_the_base_comes_along(tmp_path, 
         first = load_file(folder / "model.safetensors")
         for name, tensor in first.items():
             np.testing.assert_array_equal(again[name], tensor)
+
+
+def test_the_config_is_that_of_the_chosen_model_and_the_ends_are_the_tokenizers(tmp_path, merged):
+    base = decoder(tmp_path / "base", bpe(), rows=16)
+    decoder(tmp_path / "long", bpe(), rows=18, seed=1, base=base)
+    change_json(tmp_path / "long" / "config.json", max_position_embeddings=4096, eos_token_id=7)
+    keys = ("max_position_embeddings", "eos_token_id", "vocab_size")
+    expected = {
+        "base": (512, json.loads((base / "config.json").read_text())["eos_token_id"], 16),
+        "long": (4096, json.loads((base / "config.json").read_text())["eos_token_id"], 16),
+    }
+    for name, values in expected.items():
+        folder, notes = merged(["long"], config=name, tokenizer="base")
+        whose = {"base": "base's value", "long": "value of long"}[name]
+        assert f"the merge uses the {whose}" in notes
+        config = json.loads((folder / "config.json").read_text())
+        assert tuple(config[key] for key in keys) == values
+        loads(folder)
+    folder, _ = merged(["long"], config="long", tokenizer="long")
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 7
+    with pytest.raises(ConfigError, match=r"output\.config = 'other' is not an expert"):
+        merged(["long"], config="other")
 
 
 def test_rows_beyond_the_tokens_are_padding_and_said_to_be(tmp_path, merged):

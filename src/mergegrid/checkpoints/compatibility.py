@@ -89,6 +89,8 @@ _EXPLAINED_BY = {
 }
 """Patterns of tensor names, with the part of the config keys that create such tensors."""
 _LISTED = 3
+USES_BASE = "the merge uses the base's value"
+"""End of the note on a value that differs."""
 """Number of tensors listed in an error."""
 
 
@@ -205,7 +207,7 @@ def check_configs(base_folder: Path, expert_folder: Path, expert_name: str) -> l
             "or correct the expert's config.json if its parameters mean the same"
         )
     return [
-        f"expert {expert_name}: {difference}; the merge uses the base's value"
+        f"expert {expert_name}: {difference}; {USES_BASE}"
         for difference in _differences(_complete(base), _complete(expert), _MAY_DIFFER)
     ]
 

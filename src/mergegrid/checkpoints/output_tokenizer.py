@@ -81,14 +81,14 @@ class OutputTokenizer:
             raise CheckpointError(problem)
         self.notes += self._token_notes()
 
-    def write(self, folder: Path) -> None:
-        """Write the tokenizer into a folder that has the configs of the base."""
+    def write(self, folder: Path, config_giver: str = BASE) -> None:
+        """Write the tokenizer into a folder that has the configs of a model."""
         giver, source = self.giver, self._folders[self.giver]
         model_files.copy_files(source, model_files.tokenizer_files(source), folder)
         tokenizer = self._tokenizers.get(giver)
         if tokenizer is not None and self._ids is not None and self._ids != tokenizer.ids:
             write_united(folder, giver, self._tokenizers, self._ids, self._slots)
-        if giver != BASE:
+        if giver != config_giver:
             write_ends(folder, source, tokenizer, self._moved)
         if self._choice.chat_template != AS_TOKENIZER:
             path = folder / TOKENIZER_CONFIG

@@ -19,7 +19,8 @@ from mergegrid.errors import ConfigError
 from mergegrid.settings import Settings
 
 _OF_MODELS = (
-    *("shard_size", "vocabulary", "tokens", "pad_to_multiple_of", "chat_template", "layers"),
+    *("shard_size", "vocabulary", "tokens", "pad_to_multiple_of", "chat_template", "config"),
+    "layers",
 )
 """Settings that an adapter has no use for."""
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -55,7 +56,7 @@ class Output(Settings):
     """The folder that is written."""
 
     omitted_when_default: ClassVar[frozenset[str]] = frozenset(
-        {"chat_template", "form", "layers", "pad_to_multiple_of", "rank", "tokens"}
+        {"chat_template", "config", "form", "layers", "pad_to_multiple_of", "rank", "tokens"}
     )
 
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
@@ -69,6 +70,9 @@ class Output(Settings):
     chat_template: str = AS_TOKENIZER
     """Whose chat templates go with the model: `tokenizer` for those of the same model, `base`, the
     name of an expert, or the text of a Jinja template."""
+    config: str = "base"
+    """Whose `config.json` goes with the model, with the number of positions and settings of rotary
+    embeddings: `base`, or the name of an expert."""
     vocabulary: VocabularyPolicy = "base_rows"
     """What happens to embedding rows and tokens that the base lacks: `base_rows` leaves them out;
     `pad` gives every model as many rows as the largest has, as the paper does, with the mean of its
@@ -114,6 +118,7 @@ class Output(Settings):
         template = "tokenizer" if is_template(self.chat_template) else self.chat_template
         for key, name, others in (
             ("tokenizer", self.tokenizer, ("base", AUTO)),
+            ("config", self.config, ("base",)),
             ("chat_template", template, ("base", AS_TOKENIZER)),
             *(
                 (f"tokens.{token}", row.source, ("base", "zero"))
