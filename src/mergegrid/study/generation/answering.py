@@ -196,7 +196,10 @@ def tokenize(prompts: PromptTokenizer, job: AnswerJob) -> list[TokenizedQuestion
         for name, instruction, prompt in zip(
             table["id"], table["instruction"], table["prompt"], strict=True
         ):
-            ids = prompts.chat(instruction) if ask.chat else prompts.encode(prompt)
+            if ask.chat:
+                ids = prompts.chat(ask.chat_prompt.replace("{instruction}", instruction))
+            else:
+                ids = prompts.encode(prompt)
             if len(ids) >= limit:
                 raise DataError(
                     f"question {name} of {ask.benchmark} has {len(ids)} tokens, but the limit for "

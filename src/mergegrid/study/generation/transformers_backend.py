@@ -246,8 +246,14 @@ class _CountedDraws(LogitsProcessor):
             .sort(dim=-1, descending=True, stable=True)
         )
         sums = probabilities.double().cumsum(-1)
-        # A token is in the nucleus if the more likely tokens sum to less than `top_p`.
-        kept = sums - probabilities < self._sampling.top_p
+        # A token is in the nucleus if the more likely tokens sum to less than `top_p`, of what
+        # `top_k` and `min_p` leave.
+        allowed = self._allowed(probabilities)
+        if allowed is None:
+            kept = sums - probabilities < self._sampling.top_p
+        else:
+            left = torch.where(allowed, sums, 0).amax(-1, keepdim=True)
+            kept = allowed & (sums - probabilities < self._sampling.top_p * left)
         total = torch.where(kept, sums, 0).amax(-1, keepdim=True)
         draws = [[generator.random()] for generator in self._generators]
         drawn = torch.tensor(draws, dtype=torch.float64)
@@ -256,6 +262,16 @@ class _CountedDraws(LogitsProcessor):
         only = torch.full_like(scores, -torch.inf)
         only.scatter_(-1, tokens.gather(-1, place), 0)
         return only  # type: ignore[return-value]
+
+    def _allowed(self, probabilities: torch.Tensor) -> torch.Tensor | None:
+        """The tokens, the most likely first, that `top_k` and `min_p` leave; None: all."""
+        top_k, min_p = self._sampling.top_k, self._sampling.min_p
+        if top_k is None and not min_p:
+            return None
+        allowed = probabilities >= min_p * probabilities[..., :1]
+        if top_k is not None:
+            allowed[..., top_k:] = False
+        return allowed
 
 
 def _generator(row: Row) -> np.random.Generator:

@@ -146,6 +146,8 @@ class VllmBackend:
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k or 0,
+            min_p=sampling.min_p,
             seed=int(digest([sampling.seed, list(request.ids)])[:7], 16),
             stop_token_ids=sorted(self.prompts.end_tokens),
             # vLLM only ends there; `PromptTokenizer.completion` cuts, alike for every engine.

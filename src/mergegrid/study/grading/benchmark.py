@@ -71,6 +71,8 @@ def score_benchmark(
         context = Context(request, folder, VerdictCache(journal, installed), workers)
         grade = GRADERS[request.benchmark.kind]
         grades = grade(context, recipe.digest[:16], parsed, samples)
+        if request.benchmark.lengths:
+            grades = with_lengths(grades, frame)
         generating = map(json.loads, frame["libraries"].unique())
         libraries = union_of_versions([*generating, context.verdicts.libraries])
         engine = _engine(frame)
@@ -101,6 +103,23 @@ def mean_of(values: np.ndarray) -> Measurement:
     n = len(values)
     stderr = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
     return Measurement(float(values.mean()), stderr, n)
+
+
+def with_lengths(grades: Grades, answers: pd.DataFrame) -> Grades:
+    """Return grades with the mean lengths of the answers to each question as further metrics.
+
+    A model whose tokenizer calls `</think>` a special token has a think ratio of 0, because stored
+    answers lack special tokens.
+    """
+    lengths = pd.DataFrame(
+        {
+            "tokens": answers["tokens"].astype(float),
+            "cut": (answers["finish"] == "length").astype(float),
+            "think_ratio": answers["output"].str.contains("</think>", regex=False).astype(float),
+        }
+    )
+    means = lengths.groupby(answers["id"], sort=False).mean().reset_index(drop=True)
+    return replace(grades, values=pd.concat([grades.values, means], axis=1))
 
 
 def _split(request: ScoreRequest, question: str) -> Split:

@@ -1,6 +1,6 @@
 """Benchmarks: questions for decoders, prompts, sampling, and how answers are graded."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,6 +40,8 @@ class Generated(Settings):
 class Benchmark(Settings):
     """Questions for decoders."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"chat_prompt", "lengths"})
+
     kind: BenchmarkKind
     """How questions are read and answers are graded: `gsm8k` and `math` by the number or formula at
     the end, `humaneval` and `mbpp` by running tests, `alpaca_eval` by a judge, `instructions` by
@@ -54,14 +56,19 @@ class Benchmark(Settings):
     """Index after the last question; unset: all."""
     prompt: str | None = None
     """Text around each `{instruction}`; by default the paper's for this kind."""
+    chat_prompt: str = "{instruction}"
+    """Text around each `{instruction}` where it goes into a model's chat template."""
     sampling: BenchmarkSampling = BenchmarkSampling()
     """How answers are generated."""
     pass_at: Annotated[list[Count], Field(min_length=1)] = [1]
     """For programs: the k of pass@k."""
+    lengths: bool = False
+    """Whether the lengths of answers are metrics too: `tokens`, their mean number; `cut`, the share
+    that the limit ended; `think_ratio`, the share with `</think>`."""
     judge: Judge | None = None
     """For `alpaca_eval`: the model that compares answers."""
 
-    @field_validator("prompt")
+    @field_validator("prompt", "chat_prompt")
     @classmethod
     def _has_a_place(cls, prompt: str | None) -> str | None:
         return None if prompt is None else with_place(prompt)

@@ -3,12 +3,13 @@
 from typing import Any, ClassVar, Literal, TypeVar
 
 from mergegrid.recipes.output import Output
-from mergegrid.recipes.recipe import Recipe
+from mergegrid.recipes.recipe import Recipe, base_only
 from mergegrid.settings import Settings
 from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.decoders import DecoderFinetune, DecoderStudy
 from mergegrid.study.schema.encoder_jobs import Statistic, needed_statistics
-from mergegrid.study.schema.generation import BenchmarkSampling, Sampling
+from mergegrid.study.schema.families import replaced
+from mergegrid.study.schema.generation import BenchmarkSampling, ExpertSampling, Sampling
 from mergegrid.study.schema.grids import unique
 from mergegrid.study.schema.instructions import Calibration, Instructions
 from mergegrid.study.schema.judge import Judge
@@ -53,10 +54,14 @@ class StatisticsRequest(Settings):
 class Ask(Settings):
     """One benchmark, asked of one model."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"chat_prompt"})
+
     benchmark: str
     """Its name."""
     chat: bool
     """Whether questions are put in the model's chat template rather than in the raw prompt."""
+    chat_prompt: str = "{instruction}"
+    """Text around each `{instruction}` in the chat template."""
     sampling: Sampling
     """How answers are written."""
 
@@ -132,7 +137,7 @@ def merge_part(study: DecoderStudy, recipe: Recipe) -> MergePart:
     family = study.families[recipe.family]
     return MergePart(
         recipe=recipe,
-        output=family.output,
+        output=family.output_of(recipe.experts, recipe.sparsifier == base_only()),
         homologous=not family.other_base,
         base_is=family.names_of_base,
     )
@@ -159,12 +164,15 @@ def generate_parts(study: DecoderStudy, family: str, recipes: list[Recipe]) -> d
     `merges` holds the candidates where they pass through one engine.
     """
     generation = study.generation_of(family)
+    experts = recipes[0].experts
+    alone = study.families[family].experts[experts[0]].sampling if len(experts) == 1 else None
     return {
         "asks": [
             Ask(
                 benchmark=name,
                 chat=study.families[family].chat_of(owner),
-                sampling=study.benchmarks[name].full_sampling,
+                chat_prompt=study.benchmarks[name].chat_prompt,
+                sampling=sampling_alone(study.benchmarks[name].full_sampling, alone),
             )
             for name, owner in study.owners(recipes[0]).items()
         ],
@@ -173,12 +181,19 @@ def generate_parts(study: DecoderStudy, family: str, recipes: list[Recipe]) -> d
     }
 
 
+def sampling_alone(sampling: Sampling, expert: ExpertSampling | None) -> Sampling:
+    """How an expert alone answers a benchmark: greedy benchmarks stay greedy."""
+    return replaced(sampling, expert) if sampling.temperature else sampling
+
+
 def questions_of(benchmark: Benchmark) -> Benchmark:
     """The part of a benchmark that its questions depend on."""
     same = {
         "judge": Judge(model="any") if benchmark.judge else None,
         "sampling": BenchmarkSampling(),
         "pass_at": [1],
+        "chat_prompt": "{instruction}",
+        "lengths": False,
     }
     return unlicensed(benchmark.model_copy(update=same))
 

@@ -1,7 +1,7 @@
 """Decoders: families of language models with different abilities, their benchmarks and grid."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.study.schema.benchmarks import Benchmark
 from mergegrid.study.schema.families import ModelFamily, partial, replaced
-from mergegrid.study.schema.generation import Generation
+from mergegrid.study.schema.generation import ExpertSampling, Generation
 from mergegrid.study.schema.grid_study import FetchedSource, GridStudy, recipes_for
 from mergegrid.study.schema.grids import Seeds, distinct
 from mergegrid.study.schema.instructions import Calibration, Instructions
@@ -92,6 +92,9 @@ class DecoderExpert(Settings):
     """Values that replace the family's."""
     chat: bool | None = None
     """Whether its benchmarks use the model's chat template; by default as the family."""
+    sampling: ExpertSampling | None = None
+    """How tokens are drawn where this expert answers alone, not merged, at any drop rate; unset: as
+    the benchmark has it."""
     trained_by: Literal["sft", "lora", "rl", "continued_pretraining"] | None = None
     """Training method of a ready expert, for the tables: deltas of continued pre-training are too
     large for DARE (arXiv 2311.03099, section 4.6)."""
@@ -142,6 +145,9 @@ class DecoderFamily(ModelFamily[DecoderExpert, DecoderFinetune]):
     """Dtype of merged models."""
     vocabulary: VocabularyPolicy = "base_rows"
     """What happens to embedding rows beyond the base's."""
+    files_of: Name | None = None
+    """Expert whose config (and with it the number of positions), tokenizer and chat template its
+    merges have; the base and every expert alone then have their own. Unset: all have the base's."""
     base_is: str | list[str] = []
     """What adapters call the base, as in `meta-llama/Llama-2-7b-hf`, if they name it otherwise than
     its source does; a list if they differ."""
@@ -168,10 +174,22 @@ class DecoderFamily(ModelFamily[DecoderExpert, DecoderFinetune]):
             raise ValueError("an expert is called base, like the base itself; rename it")
         return experts
 
-    @property
-    def output(self) -> Output:
-        """Dtype and vocabulary of merged models."""
-        return Output(dtype=self.dtype, vocabulary=self.vocabulary, tokenizer="base")
+    @model_validator(mode="after")
+    def _files_are_of_an_expert(self) -> "DecoderFamily":
+        if self.files_of is not None and self.files_of not in self.experts:
+            raise ValueError(
+                f"files_of = {self.files_of!r} is not among the experts "
+                f"({', '.join(self.experts)}); name one of these"
+            )
+        return self
+
+    def output_of(self, experts: Sequence[str], without_deltas: bool = False) -> Output:
+        """Dtype, vocabulary, config and tokenizer of a merge of experts, or of one alone."""
+        giver = "base"
+        if self.files_of and not without_deltas:
+            chosen = experts[0] if len(experts) == 1 else self.files_of
+            giver = chosen if chosen in experts else "base"
+        return Output(dtype=self.dtype, vocabulary=self.vocabulary, tokenizer=giver, config=giver)
 
     @property
     def names_of_base(self) -> tuple[str, ...]:
@@ -210,6 +228,17 @@ class DecoderStudy(GridStudy[DecoderFamily]):
     unsafe_execution: bool = False
     """Whether programs written by models may run without a sandbox where none is available: they
     can then do everything that you can do. By default they are not run at all."""
+
+    @model_validator(mode="after")
+    def _files_differ_between_variants(self) -> "DecoderStudy":
+        for name, family in self.families.items():
+            if family.files_of and (self.generation_of(name).one_engine or self.similarity):
+                key = "similarity" if self.similarity else "generation.one_engine"
+                raise ValueError(
+                    f"families.{name}.files_of gives variants different configs, but {key} takes "
+                    f"one for all; remove {key}, or files_of"
+                )
+        return self
 
     @field_validator("benchmarks")
     @classmethod

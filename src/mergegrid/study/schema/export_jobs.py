@@ -107,7 +107,7 @@ def _merge_settings(
     if isinstance(study, DecoderStudy):
         settings = study.families[family]
         return {
-            "output": settings.output,
+            "output": settings.output_of(experts),
             "homologous": not settings.other_base,
             "base_is": settings.names_of_base,
         }

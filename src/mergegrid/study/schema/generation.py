@@ -1,6 +1,6 @@
 """Generation: which engine writes answers, and how its next token is chosen."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,16 +11,27 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1)]
 
 
+Temperature = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class BenchmarkSampling(Settings):
     """How answers are generated; unset values are those of the kind of benchmark, as in the
     paper."""
 
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"top_k", "min_p"})
+
     max_tokens: Count | None = None
     """Maximum tokens of an answer."""
-    temperature: Annotated[float, Field(ge=0)] = 0.0
+    temperature: Temperature = 0.0
     """0 takes the most likely token; higher values vary answers."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the probability among which a token is drawn."""
+    top_p: Share = 1.0
+    """Share of the probability among which a token is drawn: the most likely tokens, as few as have
+    that share of what `top_k` and `min_p` leave."""
+    top_k: Count | None = None
+    """Number of the most likely tokens among which one is drawn; unset: all."""
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Tokens that are less likely than this share of the most likely one are not drawn."""
     samples: Count = 1
     """Answers per question."""
     stop: list[str] | None = None
@@ -34,6 +45,19 @@ class Sampling(BenchmarkSampling):
 
     max_tokens: Count = 512
     stop: list[str] = []
+
+
+class ExpertSampling(Settings):
+    """How tokens are drawn where an expert answers alone; unset values are the benchmark's."""
+
+    temperature: Temperature | None = None
+    """Replaces the benchmark's, unless that is 0."""
+    top_p: Share | None = None
+    """Replaces the benchmark's."""
+    top_k: Count | None = None
+    """Replaces the benchmark's."""
+    min_p: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Replaces the benchmark's."""
 
 
 class Generation(Settings):

@@ -1,12 +1,19 @@
 import json
+import shutil
 from importlib.metadata import version
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
 from mergegrid.errors import DataError
 from mergegrid.hashing import digest
+from mergegrid.study.generation.answering import AnswerJob, tokenize
+from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.generation.transformers_backend import TransformersBackend
+from mergegrid.study.schema.decoder_jobs import Ask
+from mergegrid.study.schema.generation import Generation, Sampling
 
 COLUMNS = ["benchmark", "id", "sample", "prompt_digest", "output", "finish", "tokens"]
 COLUMNS += ["engine", "libraries"]
@@ -42,6 +49,31 @@ def test_answers_are_in_question_order_with_all_identifying_columns(answers, ask
     )
     assert json.loads(table["libraries"][0])["transformers"] == [version("transformers")]
     assert set(table["tokens"]) <= set(range(1, 9))
+
+
+def test_a_chat_prompt_is_put_around_an_instruction_in_the_template(folder_with_template):
+    prompts = PromptTokenizer(folder_with_template)
+    questions = pd.DataFrame({"id": ["q"], "instruction": ["the film"], "prompt": ["raw"]})
+    asked = {}
+    for chat in (True, False):
+        asks = Ask(
+            benchmark="words", chat=chat, chat_prompt="{instruction} the end", sampling=Sampling()
+        )
+        job = AnswerJob([asks], {"words": questions}, Generation(), Path("store.jsonl"))
+        (question,) = tokenize(prompts, job)
+        asked[chat] = question.request.ids
+    assert asked == {True: prompts.chat("the film the end"), False: prompts.encode("raw")}
+
+
+@pytest.fixture
+def folder_with_template(model, tmp_path):
+    """The tiny model with a chat template."""
+    folder = tmp_path / "chat"
+    shutil.copytree(model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %} film"
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def test_samples_of_a_question_follow_each_other(answers, ask):

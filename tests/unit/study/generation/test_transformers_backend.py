@@ -113,6 +113,45 @@ def test_words_are_drawn_with_their_probabilities(top_p):
     assert np.abs(actual - expected).max() < 4 * np.sqrt(0.25 / len(rows))
 
 
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({"top_k": 2}, [1, 3]),
+        ({"min_p": 0.5}, [1, 3, 4]),
+        ({"top_k": 4, "min_p": 0.2}, [0, 1, 3, 4]),
+        # Of the three most likely, which have 0.85, two are the fewest with 0.7 of that.
+        ({"top_k": 3, "top_p": 0.7}, [1, 3]),
+        ({"top_k": 1}, [1]),
+    ],
+)
+def test_words_are_drawn_among_those_that_top_k_and_min_p_leave(limits, left):
+    shares = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
+    sampling = Sampling(temperature=1.0, **limits)
+    rows = [Row(index, 0, GenerationRequest((index,), sampling)) for index in range(4000)]
+    scores = torch.tensor(np.log(shares), dtype=torch.float32).repeat(len(rows), 1)
+    drawn = _CountedDraws(rows, sampling)(
+        torch.zeros(len(rows), 1, dtype=torch.long), scores
+    ).argmax(-1)
+    actual = np.bincount(drawn.numpy(), minlength=5) / len(rows)
+    expected = np.where(np.isin(np.arange(5), left), shares, 0)
+    expected = expected / expected.sum()
+    assert set(np.flatnonzero(actual)) == set(left)
+    assert np.abs(actual - expected).max() < 4 * np.sqrt(0.25 / len(rows))
+
+
+def test_limits_that_limit_nothing_draw_the_same_words():
+    shares = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
+    scores = torch.tensor(np.log(shares), dtype=torch.float32).repeat(500, 1)
+    drawn = []
+    for limits in ({}, {"top_k": 5}, {"min_p": 0.01}):
+        plain, sampling = Sampling(temperature=1.0), Sampling(temperature=1.0, **limits)
+        rows = [Row(index, 0, GenerationRequest((index,), plain)) for index in range(500)]
+        draws = _CountedDraws(rows, sampling)
+        drawn.append(draws(torch.zeros(500, 1, dtype=torch.long), scores).argmax(-1))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+
+
 def test_auto_dtype_is_that_of_the_checkpoint(model, tmp_path):
     assert resolve_dtype(Generation(), model) == "float32"
     half = small_models.save(small_models.llama(), tmp_path / "half")

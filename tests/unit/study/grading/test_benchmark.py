@@ -116,6 +116,20 @@ def test_a_question_counts_once_however_many_samples_it_has(tmp_path):
     assert records["verdict"].tolist() == ["right", *["wrong"] * 3, *["right"] * 4]
 
 
+def test_lengths_are_metrics_where_a_benchmark_asks_for_them(tmp_path):
+    frame = answers({"a": ["a", "<think>b</think> a"], "b": ["b", "b"]})
+    frame["tokens"], frame["finish"] = [1, 9, 2, 4], ["stop", "length", "stop", "stop"]
+    benchmark = Benchmark(kind="instructions", records={"source": "path:x"}, lengths=True)
+    scores, records = score(tmp_path, ["b", "a"], [frame], benchmark=benchmark)
+    values = scores.set_index("metric")["value"].to_dict()
+    assert values == {"accuracy": 0.75, "tokens": 4.0, "cut": 0.25, "think_ratio": 0.25}
+    assert scores.set_index("metric")["primary"].to_dict()["accuracy"]
+    assert scores["primary"].sum() == 1
+    assert records["value"].tolist() == [1.0, 1.0, 0.5, 0.5]
+    plain, _ = score(tmp_path, ["b", "a"], [frame])
+    assert plain["metric"].tolist() == ["accuracy"]
+
+
 def test_records_have_the_split_and_the_value_of_their_question(tmp_path):
     texts = {name: [name, name if index % 2 else "x"] for index, name in enumerate(NAMES)}
     frames = [answers(texts)]

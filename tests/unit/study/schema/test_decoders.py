@@ -255,6 +255,52 @@ def test_benchmarks_are_asked_as_their_owner_is(decoders):
     assert [ask.chat for ask in asks] == [True, False, False]
 
 
+def test_an_expert_alone_is_asked_with_its_sampling_and_merges_as_the_benchmark_has_it(decoders):
+    put(decoders, "benchmarks.sums.sampling", {"temperature": 0.6, "top_p": 0.95, "top_k": 20})
+    put(decoders, f"{MATH}.sampling", {"temperature": 0.7, "top_p": 0.8})
+    study = read(decoders)
+    alone = generate_parts(study, "llama", study.sweep_recipes("llama", "math", 0))
+    merged = generate_parts(study, "llama", study.merge_recipes("llama", ("math", "code"), 0))
+    values = {
+        name: [(each.temperature, each.top_p, each.top_k) for each in sampled]
+        for name, sampled in (
+            ("alone", [ask.sampling for ask in alone["asks"]]),
+            ("merged", [a.sampling for a in merged["asks"] if a.benchmark == "sums"]),
+        )
+    }
+    assert values == {"alone": [(0.7, 0.8, 20)], "merged": [(0.6, 0.95, 20)]}
+    # A greedy benchmark stays greedy.
+    put(decoders, "benchmarks.sums.sampling", {})
+    study = read(decoders)
+    (ask,) = generate_parts(study, "llama", study.sweep_recipes("llama", "math", 0))["asks"]
+    assert ask.sampling.temperature == 0
+
+
+def test_merges_have_the_files_of_the_chosen_expert_and_models_alone_their_own(decoders):
+    put(decoders, "families.llama.files_of", "code")
+    study = read(decoders)
+    pair, other = ("math", "code"), ("math", "chat")
+    recipes = {
+        "pair": study.merge_recipes("llama", pair, 0)[0],
+        "without it": study.merge_recipes("llama", other, 0)[0],
+        "math": study.sweep_recipes("llama", "math", 0)[0],
+        "base": study.sweep_recipes("llama", "math", 0)[1],
+    }
+    files = {}
+    for name, recipe in recipes.items():
+        output = merge_part(study, recipe).output
+        assert output.config == output.tokenizer
+        files[name] = output.config
+    assert files == {"pair": "code", "without it": "base", "math": "math", "base": "base"}
+    put(decoders, "families.llama.files_of", "nobody")
+    with pytest.raises(ConfigError, match="files_of = 'nobody' is not among the experts"):
+        read(decoders)
+    put(decoders, "families.llama.files_of", "code")
+    put(decoders, "generation.one_engine", True)
+    with pytest.raises(ConfigError, match="files_of gives variants different configs"):
+        read(decoders)
+
+
 @pytest.mark.parametrize("sets", [["pairs"], ["all", "pairs"], [["code", "math"], "pairs"]])
 def test_every_variant_is_asked_for_once(decoders, sets):
     decoders["rates"] = [0, 0.9]

@@ -1,4 +1,4 @@
-r"""MATH: competition problems (arXiv 2103.03874), in the hub's columns or those of WizardMath.
+r"""MATH: competition problems (arXiv 2103.03874), in the hub's columns, WizardMath's or AIME's.
 
 The answer is in the column `answer`, with or without `\boxed{}`, or in the last box of `solution`
 (`output` in WizardMath's file).
@@ -11,9 +11,9 @@ from mergegrid.study.tasks.benchmarks.question import BenchmarkRecord, Question,
 
 
 def read(records: Sequence[Mapping[str, Any]]) -> list[Question]:
-    """Read records with `problem` and `solution` or `answer`."""
+    """Read records with `problem` (or `question`) and `solution` or `answer`."""
     return [
-        Question(_id(record), record.text("problem", "instruction"), _reference(record))
+        Question(_id(record), record.text("problem", "instruction", "question"), _reference(record))
         for record in numbered("math", records)
     ]
 
