@@ -38,7 +38,7 @@ rule sweep:
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         request=lambda wildcards: as_parameters(
-            target=ENCODERS.target(wildcards.family, wildcards.expert),
+            target=ENCODERS.scored_target(wildcards.family, wildcards.expert),
             recipes=ENCODERS.sweep_recipes(
                 wildcards.family, wildcards.expert, int(wildcards.seed)
             ),

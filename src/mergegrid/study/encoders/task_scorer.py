@@ -1,6 +1,6 @@
 """Score encoder weights under an expert's head: one model per task, with replaced encoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from mergegrid.checkpoints.torch_tensors import load_into
+from mergegrid.engine.values import TensorRule
+from mergegrid.errors import ConfigError
 from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.schema.tasks import Target
 from mergegrid.study.scoring.scores import Measurement, Split
@@ -26,11 +28,18 @@ Rows = tuple[int, ...]
 
 
 class TaskScorer:
-    """An expert's head and the examples of its task, for any weights of the encoder."""
+    """An expert's head and the examples of its task, for any weights of the encoder.
+
+    Tensors that `target.own` covers are the expert's, whatever weights are scored.
+
+    Raises:
+        ConfigError: a pattern of `target.own` covers no tensor.
+    """
 
     def __init__(self, expert: Path, target: Target, examples: pd.DataFrame, device: str) -> None:
         self._model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
         self._target, self._examples, self._device = target, examples, device
+        self._own = _own_tensors(self._model, target.own, expert)
         self._tokenizer = AutoTokenizer.from_pretrained(expert)
         self._batches: dict[tuple[Split, Rows | None], list[Batch]] = {}
 
@@ -46,6 +55,7 @@ class TaskScorer:
         The last bits of a number depend on the examples that are predicted together.
         """
         load_into(self._model, checkpoint)
+        load_into(self._model, self._own)
         batched = self._read(split, rows)
         count = sum(len(batch.rows) for batch in batched)
         logits = np.empty((count, max(len(self._target.classes), 1)), dtype=np.float32)
@@ -69,6 +79,22 @@ class TaskScorer:
             batched = list(batches(self._tokenizer, encoded, max_tokens, self._device))
             self._batches[split, rows] = batched
         return self._batches[split, rows]
+
+
+def _own_tensors(
+    model: torch.nn.Module, own: Sequence[str], expert: Path
+) -> dict[str, torch.Tensor]:
+    state = model.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    for rule in [TensorRule(tensors=text) for text in own]:
+        covered = [name for name in state if rule.applies(name)]
+        if not covered:
+            raise ConfigError(
+                f"own: {rule.tensors!r} covers none of the {len(state)} tensors of {expert}, such "
+                f"as {next(iter(state))}; `mergegrid inspect` lists the names of a model"
+            )
+        tensors |= {name: state[name].clone() for name in covered}
+    return tensors
 
 
 def measurement_of(

@@ -145,7 +145,7 @@ def merges_request(
         family=family,
         experts=list(experts),
         training_seed=seed,
-        targets=[study.target(family, expert) for expert in experts],
+        targets=[study.scored_target(family, expert) for expert in experts],
         methods=study.merge_methods(),
         sparsifiers=study.merge_sparsifiers(),
         selection=study.selection,

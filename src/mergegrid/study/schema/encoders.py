@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from mergegrid.checkpoints.sources.source import SourceConfig
+from mergegrid.engine.values import TensorRule
 from mergegrid.recipes.grid import Grid
 from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
@@ -26,6 +27,20 @@ from mergegrid.study.schema.sampling import Sampled
 from mergegrid.study.schema.tasks import Target, Task
 
 Aim = Literal["mean", "each"]
+
+
+def patterns(texts: list[str]) -> list[str]:
+    """Return the patterns of tensors unchanged.
+
+    Raises:
+        ValueError: one is neither a group of tensors nor a pattern over their names.
+    """
+    for text in texts:
+        try:
+            TensorRule(tensors=text)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    return texts
 
 
 class Finetune(Settings):
@@ -84,6 +99,11 @@ class Family(ModelFamily[Expert, Finetune]):
     """Fine-tuning settings of the experts."""
     max_length: Annotated[int, Field(ge=8)] = 128
     """Tokens after which a text is truncated, in fine-tuning and scoring."""
+
+    own: Annotated[list[str], AfterValidator(distinct), AfterValidator(patterns)] = []
+    """Tensors, as `norms`, `layers 0-3` or patterns such as `*.bias`, that a score takes from the
+    task's own expert, like its head, and not from the merge; several published experiments are so.
+    There is then no one merged model, so nothing can be exported."""
 
     def task_of(self, expert: str) -> str:
         """Name of the task of an expert."""
@@ -204,6 +224,16 @@ class EncoderStudy(GridStudy[Family]):
         return self
 
     @model_validator(mode="after")
+    def _models_with_own_tensors_are_not_exported(self) -> "EncoderStudy":
+        for name, family in self.families.items():
+            if family.own and self.export:
+                raise ValueError(
+                    f"families.{name}.own takes tensors from each task's own expert, so no single "
+                    "model has these scores; remove `export`, or `own`"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _races_are_on_validation(self) -> "EncoderStudy":
         if self.merges and self.merges.racing and self.selection == "test":
             raise ValueError(
@@ -230,9 +260,14 @@ class EncoderStudy(GridStudy[Family]):
         return [self.families[family].task_of(expert)]
 
     def target(self, family: str, expert: str) -> Target:
-        """What an expert learns and is scored on."""
+        """What an expert learns."""
         name = self.families[family].task_of(expert)
         return self.tasks[name].target(name, self.families[family].max_length)
+
+    def scored_target(self, family: str, expert: str) -> Target:
+        """What recipes are scored on under the head of an expert, with the tensors it adds."""
+        target = self.target(family, expert)
+        return target.model_copy(update={"own": self.families[family].own})
 
     def source_of(self, family: str, expert: str) -> SourceConfig | None:
         """Source of a ready expert, which may be another family's; None for a fine-tuned expert."""

@@ -4,6 +4,7 @@ import pytest
 
 from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.engine.engine import Engine
+from mergegrid.errors import ConfigError
 from mergegrid.methods.average import Average
 from mergegrid.methods.emr import Emr
 from mergegrid.methods.task_arithmetic import TaskArithmetic
@@ -96,6 +97,32 @@ def test_the_expert_as_it_is_scores_as_its_own_checkpoint_does(
 def test_the_base_under_the_experts_head_knows_nothing(make_evaluator):
     (recipe,) = recipes(base_only())
     assert make_evaluator().scores(recipe, "test")["praise"].value < 0.8
+
+
+def test_tensors_of_the_tasks_own_expert_are_not_those_of_the_merge(
+    base, expert, examples, target, tmp_path
+):
+    """With all own, any recipe scores as the expert; with some, as a model made by hand."""
+    (recipe,) = recipes(base_only())
+    scores = {}
+    for own in ([], ["*.weight"], ["*"]):
+        evaluated = EvaluatedExpert(expert, target.model_copy(update={"own": own}), examples)
+        evaluator = EncoderEvaluator(base, {"praise": evaluated}, ScoreStore(tmp_path / "store"))
+        # Stored scores of the other patterns do not count.
+        assert evaluator.missing([recipe], "test") == 1
+        scores[" ".join(own)] = evaluator.scores(recipe, "test")["praise"].predictions
+    state, tuned = dict(open_checkpoint(base).items()), load_classifier(expert).state_dict()
+    mixed = {name: tuned[name] if name.endswith(".weight") else state[name] for name in state}
+    scorer = TaskScorer(expert, target, examples, "cpu")
+    assert scores["*.weight"] == scorer.measure(mixed, "test").predictions
+    assert scores["*"] == scorer.measure(tuned, "test").predictions
+    assert scores[""] not in (scores["*.weight"], scores["*"])
+
+
+def test_own_tensors_that_the_model_lacks_are_an_error(expert, target, examples):
+    wrong = target.model_copy(update={"own": ["*.biases"]})
+    with pytest.raises(ConfigError, match=r"own: '\*\.biases' covers none of the \d+ tensors"):
+        TaskScorer(expert, wrong, examples, "cpu")
 
 
 def test_what_was_scored_with_the_same_inputs_is_not_scored_again(make_evaluator, measured):
