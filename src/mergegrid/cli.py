@@ -247,6 +247,7 @@ def methods() -> None:
 def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")) -> None:
     """Update the JSON schemas and the references of configuration and results."""
     from mergegrid.study.reporting.documentation import write_results_documentation
+    from mergegrid.study.reporting.published_documentation import write_published_documentation
     from mergegrid.study.schema.documentation import write_documentation
     from mergegrid.study.schema.method_documentation import methods_text
 
@@ -254,6 +255,7 @@ def docs(folder: Annotated[Path, typer.Argument(help="folder")] = Path("config")
     page = folder.parent / "docs" / "methods.md"
     page.write_text(methods_text(page.parent), encoding="utf-8")
     write_results_documentation(folder.parent)
+    write_published_documentation(folder.parent)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mergegrid.methods import METHODS
 from mergegrid.sparsifiers import SPARSIFIERS
-from mergegrid.study.reporting import documentation
+from mergegrid.study.reporting import documentation, published_documentation
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 from mergegrid.study.reporting.results import Results
 from mergegrid.study.schema.documentation import SCHEMAS
@@ -29,7 +29,8 @@ MEASURED = ROOT / "resources" / "measured.csv"
     ("name", "text"),
     [
         ("results", documentation.results_text),
-        ("published", lambda: documentation.published_text(ROOT)),
+        ("published", lambda: published_documentation.published_text(ROOT)),
+        ("public_studies", lambda: published_documentation.public_studies_text(ROOT)),
         ("methods", lambda: methods_text(DOCS)),
     ],
 )
@@ -216,13 +217,31 @@ def test_every_published_group_says_whether_it_can_be_measured_again():
         assert not row["result"] or row["result"] in TABLES
 
 
+PAPER = {
+    *("decoder_merge", "drop_finetuned", "drop_rate", "embedding_similarity", "glue_merge_gain"),
+    *("leaderboard", "magnitude_rescaled", "table", "wrong_base"),
+}
+
+
 def test_no_published_number_is_from_memory_and_every_one_has_its_source():
     frame = pd.read_csv(PUBLISHED)
-    assert set(frame["trust"]) == {"figure", "high", "log"}
-    repositories = frame["table"].str.startswith("fusionbench")
-    assert frame.loc[~repositories, "source"].str.startswith("arXiv 2311.03099v3, ").all()
-    # A repository and a file in it.
-    assert frame.loc[repositories, "source"].str.match(r"\w+/\w+: \w+/").all()
-    assert not frame.duplicated(
-        ["models", "method", "sparsifier", "rate", "scale", "rescale", "dataset", "source"]
-    ).any()
+    assert set(frame["trust"]) == {"card", "doubtful", "figure", "high", "log"}
+    paper = frame["table"].isin(PAPER)
+    assert frame.loc[paper, "source"].str.startswith("arXiv 2311.03099v3, ").all()
+    # A table of another paper, a repository and a file in it, or a page of the hub.
+    others = r"arXiv \d{4}\.\d{5}, Table \d|[\w.-]+/[\w.-]+: \w|hub card \w+/"
+    assert frame.loc[~paper, "source"].str.match(others).all()
+    doubtful = frame.loc[frame["trust"] == "doubtful", "source"]
+    assert doubtful.str.contains("nothing is dropped|mean of 78.2 fits 80.5").all()
+    columns = ["models", "method", "sparsifier", "rate", "scale", "rescale"]
+    assert not frame.duplicated([*columns, "dataset", "metric", "source"]).any()
+    assert all(cell.trust != "doubtful" for cell in read_published(PUBLISHED))
+
+
+def test_every_public_study_is_listed_and_nothing_else():
+    with (ROOT / "resources" / "public_studies.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    listed = {row["config"] for row in rows if row["config"]}
+    assert listed == {f"public/{path.name}" for path in (ROOT / "config" / "public").glob("*")}
+    for row in rows:
+        assert bool(row["config"]) == bool(row["jobs"]) == (not row["why"])

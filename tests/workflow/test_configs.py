@@ -1,9 +1,11 @@
 """Every shipped configuration as a plan, and wrong ones as Snakemake shows them."""
 
+import csv
 from math import comb
 
 import pytest
 import yaml
+from project import REPOSITORY
 
 from mergegrid.study.reporting.catalogue import FIGURES, TABLES
 
@@ -57,6 +59,22 @@ def test_the_quickstart_is_planned(project, name, encoder_sets, decoder_sets):
     # One engine for each expert and each set; each benchmark once for each that has it.
     assert sum(rule.startswith("generate") for rule in planned) == 3 + len(decoder_sets)
     assert planned["score"] == 3 + sum(decoder_sets)
+
+
+def public_studies():
+    with (REPOSITORY / "resources" / "public_studies.csv").open() as lines:
+        return [row for row in csv.DictReader(lines) if row["config"]]
+
+
+@pytest.mark.parametrize("study", public_studies(), ids=lambda row: row["config"])
+def test_a_public_study_has_the_jobs_that_the_docs_say(project, study, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("MERGEGRID_CACHE", str(tmp_path / "cache"))
+    planned = project(f"config/{study['config']}").planned()
+    assert sum(planned.values()) == int(study["jobs"])
+    assert not (tmp_path / "hub").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_quickstart_and_the_default_profile_are_found_by_themselves(project):

@@ -223,17 +223,18 @@ TABLES: dict[str, Table] = {
         "published.published",
         _MERGES,
         "Published numbers beside those of this study, for everything that the study measures "
-        "again. Values are fractions: published percentages divided by 100. `differs` lists the "
+        "again. Values are fractions, published percentages divided by 100, but for numbers of "
+        "tokens. `differs` lists the "
         "known differences in the experiment.",
         columns(
             *("family", "experts", "models", "method", "sparsifier", "rate", "task", "metric"),
             *("mean", "std", "runs", "n", "published", "difference", "source", "trust", "differs"),
             models="the source's name for the experts",
-            published="the published value, as a fraction",
+            published="the published value, as a fraction or in tokens",
             difference="value of this study minus the published one",
             source="where it was published",
-            trust="`high`: printed there; `log`: from a result file of the authors; `figure`: read "
-            "off a figure, to about 0.001",
+            trust="`high`: printed there; `log`: from a result file of the authors; `card`: from a "
+            "page of the hub; `figure`: read off a figure, to about 0.001",
             differs="differences from the published experiment, as far as its settings are known",
         ),
         cites=True,

@@ -31,25 +31,37 @@ def _runs_of(scores: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
     study has no such merge on the test split, or the cell's setting is not published.
     """
     rows = scores[scores["study"] == ("merges" if cell["merged"] else "sweep")]
-    compared = rows["primary"] | (rows["metric"] == PAPER_RULE)
-    rows = rows[compared & (rows["split"] == "test")]
+    metrics = [cell["compared"], *([PAPER_RULE] if cell["compared"] == "accuracy" else [])]
+    rows = rows[rows["metric"].isin(metrics) & (rows["split"] == "test")]
     for name in ("family", "experts", "task", "sparsifier"):
         rows = rows[rows[name] == cell[name]]
     chosen: pd.DataFrame = rows[rows["selected"]]
     if not cell["merged"]:
+        # A harness selects nothing.
+        chosen = rows if "," in cell["compared"] else chosen
         chosen = chosen[chosen["rate"] == (cell["rate"] or 0.0)]
         if cell["rescale"] is not None:
             chosen = chosen[chosen["settings"].map(_rescales) == cell["rescale"]]
         return chosen
-    same = rows["settings"].map(_coefficient) == cell["scale"]
+    scales = [_scale(settings, cell) for settings in rows["settings"]]
+    same = pd.Series([scale == cell["scale"] for scale in scales], rows.index, bool)
     if cell["sparsifier"] != "none":
         same &= rows["rate"] == cell["rate"]
     alike: pd.DataFrame = rows[same & (rows["method"] == cell["method"])]
     return chosen[chosen["method"] == cell["method"]] if alike.empty else alike
 
 
-def _coefficient(settings: str) -> float | None:
-    value = json.loads(settings)["method"].get("coefficient")
+def _scale(settings: str, cell: Mapping[str, Any]) -> float | str | None:
+    """The setting of a recipe that a cell calls its scale: a coefficient, or the share of the
+    expert that it names in the sum of weights."""
+    method = json.loads(settings)["method"]
+    weights = method.get("weights", {})
+    if cell["method"] == "average" and (weights or "weighted" in cell):
+        numbers = [weights.get(name, 1.0) for name in cell.get("names", ())]
+        if not numbers or not all(isinstance(number, int | float) for number in numbers):
+            return "weights"
+        return round(float(weights.get(cell["weighted"], 1.0) / sum(numbers)), 6)
+    value = method.get("coefficient")
     return value if isinstance(value, int | float) else None
 
 
@@ -79,10 +91,11 @@ def _comparisons(runs: pd.DataFrame, cell: Mapping[str, Any]) -> list[dict[str, 
 
 def _differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> str:
     """List the known differences from the paper's experiment, and its unpublished settings."""
-    differences = []
+    differences = [cell["differs"]] if cell["differs"] else []
     if cell["merged"]:
-        differences += _rate_differs(group, cell) + _setting_differs(group, cell)
-        if differences and "test" in set(group["selection"]):
+        settings = _rate_differs(group, cell) + _setting_differs(group, cell)
+        differences += settings
+        if settings and "test" in set(group["selection"]):
             differences.append("ours was chosen on the test split")
     if cell["held_out"]:
         differences.append(f"ours on the {100 * (1 - cell['held_out']):g} % not held out")
@@ -100,7 +113,8 @@ def _rate_differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
 
 
 def _setting_differs(group: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
-    used = {_coefficient(settings) for settings in group["settings"]}
+    used = {_scale(settings, cell) for settings in group["settings"]}
     if cell["scale"] is None:
         return [] if used == {None} else ["their setting of the method is not published"]
-    return [] if used == {cell["scale"]} else [f"their coefficient is {cell['scale']:g}"]
+    name = f"weight of {cell['weighted']}" if "weighted" in cell else "coefficient"
+    return [] if used == {cell["scale"]} else [f"their {name} is {cell['scale']:g}"]

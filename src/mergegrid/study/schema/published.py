@@ -12,6 +12,15 @@ from mergegrid.study.schema.names import Name
 _NOT_SURE = ("memory", "doubtful")
 
 
+class PublishedMerge(Settings):
+    """A published merge, of which an expert is the checkpoint."""
+
+    models: str
+    """Published names of the merged models, joined by `+`."""
+    method: str
+    """Published name of the method."""
+
+
 class Published(Settings):
     """Whose published numbers stand beside those of a family.
 
@@ -24,12 +33,21 @@ class Published(Settings):
     """The published name of the base."""
     pairs: str | None = None
     """The paper's name of the models whose average change over all pairs it gives."""
+    merges: dict[Name, PublishedMerge] = {}
+    """Experts that are checkpoints of published merges, to check the scoring without merging."""
+    tables: list[str] = []
+    """The tables of numbers to compare with, as in the column `table`; by default all that have the
+    names."""
+    differs: dict[Name, str] = {}
+    """What differs from the published experiment on a benchmark or task; the table `published` says
+    so beside its numbers."""
 
     @property
     def names(self) -> list[str]:
-        """The published names of all models."""
+        """The published names of all models, alone or merged."""
         experts = [name for names in self.experts.values() for name in names]
-        return [*experts, *([self.base] if self.base else [])]
+        merged = [merge.models for merge in self.merges.values()]
+        return [*experts, *merged, *([self.base] if self.base else [])]
 
     def check(self, experts: list[str]) -> None:
         """Raise if an expert does not exist.
@@ -37,11 +55,12 @@ class Published(Settings):
         Raises:
             ValueError: one is not among the family's.
         """
-        if wrong := sorted(set(self.experts) - set(experts)):
-            raise ValueError(
-                f"published.experts has {wrong[0]!r}, which is not among the experts "
-                f"({', '.join(experts)}); name one of these"
-            )
+        for key, names in (("experts", self.experts), ("merges", self.merges)):
+            if wrong := sorted(set(names) - set(experts)):
+                raise ValueError(
+                    f"published.{key} has {wrong[0]!r}, which is not among the experts "
+                    f"({', '.join(experts)}); name one of these"
+                )
 
 
 @dataclass(frozen=True)

@@ -229,3 +229,114 @@ def test_a_base_is_an_expert_without_deltas():
 
 def test_tasks_with_another_metric_are_not_compared():
     assert published_cells(encoders("matthews"), FILE) == []
+
+
+WRITTEN = (
+    "table,models,method,sparsifier,rate,scale,rescale,dataset,metric,unit,value,source,trust\n"
+)
+LINES = (
+    "single,none,,,,gsm8k,accuracy,percent,50.0",
+    "single,none,,,,gsm8k,tokens,tokens,120",
+    "single,none,,,,gsm8k,pass@4,percent,70.0",
+    "single,none,,,,mmlu,accuracy,percent,40.0",
+    "dpo (trained),none,,,,gsm8k,accuracy,percent,51.0",
+)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Numbers of one model, and of averages of two."""
+    lines = [f"first,LM,{line},a paper,high\n" for line in LINES]
+    for weight, value in ((0.3, 61.0), (0.5, 62.0)):
+        average = f"average,none,,{weight},,gsm8k,accuracy,percent,{value}"
+        lines += [f"{table},LM+Math,{average},a paper,high\n" for table in ("first", "second")]
+    path = tmp_path / "published.csv"
+    path.write_text(WRITTEN + "".join(lines))
+    return path
+
+
+def with_family(spec, benchmark=(), **more):
+    """The study above, with other settings of its family and its benchmark."""
+    content = study(**more).model_dump(exclude_unset=True)
+    decoders = content["decoders"]
+    decoders["families"]["llama"]["published"] = spec
+    decoders["benchmarks"]["questions"].update(benchmark)
+    return Study.model_validate(content)
+
+
+def found(built, file, *names):
+    return [tuple(cell[name] for name in names) for cell in published_cells(built, file)]
+
+
+def test_only_the_same_metric_is_compared(file):
+    lm = {"experts": {"lm": ["LM"]}}
+    metrics = ("task", "metric", "compared", "published")
+    assert found(with_family(lm), file, *metrics) == [("questions", "accuracy", "accuracy", 0.5)]
+    lengths = with_family(lm, {"lengths": True})
+    assert ("questions", "tokens", "tokens", 120) in found(lengths, file, *metrics)
+    harness = with_family(lm, harness={"tasks": ["mmlu"]})
+    assert ("mmlu", "accuracy", "acc,none", 0.4) in found(harness, file, *metrics)
+
+
+def test_a_benchmark_with_the_name_of_a_published_one_is_not_another_of_its_kind(file):
+    benchmarks = {"mmlu": {"kind": "gsm8k", "records": SOURCE}}
+    experts = {name: {"source": SOURCE, "benchmarks": ["mmlu"]} for name in ("lm", "math")}
+    family = {"base": SOURCE, "experts": experts, "published": {"experts": {"lm": ["LM"]}}}
+    part = {"benchmarks": benchmarks, "families": {"llama": family}}
+    built = Study.model_validate({"decoders": part})
+    assert found(built, file, "task", "published") == [("mmlu", 0.4)]
+
+
+def test_numbers_come_from_the_tables_that_a_family_names(file):
+    both = {"experts": {"lm": ["LM"], "math": ["Math"]}}
+    merged = {cell[0] for cell in found(with_family(both), file, "table")}
+    assert merged == {"first", "second"}
+    only = with_family({**both, "tables": ["second"]})
+    assert found(only, file, "table", "merged") == [("second", True)] * 2
+    with pytest.raises(ConfigError, match=r"tables: 'third' is not among the tables .*first, sec"):
+        published_cells(with_family({**both, "tables": ["third"]}), file)
+
+
+def test_an_average_stands_beside_the_same_weight_of_the_last_model(file):
+    both = {"experts": {"lm": ["LM"], "math": ["Math"]}, "tables": ["second"]}
+    built = with_family(both, selection="test")
+    same = {"sparsifier": "none", "rate": 0, "method": "average", "selection": "test"}
+    settings = {"lm": 1.4, "math": 0.6}
+    scores = score_frame(
+        [
+            row(**same, value=0.58, settings='{"method":{},"sparsifier":{}}', selected=False),
+            row(
+                **same,
+                value=0.60,
+                settings=json.dumps({"method": {"weights": settings}, "sparsifier": {}}),
+            ),
+        ]
+    )
+    table = published(scores, published_cells(built, file)).set_index("published")
+    assert table["mean"].to_dict() == {0.61: 0.60, 0.62: 0.58}
+    assert (table["differs"] == "").all()
+
+
+def test_the_checkpoint_of_a_published_merge_is_compared_as_it_is(file):
+    merge = {"models": "LM+Math", "method": "average"}
+    with pytest.raises(ValueError, match=r"published.merges has 'code', which is not among"):
+        with_family({"merges": {"code": merge}})
+    built = with_family({"merges": {"lm": merge}, "differs": {"questions": "asked otherwise"}})
+    scores = score_frame([row(study="sweep", experts="lm", method="average", value=0.6,
+                              sparsifier="none", rate=0)])  # fmt: skip
+    table = published(scores, published_cells(built, file))
+    # Both weights that are published, in both tables.
+    assert table["models"].tolist() == ["LM+Math"] * 4
+    assert set(table["differs"]) == {"asked otherwise; ours on the 90 % not held out"}
+
+
+def test_scores_of_the_harness_are_compared_though_nothing_selects_them(file):
+    built = with_family({"experts": {"lm": ["LM"]}}, harness={"tasks": ["mmlu"]})
+    scores = score_frame(
+        [
+            row(study="sweep", experts="lm", method="average", task="mmlu", metric="acc,none",
+                sparsifier="none", rate=0, primary=False, selected=False, value=0.41),
+        ]
+    )  # fmt: skip
+    (actual,) = published(scores, published_cells(built, file)).itertuples()
+    assert (actual.mean, actual.published, actual.differs) == (0.41, 0.4, "")
