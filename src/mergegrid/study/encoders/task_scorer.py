@@ -30,16 +30,16 @@ Rows = tuple[int, ...]
 class TaskScorer:
     """An expert's head and the examples of its task, for any weights of the encoder.
 
-    Tensors that `target.own` covers are the expert's, whatever weights are scored.
+    Tensors that `target.unmerged` covers are the expert's, whatever weights are scored.
 
     Raises:
-        ConfigError: a pattern of `target.own` covers no tensor.
+        ConfigError: a pattern of `target.unmerged` covers no tensor.
     """
 
     def __init__(self, expert: Path, target: Target, examples: pd.DataFrame, device: str) -> None:
         self._model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
         self._target, self._examples, self._device = target, examples, device
-        self._own = _own_tensors(self._model, target.own, expert)
+        self._unmerged = _unmerged_tensors(self._model, target.unmerged, expert)
         self._tokenizer = AutoTokenizer.from_pretrained(expert)
         self._batches: dict[tuple[Split, Rows | None], list[Batch]] = {}
 
@@ -55,7 +55,7 @@ class TaskScorer:
         The last bits of a number depend on the examples that are predicted together.
         """
         load_into(self._model, checkpoint)
-        load_into(self._model, self._own)
+        load_into(self._model, self._unmerged)
         batched = self._read(split, rows)
         count = sum(len(batch.rows) for batch in batched)
         logits = np.empty((count, max(len(self._target.classes), 1)), dtype=np.float32)
@@ -81,16 +81,16 @@ class TaskScorer:
         return self._batches[split, rows]
 
 
-def _own_tensors(
-    model: torch.nn.Module, own: Sequence[str], expert: Path
+def _unmerged_tensors(
+    model: torch.nn.Module, unmerged: Sequence[str], expert: Path
 ) -> dict[str, torch.Tensor]:
     state = model.state_dict()
     tensors: dict[str, torch.Tensor] = {}
-    for rule in [TensorRule(tensors=text) for text in own]:
+    for rule in [TensorRule(tensors=text) for text in unmerged]:
         covered = [name for name in state if rule.applies(name)]
         if not covered:
             raise ConfigError(
-                f"own: {rule.tensors!r} covers none of the {len(state)} tensors of {expert}, such "
+                f"unmerged: {rule.tensors!r} covers none of the {len(state)} tensors of {expert}, such "
                 f"as {next(iter(state))}; `mergegrid inspect` lists the names of a model"
             )
         tensors |= {name: state[name].clone() for name in covered}

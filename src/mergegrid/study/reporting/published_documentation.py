@@ -147,13 +147,13 @@ def _row(cell: Cell) -> dict[str, Any]:
     return {**vars(cell)}
 
 
-def _wide(rows: Iterable[Mapping[str, Any]], models: str, ours: str) -> str:
+def _wide(rows: Iterable[Mapping[str, Any]], models: str, suffix: str) -> str:
     """Return a table with a line per setting and a column per data set and metric.
 
     Args:
         rows: published numbers.
         models: what names the models, `models` or `experts`.
-        ours: what follows each number.
+        suffix: what follows each number.
     """
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     names: dict[str, None] = {}
@@ -169,7 +169,7 @@ def _wide(rows: Iterable[Mapping[str, Any]], models: str, ours: str) -> str:
             *(_linked(row["source"]), row["trust"]),
         )
         digits = 0 if row["unit"] == "tokens" else 2
-        lines.setdefault(key, {})[name] = f"{row['value']:.{digits}f}{ours}"
+        lines.setdefault(key, {})[name] = f"{row['value']:.{digits}f}{suffix}"
     return text_table(
         [models, "method", "sparsifier", "rate", "scale", *names, "source", "trust"],
         [

@@ -100,7 +100,7 @@ class Family(ModelFamily[Expert, Finetune]):
     max_length: Annotated[int, Field(ge=8)] = 128
     """Tokens after which a text is truncated, in fine-tuning and scoring."""
 
-    own: Annotated[list[str], AfterValidator(distinct), AfterValidator(patterns)] = []
+    unmerged: Annotated[list[str], AfterValidator(distinct), AfterValidator(patterns)] = []
     """Tensors, as `norms`, `layers 0-3` or patterns such as `*.bias`, that a score takes from the
     task's own expert, like its head, and not from the merge; several published experiments are so.
     There is then no one merged model, so nothing can be exported."""
@@ -224,12 +224,12 @@ class EncoderStudy(GridStudy[Family]):
         return self
 
     @model_validator(mode="after")
-    def _models_with_own_tensors_are_not_exported(self) -> "EncoderStudy":
+    def _models_with_unmerged_tensors_are_not_exported(self) -> "EncoderStudy":
         for name, family in self.families.items():
-            if family.own and self.export:
+            if family.unmerged and self.export:
                 raise ValueError(
-                    f"families.{name}.own takes tensors from each task's own expert, so no single "
-                    "model has these scores; remove `export`, or `own`"
+                    f"families.{name}.unmerged takes tensors from each task's own expert, so no single "
+                    "model has these scores; remove `export`, or `unmerged`"
                 )
         return self
 
@@ -267,7 +267,7 @@ class EncoderStudy(GridStudy[Family]):
     def scored_target(self, family: str, expert: str) -> Target:
         """What recipes are scored on under the head of an expert, with the tensors it adds."""
         target = self.target(family, expert)
-        return target.model_copy(update={"own": self.families[family].own})
+        return target.model_copy(update={"unmerged": self.families[family].unmerged})
 
     def source_of(self, family: str, expert: str) -> SourceConfig | None:
         """Source of a ready expert, which may be another family's; None for a fine-tuned expert."""

@@ -108,7 +108,7 @@ class Sizes(Settings):
 class Target(Settings):
     """The part of a task that a model depends on: its answers and how they are scored."""
 
-    omitted_when_default = frozenset({"label_names", "own"})
+    omitted_when_default = frozenset({"label_names", "unmerged"})
 
     task: str
     """Name of the task."""
@@ -120,7 +120,7 @@ class Target(Settings):
     """Names of the classes in a ready expert, where they differ from the labels."""
     max_length: int
     """Tokens after which a text is truncated."""
-    own: list[str] = []
+    unmerged: list[str] = []
     """Patterns of tensors besides the head that a score takes from the task's expert."""
 
     @property

@@ -105,12 +105,14 @@ def test_tensors_of_the_tasks_own_expert_are_not_those_of_the_merge(
     """With all own, any recipe scores as the expert; with some, as a model made by hand."""
     (recipe,) = recipes(base_only())
     scores = {}
-    for own in ([], ["*.weight"], ["*"]):
-        evaluated = EvaluatedExpert(expert, target.model_copy(update={"own": own}), examples)
+    for unmerged in ([], ["*.weight"], ["*"]):
+        evaluated = EvaluatedExpert(
+            expert, target.model_copy(update={"unmerged": unmerged}), examples
+        )
         evaluator = EncoderEvaluator(base, {"praise": evaluated}, ScoreStore(tmp_path / "store"))
         # Stored scores of the other patterns do not count.
         assert evaluator.missing([recipe], "test") == 1
-        scores[" ".join(own)] = evaluator.scores(recipe, "test")["praise"].predictions
+        scores[" ".join(unmerged)] = evaluator.scores(recipe, "test")["praise"].predictions
     state, tuned = dict(open_checkpoint(base).items()), load_classifier(expert).state_dict()
     mixed = {name: tuned[name] if name.endswith(".weight") else state[name] for name in state}
     scorer = TaskScorer(expert, target, examples, "cpu")
@@ -120,8 +122,8 @@ def test_tensors_of_the_tasks_own_expert_are_not_those_of_the_merge(
 
 
 def test_own_tensors_that_the_model_lacks_are_an_error(expert, target, examples):
-    wrong = target.model_copy(update={"own": ["*.biases"]})
-    with pytest.raises(ConfigError, match=r"own: '\*\.biases' covers none of the \d+ tensors"):
+    wrong = target.model_copy(update={"unmerged": ["*.biases"]})
+    with pytest.raises(ConfigError, match=r"unmerged: '\*\.biases' covers none of the \d+ tensors"):
         TaskScorer(expert, wrong, examples, "cpu")
 
 
