@@ -90,8 +90,8 @@ def _unmerged_tensors(
         covered = [name for name in state if rule.applies(name)]
         if not covered:
             raise ConfigError(
-                f"unmerged: {rule.tensors!r} covers none of the {len(state)} tensors of {expert}, such "
-                f"as {next(iter(state))}; `mergegrid inspect` lists the names of a model"
+                f"unmerged: {rule.tensors!r} covers none of the {len(state)} tensors of {expert}, "
+                f"such as {next(iter(state))}; `mergegrid inspect` lists the names of a model"
             )
         tensors |= {name: state[name].clone() for name in covered}
     return tensors

@@ -99,7 +99,6 @@ class Family(ModelFamily[Expert, Finetune]):
     """Fine-tuning settings of the experts."""
     max_length: Annotated[int, Field(ge=8)] = 128
     """Tokens after which a text is truncated, in fine-tuning and scoring."""
-
     unmerged: Annotated[list[str], AfterValidator(distinct), AfterValidator(patterns)] = []
     """Tensors, as `norms`, `layers 0-3` or patterns such as `*.bias`, that a score takes from the
     task's own expert, like its head, and not from the merge; several published experiments are so.
@@ -228,7 +227,7 @@ class EncoderStudy(GridStudy[Family]):
         for name, family in self.families.items():
             if family.unmerged and self.export:
                 raise ValueError(
-                    f"families.{name}.unmerged takes tensors from each task's own expert, so no single "
+                    f"families.{name}.unmerged takes tensors from each task's expert, so no single "
                     "model has these scores; remove `export`, or `unmerged`"
                 )
         return self
