@@ -29,6 +29,7 @@ def contract() -> dict[str, bool]:
         reloading = import_vllm(vllm_compat.RELOADING)
         layers = import_vllm("vllm.model_executor.layers.vocab_parallel_embedding")
     output = import_vllm("vllm").RequestOutput
+    sampling = import_vllm("vllm").SamplingParams
     path, _, name = vllm_compat.WORKER.rpartition(".")
     return {
         "LLM.enqueue": parameters(llm.enqueue) >= {"prompts", "sampling_params", "use_tqdm"},
@@ -36,6 +37,8 @@ def contract() -> dict[str, bool]:
         "LLM.reset_prefix_cache": callable(llm.reset_prefix_cache),
         "LLMEngine.step": callable(engine.step) and callable(engine.has_unfinished_requests),
         "EngineCoreClient.shutdown": callable(client.shutdown),
+        # These values limit nothing.
+        "SamplingParams.top_k, min_p": sampling(top_k=0, min_p=0.0) == sampling(),
         "RequestOutput": parameters(output) >= {"request_id", "outputs", "finished"},
         "EngineArgs.worker_extension_cls": "worker_extension_cls" in parameters(arguments),
         "ModelConfig.compute_hash": list(parameters(config.compute_hash)) == ["self"],

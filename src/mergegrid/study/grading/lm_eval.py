@@ -80,13 +80,15 @@ def run_lm_eval(
     Args:
         model: Folder of the model.
         settings: The tasks, and the Python that has lm-eval.
-        folder: Folder to write `results.json`, as lm-eval wrote it, and the log `lm_eval.log` to.
+        folder: Folder to write `results.json`, as lm-eval wrote it, and the log `lm_eval.log` to;
+            of further runs, for tasks with other settings, `results-2.json` and `lm_eval-2.log`.
         device: `cpu` or `cuda`.
         on_gpus: How the model is distributed over GPUs, if the device is `cuda`.
 
     Raises:
         ConfigError: lm-eval is not installed there, does not have a task, lacks a package for it,
-            or would run programs of the model; or vLLM is given a part of a GPU.
+            or would run programs of the model; or vLLM is given a part of a GPU; or a task is
+            scored with two settings.
         SourceError: The data of a task is on the hub, which cannot be reached.
         MergegridError: lm-eval failed, or computed no scores.
     """
@@ -98,8 +100,38 @@ def run_lm_eval(
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(f"{_ATTEMPT}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    log, results = folder / "lm_eval.log", folder / "results.json"
-    results.unlink(missing_ok=True)
+    for earlier in folder.glob("results*.json"):
+        earlier.unlink()
+    parts = [
+        _run_once(model, part, folder, device, on_gpus, version, f"-{number}" if number > 1 else "")
+        for number, part in enumerate(settings.runs(), start=1)
+    ]
+    names = [name for part in parts for name in part.tasks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"harness.per_task: {twice[0]} is scored with several settings, alone and as a part of "
+            "a group; name it or the group in `tasks`, not both"
+        )
+    return LmEvalResult(
+        version=parts[0].version,
+        engine=parts[0].engine,
+        tasks={name: text for part in parts for name, text in part.tasks.items()},
+        questions={name: text for part in parts for name, text in part.questions.items()},
+        scores=[score for part in parts for score in part.scores],
+    )
+
+
+def _run_once(
+    model: Path,
+    settings: Harness,
+    folder: Path,
+    device: str,
+    on_gpus: OnGpus,
+    version: str,
+    suffix: str,
+) -> LmEvalResult:
+    """Run lm-eval on tasks that share their settings."""
+    log, results = folder / f"lm_eval{suffix}.log", folder / f"results{suffix}.json"
     logger.info("lm-eval %s writes its log to %s", version, log)
     # Each attempt has its own folder, so that results of an older one cannot be mistaken for its.
     with TemporaryDirectory(prefix=_ATTEMPT, dir=folder, ignore_cleanup_errors=True) as name:

@@ -1,9 +1,9 @@
 """lm-evaluation-harness: which of its tasks decoders are scored on, and where it is installed."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from mergegrid.errors import ConfigError
 from mergegrid.hashing import file_digest
@@ -16,8 +16,19 @@ TaskName = Annotated[str, Field(pattern=r"^[^\s,-][^\s,]*$")]
 Count = Annotated[int, Field(ge=1)]
 
 
+class HarnessTask(Settings):
+    """Settings of one task, where they differ from those of all."""
+
+    few_shot: Annotated[int, Field(ge=0)] | None = None
+    """Solved examples in front of each question; unset: as `harness` has it."""
+    limit: Count | None = None
+    """Questions of the task; unset: as `harness` has it."""
+
+
 class Harness(Settings):
     """Tasks of lm-evaluation-harness, which runs in a separate environment."""
+
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"per_task"})
 
     tasks: Annotated[list[TaskName], Field(min_length=1), AfterValidator(distinct)]
     """Its names of tasks and of groups of tasks, such as `arc_easy` or `mmlu`."""
@@ -27,6 +38,9 @@ class Harness(Settings):
     """Solved examples in front of each question; unset: as the task has it."""
     limit: Count | None = None
     """Questions of each task, to try things out; unset: all."""
+    per_task: dict[TaskName, HarnessTask] = {}
+    """Settings of single tasks or groups in `tasks`. lm-eval runs, and loads the model, once for
+    all tasks with equal settings."""
     batch_size: Count | Literal["auto"] | None = None
     """Questions that go through the model at a time; `auto` lets lm-eval find what fits. Unset: 8
     with `hf`, `auto` with `vllm`, which then schedules its own."""
@@ -41,6 +55,31 @@ class Harness(Settings):
     published scores were made."""
     chat: bool = False
     """Whether questions are put in the model's chat template."""
+
+    @model_validator(mode="after")
+    def _per_task_is_about_tasks(self) -> "Harness":
+        for name in self.per_task:
+            if name not in self.tasks:
+                raise ValueError(
+                    f"per_task has {name!r}, which is not in tasks ({', '.join(self.tasks)}); add "
+                    "it there, or name one of these"
+                )
+        return self
+
+    def runs(self) -> "list[Harness]":
+        """The settings of each run of lm-eval, in the order of the tasks."""
+        groups: dict[tuple[int | None, int | None], list[str]] = {}
+        for name in self.tasks:
+            task = self.per_task.get(name, HarnessTask())
+            few_shot = self.few_shot if task.few_shot is None else task.few_shot
+            limit = self.limit if task.limit is None else task.limit
+            groups.setdefault((few_shot, limit), []).append(name)
+        return [
+            self.model_copy(
+                update={"tasks": names, "few_shot": few_shot, "limit": limit, "per_task": {}}
+            )
+            for (few_shot, limit), names in groups.items()
+        ]
 
 
 class OnGpus(Settings):

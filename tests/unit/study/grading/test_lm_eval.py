@@ -88,6 +88,64 @@ def stand_in(folder, log, code=1):
     return str(program)
 
 
+def test_tasks_with_equal_settings_share_a_run():
+    """Shots and limits of a task replace those of all."""
+    settings = Harness(
+        tasks=["a", "b", "c", "d"],
+        few_shot=2,
+        per_task={"b": {"few_shot": 0}, "c": {"limit": 5}, "d": {"few_shot": 0}},
+    )
+    runs = [(run.tasks, run.few_shot, run.limit) for run in settings.runs()]
+    assert runs == [(["a"], 2, None), (["b", "d"], 0, None), (["c"], 2, 5)]
+    plain = Harness(tasks=["a", "b"], few_shot=2)
+    assert plain.runs() == [plain]
+    assert "per_task" not in plain.model_dump()
+    with pytest.raises(ValueError, match=r"per_task has 'e', which is not in tasks \(a, b\)"):
+        Harness(tasks=["a", "b"], per_task={"e": {}})
+
+
+WRITES = """#!{python}
+import json, sys
+from pathlib import Path
+if sys.argv[1] == "-c":
+    print("0.4.13")
+    raise SystemExit
+value = dict(zip(sys.argv, sys.argv[1:]))
+tasks = value["--tasks"].split(",")
+shots = int(value.get("--num_fewshot", -1))
+content = {{
+    "results": {{name: {{"acc,none": shots / 10, "sample_len": 4}} for name in tasks}},
+    "versions": dict.fromkeys([*tasks, *(["b"] if "group" in tasks else [])], 1),
+    "n-samples": {{}},
+    "task_hashes": {{name: f"{{name}}{{shots}}" for name in tasks}},
+    "lm_eval_version": "0.4.13", "config": {{"model_dtype": "torch.float32"}},
+}}
+path = Path(value["--output_path"])
+path.with_name("results_now.json").write_text(json.dumps(content))
+"""
+
+
+def test_a_task_with_its_shots_has_a_run_and_files_of_its_own(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(WRITES.format(python=sys.executable))
+    program.chmod(0o755)
+    settings = Harness(
+        tasks=["a", "b", "c"], python=str(program), few_shot=5, per_task={"b": {"few_shot": 1}}
+    )
+    result = run_lm_eval(tmp_path, settings, tmp_path / "out", "cpu")
+    values = {score.task: score.measurement.value for score in result.scores}
+    assert values == {"a": 0.5, "c": 0.5, "b": 0.1}
+    assert result.questions == {"a": "a5", "c": "c5", "b": "b1"}
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["lm_eval-2.log", "lm_eval.log", "results-2.json", "results.json"]
+    same = settings.model_copy(update={"per_task": {}})
+    digests = {lm_eval_inputs_digest(result, one, "model") for one in (settings, same)}
+    assert len(digests) == 2
+    both = {"tasks": ["group", "b"], "per_task": settings.per_task}
+    with pytest.raises(ConfigError, match="b is scored with several settings, alone and as a par"):
+        run_lm_eval(tmp_path, settings.model_copy(update=both), tmp_path / "out", "cpu")
+
+
 def test_every_metric_of_every_task_and_group_is_a_score(tmp_path):
     result = read(tmp_path)
     scores = [
