@@ -3,14 +3,16 @@
     python benchmarks/findings_simulation.py --work .bench
 
 Simulates score tables: four experts, merged in pairs or all together by two methods with and
-without DARE, and a sweep of the single experts. Whether a model answers a question right depends on
+without DARE, and a sweep of the single experts; or, for rankings, eight experts and ten methods.
+Whether a model answers a question right depends on
 the question, the task, the experts, the training seed, the mask and chance (normal effects on a
-latent scale, so that true scores have a closed form). Makes the findings of each table as
-a study does, and compares them with the truth. Writes `findings_simulation.md`: for each scenario
-and kind of finding
+latent scale, so that true scores have a closed form). Makes the findings, or the ranking, of each
+table as a study does, and compares them with the truth. Writes `findings_simulation.md`: for each
+scenario and kind of finding
 
 - false: share of tables with at least one wrong claim, at most 5 % by design. A claim is wrong if
-  the sides do not differ, or the other way round; or if another recipe is as good as the best;
+  the sides do not differ, or the other way round; or if another recipe is as good as the best. Of a
+  ranking, a claim is that a recipe is worse than the best of all sets;
 - found: share of true differences of one point or more that are claimed, or of sets on which the
   leading recipe is the best of all and called so;
 - intervals: share of tables in which all intervals of the kind contain the truth, 95 % by design;
@@ -41,14 +43,20 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from tabulate import tabulate
 
 from mergegrid.study.scoring.design import SINGLE
-from mergegrid.study.scoring.findings import LEAST, LEVEL, FamilyComparisons, recipe_name
+from mergegrid.study.scoring.differences import LEVEL, apart, differences
+from mergegrid.study.scoring.findings import LEAST, FamilyComparisons, recipe_name
 from mergegrid.study.scoring.levels import SEEDS, TaskOutcomes
 from mergegrid.study.scoring.outcomes import mean_errors
+from mergegrid.study.scoring.ranking import Ranking
 
 Floats = NDArray[np.float64]
 Recipe = tuple[str, str]
 METHODS, RATES = ("average", "ties"), (0.5, 0.9)
-KINDS = ("best", "experts", "sparsifier", "drop_rate")
+MANY_METHODS = (*METHODS, *(f"method {number}" for number in range(3, 11)))
+KINDS = ("best", "experts", "sparsifier", "drop_rate", "ranking")
+EQUAL_SCORES = 0.002
+"""Recipes whose true scores differ by less are equal in a ranking: those with and without masks
+are so nearly, where only the mean over all experts is equal."""
 #: Standard deviations of what a question adds for a group of models, and for one model.
 GROUP_NOISE, MODEL_NOISE = 0.5, 0.3
 RESAMPLES = 299
@@ -62,8 +70,9 @@ class Scenario:
     """A study to simulate; scores are shares of right answers."""
 
     experts: int = 4
-    pairs: bool = True
-    """Whether pairs are merged, else one set of all experts."""
+    sets: str = "pairs"
+    """All `pairs`, `one` set of all experts, or 12 pairs, 8 sets of four and one of `all sizes`."""
+    methods: tuple[str, ...] = METHODS
     questions: int = 150
     training_seeds: int = 1
     mask_seeds: int = 3
@@ -98,11 +107,23 @@ def equal_effects(size: float) -> dict[Recipe, float]:
     return merges | {("", "none"): single} | {("", f"dare {rate}"): single - size for rate in RATES}
 
 
+MANY = Scenario(experts=8, sets="all sizes", methods=MANY_METHODS, questions=128, training_seeds=2)
+
+
+def steps() -> dict[Recipe, float]:
+    """Scores of 10 methods, 2 points from each other, and 1 point less with DARE."""
+    scores = {}
+    for number, method in enumerate(MANY_METHODS):
+        scores[method, "none"] = 0.78 - 0.02 * number
+        scores[method, "dare"] = 0.77 - 0.02 * number
+    return scores
+
+
 SCENARIOS = {
     "no differences": EQUAL,
     "no differences, 20 questions": replace(EQUAL, questions=20),
     "no differences, one mask seed": replace(EQUAL, mask_seeds=1, masks_differ=0.0),
-    "no differences, one set": replace(EQUAL, pairs=False, training_seeds=3, training_differs=0.05),
+    "no differences, one set": replace(EQUAL, sets="one", training_seeds=3, training_differs=0.05),
     "seeds differ, 2 and 2": replace(
         EQUAL, training_seeds=2, mask_seeds=2, training_differs=0.15, masks_differ=0.15
     ),
@@ -110,7 +131,7 @@ SCENARIOS = {
         EQUAL, training_seeds=3, training_differs=0.15, masks_differ=0.15
     ),
     "seeds differ, one set": replace(
-        EQUAL, pairs=False, training_seeds=3, training_differs=0.15, masks_differ=0.15
+        EQUAL, sets="one", training_seeds=3, training_differs=0.15, masks_differ=0.15
     ),
     "experts differ": replace(EQUAL, sets_differ=0.2),
     "experts differ, 8 experts": replace(EQUAL, experts=8, sets_differ=0.2),
@@ -123,7 +144,25 @@ SCENARIOS = {
         EQUAL, scores=EFFECTS, experts=6, training_seeds=3, training_differs=0.1,
         masks_differ=0.1, sets_differ=0.1,
     ),
+    "20 recipes, no differences": MANY,
+    "20 recipes, seeds differ": replace(MANY, training_differs=0.15, masks_differ=0.15),
+    "20 recipes, effects": replace(
+        MANY, scores=steps(), training_differs=0.05, masks_differ=0.05, sets_differ=0.1
+    ),
 }  # fmt: skip
+
+
+def _sets(names: list[str], sets: str) -> list[tuple[str, ...]]:
+    if sets == "one":
+        return [tuple(names)]
+    if sets == "pairs":
+        return list(combinations(names, 2))
+    random = np.random.Generator(np.random.Philox(2))
+    return [
+        members
+        for size, count in ((2, 12), (4, 8), (len(names), 1))
+        for members in random.permutation(list(combinations(names, size)))[:count].tolist()
+    ]
 
 
 class Simulation:
@@ -133,6 +172,7 @@ class Simulation:
         self.scenario = scenario
         self.models = pd.DataFrame(self._models()).rename_axis("model").reset_index()
         self.comparisons = FamilyComparisons(self.models)
+        self.ranking = Ranking(self.models)
         names = [f"e{number}" for number in range(scenario.experts)]
         members = [text.split("+") for text in self.models["experts"]]
         shares = [[(name in part) / np.sqrt(len(part)) for name in names] for part in members]
@@ -150,7 +190,7 @@ class Simulation:
         several = scenario.training_seeds > 1, scenario.mask_seeds > 1
         self.spreads = np.array([self._spread(recipe, *several) for recipe in self.recipes])
         self.truth_shares = self._shares_of_truths()
-        self.changes = {method: self._changes(method) for method in METHODS}
+        self.changes = {method: self._changes(method) for method in scenario.methods}
         random = np.random.Generator(np.random.Philox(0))
         count = scenario.questions
         self.drawn = random.multinomial(
@@ -160,13 +200,13 @@ class Simulation:
     def _models(self) -> Iterator[dict[str, Any]]:
         scenario = self.scenario
         names = [f"e{number}" for number in range(scenario.experts)]
-        sets = list(combinations(names, 2)) if scenario.pairs else [tuple(names)]
+        sets = _sets(names, scenario.sets)
         masked = [("dare", seed) for seed in range(scenario.mask_seeds)]
         same = {"family": "simulated", "engine": "", "n": scenario.questions, "settings": "{}"}
         for seed in range(scenario.training_seeds):
             for experts in sets:
                 for head in experts:
-                    for method in METHODS:
+                    for method in scenario.methods:
                         for kind, mask in [("none", np.nan), *masked]:
                             yield {
                                 **same,
@@ -299,6 +339,34 @@ class Simulation:
                 **simpler,
             }
 
+    def judged_ranking(self, random: np.random.Generator) -> Iterator[dict[str, Any]]:
+        """One more table: a row for each recipe behind the best over all sets."""
+        tasks, values, fixed = self.table(random)
+        truths = self.truths(fixed)
+        pairs = self.ranking.pairs(values)
+        behind = [(design, pair) for design, pair in pairs if pair.one == pairs[0][1].one]
+        gaps = differences(behind, values, tasks)
+        is_apart = apart([gap.here for gap in gaps])
+        for (_, pair), gap, claimed in zip(behind, gaps, is_apart, strict=True):
+            truth, of_all = (
+                scores(*pair.one[1:]) - scores(*pair.other[1:])
+                for scores in (
+                    lambda *recipe: truths["", recipe],
+                    lambda *recipe: self.score(recipe),
+                )
+            )
+            low, high = gap.here.interval(1 - LEVEL, len(behind) + 1)
+            others = gap.others.interval(1 - LEVEL, len(behind) + 1) if gap.others else None
+            yield {
+                "kind": "ranking",
+                "wrong": claimed and truth < EQUAL_SCORES,
+                "true": truth > LEAST,
+                "found": claimed,
+                "covered": low <= truth <= high,
+                "others": others[0] <= of_all <= others[1] if others else np.nan,
+                **dict.fromkeys(("alone", "pooled", "bootstrap"), np.nan),
+            }
+
     def _changes(self, method: str) -> tuple[pd.DataFrame, Floats]:
         """Merges with DARE beside those without, and their weights in resamples of all seeds."""
         merges = self.models[self.models["study"] == "merges"]
@@ -341,8 +409,10 @@ class Simulation:
 def simulate(scenario: Scenario, tables: int, seed: int = 0) -> pd.DataFrame:
     """Simulate tables of a scenario: a row per kind of finding, with shares as described above."""
     simulation, random = Simulation(scenario), np.random.Generator(np.random.Philox(seed))
+    many = scenario.methods == MANY_METHODS
+    judge = simulation.judged_ranking if many else simulation.judged
     judged = pd.DataFrame(
-        [{"table": table, **row} for table in range(tables) for row in simulation.judged(random)]
+        [{"table": table, **row} for table in range(tables) for row in judge(random)]
     )
     by_table = judged.groupby(["kind", "table"])
     result = by_table.agg(
@@ -352,7 +422,7 @@ def simulate(scenario: Scenario, tables: int, seed: int = 0) -> pd.DataFrame:
     result["found"] = judged[judged["true"]].groupby("kind")["found"].mean()
     result["alone"] = judged.groupby("kind")["alone"].mean()
     shown = ["wrong", "found", "covered", "alone", "others", "pooled", "bootstrap"]
-    return result.reindex(KINDS)[shown]
+    return result.reindex([kind for kind in KINDS if kind in result.index])[shown]
 
 
 def main() -> None:

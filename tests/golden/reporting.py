@@ -125,9 +125,9 @@ def comparisons(folder: Path) -> Any:
 
 
 def ranking(folder: Path) -> Any:
-    """Ranks and scores of merges, with intervals of a bootstrap over examples, sets and seeds."""
+    """Ranks and scores of merges, with intervals of ranks and of how far they are behind."""
     scores, answers, labels = sweep_of_answers()
-    return rank(scores, answers, labels, resamples=500)
+    return rank(scores, answers, labels)
 
 
 def findings(folder: Path) -> Any:

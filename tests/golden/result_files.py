@@ -24,7 +24,7 @@ def results_of(folder: Path) -> Results:
     parts = {"deltas": _deltas(), "similarity": _similarity()}
     compared, answers, labels = sweep_of_answers()
     parts["comparisons"] = compare(compared, answers, labels, resamples=100)
-    parts["ranking"] = rank(compared, answers, labels, resamples=100)
+    parts["ranking"] = rank(compared, answers, labels)
     parts["findings"] = findings(compared, answers, labels)
     for name, frame in parts.items():
         frame.to_parquet(folder / f"{name}.parquet")

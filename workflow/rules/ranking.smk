@@ -8,7 +8,7 @@ OUTPUTS: ranking = <results>/ranking.parquet
 
 
 rule ranking:
-    """Rank the selected merges, by resampling test examples, sets of experts and seeds."""
+    """Rank the selected merges over sets of experts, by the differences of the findings."""
     input:
         scores="<results>/scores.parquet",
         predictions=prediction_files(),

@@ -6,7 +6,7 @@ from mergegrid.study.reporting.findings_entry import FINDINGS
 from mergegrid.study.schema.decoders import DecoderFinetune
 from mergegrid.study.schema.encoders import Finetune
 
-STAGE_VERSIONS = {"tables": 1}
+STAGE_VERSIONS = {"tables": 2}
 
 
 def _settings(model: type[Finetune] | type[DecoderFinetune]) -> dict[str, str]:
@@ -149,25 +149,31 @@ TABLES: dict[str, Table] = {
     "ranking": Table(
         "ranking.ranking_table",
         _MERGES,
-        "Methods with each sparsifier, at their selected settings, ranked by the mean over the "
-        "tasks of each set of experts, best first. Intervals are from a bootstrap over test "
-        "examples, sets, training seeds and mask seeds, as far as a study has several.",
+        "Methods with each sparsifier, at their selected settings, ranked by the mean score over "
+        "the tasks of all sets of experts, best first. Differences are those of the findings: "
+        "paired, with intervals over test examples and seeds for the experts at hand. All pairs of "
+        "rows are compared at once, and intervals of ranks follow from those that can be told "
+        "apart; nothing is said about one of which a study has only one, such as a training seed. "
+        "`significant` is what the findings say of the best recipe over all sets.",
         columns(
             *("family", "size", "method", "sparsifier", "sets", "candidates", "score", "percent"),
-            *("percent_low", "percent_high", "rank", "rank_low", "rank_high", "behind"),
-            *("significant", "selection"),
+            *("rank", "rank_low", "rank_high", "mean_rank", "behind", "low", "high"),
+            *("low_others", "high_others", "significant", "selection"),
             size="number of experts in a set; `all` for all sets",
             sets="number of sets of experts",
             candidates="settings that were compared for it, mean over sets and training seeds",
             score="mean over tasks, sets and seeds of the test score",
-            percent="score in percent of the experts' own on the same tasks; a ratio of means",
-            percent_low="lower end of its 95 % interval",
-            percent_high="upper end of its 95 % interval",
-            rank="mean place among the entrants of a set; 1 is the best",
-            rank_low="lower end of its 95 % interval",
-            rank_high="upper end of its 95 % interval",
+            percent="score in percent of the single experts' on the same tasks; a ratio of means",
+            rank="place by score; 1 is the best",
+            rank_low="best rank that it may have: 1 and the rows that are better for sure",
+            rank_high="worst rank that it may have",
+            mean_rank="mean over sets of its place on a set; a description without interval",
             behind="score of the best row minus this one's",
-            significant="whether `behind` is larger than chance explains, for all rows at once",
+            low="lower end of its interval; all intervals hold with a probability of 95 %",
+            high="upper end of its interval",
+            low_others="lower end of the interval for other experts like these",
+            high_others="upper end of the interval for other experts like these",
+            significant="whether the best row can be told apart from this one",
         ),
         "ranking",
     ),
@@ -370,9 +376,9 @@ FIGURES: dict[str, Figure] = {
     ),
     "ranking": Figure(
         "ranking.ranking_figure",
-        "Methods of {family} with each sparsifier: mean rank over sets of experts, and score in "
-        "percent of the experts' own, with 95 % intervals. Filled dots cannot be told apart from "
-        "the best.",
+        "Methods of {family} with each sparsifier: rank by the mean score over sets of experts, "
+        "and points behind the best, with intervals that all hold with a probability of 95 %. "
+        "Filled dots cannot be told apart from the best.",
         "ranking",
     ),
     "deltas": Figure(

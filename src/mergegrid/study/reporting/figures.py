@@ -17,7 +17,7 @@ from mergegrid.study.reporting.drawing import columns_of, in_style, legend_below
 from mergegrid.study.reporting.rows import BASE, ORACLE, SINGLE
 from mergegrid.study.reporting.tables import drop_rates, merge_summary
 
-STAGE_VERSIONS = {"figures": 1}
+STAGE_VERSIONS = {"figures": 2}
 
 PANELS = 8
 """Up to this many sets of experts have a panel each; more are drawn as box plots."""

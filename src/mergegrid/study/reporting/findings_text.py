@@ -20,7 +20,7 @@ from mergegrid.study.reporting.sentences import (
     rows_of,
     sparsifier_sentence,
 )
-from mergegrid.study.scoring.findings import LEVEL
+from mergegrid.study.scoring.differences import LEVEL
 
 _LONGEST = 8
 """Sets of experts that have a sentence of their own; the others are counted."""

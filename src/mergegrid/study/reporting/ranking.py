@@ -22,24 +22,22 @@ def ranking_table(ranking: pd.DataFrame) -> pd.DataFrame:
 
 @in_style
 def ranking_figure(ranking: pd.DataFrame, family: str) -> Figure:
-    """Draw the ranks of all entrants over all sets, and their scores in percent of the experts'."""
+    """Draw the ranks of all entrants over all sets, and how far they are behind the best."""
     if ranking.empty:
         return note(f"{family}: fewer than two methods were merged with the same sets of experts.")
     # The last size is `all` if there are several.
     size = ranking["size"].iloc[-1]
     rows = ranking[ranking["size"] == size].reset_index(drop=True)
-    values = ["rank", "percent"] if rows["percent"].notna().all() else ["rank"]
     height = 1.9 + _ROW * len(rows)
     figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
-    axes = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
-    for axis, value in zip(axes, values, strict=True):
-        _draw(axis, rows, value)
-    axes[0].set_yticks(range(len(rows)), [style.words(method) for method in rows["method"]])
-    axes[0].set_ylim(len(rows) - 0.4, -0.6)
-    axes[0].set_xlabel("mean rank over sets; 1 is the best")
-    if len(axes) > 1:
-        axes[1].set_xlabel("test score in percent of the experts'")
-        axes[1].axvline(100, color="black", linestyle=(0, (5, 2)), linewidth=1)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw(left, rows, rows[["rank", "rank_low", "rank_high"]])
+    _draw(right, rows, 100 * rows[["behind", "low", "high"]])
+    left.set_yticks(range(len(rows)), [style.words(method) for method in rows["method"]])
+    left.set_ylim(len(rows) - 0.4, -0.6)
+    left.set_xlabel("rank by the mean score over sets")
+    right.set_xlabel("points behind the best")
+    right.axvline(0, color="black", linestyle=(0, (5, 2)), linewidth=1)
     sets = int(rows["sets"].iloc[0])
     replay = " (chosen on the test split)" if "test" in set(rows["selection"]) else ""
     figure.suptitle(f"{family}: methods over {sets} sets of experts{replay}")
@@ -47,14 +45,15 @@ def ranking_figure(ranking: pd.DataFrame, family: str) -> Figure:
     return figure
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, value: str) -> None:
-    entrants: list[Any] = list(rows.itertuples())
-    for y, row in enumerate(entrants):
-        look = style.sparsifier_look(row.sparsifier)
-        low, high = getattr(row, f"{value}_low"), getattr(row, f"{value}_high")
+def _draw(axis: Axes, rows: pd.DataFrame, values: pd.DataFrame) -> None:
+    """Draw `values`, whose columns are a value and the ends of its interval, for each entrant."""
+    for y, (row, numbers) in enumerate(zip(rows.itertuples(), values.to_numpy(), strict=True)):
+        entrant: Any = row
+        value, low, high = numbers
+        look = style.sparsifier_look(entrant.sparsifier)
         axis.hlines(y, low, high, color=look.color, linewidth=1.2)
-        face = "white" if row.significant else look.color
-        axis.plot([getattr(row, value)], [y], look.marker, color=look.color, markerfacecolor=face)
+        face = "white" if entrant.significant else look.color
+        axis.plot([value], [y], look.marker, color=look.color, markerfacecolor=face)
     axis.grid(axis="y", visible=False)
 
 

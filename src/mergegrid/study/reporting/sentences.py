@@ -12,7 +12,8 @@ import pandas as pd
 
 from mergegrid.study.reporting.style import words
 from mergegrid.study.scoring.design import SINGLE
-from mergegrid.study.scoring.findings import LEAST, LEVEL
+from mergegrid.study.scoring.differences import LEVEL
+from mergegrid.study.scoring.findings import LEAST
 
 Row = Any
 """A row of findings, by name or attribute."""

@@ -3,11 +3,14 @@
 A side is a table of cells: one row per scored model, with the set of experts, task, head and seeds
 that it stands for. Sets count equally; within a set its tasks, within a task its heads, then
 training seeds and masks. Both sides are restricted to what they have in common: sets, tasks, heads
-and training seeds. On one set, seeds are left out in turn; over several sets, experts.
+and training seeds. On one set, seeds are left out in turn; over several sets, experts. Weights are
+computed once for each side, however many others it is compared with.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,90 +25,116 @@ COLUMNS = [*CELL, "mask_seed", "model"]
 _Bools = NDArray[np.bool_]
 
 
-class _Side:
-    """Cells of one side, and their weights when some of them are left out."""
+class Weights:
+    """Cells of one side, and the weights of their models when some of them are left out."""
 
-    def __init__(self, cells: pd.DataFrame, models: NDArray[np.intp]) -> None:
+    def __init__(self, cells: pd.DataFrame) -> None:
+        """Take the cells, with the columns of `COLUMNS`."""
         self.cells = cells
-        self._place = np.searchsorted(models, cells["model"])
-        self._count = len(models)
+        self.keys = list(zip(*(cells[name].tolist() for name in CELL), strict=True))
+        self.distinct = frozenset(self.keys)
+        self.models, self._place = np.unique(cells["model"], return_inverse=True)
         self._groups = [np.zeros(len(cells), dtype=np.intp)]
         for name in CELL:
             codes, values = pd.factorize(cells[name])
             nested = self._groups[-1] * len(values) + codes
             self._groups.append(np.unique(nested, return_inverse=True)[1])
         self._groups.append(np.arange(len(cells)))
+        self.clusters = _clusters(cells)
+        self._experts = cells["experts"].to_numpy()
+        self.sets = {text: set(text.split("+")) for text in cells["experts"].unique()}
+        self._seeds = {
+            level: cells[column].to_numpy(np.float64, na_value=np.nan)
+            for level, column in (("masks", "mask_seed"), ("training", "training_seed"))
+        }
+        self.seeds = {
+            level: {float(seed) for seed in seeds if not np.isnan(seed)}
+            for level, seeds in self._seeds.items()
+        }
+        self.whole = self._weights(np.ones(len(cells), dtype=np.bool_))
+        """Weights of the models, [models], with all cells."""
+        self._without = cache(self._left)
 
-    def weights(self, keep: _Bools) -> Floats:
+    def _weights(self, keep: _Bools) -> Floats:
         """Weights of the models, [models], with the kept cells alone."""
         weights = np.ones(int(keep.sum()))
         for parents, children in pairwise(self._groups):
             kept = parents[keep]
             _, first = np.unique(children[keep], return_index=True)
             weights /= np.bincount(kept[first], minlength=int(parents.max()) + 1)[kept]
-        sums: Floats = np.bincount(self._place[keep], weights, minlength=self._count).astype(float)
+        sums: Floats = np.bincount(self._place[keep], weights, minlength=len(self.models)).astype(
+            float
+        )
         return sums
 
+    def without(self, level: str, unit: float) -> Floats | None:
+        """Weights without a seed, or without a cluster of experts; None if no cell is left."""
+        left: Floats | None = self._without(level, unit)
+        return left
 
-def contrast(side: pd.DataFrame, other: pd.DataFrame) -> Contrast | None:
-    """Return the difference `side` minus `other`, or None if they have nothing in common.
+    def _left(self, level: str, unit: float) -> Floats | None:
+        if level == "sets":
+            cluster = self.clusters[int(unit)]
+            kept = [text for text, experts in self.sets.items() if not experts & cluster]
+            keep = np.isin(self._experts, kept)
+        else:
+            # Models without a mask stay.
+            keep = self._seeds[level] != unit
+        return self._weights(keep) if keep.any() else None
 
-    Args:
-        side: cells with the columns of `COLUMNS`.
-        other: cells of the other side.
-    """
-    keys = [
-        list(zip(*(part[name].tolist() for name in CELL), strict=True)) for part in (side, other)
-    ]
-    common = set(keys[0]) & set(keys[1])
+    def restricted(self, keys: frozenset[tuple[Any, ...]]) -> "Weights":
+        """The side with some of its cells alone."""
+        if self.distinct <= keys:
+            return self
+        return Weights(self.cells[[key in keys for key in self.keys]])
+
+
+def contrast(one: Weights, other: Weights) -> Contrast | None:
+    """Return the difference `one` minus `other`, or None if they have nothing in common."""
+    common = one.distinct & other.distinct
     if not common:
         return None
-    cells = [
-        part.loc[[key in common for key in of_part], COLUMNS]
-        for part, of_part in zip((side, other), keys, strict=True)
-    ]
-    models = np.unique(np.concatenate([part["model"] for part in cells]))
-    sides = [_Side(part, models) for part in cells]
+    sides = one.restricted(common), other.restricted(common)
+    models = np.union1d(*(side.models for side in sides))
+    places = [np.searchsorted(models, side.models) for side in sides]
 
-    def weights(keep: list[_Bools]) -> Floats:
-        one, two = (part.weights(kept) for part, kept in zip(sides, keep, strict=True))
-        return one - two
+    def difference(parts: Iterable[Floats]) -> Floats:
+        weights = np.zeros(len(models))
+        for sign, place, part in zip((1, -1), places, parts, strict=True):
+            weights[place] += sign * part
+        return weights
 
     left_out: dict[str, list[Floats]] = {}
-    for level, keep in _deletions(cells):
-        if all(kept.any() for kept in keep):
-            left_out.setdefault(level, []).append(weights(keep))
-    whole = weights([np.ones(len(part), dtype=np.bool_) for part in cells])
+    for level, unit in _units(*sides):
+        parts = [side.without(level, unit) for side in sides]
+        kept = [part for part in parts if part is not None]
+        if len(kept) == len(parts):
+            left_out.setdefault(level, []).append(difference(kept))
     return Contrast(
         models,
-        whole,
+        difference(side.whole for side in sides),
         {level: np.stack(units) for level, units in left_out.items() if len(units) > 1},
     )
 
 
-def independent_sets(side: pd.DataFrame) -> float:
+def independent_sets(side: Weights) -> float:
     """Return the number of sets that are as good as independent: experts over experts per set."""
-    clusters = _clusters(side)
-    members = [set(text.split("+")) for text in side["experts"].unique()]
-    counts = [sum(bool(cluster & experts) for cluster in clusters) for experts in members]
-    everywhere = any(all(cluster & experts for experts in members) for cluster in clusters)
-    return 1.0 if everywhere else len(clusters) / float(np.mean(counts))
+    counts = [
+        sum(bool(cluster & experts) for cluster in side.clusters) for experts in side.sets.values()
+    ]
+    everywhere = any(
+        all(cluster & experts for experts in side.sets.values()) for cluster in side.clusters
+    )
+    return 1.0 if everywhere else len(side.clusters) / float(np.mean(counts))
 
 
-def _deletions(cells: list[pd.DataFrame]) -> Iterator[tuple[str, list[_Bools]]]:
-    """Yield each unit of each level, as the cells of both sides that are left without it."""
-    sets = {text: set(text.split("+")) for text in cells[0]["experts"].unique()}
-    if len(sets) > 1:
-        for unit in _clusters(cells[0]):
-            kept = {text for text, experts in sets.items() if not experts & unit}
-            yield "sets", [part["experts"].isin(kept).to_numpy(np.bool_) for part in cells]
+def _units(one: Weights, other: Weights) -> Iterator[tuple[str, float]]:
+    """Yield each level with its units: seeds on one set, clusters of experts over several."""
+    if len(one.sets) > 1:
+        yield from (("sets", unit) for unit in range(len(one.clusters)))
         return
-    for level, column in (("masks", "mask_seed"), ("training", "training_seed")):
-        seeds = [part[column].to_numpy(np.float64, na_value=np.nan) for part in cells]
-        distinct = np.unique(np.concatenate(seeds))
-        for seed in distinct[~np.isnan(distinct)]:
-            # Models without a mask stay.
-            yield level, [of_part != seed for of_part in seeds]
+    for level in one.seeds:
+        yield from ((level, seed) for seed in sorted(one.seeds[level] | other.seeds[level]))
 
 
 def _clusters(cells: pd.DataFrame) -> list[set[str]]:
@@ -126,10 +155,3 @@ def _clusters(cells: pd.DataFrame) -> list[set[str]]:
         joined = set().union(*(cluster for cluster in clusters if cluster & group))
         clusters = [*(cluster for cluster in clusters if not cluster & group), joined]
     return sorted(clusters, key=min)
-
-
-def side_mean(side: pd.DataFrame) -> Callable[[Floats], float]:
-    """Return the function that gives the mean score of a side, given the scores of all models."""
-    models = np.unique(side["model"])
-    weights = _Side(side, models).weights(np.ones(len(side), dtype=np.bool_))
-    return lambda values: float(weights @ values[models])

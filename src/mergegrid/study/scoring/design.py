@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mergegrid.recipes.recipe import base_only
-from mergegrid.study.scoring.contrasts import CELL, contrast, independent_sets, side_mean
+from mergegrid.study.scoring.contrasts import CELL, Weights, contrast, independent_sets
 from mergegrid.study.scoring.levels import Contrast, Floats
 
 SINGLE = "single experts"
@@ -64,7 +64,10 @@ class Design:
         self.cells["whole",] = _by_set(self._alone)
         self._singles = {experts: self._single_sides(experts) for experts in self.places}
         self.recipes = [side for side in self.cells if side[0] == "recipe"]
-        self._cached = cache(self._made)
+        # These depend on what was scored, not on the scores.
+        self._weighted = cache(lambda side, experts: Weights(self._cells_of(side, experts)))
+        self._contrast = cache(self._make_contrast)
+        self._independent = cache(self._count_independent)
 
     def _single_sides(self, experts: str) -> list[Side]:
         """Add the cells of single experts in the place of the merges of a set.
@@ -118,33 +121,34 @@ class Design:
         pairs = [Pair(pair.one, pair.other, experts) for experts in both]
         return [part for part in pairs if self.contrast_of(part) is not None]
 
-    def _side(self, side: Side, experts: str) -> pd.DataFrame:
-        sets = self.cells[side]
-        return sets[experts] if experts else self._cached("all", side)
-
     def contrast_of(self, pair: Pair) -> Contrast | None:
         """The difference between two sides, or None if they have nothing in common."""
-        made: Contrast | None = self._cached("contrast", pair)
+        made: Contrast | None = self._contrast(pair)
         return made
 
     def independent(self, pair: Pair) -> float:
         """Number of independent sets that both sides have."""
-        return float(self._cached("independent", (pair.one, pair.other)))
+        return float(self._independent(pair.one, pair.other))
 
     def mean(self, side: Side, experts: str, values: Floats) -> float:
         """Mean score of a side on a set, or over all sets."""
-        return float(self._cached("mean", (side, experts))(values))
+        weighted = self._weighted(side, experts)
+        return float(weighted.whole @ values[weighted.models])
 
-    def _made(self, what: str, of: Any) -> Any:
-        """Make a part of the design, which does not depend on scores."""
-        if what == "all":
-            return pd.concat(list(self.cells[of].values()))
-        if what == "mean":
-            return side_mean(self._side(*of))
-        if what == "contrast":
-            return contrast(*(self._side(side, of.experts) for side in (of.one, of.other)))
-        one, other = (self._side(side, "") for side in of)
-        return independent_sets(one[one["experts"].isin(other["experts"])])
+    def _cells_of(self, side: Side, experts: str) -> pd.DataFrame:
+        sets = self.cells[side]
+        return sets[experts] if experts else pd.concat(list(sets.values()))
+
+    def _make_contrast(self, pair: Pair) -> Contrast | None:
+        sides = (self._weighted(side, pair.experts) for side in (pair.one, pair.other))
+        return contrast(*sides)
+
+    def _count_independent(self, one: Side, other: Side) -> float:
+        sets = frozenset(self._weighted(other, "").sets)
+        weighted = self._weighted(one, "")
+        return independent_sets(
+            weighted.restricted(frozenset(key for key in weighted.keys if key[0] in sets))
+        )
 
     def measures(self, side: Side, experts: str, values: Floats) -> dict[str, float]:
         """Columns of findings that put a merge beside base and single experts.
@@ -168,7 +172,7 @@ class Design:
 
     def keys(self, side: Side, experts: str, score: float) -> dict[str, Any]:
         """Columns of findings that identify a side."""
-        cells = self._side(side, experts)
+        cells = self._cells_of(side, experts)
         tasks = cells["task"].unique()
         kind = cells["sparsifier"].iloc[0]
         rates = sorted(cells["rate"].unique()) if kind != "none" else []

@@ -8,6 +8,7 @@ for other experts like these. Kinds of findings:
 - `best`: the best recipe, a method with a sparsifier, of a set of experts and over all sets. It is
   told apart only if it is better than every other recipe, so `p` is the largest of its p-values; as
   a claim about one pair it needs no correction for the number of recipes (Hung and Fithian 2019).
+  Otherwise, `tied` leaves out those that it can be told apart from among all pairs of recipes.
 - `experts`: the best recipe against the single experts, the best of which is meant where each was
   scored on all tasks of the set. The recipe was the best of several, so the number of recipes, and
   of experts, counts as a number of comparisons.
@@ -21,6 +22,7 @@ where the corrected p-value of its comparison is below 0.05.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,26 +30,15 @@ import pandas as pd
 
 from mergegrid.study.scoring.comparisons import Answers, tested_scores
 from mergegrid.study.scoring.design import Design, Pair
-from mergegrid.study.scoring.levels import (
-    SEEDS,
-    Estimate,
-    Floats,
-    TaskOutcomes,
-    estimate,
-    for_other_experts,
-    measure,
-)
+from mergegrid.study.scoring.differences import LEVEL, Difference, apart, differences
+from mergegrid.study.scoring.levels import SEEDS, Estimate, Floats, TaskOutcomes
 from mergegrid.study.scoring.outcomes import task_outcomes
 
-STAGE_VERSIONS = {"findings": 1}
+STAGE_VERSIONS = {"findings": 2}
 
-LEVEL = 0.05
-"""Corrected p-values below it tell two sides apart."""
 POWER = 0.8
 LEAST = 0.01
 """Smallest difference for which a number of questions is given: one point."""
-FEWEST = 3
-"""Fewest independent experts from which anything is said about others."""
 LEVELS = ("examples", *SEEDS, "sets")
 
 #: Columns of `results/findings.parquet`: type and description.
@@ -144,25 +135,10 @@ class FamilyComparisons:
             tasks: the answers of the models, task by task.
         """
         planned = [*self._of_merges(values), *self._of_sparsifiers(values), *self._of_rates(values)]
-        contrasts = {
-            part: self._design.contrast_of(part)
-            for item in planned
-            for pair in item.pairs.values()
-            for part in [pair, *self._design.on_sets(pair)]
-        }
-        sums = measure([one for one in contrasts.values() if one], values, tasks)
-        measured = dict(zip([pair for pair, one in contrasts.items() if one], sums, strict=True))
+        pairs = [(self._design, pair) for item in planned for pair in item.pairs.values()]
+        estimated = iter(differences(pairs, values, tasks))
         for item in planned:
-            estimates, others = [], []
-            for pair in item.pairs.values():
-                sets = [measured[part] for part in self._design.on_sets(pair)]
-                independent = self._design.independent(pair)
-                one = estimate(measured[pair], sets, independent, over_sets=not pair.experts)
-                estimates.append(one)
-                between = measured[pair].between.get("sets")
-                enough = between and between.units >= FEWEST
-                others.append(for_other_experts(one, between) if between and enough else None)
-            yield self._row(item, estimates, others[0])
+            yield self._row(item, list(islice(estimated, len(item.pairs))))
 
     def _of_merges(self, values: Floats) -> Iterator[_Planned]:
         design = self._design
@@ -211,16 +187,20 @@ class FamilyComparisons:
             yield _Planned({"kind": "drop_rate", **keys}, pairs, len(changes))
 
     @staticmethod
-    def _row(
-        item: _Planned, estimates: Sequence[Estimate], others: Estimate | None
-    ) -> dict[str, Any]:
+    def _row(item: _Planned, estimated: Sequence[Difference]) -> dict[str, Any]:
         names = list(item.pairs)
-        p_values = [min(1.0, one.p * item.comparisons) for one in estimates]
-        first, apart = estimates[0], max(p_values) < LEVEL
+        estimates = [one.here for one in estimated]
+        first, others = estimates[0], estimated[0].others
+        p = max(one.p for one in estimates)
+        p_corrected = min(1.0, p * item.comparisons)
         level = LEVEL / item.comparisons
         low, high = first.interval(1 - level)
         low_others, high_others = others.interval(1 - level) if others else (np.nan, np.nan)
-        tied = [name for name, p in zip(names, p_values, strict=True) if p >= LEVEL]
+        tied = [
+            name
+            for name, is_apart in zip(names, apart(estimates, item.comparisons), strict=True)
+            if not is_apart
+        ]
         errors = {f"se_{name}": part.variance**0.5 for name, part in first.parts.items()}
         if others:
             errors["se_sets"] = others.variance**0.5
@@ -231,14 +211,14 @@ class FamilyComparisons:
             "difference": first.difference,
             "low": low,
             "high": high,
-            "p": max(one.p for one in estimates),
-            "p_corrected": max(p_values),
+            "p": p,
+            "p_corrected": p_corrected,
             "comparisons": item.comparisons,
             "df": first.df,
             **{f"se_{name}": errors.get(f"se_{name}", np.nan) for name in LEVELS},
             "low_others": low_others,
             "high_others": high_others,
-            "needed": np.nan if apart else needed(first, item.keys["n"], level),
+            "needed": np.nan if p_corrected < LEVEL else needed(first, item.keys["n"], level),
         }
 
 

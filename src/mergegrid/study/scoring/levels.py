@@ -15,6 +15,9 @@ nor are those of sets that share experts, so each level has a variance of its ow
 
 A level with a single unit has no variance that could be measured, and is not part of the interval.
 The sum of the variances has a t distribution with the degrees of freedom of Satterthwaite (1946).
+Where all pairs of several sides are compared at once, the studentized range takes the place of t
+(Games and Howell 1976), with no fewer degrees of freedom than the seeds have: what is left of a
+difference of two variances may have less than one, for which the range is of any size.
 
 Few differing examples say little about their variance: 5 of 100 that all favor one model would look
 certain. So one more is added, like the one that differs most (Agresti and Min 2005 do so for pairs
@@ -23,6 +26,7 @@ of proportions), and the degrees of freedom are twice the number of differing ex
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +100,8 @@ class Estimate:
     difference: float
     parts: Mapping[str, Part]
     """By level; levels that could not be measured are missing."""
+    least_df: float = 0.0
+    """Degrees of freedom of the level of seeds that has fewest."""
 
     @property
     def variance(self) -> float:
@@ -107,11 +113,12 @@ class Estimate:
         """Degrees of freedom of the t distribution."""
         return self.variance**2 / sum(part.uncertainty for part in self.parts.values())
 
-    def interval(self, confidence: float) -> tuple[float, float]:
-        """Interval that covers the difference with this probability."""
-        from scipy.special import stdtrit
+    def interval(self, confidence: float, sides: int = 2) -> tuple[float, float]:
+        """Interval that covers the difference with this probability.
 
-        half = -float(stdtrit(self.df, (1 - confidence) / 2)) * self.variance**0.5
+        Of more than 2 sides, all intervals of differences between pairs of them hold at once.
+        """
+        half = _critical(confidence, sides, self._df(sides)) * self.variance**0.5
         return self.difference - half, self.difference + half
 
     @property
@@ -120,6 +127,30 @@ class Estimate:
         from scipy.special import stdtr
 
         return 2 * float(stdtr(self.df, -abs(self.difference) / self.variance**0.5))
+
+    def differs(self, level: float, sides: int) -> bool:
+        """Whether the interval of confidence `1 - level` among so many sides excludes 0."""
+        ratio = abs(self.difference) / self.variance**0.5
+        # Mostly an interval of two sides, which is narrower and quick to compute, has 0 already.
+        return all(ratio > _critical(1 - level, count, self._df(sides)) for count in (2, sides))
+
+    def _df(self, sides: int) -> float:
+        if sides == 2:
+            return self.df
+        # Rounded down to steps of 10 %, as each critical value takes long.
+        step = np.log(1.1)
+        return float(np.exp(step * np.floor(np.log(max(self.df, self.least_df)) / step)))
+
+
+@cache
+def _critical(confidence: float, sides: int, df: float) -> float:
+    """Standard errors on each side of a difference; one of those between all pairs of sides."""
+    from scipy.special import stdtrit
+    from scipy.stats import studentized_range
+
+    if sides == 2:
+        return -float(stdtrit(df, (1 - confidence) / 2))
+    return float(studentized_range.ppf(confidence, sides, df)) / 2**0.5
 
 
 def estimate(
@@ -135,6 +166,7 @@ def estimate(
     """
     parts = {"examples": whole.examples}
     share = 1 / independent if over_sets else 1.0
+    least = 0.0
     for level in SEEDS:
         jackknifes = [one.between[level] for one in sets if level in one.between]
         if not jackknifes:
@@ -145,7 +177,8 @@ def estimate(
         total = share * sum(one.variance for one in jackknifes) / len(jackknifes)
         df = independent * sum(one.units - 1 for one in jackknifes) / len(jackknifes)
         parts[level] = Part(variance, total**2 / df if variance else 0.0)
-    return Estimate(whole.difference, parts)
+        least = min(least or df, df)
+    return Estimate(whole.difference, parts, least)
 
 
 def for_other_experts(mean: Estimate, between: Between) -> Estimate:

@@ -10,7 +10,8 @@ from scipy.special import stdtrit
 from mergegrid.errors import DataError
 from mergegrid.study.reporting.catalogue import TABLES
 from mergegrid.study.reporting.results import Results
-from mergegrid.study.scoring.findings import COLUMNS, LEVEL, findings, needed
+from mergegrid.study.scoring.differences import LEVEL
+from mergegrid.study.scoring.findings import COLUMNS, findings, needed
 from mergegrid.study.scoring.levels import Estimate, Part
 from mergegrid.study.scoring.scores import score_frame
 from mergegrid.study.tasks.metrics import score

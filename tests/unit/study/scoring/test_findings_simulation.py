@@ -33,6 +33,17 @@ def test_findings_are_wrong_in_few_studies_and_intervals_contain_the_truth(simul
     assert (shares["others"] >= 0.89).all(), shares
 
 
+@pytest.mark.parametrize(
+    "name", ["20 recipes, no differences", "20 recipes, seeds differ", "20 recipes, effects"]
+)
+def test_rankings_seldom_tell_equal_recipes_apart(simulation, name):
+    (shares,) = simulation.simulate(simulation.SCENARIOS[name], 40).itertuples()
+    assert shares.wrong <= 0.1, shares
+    assert shares.covered >= 0.9, shares
+    # All but the best are at least a point behind, and as many as 19 points.
+    assert (shares.found > 0.3) == (name == "20 recipes, effects"), shares
+
+
 def test_differences_of_several_points_are_found(simulation):
     scenario = replace(simulation.SCENARIOS["5 points"], questions=600)
     shares = simulation.simulate(scenario, 30)

@@ -148,3 +148,31 @@ def test_tasks_are_independent_and_each_is_read_once():
     alone = [measured(PAIR, answers(*part)) for part in parts]
     assert both.examples.variance == pytest.approx(sum(one.examples.variance for one in alone) / 4)
     assert both.difference == pytest.approx(sum(one.difference for one in alone) / 2)
+
+
+def test_among_many_sides_degrees_of_freedom_are_at_least_those_of_the_seeds():
+    """What is left of 10 without the explained 9.9 has far fewer than one."""
+    whole = Measured(1.0, Part(0.5, 0.01), {})
+    sets = [Measured(1.0, Part(0.5, 0.01), {"masks": Between(10.0, 9.9, 3)})]
+    found = estimate(whole, sets, 1.5, over_sets=False)
+    assert found.variance == pytest.approx(0.6)
+    assert found.df < 0.02
+    certain = Estimate(1.0, {"examples": Part(0.6, 0.6**2 / 3)})
+    assert found.interval(0.95, 5) == pytest.approx(certain.interval(0.95, 5))
+
+
+def test_among_two_sides_an_interval_is_that_of_the_t_test():
+    found = Estimate(1.0, {"examples": Part(0.2, 0.004)})
+    assert found.interval(0.95, 2) == found.interval(0.95)
+    assert found.differs(0.05, 2) == (found.p < 0.05)
+
+
+@pytest.mark.parametrize(("sides", "df", "critical"), [(10, 20, 5.008), (20, 10, 6.467)])
+def test_among_many_sides_the_studentized_range_takes_the_place_of_t(sides, df, critical):
+    """Critical values of printed tables; degrees of freedom may be rounded down by 10 %."""
+    found = Estimate(1.0, {"examples": Part(1.0, 1 / df)})
+    low, high = found.interval(0.95, sides)
+    assert 1 <= (high - low) / 2 / (critical / 2**0.5) < 1.03
+    for factor, expected in ((0.99, False), (1.03, True)):
+        gap = Estimate(factor * critical / 2**0.5, found.parts)
+        assert gap.differs(0.05, sides) is expected
