@@ -77,6 +77,7 @@ STAGES: dict[str, Stage] = {
     "sample": Stage("study/encoders/samplers.py", ("numpy", "optuna", "scipy")),
     "comparisons": Stage("study/scoring/comparisons.py", ("numpy", "scipy")),
     "ranking": Stage("study/scoring/ranking.py", ("numpy", "scipy")),
+    "answers": Stage("study/scoring/answers.py", ("numpy", "pandas")),
     "findings": Stage("study/scoring/findings.py", ("numpy", "scipy")),
     "tables": Stage("study/reporting/catalogue.py", ("pandas",)),
     "figures": Stage("study/reporting/figures.py", ("matplotlib",)),

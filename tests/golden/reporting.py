@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from golden import inputs
 from golden.recorded import ARITHMETIC, TORCH, Numbers
-from golden.result_files import GAINS, results_of
+from golden.result_files import GAINS, decoder_answers, results_of
 from golden.results import rows, sweep_of_answers
 from mergegrid.methods.average import Average
 from mergegrid.methods.task_arithmetic import TaskArithmetic
@@ -33,6 +33,7 @@ from mergegrid.study.reporting.stage_names import STAGES
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.schema.racing import Racing
 from mergegrid.study.schema.sampling import Sampled
+from mergegrid.study.scoring.answers import MEASURES
 from mergegrid.study.scoring.choice import choose
 from mergegrid.study.scoring.comparisons import compare
 from mergegrid.study.scoring.findings import findings as compute_findings
@@ -130,6 +131,11 @@ def ranking(folder: Path) -> Any:
     return rank(scores, answers, labels)
 
 
+def answers(folder: Path) -> Any:
+    """Length of answers, reasoning, and votes over samples."""
+    return decoder_answers(folder)[["recipe_digest", "task", "split", *MEASURES, "pass@2"]]
+
+
 def findings(folder: Path) -> Any:
     """Best recipes, sparsifiers and drop rates, with their variances by level."""
     scores, answers, labels = sweep_of_answers()
@@ -152,7 +158,8 @@ def tables(folder: Path) -> Any:
 def figures(folder: Path) -> Any:
     """What every figure shows: the data of its lines, bars, points and bands, and its words."""
     results = results_of(folder)
-    return {name: _shown(FIGURES[name].draw("minilm", results)) for name in FIGURES}
+    of = {"pareto": "llama"}
+    return {name: _shown(FIGURES[name].draw(of.get(name, "minilm"), results)) for name in FIGURES}
 
 
 def costs(folder: Path) -> Any:
@@ -216,6 +223,7 @@ NUMBERS = {
     "sample": Numbers(sample),
     "comparisons": Numbers(comparisons, ARITHMETIC),
     "ranking": Numbers(ranking, ARITHMETIC),
+    "answers": Numbers(answers, ARITHMETIC),
     "findings": Numbers(findings, ARITHMETIC),
     "tables": Numbers(tables, ARITHMETIC),
     "figures": Numbers(figures, 1e-6),

@@ -11,6 +11,7 @@ from golden.results import rows, sweep_of_answers
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.delta_reports.sizes import delta_sizes
 from mergegrid.study.reporting.results import Results
+from mergegrid.study.scoring.answers import answer_forms
 from mergegrid.study.scoring.comparisons import compare
 from mergegrid.study.scoring.findings import findings
 from mergegrid.study.scoring.ranking import rank
@@ -25,6 +26,7 @@ def results_of(folder: Path) -> Results:
     compared, answers, labels = sweep_of_answers()
     parts["comparisons"] = compare(compared, answers, labels, resamples=100)
     parts["ranking"] = rank(compared, answers, labels)
+    parts["answers"] = decoder_answers(folder)
     parts["findings"] = findings(compared, answers, labels)
     for name, frame in parts.items():
         frame.to_parquet(folder / f"{name}.parquet")
@@ -41,6 +43,33 @@ def results_of(folder: Path) -> Results:
         licences={"base~minilm": "apache-2.0"},
         published=_cells(),
     )
+
+
+def decoder_answers(folder: Path) -> pd.DataFrame:
+    """The form of answers behind the scores of decoders: two samples to each of three questions."""
+    scores = score_frame(rows())
+    compared = scores[scores["primary"] & (scores["engine"] != "")]
+    made = []
+    for place, row in enumerate(compared.to_dict("records")):
+        text = ["</think>5", "5", "6"][place % 3]
+        of_recipe = {name: row[name] for name in ("recipe_digest", "split")}
+        for question in range(3):
+            for sample in range(2):
+                made.append(
+                    {
+                        **of_recipe,
+                        "benchmark": row["task"],
+                        "id": str(question),
+                        "output": text,
+                        "finish": "length" if (place + question + sample) % 4 == 0 else "stop",
+                        "tokens": 20 + 7 * place + 11 * question * (sample + 1),
+                        "extracted": text[-1],
+                        "verdict": "right" if text[-1] == "5" and sample <= question else "wrong",
+                    }
+                )
+    path = folder / "records.parquet"
+    pd.DataFrame(made).to_parquet(path)
+    return answer_forms(scores, [path])
 
 
 GAINS = [{"family": "minilm", "method": "ties", "sparsifier": "dare", "value": 1.25}]

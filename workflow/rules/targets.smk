@@ -97,13 +97,14 @@ def results_for(kind):
         "similarity": similarity_files(),
         "comparisons": "<results>/comparisons.parquet",
         "ranking": "<results>/ranking.parquet",
+        "answers": "<results>/answers.parquet",
         "findings": "<results>/findings.parquet",
         "experts": per_expert(experts, ENCODERS),
         "decoders": per_expert(experts, DECODERS),
         "sources": [f"<results>/sources/{name}.json" for name in SOURCES],
     }
     # A table notes where the scores behind it were computed with several versions of a library.
-    with_scores = ("comparisons", "ranking", "findings")
+    with_scores = ("comparisons", "ranking", "answers", "findings")
     kinds = (kind, "scores") if kind in with_scores else (kind,)
     return {kind: files[kind] for kind in kinds}
 
@@ -162,7 +163,7 @@ def selects(grid):
 def tables_of_study():
     """The tables that have something to show."""
     empty = [] if ENCODERS else ["experts"]
-    empty += [] if DECODERS else ["benchmarks", "decoders"]
+    empty += [] if DECODERS else ["benchmarks", "answers", "decoders"]
     empty += [] if similarity_files() else ["similarity"]
     empty += [] if published("published") else ["published"]
     empty += [] if any(map(selects, STUDY.grids)) else ["selection"]
@@ -176,6 +177,7 @@ def figures_of(family):
     empty = [] if STUDY.grid_of(family).similarity else ["similarity"]
     empty += [] if has_pairs(family) else ["pairs"]
     empty += [] if has_merges(family) else ["ranking"]
+    empty += [] if family in DECODER_FAMILIES else ["pareto"]
     return [figure for figure in FIGURES if figure not in empty]
 
 

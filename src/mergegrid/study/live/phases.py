@@ -43,6 +43,7 @@ _RULES = {
     "harness": (SCORE, "lm-evaluation-harness: {variant}, {family}"),
     "oracle_scores": (SCORE, "oracle {set} of {family}, seed {seed}"),
     "scores": (REPORT, "all scores"),
+    "answers": (REPORT, "lengths of answers"),
     "comparisons": (REPORT, "comparisons"),
     "ranking": (REPORT, "ranking"),
     "findings": (REPORT, "findings"),

@@ -1,6 +1,7 @@
 """The tables and figures of a study: function, caption and columns of each."""
 
 from mergegrid.delta_reports.paper_range import SHARE_SMALL, SMALL
+from mergegrid.study.reporting.answers_entry import ANSWERS, PARETO
 from mergegrid.study.reporting.entries import COMMON, SPREAD, Figure, Table, columns
 from mergegrid.study.reporting.findings_entry import FINDINGS
 from mergegrid.study.schema.decoders import DecoderFinetune
@@ -257,6 +258,7 @@ TABLES: dict[str, Table] = {
             *("split", "engine", *SPREAD, "stderr", "n"),
         ),
     ),
+    "answers": ANSWERS,
     "delta_ranges": Table(
         "tables.delta_ranges",
         _MODELS,
@@ -381,6 +383,7 @@ FIGURES: dict[str, Figure] = {
         "Filled dots cannot be told apart from the best.",
         "ranking",
     ),
+    "pareto": PARETO,
     "deltas": Figure(
         "delta_figures.deltas_figure",
         "Share of the deltas of each expert of {family} below a size. DARE is known to work where "

@@ -18,6 +18,7 @@ _KINDS = {
     "sources": "the records of what was fetched",
     "comparisons": "the paired comparisons of answers",
     "ranking": "the ranking of merges",
+    "answers": "the form of the answers, `answers.parquet`",
     "findings": "the findings, `findings.parquet`",
 }
 

@@ -25,6 +25,7 @@ Kind = Literal[
     "sources",
     "comparisons",
     "ranking",
+    "answers",
     "findings",
 ]
 

@@ -27,6 +27,8 @@ class Results:
     """`comparisons.parquet`"""
     ranking: list[Path] = field(default_factory=list)
     """`ranking.parquet`"""
+    answers: list[Path] = field(default_factory=list)
+    """`answers.parquet`"""
     findings: list[Path] = field(default_factory=list)
     """`findings.parquet`"""
     experts: list[Path] = field(default_factory=list)

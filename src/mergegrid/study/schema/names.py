@@ -12,6 +12,7 @@ M = TypeVar("M", bound=Mapping[str, Any])
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: What lies beside the folders of families in the folder of results.
 RESULTS = (
+    "answers.parquet",
     "benchmarks",
     "comparisons.parquet",
     "costs",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 # Not in quotes: a program may itself look for such a tag.
-_REASONING_ENDS = re.compile(
+REASONING_ENDS = re.compile(
     r"(?<![\"'`])(?:</(?:think|thinking|thoughts?|reasoning|scratchpad)>|\[/THINK\]|◁/think▷"
     r"|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>)(?![\"'`])",
     re.IGNORECASE,
@@ -66,7 +66,7 @@ def readings(answer: str) -> Iterator[list[Passage]]:
     text = re.sub(r"\r\n?", "\n", answer.removeprefix("\ufeff"))
     # Models that were shown tabs answer with tabs; prompts and tests are indented by spaces.
     text = re.sub(r"^[ \t]+", lambda margin: margin[0].replace("\t", "    "), text, flags=re.M)
-    *_, text = _REASONING_ENDS.split(text)
+    *_, text = REASONING_ENDS.split(text)
     first_turn = text
     for end in _TURN_ENDS.finditer(text):
         if text[: end.start()].strip():
