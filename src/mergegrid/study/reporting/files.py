@@ -1,7 +1,6 @@
 """Files of tables and figures: the same input gives the same bytes."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -9,19 +8,7 @@ from matplotlib.figure import Figure
 
 from mergegrid.study.reporting.latex import latex_table
 from mergegrid.study.reporting.style import styled
-
-_PAGE = """<!DOCTYPE html>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font-family: sans-serif; font-size: 13px; margin: 16px; }}
-table {{ border-collapse: collapse; }}
-th, td {{ border-bottom: 1px solid #ddd; padding: 4px 10px; text-align: left; }}
-td {{ white-space: nowrap; }}
-th {{ background: #eee; position: sticky; top: 0; }}
-</style>
-{table}
-"""
+from mergegrid.study.reporting.table_page import table_page
 
 
 def write_table(
@@ -43,10 +30,8 @@ def write_table(
     below = "".join(f"\n{note}\n" for note in notes)
     markdown.write_text(markdown_table(table) + below, "utf-8")
     text = _as_text(table)
-    below = "".join(f"\n<p>{escape(note)}</p>" for note in notes)
-    body = text.to_html(index=False, border=0) + below
-    html.write_text(_PAGE.format(title=html.stem, table=body), "utf-8")
     right = [_is_number(table[name]) for name in table.columns]
+    html.write_text(table_page(html.stem, text, right, notes), "utf-8")
     rows = text.to_numpy().tolist()
     caption = " ".join([caption or latex.stem, *notes])
     latex.write_text(latex_table(list(table.columns), rows, right, latex.stem, caption), "utf-8")

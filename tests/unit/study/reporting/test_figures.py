@@ -315,7 +315,7 @@ def test_tables_are_exact_in_csv_and_rounded_elsewhere(tmp_path: Path) -> None:
         "| rte    |   0.95 |  0.912 |         |      1 | False      |\n"
     )
     page = (tmp_path / "new" / "t.html").read_text()
-    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", page)
+    cells = re.findall(r"<t[hd](?: class=\"number\")?>(.*?)</t[hd]>", page)
     assert cells == [*table.columns, "trec", "0.5", "0.900", "0.00123", "3", "True",
                      "rte", "0.95", "0.912", "", "1", "False"]  # fmt: skip
 
