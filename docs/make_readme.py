@@ -2,12 +2,13 @@
 
 Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
 `make benchmarks`, `make bench-merge`, `make bench-methods`, `config/adamr.yaml`,
-`config/racing.yaml` with `mergegrid racing`, and `gram_accuracy.py`, `findings_simulation.py`,
-`pairs.py`, `adapters.py`, `adapter_study.py` and `extraction.py` of `benchmarks/`), as far as they
-exist. Replaces the text between markers such as `<!-- begin: drop rates -->` and
-`<!-- end: drop rates -->`, in whichever page has them.
+`config/racing.yaml` with `mergegrid racing`, `config/lambda_sweep.yaml`, and `gram_accuracy.py`,
+`findings_simulation.py`, `pairs.py`, `adapters.py`, `adapter_study.py` and `extraction.py` of
+`benchmarks/`), as far as they exist. Replaces the text between markers such as
+`<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in whichever page has them.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -248,6 +249,30 @@ def racing() -> dict[str, str]:
     return {"racing": markdown_table(table)}
 
 
+def lambda_sweep() -> dict[str, str]:
+    """Return the part made from the finished sweep of λ, and copy its figure."""
+    study = read_study(ROOT / "config" / "lambda_sweep.yaml")
+    results = ROOT / study.paths.results
+    if not (results / "tables" / "answers.csv").is_file():
+        sys.stderr.write(f"{results} has no tables; their part of the docs stays unchanged\n")
+        return {}
+    assert study.decoders is not None
+    (family,) = study.decoders.families
+    drawn = results / "figures" / family / "pareto.png"
+    shutil.copy2(drawn, ROOT / "docs" / "figures" / "lambda_pareto.png")
+    table = pd.read_csv(results / "tables" / "answers.csv")
+    table = table[(table["split"] == "test") & (table["experts"] != "unchanged")]
+    merged = table["settings"].map(lambda text: json.loads(text)["method"].get("coefficient"))
+    ends = table["sparsifier"].map({"base": 0.0, "none": 1.0})
+    table.insert(0, "λ", merged.where(table["experts"].str.contains("+", regex=False), ends))
+    errors = (table["mean"] * (1 - table["mean"]) / (table["n"] - 1)) ** 0.5
+    table["accuracy"] = table["mean"].map("{:.3f}".format) + errors.map(" ± {:.3f}".format)
+    table["tokens"] = table["tokens"].map("{:.1f}".format)
+    table["tokens"] += table["tokens_stderr"].map(" ± {:.1f}".format)
+    shown = ["λ", "accuracy", "tokens", "cut", "n"]
+    return {"lambda sweep": markdown_table(table.sort_values("λ")[shown])}
+
+
 def benchmark(name: str, file: str) -> dict[str, str]:
     """Return the part made from the tables of a finished benchmark."""
     table = ROOT / ".bench" / file
@@ -289,6 +314,7 @@ def main() -> None:
             **five_benchmarks(),
             **towards_base(),
             **racing(),
+            **lambda_sweep(),
             **benchmark("merge benchmark", "merge.md"),
             **benchmark("method benchmark", "methods.md"),
             **benchmark("gram accuracy", "gram_accuracy.md"),

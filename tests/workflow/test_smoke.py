@@ -13,13 +13,14 @@ pytestmark = pytest.mark.workflow
 REPORT = {
     **{"all": 1, "scores": 1, "comparisons": 1, "ranking": 1, "costs": 1},
     **{"findings": 1, "findings_text": 1},
-    **{"table": 8 + 2 + 1 + 1, "figure": 3},
+    **{"table": 10 + 2 + 1 + 1, "figure": 3},
 }
 # And from those of single experts.
 SWEPT = {**REPORT, "figure": 4}
 EXPERT = {"config.json", "manifest.json", "model.safetensors", "training.json"}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 TABLES = {
+    "against_experts",
     "comparison_summary",
     "comparisons",
     "delta_deciles",
@@ -36,6 +37,7 @@ TABLES = {
     "selection",
     "sources",
     "sparsifier_effects",
+    "success_rates",
 }
 FIGURES = {"delta_histograms", "deltas", "drop_rates", "merges", "pairs", "ranking"}
 KINDS = ("csv", "md", "html", "tex")

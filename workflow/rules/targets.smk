@@ -168,7 +168,9 @@ def tables_of_study():
     empty += [] if published("published") else ["published"]
     empty += [] if any(map(selects, STUDY.grids)) else ["selection"]
     empty += [] if any(map(has_pairs, FAMILIES)) else ["pairs", "sparsifier_effects"]
-    empty += [] if any(map(has_merges, FAMILIES)) else ["ranking"]
+    of_merges = ["ranking", "against_experts", "success_rates"]
+    empty += [] if any(map(has_merges, FAMILIES)) else of_merges
+    empty += [] if DECODERS and DECODERS.harness else ["forgetting"]
     return [table for table in TABLES if table not in empty]
 
 

@@ -4,6 +4,7 @@ from mergegrid.delta_reports.paper_range import SHARE_SMALL, SMALL
 from mergegrid.study.reporting.answers_entry import ANSWERS, PARETO
 from mergegrid.study.reporting.entries import COMMON, SPREAD, Figure, Table, columns
 from mergegrid.study.reporting.findings_entry import FINDINGS
+from mergegrid.study.reporting.measures_entries import FORGETTING, MEASURES
 from mergegrid.study.schema.decoders import DecoderFinetune
 from mergegrid.study.schema.encoders import Finetune
 
@@ -72,6 +73,7 @@ TABLES: dict[str, Table] = {
             "mean": "mean over the tasks of the set, ± standard deviation",
         },
     ),
+    **MEASURES,
     "merge_candidates": Table(
         "tables.merge_candidates",
         _MERGES,
@@ -259,6 +261,7 @@ TABLES: dict[str, Table] = {
         ),
     ),
     "answers": ANSWERS,
+    "forgetting": FORGETTING,
     "delta_ranges": Table(
         "tables.delta_ranges",
         _MODELS,

@@ -1,0 +1,65 @@
+"""The catalogue's entries of the measures that papers on merging report."""
+
+from mergegrid.study.reporting.entries import Table, columns
+
+_AGAINST_EXPERTS = Table(
+    "measures.against_experts",
+    "Merges",
+    "Every selected merge against the single experts, the best of them, and the base, over the "
+    "tasks of its set. `percent` is the mean over tasks of the score in percent of the expert's, "
+    "on the same questions, with its sign; the table `ranking` has the ratio of the means instead.",
+    columns(
+        *("family", "experts", "method", "sparsifier", "rate", "tasks", "mean", "std", "runs"),
+        *("percent", "percent_std", "gain", "retained", "over_best", "selection"),
+        rate="selected drop rates; several if they differ between training seeds or tasks",
+        tasks="number of tasks or benchmarks of the set",
+        mean="mean over the tasks and runs: training seeds and mask seeds",
+        std="sample standard deviation over runs of the mean over tasks; missing for a single run",
+        runs="number of runs",
+        percent="100 / T times the sum over the T tasks of merge over expert (arXiv 2406.15479, "
+        "equation 4); empty where an expert scores 0.02 or less",
+        percent_std="sample standard deviation of `percent` over runs; missing for a single run",
+        gain="mean over the tasks of the merge minus the base",
+        retained="share of the mean gain from base to experts that the merge keeps; empty for a "
+        "gain below 0.02",
+        over_best="mean over the tasks of the merge minus that of the best single expert; empty "
+        "unless every expert is scored on every task of the set",
+    ),
+)
+_SUCCESS_RATES = Table(
+    "measures.success_rates",
+    "Merges",
+    "How often a merge is better than the base over the sets of experts, as for random subsets in "
+    "arXiv 2511.21437, with the mean percent of the experts' scores. Sets that share experts are "
+    "not independent, so the interval is too narrow for them.",
+    columns(
+        *("family", "size", "method", "sparsifier", "sets", "over_base", "low", "high"),
+        *("over_best_expert", "percent", "percent_std", "gain_over_best", "selection"),
+        size="number of experts in a set; `all` for all sets",
+        sets="number of sets of experts",
+        over_base="share of the sets whose merge is better than the base, by the mean over tasks "
+        "and runs",
+        low="lower end of the 95 % interval of that share (Wilson)",
+        high="upper end of the interval",
+        over_best_expert="share of the sets whose merge is better than the best single expert, "
+        "among those where `over_best` is known",
+        percent="mean over the sets of `percent` in the table `against_experts`",
+        percent_std="sample standard deviation of `percent` over the sets",
+        gain_over_best="mean over the sets of `over_best`",
+    ),
+)
+FORGETTING = Table(
+    "measures.forgetting",
+    "Benchmarks",
+    "Scores on tasks that are no expert's own (`harness`), beside the base: what fine-tuning and "
+    "merging forgot. Every candidate is listed, not only the selected ones.",
+    columns(
+        *("family", "experts", "method", "sparsifier", "rate", "settings", "task", "metric"),
+        *("split", "mean", "std", "runs", "stderr", "n", "base", "change"),
+        sparsifier="how deltas were sparsified before merging; `none` keeps them, `base` is the "
+        "base alone",
+        base="score of the base on the same task; empty without a sweep, which scores it",
+        change="mean minus base; a negative change of a score is forgetting",
+    ),
+)
+MEASURES = {"against_experts": _AGAINST_EXPERTS, "success_rates": _SUCCESS_RATES}
