@@ -1,8 +1,8 @@
-"""The catalogue's entries of the form of answers: a table and a figure."""
+"""The catalogue's entries of the form of answers, and of what was forgotten."""
 
 from mergegrid.study.reporting.entries import Figure, Table, columns
 
-ANSWERS = Table(
+_ANSWERS = Table(
     "answers.answer_table",
     "Benchmarks",
     "Form of the answers of every decoder to every benchmark: their length in tokens, the "
@@ -35,6 +35,21 @@ ANSWERS = Table(
     },
     "answers",
 )
+_FORGETTING = Table(
+    "measures.forgetting",
+    "Benchmarks",
+    "Scores on tasks that are no expert's own (`harness`), beside the base: what fine-tuning and "
+    "merging forgot. Every candidate is listed, not only the selected ones.",
+    columns(
+        *("family", "experts", "method", "sparsifier", "rate", "settings", "task", "metric"),
+        *("split", "mean", "std", "runs", "stderr", "n", "base", "change"),
+        sparsifier="how deltas were sparsified before merging; `none` keeps them, `base` is the "
+        "base alone",
+        base="score of the base on the same task; empty without a sweep, which scores it",
+        change="mean minus base; a negative change of a score is forgetting",
+    ),
+)
+ANSWER_TABLES = {"answers": _ANSWERS, "forgetting": _FORGETTING}
 PARETO = Figure(
     "pareto_figure.pareto_figure",
     "Score of each model of {family} against the mean length of its answers, a panel per "

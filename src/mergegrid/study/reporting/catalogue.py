@@ -1,10 +1,10 @@
 """The tables and figures of a study: function, caption and columns of each."""
 
 from mergegrid.delta_reports.paper_range import SHARE_SMALL, SMALL
-from mergegrid.study.reporting.answers_entry import ANSWERS, PARETO
+from mergegrid.study.reporting.answers_entry import ANSWER_TABLES, PARETO
 from mergegrid.study.reporting.entries import COMMON, SPREAD, Figure, Table, columns
 from mergegrid.study.reporting.findings_entry import FINDINGS
-from mergegrid.study.reporting.measures_entries import FORGETTING, MEASURES
+from mergegrid.study.reporting.measures_entries import MEASURES
 from mergegrid.study.schema.decoders import DecoderFinetune
 from mergegrid.study.schema.encoders import Finetune
 
@@ -260,8 +260,7 @@ TABLES: dict[str, Table] = {
             *("split", "engine", *SPREAD, "stderr", "n"),
         ),
     ),
-    "answers": ANSWERS,
-    "forgetting": FORGETTING,
+    **ANSWER_TABLES,
     "delta_ranges": Table(
         "tables.delta_ranges",
         _MODELS,

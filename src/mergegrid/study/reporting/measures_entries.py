@@ -48,18 +48,4 @@ _SUCCESS_RATES = Table(
         gain_over_best="mean over the sets of `over_best`",
     ),
 )
-FORGETTING = Table(
-    "measures.forgetting",
-    "Benchmarks",
-    "Scores on tasks that are no expert's own (`harness`), beside the base: what fine-tuning and "
-    "merging forgot. Every candidate is listed, not only the selected ones.",
-    columns(
-        *("family", "experts", "method", "sparsifier", "rate", "settings", "task", "metric"),
-        *("split", "mean", "std", "runs", "stderr", "n", "base", "change"),
-        sparsifier="how deltas were sparsified before merging; `none` keeps them, `base` is the "
-        "base alone",
-        base="score of the base on the same task; empty without a sweep, which scores it",
-        change="mean minus base; a negative change of a score is forgetting",
-    ),
-)
 MEASURES = {"against_experts": _AGAINST_EXPERTS, "success_rates": _SUCCESS_RATES}
