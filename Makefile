@@ -3,6 +3,7 @@
 # make test         all tests, in the same environment; WORKERS=4 for more processes than two
 # make test-install PYTHONS="python3.11 python3.12 python3.13"   the core in fresh environments: its
 #                   size, how long imports take, and merges, which must be equal on all of them
+# make test-image   builds the image of the Dockerfile, merges in it and starts its sandbox
 # make test-core    the fast tests of the merge engine, with any Python that has it and pytest-xdist
 # make breakages    breaks the code in fifty places, one at a time: tests must notice each
 # make test-slurm   the smoke study on a private SLURM of two nodes; as root on Debian or Ubuntu
@@ -37,7 +38,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml config/public/*.yaml)
 
-.PHONY: help quickstart engines check test test-core test-install breakages test-faults test-slurm test-gpu lint docs site glue-small benchmarks bench-merge bench-methods clean
+.PHONY: help quickstart engines check test test-core test-install test-image breakages test-faults test-slurm test-gpu lint docs site glue-small benchmarks bench-merge bench-methods clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -85,6 +86,16 @@ check: $(VENV)/.ready
 
 test-install:
 	$(PYTHON) tests/core/install.py $(PYTHONS)
+
+# IMAGE_OPTIONS: for docker build, as in --build-arg TORCH_INDEX=https://pypi.org/simple
+SANDBOX := --security-opt seccomp=unconfined --security-opt systempaths=unconfined --security-opt apparmor=unconfined
+test-image:
+	docker build --tag mergegrid $(IMAGE_OPTIONS) .
+	docker run --rm mergegrid --version
+	docker run --rm --volume "$(CURDIR)/tests:/tests:ro" --env PYTHONPATH=/tests/helpers \
+	  --entrypoint python mergegrid /tests/core/merges.py /tmp > /dev/null
+	docker run --rm $(SANDBOX) --entrypoint python mergegrid -c \
+	  "from mergegrid.study.grading.programs.sandbox import open_sandbox; open_sandbox()"
 
 test-core:
 	$(PYTHON) -m pytest $(IN_PROCESSES) -m "not slow" tests/unit --ignore tests/unit/study

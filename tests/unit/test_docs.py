@@ -2,7 +2,9 @@
 
 import csv
 import importlib.util
+import json
 import re
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -245,3 +247,18 @@ def test_every_public_study_is_listed_and_nothing_else():
     assert listed == {f"public/{path.name}" for path in (ROOT / "config" / "public").glob("*")}
     for row in rows:
         assert bool(row["config"]) == bool(row["jobs"]) == (not row["why"])
+
+
+def test_a_recorded_run_is_a_few_screens_without_folders_of_the_machine():
+    recorder = runpy.run_path(str(DOCS / "make_cast.py"))
+    events = [(second / 10, f"line {second} of {ROOT}\r\n") for second in range(1000)]
+    header, *screens = map(json.loads, recorder["cast"](("mergegrid", "run"), events).splitlines())
+    assert (header["width"], header["height"]) == (recorder["COLUMNS"], recorder["LINES"])
+    assert len(screens) <= recorder["SCREENS"] + 2  # Before all, and the rest at the end.
+    times = [time for time, _, _ in screens]
+    assert times == sorted(times)
+    assert times[-1] == recorder["SECONDS"] + recorder["REST"]
+    text = "".join(text for _, _, text in screens)
+    assert text.startswith("$ mergegrid run\r\n")
+    assert text.count("line ") == len(events)
+    assert str(ROOT) not in text
