@@ -262,3 +262,6 @@ def test_a_recorded_run_is_a_few_screens_without_folders_of_the_machine():
     assert text.startswith("$ mergegrid run\r\n")
     assert text.count("line ") == len(events)
     assert str(ROOT) not in text
+    drawn = (DOCS / "figures" / "run.svg").read_text()
+    assert "Findings" in drawn
+    assert re.findall(r">/\w+/[^<]*", drawn) == []
