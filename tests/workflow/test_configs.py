@@ -64,6 +64,13 @@ def test_the_quickstart_is_planned(project, name, encoder_sets, decoder_sets):
     assert planned["score"] == 3 + sum(decoder_sets)
 
 
+#: Rules that do the work of a study; those of tables and figures are left out.
+WORK = {
+    *("fetch", "prepare", "questions", "import_base", "import_decoder", "expert", "decoder"),
+    *("deltas", "statistics", "sweep", "merges", "merge", "generate", "harness", "score"),
+}
+
+
 def public_studies():
     with (REPOSITORY / "resources" / "public_studies.csv").open() as lines:
         return [row for row in csv.DictReader(lines) if row["config"]]
@@ -75,7 +82,7 @@ def test_a_public_study_has_the_jobs_that_the_docs_say(project, study, monkeypat
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("MERGEGRID_CACHE", str(tmp_path / "cache"))
     planned = project(f"config/{study['config']}").planned()
-    assert sum(planned.values()) == int(study["jobs"])
+    assert sum(planned[rule] for rule in WORK) == int(study["jobs"])
     assert not (tmp_path / "hub").exists()
     assert not (tmp_path / "cache").exists()
 

@@ -110,7 +110,8 @@ def public_studies_text(root: Path) -> str:
                 for study in studies
             ],
         ),
-        "Jobs are those of a first run, as `snakemake --dry-run` counts them.",
+        "Jobs are those of a first run that fetch, prepare, import, measure, merge, answer and "
+        "score, as `snakemake --dry-run` counts them; tables and figures come in addition.",
         "## Not here",
         text_table(
             ["benchmark", "source", "why"],
