@@ -79,6 +79,7 @@ GAINS = [{"family": "minilm", "method": "ties", "sparsifier": "dare", "value": 1
 def _cells() -> list[dict[str, Any]]:
     """Cells of the paper: one expert, and a merge with other settings."""
     same = {"family": "llama", "source": "table 1", "trust": "high", "rescale": None}
+    same |= {"compared": "accuracy", "differs": ""}
     alone = {**same, "merged": False, "experts": "math", "models": "Math", "method": "average"}
     merged = {**same, "merged": True, "experts": "math+code", "models": "Math+Code"}
     numbers = {"rate": 0.9, "scale": None, "published": 0.5625, "held_out": 0}
