@@ -1,7 +1,19 @@
 """The catalogue's entries of the form of answers, and of what was forgotten."""
 
-from mergegrid.study.reporting.entries import Figure, Table, columns
+from mergegrid.study.reporting.entries import SPREAD, Figure, Table, columns
 
+_BENCHMARKS = Table(
+    "tables.benchmarks",
+    "Benchmarks",
+    "Every metric of every decoder on every benchmark, with the engine that generated the "
+    "answers. `accuracy_paper_rule` extracts answers as the paper's code does; `unparsed` is "
+    "the share of answers without a readable result; `stderr` is the standard error over "
+    "questions.",
+    columns(
+        *("family", "experts", "method", "sparsifier", "rate", "settings", "task", "metric"),
+        *("split", "engine", *SPREAD, "stderr", "n"),
+    ),
+)
 _ANSWERS = Table(
     "answers.answer_table",
     "Benchmarks",
@@ -49,7 +61,7 @@ _FORGETTING = Table(
         change="mean minus base; a negative change of a score is forgetting",
     ),
 )
-ANSWER_TABLES = {"answers": _ANSWERS, "forgetting": _FORGETTING}
+ANSWER_TABLES = {"benchmarks": _BENCHMARKS, "answers": _ANSWERS, "forgetting": _FORGETTING}
 PARETO = Figure(
     "pareto_figure.pareto_figure",
     "Score of each model of {family} against the mean length of its answers, a panel per "

@@ -219,18 +219,6 @@ TABLES: dict[str, Table] = {
         ),
         cites=True,
     ),
-    "benchmarks": Table(
-        "tables.benchmarks",
-        "Benchmarks",
-        "Every metric of every decoder on every benchmark, with the engine that generated the "
-        "answers. `accuracy_paper_rule` extracts answers as the paper's code does; `unparsed` is "
-        "the share of answers without a readable result; `stderr` is the standard error over "
-        "questions.",
-        columns(
-            *("family", "experts", "method", "sparsifier", "rate", "settings", "task", "metric"),
-            *("split", "engine", *SPREAD, "stderr", "n"),
-        ),
-    ),
     **ANSWER_TABLES,
     "delta_ranges": Table(
         "tables.delta_ranges",
