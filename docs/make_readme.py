@@ -2,9 +2,10 @@
 
 Reads the results of finished studies and benchmarks (`make quickstart`, `make glue-small`,
 `make benchmarks`, `make bench-merge`, `make bench-methods`, `config/adamr.yaml`,
-`config/racing.yaml` with `mergegrid racing`, `config/lambda_sweep.yaml`, and `gram_accuracy.py`,
-`findings_simulation.py`, `pairs.py`, `adapters.py`, `adapter_study.py` and `extraction.py` of
-`benchmarks/`), as far as they exist. Replaces the text between markers such as
+`config/racing.yaml` and `config/overlays/ranking.yaml` with `mergegrid racing`,
+`config/lambda_sweep.yaml`, and `gram_accuracy.py`, `findings_simulation.py`, `pairs.py`,
+`adapters.py`, `adapter_study.py` and `extraction.py` of `benchmarks/`), as far as they exist.
+Replaces the text between markers such as
 `<!-- begin: drop rates -->` and `<!-- end: drop rates -->`, in whichever page has them.
 """
 
@@ -237,7 +238,11 @@ def towards_base() -> dict[str, str]:
 def racing() -> dict[str, str]:
     """Return what racing would have cost the finished study of it."""
     study = read_study(ROOT / "config" / "racing.yaml")
-    losses = ROOT / study.paths.results / "racing.csv"
+    return racing_losses("racing", ROOT / study.paths.results / "racing.csv")
+
+
+def racing_losses(part: str, losses: Path) -> dict[str, str]:
+    """Return the part made from the table of `mergegrid racing`."""
     if not losses.is_file():
         sys.stderr.write(f"{losses} is missing; its part of the docs stays unchanged\n")
         return {}
@@ -246,7 +251,76 @@ def racing() -> dict[str, str]:
         table[name] = [f"{100 * share:.0f} %" for share in table[name]]
     for name in ("validation", "test", "worst"):
         table[name] = [f"{points:.2f}" for points in table[name]]
-    return {"racing": markdown_table(table)}
+    return {part: markdown_table(table)}
+
+
+def ranking() -> dict[str, str]:
+    """Return the parts made from the finished ranking of methods, and copy its figure."""
+    files = (ROOT / "config" / "glue_small.yaml", ROOT / "config" / "overlays" / "ranking.yaml")
+    study = read_study(*files)
+    results = ROOT / study.paths.results
+    if not (results / "tables" / "ranking.csv").is_file():
+        sys.stderr.write(f"{results} has no ranking; its parts of the docs stay unchanged\n")
+        return {}
+    assert study.encoders is not None
+    (family,) = study.encoders.families
+    drawn = results / "figures" / family / "ranking.png"
+    shutil.copy2(drawn, ROOT / "docs" / "figures" / "ranking.png")
+    ranks = pd.read_csv(results / "tables" / "ranking.csv", dtype={"size": str})
+    findings = pd.read_csv(results / "tables" / "findings.csv")
+    return {
+        "ranking": all_sets(ranks[ranks["size"] == "all"]),
+        "ranking by size": by_size(ranks),
+        "ranking and dare": dare_effects(findings),
+        "ranking times": times(ROOT / study.paths.logs),
+        **racing_losses("ranking and racing", results / "racing.csv"),
+    }
+
+
+def all_sets(ranks: pd.DataFrame) -> str:
+    """Return the ranking over all sets, with intervals."""
+    table = ranks[["method", "sparsifier"]].assign(
+        settings=ranks["candidates"].map("{:.0f}".format),
+        score=ranks["score"].map("{:.3f}".format),
+        percent=ranks["percent"].map("{:.1f}".format),
+        rank=[
+            f"{row.rank:g} ({row.rank_low:g} to {row.rank_high:g})" for row in ranks.itertuples()
+        ],
+        behind=_points(ranks["behind"], ranks["low"], ranks["high"]),
+    )
+    table["apart"] = ["yes" if apart else "" for apart in ranks["significant"]]
+    return markdown_table(table)
+
+
+def by_size(ranks: pd.DataFrame) -> str:
+    """Return scores in percent of the experts', a column per size of the sets."""
+    keys = ["method", "sparsifier"]
+    percent = ranks.pivot(index=keys, columns="size", values="percent")
+    sizes = sorted(percent.columns.drop("all"), key=int)
+    table = percent[sizes].reindex(
+        pd.MultiIndex.from_frame(ranks.loc[ranks["size"] == "all", keys])
+    )
+    table = table.map("{:.1f}".format, na_action="ignore").fillna("")
+    return markdown_table(table.rename(columns="{} experts".format).reset_index())
+
+
+def dare_effects(findings: pd.DataFrame) -> str:
+    """Return what DARE changes over all sets, in points, a row per method."""
+    rows = findings[(findings["kind"] == "sparsifier") & findings["experts"].isna()]
+    rows = rows.sort_values("difference", ascending=False)
+    table = rows[["method"]].assign(
+        points=_points(rows["difference"], rows["low"], rows["high"]),
+        p=rows["p_corrected"].map("{:.3g}".format),
+    )
+    return markdown_table(table)
+
+
+def _points(values: pd.Series, low: pd.Series, high: pd.Series) -> list[str]:
+    triples = zip(100 * values, 100 * low, 100 * high, strict=True)
+    return [
+        f"{value:.2f} ({least:.2f} to {most:.2f})" if pd.notna(least) else f"{value:.2f}"
+        for value, least, most in triples
+    ]
 
 
 def lambda_sweep() -> dict[str, str]:
@@ -315,6 +389,7 @@ def main() -> None:
             **towards_base(),
             **racing(),
             **lambda_sweep(),
+            **ranking(),
             **benchmark("merge benchmark", "merge.md"),
             **benchmark("method benchmark", "methods.md"),
             **benchmark("gram accuracy", "gram_accuracy.md"),

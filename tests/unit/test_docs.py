@@ -135,6 +135,8 @@ def test_every_generated_part_has_its_markers_on_one_page(make_readme):
         "adapter scores",
         "adapter distances",
         "merge in short",
+        "racing",
+        "ranking and racing",
     ]
     text = "".join(page.read_text() for page in make_readme.pages())
     assert len(set(parts)) >= 12

@@ -19,6 +19,8 @@ Row = Any
 """A row of findings, by name or attribute."""
 SMALL = LEAST
 """An effect below it, one point, is called none."""
+_NAMED = 5
+"""Of more recipes than this and one, a sentence names so many."""
 
 
 def best_sentence(row: Row) -> str:
@@ -28,7 +30,7 @@ def best_sentence(row: Row) -> str:
     name = f"**{recipe_of(row)}**"
     if row.p_corrected < LEVEL:
         return f"{place(row)}, {name} is the best recipe: {lead}, {gap}."
-    tied = enumerated([recipe_words(name) for name in row.tied.split("; ")])
+    tied = _leading([recipe_words(name) for name in row.tied.split("; ")])
     return (
         f"{place(row)}, {name} leads with {lead}, {gap}, but cannot be told apart from "
         f"{'it' if row.tied == row.against else tied}."
@@ -192,6 +194,12 @@ def enumerated(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _leading(names: Sequence[str]) -> str:
+    """The names, or the first ones and the number of the others."""
+    others = len(names) - _NAMED
+    return enumerated(names if others <= 1 else [*names[:_NAMED], f"{others} others"])
 
 
 def rows_of(findings: pd.DataFrame, kind: str) -> list[Row]:

@@ -99,6 +99,16 @@ def test_recipes_that_cannot_be_told_apart_are_named():
     )
 
 
+def test_of_many_recipes_that_cannot_be_told_apart_the_first_are_named():
+    names = ["ties", "average", "slerp", "average with dare", "dare", "fisher", "sce", "iso_c"]
+    parts = text([{**BEST, "tied": "; ".join(names)}])
+    named = "apart from TIES, average, slerp, average with DARE, DARE and 3 others."
+    assert named in parts["Which recipe is best?"]
+    parts = text([{**BEST, "tied": "; ".join(names[:6])}])
+    named = "apart from TIES, average, slerp, average with DARE, DARE and fisher."
+    assert named in parts["Which recipe is best?"]
+
+
 def test_a_merge_stands_beside_base_and_single_experts():
     row = {**BEST, "experts": "", "sets": 6, "over_base": 5 / 6, "over_experts": 0.0}
     assert (

@@ -188,5 +188,5 @@ def test_several_files_are_joined_as_snakemake_joins_them(monkeypatch):
         update_config(joined, load_configfile(str(file)))
     study = read_study(*files)
     assert study == check_study(joined, "joined")
-    assert study.encoders.seeds.training == [0, 1]
+    assert study.encoders.merges.aim == "mean"
     assert list(study.encoders.tasks) == list(read_study(files[0]).encoders.tasks)
