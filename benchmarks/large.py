@@ -27,7 +27,7 @@ from tabulate import tabulate
 
 SHAPE = {"hidden": 4096, "intermediate": 11008, "heads": 32, "key_value_heads": 32}
 LAYERS = 32
-ISO_C = Case("iso_c", {"kind": "none"}, {"kind": "iso_c"}, "", 0.0)
+ISO_C = Case("iso_c", {"kind": "none"}, {"kind": "iso_c"}, "")
 MERGES = (next(case for case in CASES if case.name == "dare + ties, global"), ISO_C)
 PLAN = re.compile(r"at most ([\d,]+) MB of memory")
 

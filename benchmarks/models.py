@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument(
         "shape", type=json.loads, help="sizes that differ from the defaults, as JSON"
     )
-    parser.add_argument("--experts", type=int, choices=range(1, 5), default=len(EXPERTS))
+    parser.add_argument("--experts", type=int, choices=range(5), default=len(EXPERTS))
     arguments = parser.parse_args()
     make_models(arguments.folder, Shape(**arguments.shape), arguments.experts)
 

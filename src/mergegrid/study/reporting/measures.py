@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mergegrid.study.reporting.catalogue import TABLES
+from mergegrid.study.reporting.hypervolume import added_volume
 from mergegrid.study.reporting.rows import (
     BASE,
     in_order,
@@ -45,6 +46,7 @@ def against_experts(scores: pd.DataFrame) -> pd.DataFrame:
         gain=("gain", "mean"),
         retained=("retained", "mean"),
         over_best=("over_best", "mean"),
+        hypervolume=("hypervolume", "mean"),
     )
     return in_order(table, keys, like=runs)[list(TABLES["against_experts"].columns)]
 
@@ -123,14 +125,23 @@ def _runs(scores: pd.DataFrame) -> pd.DataFrame:
     runs["gain"] = runs["value"] - runs["base"]
     possible = runs["expert"] - runs["base"]
     runs["retained"] = (runs["gain"] / possible).where(possible > LEAST_GAIN)
-    best = _best_experts(scores, rows)
-    runs = runs.merge(best.astype(runs[_SET].dtypes), how="left", on=_SET)
-    runs["over_best"] = runs["value"] - runs["best"]
+    alone = _expert_scores(scores, rows)
+    best, hypervolume = [], []
+    for _, group in rows.groupby(run, sort=False, dropna=False):
+        experts = alone[tuple(group[_SET].iloc[0])]  # [expert, task]
+        best.append(experts.mean(axis=1, skipna=False).max(skipna=False))
+        merge = group.set_index("task")["value"].reindex(experts.columns)
+        known = merge.notna().all() and (experts.max(skipna=False) > LEAST_GAIN).all()
+        hypervolume.append(
+            added_volume(merge.to_numpy(float), experts.to_numpy(float)) if known else np.nan
+        )
+    runs["over_best"] = runs["value"] - best
+    runs["hypervolume"] = hypervolume
     return runs
 
 
-def _best_experts(scores: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:
-    """Mean `best` over the tasks of a set of its best expert [family, experts, training_seed].
+def _expert_scores(scores: pd.DataFrame, merged: pd.DataFrame) -> dict[Any, pd.DataFrame]:
+    """Scores [expert, task] of the single experts of each set (family, experts, training seed).
 
     Missing where an expert has no score on a task of the set: encoders have a head for their own
     task only, and decoders answer the benchmarks that are listed for them.
@@ -138,16 +149,16 @@ def _best_experts(scores: pd.DataFrame, merged: pd.DataFrame) -> pd.DataFrame:
     sweep = sweep_rows(scores)
     alone = sweep[sweep["sparsifier"] == "none"]
     values = alone.groupby(["family", "expert", "training_seed", "task"])["value"].mean().to_dict()
-    rows = []
-    for (family, experts, seed), group in merged.groupby(_SET, sort=False):
-        tasks = group["task"].unique()
-        means = [
-            np.mean([values.get((family, expert, seed, task), np.nan) for task in tasks])
-            for expert in str(experts).split("+")
-        ]
-        # The maximum is missing if one of them is.
-        rows.append((family, experts, seed, np.max(means)))
-    return pd.DataFrame(rows, columns=[*_SET, "best"])
+    return {
+        (family, experts, seed): pd.DataFrame(
+            {
+                task: [values.get((family, one, seed, task), np.nan) for one in experts.split("+")]
+                for task in group["task"].unique()
+            },
+            dtype=float,
+        )
+        for (family, experts, seed), group in merged.groupby(_SET, sort=False)
+    }
 
 
 def _wilson(successes: int, count: int) -> tuple[float, float]:

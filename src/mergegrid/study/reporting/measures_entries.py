@@ -10,7 +10,7 @@ _AGAINST_EXPERTS = Table(
     "on the same questions, with its sign; the table `ranking` has the ratio of the means instead.",
     columns(
         *("family", "experts", "method", "sparsifier", "rate", "tasks", "mean", "std", "runs"),
-        *("percent", "percent_std", "gain", "retained", "over_best", "selection"),
+        *("percent", "percent_std", "gain", "retained", "over_best", "hypervolume", "selection"),
         rate="selected drop rates; several if they differ between training seeds or tasks",
         tasks="number of tasks or benchmarks of the set",
         mean="mean over the tasks and runs: training seeds and mask seeds",
@@ -24,6 +24,9 @@ _AGAINST_EXPERTS = Table(
         "gain below 0.02",
         over_best="mean over the tasks of the merge minus that of the best single expert; empty "
         "unless every expert is scored on every task of the set",
+        hypervolume="volume that the merge adds to that of the experts, in the space of scores "
+        "divided by the best expert's of each task (arXiv 2502.02421); 0 if one expert is at least "
+        "as good everywhere, empty where `over_best` is or where a best score is 0.02 or less",
     ),
 )
 _SUCCESS_RATES = Table(

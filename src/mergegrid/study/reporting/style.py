@@ -31,18 +31,30 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("////", "....", "xxxx", "++++", "\\\\\\\\", "oooo", "----")
 _DASHES = ("-", (0, (4, 2)), ":", "-.")
 _WORDS = {
-    **{"dare": "DARE", "cabs": "CABS", "tall": "TALL", "masked_finetuned": "masked fine-tuned"},
-    **{"ties": "TIES", "magmax": "MagMax", "ram": "RAM", "wudi": "WUDI"},
-    **{
-        "iso_c": "Iso-C",
-        "iso_cts": "Iso-CTS",
-        "tsv_m": "TSV-M",
-        "nuslerp": "NuSLERP",
-        "pcb": "PCB",
-        "emr": "EMR",
-        "knots": "KnOTS",
-        "tall_mask": "TALL mask",
-    },
+    "cabs": "CABS",
+    "consensus": "Consensus",
+    "dare": "DARE",
+    "della": "DELLA",
+    "emr": "EMR",
+    "fisher": "Fisher",
+    "iso_c": "Iso-C",
+    "iso_cts": "Iso-CTS",
+    "karcher": "Karcher",
+    "knots": "KnOTS",
+    "magmax": "MagMax",
+    "masked_finetuned": "masked fine-tuned",
+    "multislerp": "MultiSLERP",
+    "nuslerp": "NuSLERP",
+    "pcb": "PCB",
+    "ram": "RAM",
+    "regmean": "RegMean",
+    "sce": "SCE",
+    "slerp": "SLERP",
+    "tall": "TALL",
+    "tall_mask": "TALL mask",
+    "ties": "TIES",
+    "tsv_m": "TSV-M",
+    "wudi": "WUDI",
 }
 
 RC: Mapping[str, Any] = {

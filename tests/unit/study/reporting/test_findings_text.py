@@ -94,18 +94,18 @@ def test_recipes_that_cannot_be_told_apart_are_named():
     sentence = parts["Which recipe is best?"]
     assert "leads with 75.1 points" in sentence
     assert (
-        sentence.endswith("cannot be told apart from TIES, average with DARE and slerp.")
-        or "cannot be told apart from TIES, average with DARE and slerp. " in sentence
+        sentence.endswith("cannot be told apart from TIES, average with DARE and SLERP.")
+        or "cannot be told apart from TIES, average with DARE and SLERP. " in sentence
     )
 
 
 def test_of_many_recipes_that_cannot_be_told_apart_the_first_are_named():
     names = ["ties", "average", "slerp", "average with dare", "dare", "fisher", "sce", "iso_c"]
     parts = text([{**BEST, "tied": "; ".join(names)}])
-    named = "apart from TIES, average, slerp, average with DARE, DARE and 3 others."
+    named = "apart from TIES, average, SLERP, average with DARE, DARE and 3 others."
     assert named in parts["Which recipe is best?"]
     parts = text([{**BEST, "tied": "; ".join(names[:6])}])
-    named = "apart from TIES, average, slerp, average with DARE, DARE and fisher."
+    named = "apart from TIES, average, SLERP, average with DARE, DARE and Fisher."
     assert named in parts["Which recipe is best?"]
 
 

@@ -90,6 +90,8 @@ def test_the_best_expert_is_known_if_every_expert_has_every_task():
     made = only(against_experts(score_frame([*scores, *known])))
     # math: (0.8 + 0.3) / 2, code: (0.1 + 0.5) / 2.
     assert made["over_best"] == pytest.approx(0.5 - 0.55)
+    # In shares of the best of each task, experts are (1, 0.6) and (0.125, 1), the merge (0.5, 1.2).
+    assert made["hypervolume"] == pytest.approx(0.6 - (0.3 + 0.125 - 0.075))
 
 
 def test_success_is_counted_over_sets_and_sizes():
