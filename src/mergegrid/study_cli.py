@@ -77,7 +77,11 @@ def run(
 
 @app.command()
 def check(config: Study = None) -> None:
-    """Check a configuration, and whether its results mix versions of libraries; run nothing."""
+    """Check a configuration, local data, and whether results mix versions of libraries.
+
+    Runs nothing and downloads nothing.
+    """
+    from mergegrid.study.local_data import check_local_data
     from mergegrid.study.reporting.summary import library_warnings
     from mergegrid.study.runtime.launching import study_files
     from mergegrid.study.schema.loading import check_paths, read_study
@@ -85,16 +89,17 @@ def check(config: Study = None) -> None:
     paths = study_files(config or ())
     study = read_study(*paths)
     check_paths(study)
+    check_local_data(study)
     counts = []
     if encoders := study.encoders:
         experts = sum(len(family.experts) for family in encoders.families.values())
-        counts.append(f"{len(encoders.tasks)} tasks, {experts} experts")
+        counts.append(f"tasks: {len(encoders.tasks)}, encoder experts: {experts}")
         if encoders.oracle:
             oracles = sum(len(encoders.oracle_sets(name)) for name in encoders.families)
-            counts.append(f"{oracles} oracles")
+            counts.append(f"oracles: {oracles}")
     if decoders := study.decoders:
         experts = sum(len(family.experts) for family in decoders.families.values())
-        counts.append(f"{len(decoders.benchmarks)} benchmarks, {experts} decoders")
+        counts.append(f"benchmarks: {len(decoders.benchmarks)}, decoder experts: {experts}")
     typer.echo(f"{' + '.join(map(str, paths))}: OK, {', '.join(counts)}")
     for line in library_warnings(study):
         typer.echo(line, err=True)

@@ -37,7 +37,7 @@ FLOORS = [
     {"study.finetuning", "study.model_statistics", "study.generation"},
     {"study.encoders", "study.grading", "study.scoring"},
     {"study.reporting"},
-    {"study.live", "study.new_study"},
+    {"study.live", "study.new_study", "study.local_data"},
     {"study_cli"},
     {"cli"},
 ]

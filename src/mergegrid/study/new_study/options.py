@@ -125,7 +125,10 @@ def _questions_of_file(text: str, name: str, path: Path) -> tuple[BenchmarkKind,
     table = Table(source=f"path:{path.resolve()}")
     kind: BenchmarkKind | None = READY[name].kind if name in READY else None
     if kind is None:
-        columns = set(map(str, read_table(table, path).columns))
+        records = read_table(table, path)
+        if records.empty:
+            raise DataError(f"--benchmark {text}: {path} has no questions; add some")
+        columns = set(map(str, records.columns))
         kind = kind_of_columns(columns)
         if kind is None:
             raise DataError(

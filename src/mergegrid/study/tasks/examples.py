@@ -47,8 +47,10 @@ def prepare(task: Task, paths: Mapping[str, Path]) -> pd.DataFrame:
         for name in SPLITS
         if getattr(task, name) is not None
     }
+    read = {name: len(part) for name, part in splits.items()}
     if task.drop_duplicates or task.rank_pairs:
         splits = _without_duplicates(splits)
+    unique = {name: len(part) for name, part in splits.items()}
     # The permutation of the reference code's split (arXiv 2311.03099).
     shuffle = np.random.RandomState(task.split_seed)
     splits = _split(task, splits, shuffle)
@@ -59,6 +61,7 @@ def prepare(task: Task, paths: Mapping[str, Path]) -> pd.DataFrame:
         if part.empty:
             raise DataError(
                 f"the {name} split has no examples; add examples, or raise the sizes of the task"
+                f"{_dropped(read, unique)}"
             )
         logger.info("%s: %d examples", name, len(part))
     return pd.concat(splits, names=["split"]).reset_index(level="split").reset_index(drop=True)
@@ -139,6 +142,21 @@ def _without_duplicates(splits: Mapping[str, pd.DataFrame]) -> dict[str, pd.Data
             logger.info("%s: dropped %d repeated examples", name, int((~keep).sum()))
         unique[name] = part[keep].reset_index(drop=True)
     return unique
+
+
+def _dropped(read: Mapping[str, int], unique: Mapping[str, int]) -> str:
+    """How many examples were dropped as repeated, for a message; "" if none."""
+    counts = [
+        f"{read[name] - unique[name]} of {read[name]} in {name}"
+        for name in read
+        if unique[name] < read[name]
+    ]
+    if not counts:
+        return ""
+    return (
+        f" (dropped, because they repeat or occur in a later split: {', '.join(counts)}; "
+        "`drop_duplicates: false` keeps them)"
+    )
 
 
 def _keys(part: pd.DataFrame) -> "pd.Series[str]":

@@ -47,7 +47,9 @@ def prepare_questions(benchmark: Benchmark, path: Path | None) -> pd.DataFrame:
     if not selected:
         raise DataError(
             f"`start` is {benchmark.start}, but there are {len(questions)} {benchmark.kind} "
-            f"records; {'lower `start`' if questions else 'choose files that contain some'}"
+            "records; lower `start`"
+            if questions
+            else f"there are no {benchmark.kind} records; choose files that contain some"
         )
     rows = [
         {

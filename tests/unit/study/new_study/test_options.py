@@ -86,6 +86,12 @@ def test_wrong_benchmarks_are_one_line(texts, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_without_questions_is_refused(tmp_path):
+    path = questions(tmp_path / "mine.jsonl")
+    with pytest.raises(MergegridError, match=r"mine.jsonl has no questions; add some"):
+        benchmark_options([f"mine={path}"], ["math"])
+
+
 def test_records_of_no_kind_name_the_columns_of_all(tmp_path):
     path = questions(tmp_path / "q.jsonl", {"text": "x", "label": "y"})
     with pytest.raises(MergegridError, match=r"label, text of .* gsm8k: question, answer"):

@@ -57,4 +57,4 @@ def test_a_check_counts_the_oracles(content, tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"encoders": {**content, "oracle": {}}}))
     result = CliRunner().invoke(app, ["check", str(path)])
-    assert result.stdout == f"{path}: OK, 2 tasks, 2 experts, 1 oracles\n"
+    assert result.stdout == f"{path}: OK, tasks: 2, encoder experts: 2, oracles: 1\n"

@@ -94,7 +94,7 @@ def test_a_start_behind_the_last_question_is_refused(prepare):
 
 
 def test_a_file_without_records_is_refused(prepare):
-    with pytest.raises(DataError, match=r"there are 0 gsm8k records; choose files"):
+    with pytest.raises(DataError, match=r"there are no gsm8k records; choose files"):
         prepare("gsm8k", [])
 
 
