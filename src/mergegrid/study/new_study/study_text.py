@@ -132,7 +132,7 @@ def _family(
         measured = [benchmark for benchmark in benchmarks if name in benchmark.experts]
         lines.append(f"        {name}:")
         if any(benchmark.guessed for benchmark in measured):
-            lines.append("          # Chosen by names; list those that measure its ability.")
+            lines.append("          # Chosen for you; list those that measure its ability.")
         names = ", ".join(benchmark.name for benchmark in measured)
         lines.append(f"          benchmarks: [{names}]")
         lines.append(f"          source: {_mapping({'source': models.sources[name]})}")
