@@ -65,7 +65,7 @@ class TimeLeft:
             return f"about {duration(self.seconds)} left, then {REPORT}"
         # A few seconds of what is known would say nothing about the whole.
         known = self.seconds >= _WORTH_SAYING
-        return f"at least {duration(self.seconds)} left" if known else "time left unknown yet"
+        return f"at least {duration(self.seconds)} left" if known else "time left not known yet"
 
     @property
     def missing(self) -> str:

@@ -48,8 +48,8 @@ def _missing_parts(findings: pd.DataFrame, scores: pd.DataFrame) -> Iterator[str
     elif SINGLE in set(findings["against"]):
         yield (
             "Whether a merge is better than the best single expert over all tasks: an expert is "
-            "scored on its own task only, so merges are compared with the expert of each task, "
-            "which together are as many models as tasks."
+            "scored on its own task only, so merges are compared with the experts together, "
+            "each on its task."
         )
     sparsifiers = set(merges["sparsifier"]) - {"none"}
     if sparsifiers and "sparsifier" not in kinds:
@@ -151,10 +151,10 @@ def cost_sentences(costs: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     total = float(seconds.sum())
     parts = [f"{STAGES[str(rule)]} {100 * part / total:.0f} %" for rule, part in seconds.items()]
     gpu = float((costs["seconds"] * costs["gpus"]).sum())
-    on_gpus = f" and {duration(gpu)} of GPUs" if gpu else ""
+    on_gpus = f" and {duration(gpu)} of GPU time" if gpu else ""
     made = [
         f"All jobs together took {duration(total)}, with {duration(costs['cpu_seconds'].sum())} of "
-        f"processors{on_gpus}: {enumerated(parts[:3])} (each job by its last run; table "
+        f"CPU time{on_gpus}: {enumerated(parts[:3])} (each job by its last run; table "
         "`costs/costs.csv`)."
     ]
     return [*made, *_cost_of_recipes(costs, scores)]

@@ -112,8 +112,9 @@ def rate_sentences(rows: Sequence[Row]) -> str:
         rates = enumerated([row.rate for row in rest])
         first = f"{points(rest[0].difference, sign=True)} points"
         where = f" at {rest[0].rate}" if len(rest) > 1 else ""
+        subject = "they" if kept or lower else "the experts"
         parts.append(
-            f"at {rates} a loss cannot be told from none: {first}{where} {evidence(rest[0])}"
+            f"at {rates} it is open whether {subject} lose: {first}{where} {evidence(rest[0])}"
         )
     return f"{name}: {'; '.join(parts)}."
 
@@ -123,7 +124,7 @@ def _no_effect(row: Row, what: str) -> str:
     if beyond <= SMALL:
         return f"has no effect on {what} beyond ±{bound(beyond)} points"
     change = points(row.difference, sign=True)
-    return f"changes {what} by {change} points, which cannot be told from none,"
+    return f"changes {what} by {change} points, which may be chance,"
 
 
 def evidence(row: Row) -> str:

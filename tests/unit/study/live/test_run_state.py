@@ -75,7 +75,7 @@ def test_jobs_side_by_side_share_the_time_but_the_longest_bounds_it(clock):
 def test_what_has_never_been_timed_is_named_and_not_invented(clock):
     state = RunState({"fetch": 1, "sweep": 2, "table": 1}, clock=clock)
     left = state.time_left()
-    assert str(left) == "time left unknown yet"
+    assert str(left) == "time left not known yet"
     assert left.missing == "not timed yet: fetch and prepare, sweep drop rates, tables and figures"
     run(state, clock, 1, "fetch", 3)
     state.start(2, Job("sweep", "trec", started=clock.now))

@@ -17,7 +17,7 @@ Differences are in points.
 
 ### How many deltas can be dropped?
 
-- Magnitude (scope=global): at 0.9 a loss cannot be told from none (at 0.9 +1.9 points, interval -10.0 to 13.8; table `findings`).
+- Magnitude (scope=global): at 0.9 it is open whether the experts lose (at 0.9 +1.9 points, interval -10.0 to 13.8; table `findings`).
 
 ### What to do next
 
@@ -37,7 +37,7 @@ def test_answers_are_shown_without_intervals_and_tests(tmp_path):
         "  - On spam + trec, average leads with 76.6 points, 0.00 above ties, but cannot be told "
         "apart from",
         "    dare.",
-        "  - Magnitude (scope=global): at 0.9 a loss cannot be told from none.",
+        "  - Magnitude (scope=global): at 0.9 it is open whether the experts lose.",
     ]
     assert brief_findings(tmp_path / "missing.md") == []
 
