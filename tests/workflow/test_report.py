@@ -88,6 +88,13 @@ def picture(browser, path):
         time.sleep(0.1)
 
 
+def test_the_front_page_begins_with_the_findings(browser):
+    title = "document.querySelector('.findings h1')"
+    browser.wait(f"Boolean({title})")
+    # Above the screen, it could not be scrolled to.
+    assert browser.run(f"{title}.getBoundingClientRect().top") >= 0
+
+
 def test_every_table_and_figure_is_listed_and_opens_and_none_is_empty(smoke, browser, tmp_path):
     seen, shots = set(), tmp_path / "screenshots"
     shots.mkdir()
