@@ -31,8 +31,8 @@ _PAGE = """<!DOCTYPE html>
 .findings {{ font-family: sans-serif; font-size: 14px; line-height: 1.5; max-width: 60em; }}
 .findings li {{ margin-bottom: 0.4em; }}
 .findings.findings code::before, .findings.findings code::after {{ content: none; }}
-/* The report centers its pages, which hides the top of a long one. */
-.items-center.h-screen:has(.findings) {{ align-items: flex-start; }}
+/* The report centers its pages, which hides the top and the left of what does not fit. */
+.items-center.h-screen:has(.findings) {{ align-items: start; justify-content: start; }}
 .prose.max-w-lg:has(.findings) {{ max-width: 60em; }}
 </style>
 <div class="findings">
