@@ -329,7 +329,8 @@ def _log_plan(merge: AdapterMerge, job: MergeJob, dry_run: bool = True) -> None:
     for line in (*merge.notes, merge.plan):
         logger.info("%s", line)
     for folder, recipe in job.recipes.items() if dry_run else ():
-        logger.info("would write %s: %s", folder, recipe.slug)
+        verb = "replace" if folder.exists() else "write"
+        logger.info("would %s %s: %s", verb, folder, recipe.slug)
 
 
 def _summary(layers: Sequence[MergedLayer]) -> str:

@@ -279,7 +279,8 @@ def _log_plan(job: MergeJob, notes: Sequence[str], plan: str, dry_run: bool) -> 
     for line in (*notes, plan):
         logger.info("%s", line)
     for folder, recipe in job.recipes.items() if dry_run else ():
-        logger.info("would write %s: %s", folder, recipe.slug)
+        verb = "replace" if folder.exists() else "write"
+        logger.info("would %s %s: %s", verb, folder, recipe.slug)
 
 
 def deltas(

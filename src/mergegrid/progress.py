@@ -29,20 +29,25 @@ def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 @contextmanager
 def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that records bytes processed; reports amount, rate and time left."""
-    start = last = time.monotonic()
-    done = 0
+    """Yield a function that records bytes processed; reports amount, rate and time left.
+
+    The rate counts from the first call: before it, loops may be compiled.
+    """
+    start = last = 0.0
+    done = first = 0
     with tqdm(
         desc=description, total=total, unit="B", unit_scale=True, disable=None, leave=False
     ) as bar:
 
         def advance(count: int) -> None:
-            nonlocal done, last
+            nonlocal done, first, start, last
             done += count
             bar.update(count)
             now = time.monotonic()
-            if bar.disable and now - last >= SECONDS_BETWEEN_LINES:
-                rate = done / (now - start)
+            if not first:
+                start, last, first = now, now, done
+            if bar.disable and now - last >= SECONDS_BETWEEN_LINES and done > first:
+                rate = (done - first) / (now - start)
                 logger.info(
                     "%s: %.2f of %.2f GB done, %.0f MB/s, about %.0f s left",
                     *(description, done / 1e9, total / 1e9, rate / 1e6),

@@ -65,8 +65,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file does not exist, is not a YAML mapping, or has a duplicate key.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a YAML file instead")
     if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist; see config/ for examples")
+        raise ConfigError(f"configuration file {path} does not exist; correct the path")
     try:
         with path.open(encoding="utf-8") as file:
             content = yaml.load(file, _StrictLoader)
@@ -133,7 +135,21 @@ def _line(error: ErrorDetails, keys: list[str | int], kind: type[BaseModel], con
         return f"{key}.kind = {tag!r} is not known; {hint}known kinds: {tags}"
     if error["type"] == "value_error" and isinstance(error["input"], dict | BaseModel):
         return f"{key}: {message}" if keys else message
-    return f"{key} = {error['input']!r}: {message}"
+    return f"{key} = {error['input']!r}: {described(error)}"
+
+
+def described(error: ErrorDetails) -> str:
+    """What is wrong with a value, and, for the usual mistakes, what to write instead."""
+    message, value = error["msg"].removeprefix("Value error, "), error["input"]
+    if error["type"] == "missing":
+        return "missing; add it"
+    if error["type"] == "less_than_equal" and error["ctx"]["le"] == 1 and 2 <= value <= 100:
+        return f"{message}; for {value:g} %, write {value / 100:g}"
+    if error["type"] == "model_attributes_type" and isinstance(value, str):
+        return f"Input should be a mapping; write {{kind: {value}}}, with its settings"
+    if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return "Input should be a mapping; write {name: value}"
+    return message
 
 
 def _keys(location: tuple[str | int, ...], content: Any, ends_in_key: bool) -> list[str | int]:

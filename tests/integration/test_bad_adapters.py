@@ -243,6 +243,17 @@ def not_a_number(folder):
     change(folder, {f"{Q}.lora_A.weight": torch.full((4, adapters.WIDTH), torch.nan)})
 
 
+@case("base is a LoRA adapter, not a whole model", "name the model it was trained on")
+def an_adapter_alone_as_base(folder):
+    shutil.rmtree(folder / "base")
+    shutil.copytree(folder / "adapter", folder / "base")
+
+
+@case("has the weights of an adapter but no adapter_config.json", "download it again")
+def without_its_config(folder):
+    (folder / "adapter" / "adapter_config.json").unlink()
+
+
 @case("contains an adapter (adapter_config.json), not a whole model")
 def an_adapter_as_base(folder):
     shutil.rmtree(folder / "base")

@@ -304,9 +304,34 @@ def a_missing_expert(folder):
 # Recipes.
 
 
-@case("none.yaml does not exist", "see config/")
+@case("none.yaml does not exist", "correct the path")
 def a_missing_recipe(folder):
     return folder / "none.yaml"
+
+
+@case("math is a folder; name a YAML file")
+def a_folder_as_recipe(folder):
+    return folder / "math"
+
+
+@case("merge.yaml: sparsifier = 'dare'", "write {kind: dare}, with its settings")
+def a_sparsifier_without_settings(folder):
+    return recipe(folder, sparsifier="dare")
+
+
+@case("merge.yaml: experts = ['math', 'code']", "write {name: value}")
+def experts_without_names(folder):
+    return recipe(folder, experts=["math", "code"])
+
+
+@case("merge.yaml: sparsifier.rate = 90", "for 90 %, write 0.9")
+def a_rate_in_percent(folder):
+    return recipe(folder, sparsifier={"kind": "dare", "rate": 90})
+
+
+@case("merge.yaml: method.trim: 80: Input", "for 80 %, write 0.8")
+def a_gradient_in_percent(folder):
+    return recipe(folder, method={"kind": "ties", "trim": {"gradient": [0.5, 80]}})
 
 
 @case("merge.yaml: spasifier is not a known key; did you mean 'sparsifier'?")

@@ -309,6 +309,12 @@ def test_threads_change_no_byte(models, run, tmp_path):
     assert manifest(tmp_path / "1")["weights"] == manifest(tmp_path / "3")["weights"]
 
 
+def test_a_dry_run_says_what_would_be_replaced(models, execute, tmp_path):
+    command = ["merge", asks(tmp_path, models), tmp_path / "out"]
+    assert execute(*command).code == 0
+    assert f"would replace {tmp_path / 'out'}" in execute(*command, "--dry-run").err
+
+
 def test_a_merge_again_replaces_its_folder(models, run, tmp_path):
     run("merge", asks(tmp_path, models, output={"shard_size": "40KB"}), tmp_path / "out")
     outcome = run("merge", asks(tmp_path, models), tmp_path / "out")

@@ -106,6 +106,6 @@ def open_family(
 
 def _note(name: str) -> str:
     return (
-        f"expert {name} is a LoRA adapter, and its delta is that of the adapter in float32: it is "
-        "another expert than its merged folder, whose delta holds the rounding of the merge"
+        f"expert {name} is a LoRA adapter: its delta is computed in float32, without the rounding "
+        "that a folder with the merged adapter has"
     )

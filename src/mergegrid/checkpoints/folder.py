@@ -35,6 +35,10 @@ def open_checkpoint(folder: Path) -> "FolderCheckpoint":
                     "with PEFT (merge_and_unload), or remove it from the folder"
                 )
             return FolderCheckpoint(folder, files.locate(folder))
+    if has_adapter and not (folder / _ADAPTER).is_file():
+        raise CheckpointError(
+            f"{folder} has the weights of an adapter but no {_ADAPTER}; download it again"
+        )
     if has_adapter:
         raise CheckpointError(
             f"{folder} contains an adapter ({_ADAPTER}), not a whole model; merge it into its base "

@@ -48,6 +48,10 @@ def config_files(base: Path) -> list[str]:
         CheckpointError: `config.json` is missing or damaged.
     """
     if not (base / "config.json").is_file():
+        if (base / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"{base} is a LoRA adapter, not a whole model; name the model it was trained on"
+            )
         raise CheckpointError(
             f"{base} has no config.json, so the model cannot be loaded; download it again"
         )

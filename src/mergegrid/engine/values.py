@@ -29,6 +29,7 @@ from typing_extensions import TypeAliasType
 
 from mergegrid.checkpoints.layers import is_embedding, layer_of
 from mergegrid.settings import Settings
+from mergegrid.yaml_files import described
 
 _NORM = re.compile(r"(^|[._])((layer)?_?norm\w*|ln_\w+)\.(weight|bias)$", re.IGNORECASE)
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|score|classifier|cls)\.", re.IGNORECASE)
@@ -137,7 +138,7 @@ def within(numbers: Any) -> AfterValidator:
             try:
                 adapter.validate_python(number)
             except ValidationError as error:
-                raise ValueError(f"{number:g}: {error.errors()[0]['msg']}") from error
+                raise ValueError(f"{number:g}: {described(error.errors()[0])}") from error
         return value
 
     return AfterValidator(check)

@@ -22,7 +22,7 @@ from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe, settings_slug
 from mergegrid.settings import Settings
 from mergegrid.sparsifiers import SPARSIFIERS, AnySparsifier
-from mergegrid.yaml_files import check_content, read_yaml
+from mergegrid.yaml_files import check_content, described, read_yaml
 
 SparsifierGrid: Any = grid_of(SPARSIFIERS.values())
 MethodGrid: Any = grid_of(METHODS.values())
@@ -131,6 +131,5 @@ def _points(grid: Grid | Mapping[str, Any], kind: Any, where: str) -> list[Any]:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join([where, *(str(part) for part in first["loc"][1:])])
-            message = "missing; add it" if first["type"] == "missing" else first["msg"]
-            raise ConfigError(f"{key}: {message.removeprefix('Value error, ')}") from error
+            raise ConfigError(f"{key}: {described(first)}") from error
     return points

@@ -194,6 +194,6 @@ def _pin(origin: HubOrigin, who: str, text: str, path: Path) -> "HubFiles":
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f"; did you mean {path.with_name(near[0])}? As" if near else ", and as"
         raise SourceError(
-            f"{who}there is no folder {path}{hint} an id of the hub: {error}"
+            f"{who}there is no folder {path.resolve()}{hint} an id of the hub: {error}"
         ) from error
     return files
