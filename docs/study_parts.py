@@ -281,6 +281,7 @@ def lambda_sweep(study: Finished) -> dict[str, str]:
     table["accuracy"] = table["mean"].map("{:.3f}".format) + errors.map(" ± {:.3f}".format)
     table["tokens"] = table["tokens"].map("{:.1f}".format)
     table["tokens"] += table["tokens_stderr"].map(" ± {:.1f}".format)
+    table["cut"] = table["cut"].map("{:.0%}".format)
     shown = ["λ", "accuracy", "tokens", "cut", "n"]
     return {"lambda sweep": markdown_table(table.sort_values("λ")[shown])}
 

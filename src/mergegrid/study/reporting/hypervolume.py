@@ -41,4 +41,5 @@ def _not_dominated(points: Array) -> Array:
     """Return the points, each once, that no other one is at least as good as everywhere."""
     points = np.unique(points, axis=0)
     at_least = (points[:, None] >= points[None]).all(axis=2)  # [one, other]
-    return points[at_least.sum(axis=0) == 1]
+    left: Array = points[at_least.sum(axis=0) == 1]
+    return left

@@ -126,15 +126,15 @@ def _runs(scores: pd.DataFrame) -> pd.DataFrame:
     possible = runs["expert"] - runs["base"]
     runs["retained"] = (runs["gain"] / possible).where(possible > LEAST_GAIN)
     alone = _expert_scores(scores, rows)
-    best, hypervolume = [], []
+    best: list[float] = []
+    hypervolume: list[float] = []
     for _, group in rows.groupby(run, sort=False, dropna=False):
         experts = alone[tuple(group[_SET].iloc[0])]  # [expert, task]
         best.append(experts.mean(axis=1, skipna=False).max(skipna=False))
-        merge = group.set_index("task")["value"].reindex(experts.columns)
-        known = merge.notna().all() and (experts.max(skipna=False) > LEAST_GAIN).all()
-        hypervolume.append(
-            added_volume(merge.to_numpy(float), experts.to_numpy(float)) if known else np.nan
-        )
+        merge = group.set_index("task")["value"].reindex(experts.columns).to_numpy(np.float64)
+        values = experts.to_numpy(np.float64)
+        meaningful = bool((values.max(axis=0) > LEAST_GAIN).all() and not np.isnan(merge).any())
+        hypervolume.append(added_volume(merge, values) if meaningful else np.nan)
     runs["over_best"] = runs["value"] - best
     runs["hypervolume"] = hypervolume
     return runs
@@ -152,7 +152,9 @@ def _expert_scores(scores: pd.DataFrame, merged: pd.DataFrame) -> dict[Any, pd.D
     return {
         (family, experts, seed): pd.DataFrame(
             {
-                task: [values.get((family, one, seed, task), np.nan) for one in experts.split("+")]
+                task: [
+                    values.get((family, one, seed, task), np.nan) for one in str(experts).split("+")
+                ]
                 for task in group["task"].unique()
             },
             dtype=float,
