@@ -9,6 +9,7 @@ from mergegrid.checkpoints.adapters.config import read_adapter_config
 from mergegrid.checkpoints.checkpoint import TensorInfo
 from mergegrid.checkpoints.digests import checkpoint_digest, digest_tensors
 from mergegrid.checkpoints.folder import open_checkpoint
+from mergegrid.checkpoints.layers import reading_order
 from mergegrid.checkpoints.publish import MANIFEST, check_published, check_tensors, read_manifest
 from mergegrid.errors import CheckpointError, DamagedError
 
@@ -37,7 +38,7 @@ class Inspection:
         size = sum(info.bytes for info in self.infos.values())
         lines = [
             f"{name}  {info.dtype.name}  {list(info.shape)}  {self.tensors[name][:16]}"
-            for name, info in self.infos.items()
+            for name, info in sorted(self.infos.items(), key=lambda item: reading_order(item[0]))
         ]
         summary = ", ".join(f"{number} {name}" for name, number in sorted(dtypes.items()))
         return "\n".join(

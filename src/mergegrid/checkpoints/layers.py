@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+_NUMBER = re.compile(r"(\d+)", re.ASCII)
 # The first number counts: a T5 block has layers, and an expert of a mixture may have blocks.
 _LAYER = re.compile(r"((?:.*?\.)?(?:layers?|h|blocks?))\.(\d+)\.")
 _EMBEDDING = re.compile(
@@ -27,6 +28,12 @@ def layer_of(name: str) -> Layer | None:
     """
     match = _LAYER.match(name)
     return Layer(match[1], int(match[2])) if match else None
+
+
+def reading_order(name: str) -> list[str | int]:
+    """Key that sorts names of tensors with their numbers as numbers: layer 2 before layer 10."""
+    # Text and numbers alternate, so equal places have equal types.
+    return [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)]
 
 
 def is_embedding(name: str) -> bool:

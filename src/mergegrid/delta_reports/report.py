@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.checkpoints.family import open_family
+from mergegrid.checkpoints.layers import reading_order
 from mergegrid.delta_reports.paper_range import LARGE, SMALL
 from mergegrid.delta_reports.sizes import DeltaSizes, delta_sizes
 from mergegrid.errors import CheckpointError, ConfigError
@@ -61,7 +62,8 @@ class DeltaReport:
         whole = self.whole
         lost = whole.unchanged - whole.zero
         width = max(len(tensor.tensor) for tensor in self.sizes)
-        lines = [_line(_HEAD, width), *(_line(_cells(tensor), width) for tensor in self.sizes[1:])]
+        tensors = sorted(self.sizes[1:], key=lambda size: reading_order(size.tensor))
+        lines = [_line(_HEAD, width), *(_line(_cells(tensor), width) for tensor in tensors)]
         return "\n".join(
             [
                 *lines,
