@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from mergegrid.study.reporting.rows import selected_rows
+from mergegrid.study.reporting.rows import BASE, selected_rows, sweep_rows
 from mergegrid.study.reporting.sentences import (
     Row,
     enumerated,
@@ -17,6 +17,7 @@ from mergegrid.study.reporting.sentences import (
 )
 from mergegrid.study.reporting.stage_names import STAGES
 from mergegrid.study.reporting.style import words
+from mergegrid.study.reporting.tables import LEAST_GAIN
 from mergegrid.study.scoring.design import SINGLE
 from mergegrid.study.scoring.findings import LEAST
 
@@ -60,6 +61,27 @@ def _missing_parts(findings: pd.DataFrame, scores: pd.DataFrame) -> Iterator[str
         )
     if scores[scores["study"] == "sweep"].empty:
         yield "How many deltas can be dropped: no sweep scored the single experts."
+    if names := _hardly_trained(scores):
+        is_are, their = ("is", "its task") if len(names) == 1 else ("are", "their tasks")
+        yield (
+            f"What merging or dropping costs {enumerated(names)}: alone, {enumerated(names)} "
+            f"{is_are} not 2 points better than the base, so on {their} there is nothing to lose "
+            "and recipes differ by chance (table `drop_rates_wide`)."
+        )
+
+
+def _hardly_trained(scores: pd.DataFrame) -> list[str]:
+    """Experts that are hardly better than the base on any task that they were scored on."""
+    means = (
+        sweep_rows(scores)
+        .query("sparsifier in ('none', @BASE)")
+        .groupby(["expert", "task", "sparsifier"])["value"]
+        .mean()
+        .unstack("sparsifier")
+        .reindex(columns=["none", BASE])
+    )
+    gains = (means["none"] - means[BASE]).dropna().groupby("expert").max()
+    return [str(name) for name in gains.index[gains < LEAST_GAIN]]
 
 
 def _missing_levels(scores: pd.DataFrame) -> Iterator[str]:

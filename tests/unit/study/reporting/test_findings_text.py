@@ -58,7 +58,13 @@ def scored(**values):
         **dict.fromkeys(("stderr", "value"), 0.5),
         **{"study": "merges", "family": "m", "experts": "a+b", "training_seed": 0},
         **{"sparsifier": "none", "rate": 0.0, "mask_seed": None, "method": "ties"},
-        **{"settings": "{}", "head": "a", "task": "a", "split": "test", "metric": "accuracy"},
+        **{
+            "settings": '{"method": {}, "sparsifier": {}}',
+            "head": "a",
+            "task": "a",
+            "split": "test",
+            "metric": "accuracy",
+        },
         **{"primary": True, "n": 300, "selected": True, "selection": "validation", "aim": "mean"},
         **{"recipe": "x", "recipe_digest": "x", "engine": "", "libraries": "{}"},
         **{"inputs_digest": "x"},
@@ -212,6 +218,22 @@ def test_selection_on_test_is_said_first():
 )
 def test_what_cannot_be_said_is_said_with_the_reason(rows, scores, expected):
     assert expected in text(rows, scores)["What cannot be said"]
+
+
+def test_experts_that_are_hardly_better_than_the_base_are_named():
+    def alone(expert, value, base, **more):
+        sweep = {"study": "sweep", "experts": expert, "head": expert, "task": expert, **more}
+        gone = {"sparsifier": "drop_only", "rate": 1.0}
+        return [scored(**sweep, value=value), scored(**sweep, value=base, **gone)]
+
+    learned = alone("a", 0.8, 0.5)
+    # c learned its second task.
+    other = [*alone("c", 0.5, 0.5), *alone("c", 0.9, 0.5, task="other")]
+    assert "nothing to lose" not in str(text([], [*SCORES, *learned, *other]))
+    one = text([], [scored(), *learned, *alone("b", 0.51, 0.5)])["What cannot be said"]
+    assert "costs b: alone, b is not 2 points better than the base, so on its task there is" in one
+    two = text([], [scored(), *alone("a", 0.3, 0.4), *alone("b", 0.5, 0.5)])["What cannot be said"]
+    assert "costs a and b: alone, a and b are not 2 points" in two
 
 
 def test_what_is_measured_is_not_among_what_cannot_be_said():
