@@ -1,12 +1,14 @@
 """Measure merges of two experts of 7 billion parameters, beside copying the files.
 
-    python benchmarks/large.py --work .bench              # 40 GB of models, 13.5 GB of output
-    python benchmarks/large.py --work .bench --layers 3   # a tenth of it
+    python benchmarks/large.py --work .bench                  # 40 GB of models, 27 GB of outputs
+    python benchmarks/large.py --work .bench --layers 3       # a tenth of it
+    python benchmarks/large.py --work .bench --matrix-layers 32   # an hour more
 
 Creates a base and two experts of random parameters in the shape of Llama-2-7B, and merges them by
-DARE and TIES and by Iso-C. Prints wall and CPU time, peak memory and the memory that the plan
-states, and beside each merge the floor: reading the inputs and copying one model. Each output is
-deleted before the next one is written. Writes `large.md` into the work folder.
+DARE and TIES; and by Iso-C with 3 of the 32 layers, since it takes minutes per layer and its time
+grows with their number. Prints wall and CPU time, peak memory and the memory that the plan states,
+and beside each merge the floor: reading the inputs and copying one model. Each output is deleted
+before the next one is written. Writes `large.md` into the work folder.
 
 The inputs are larger than most page caches, so the speed of the disk counts, in both.
 """
@@ -26,9 +28,10 @@ from report import machine
 from tabulate import tabulate
 
 SHAPE = {"hidden": 4096, "intermediate": 11008, "heads": 32, "key_value_heads": 32}
-LAYERS = 32
+LAYERS, MATRIX_LAYERS = 32, 3
 ISO_C = Case("iso_c", {"kind": "none"}, {"kind": "iso_c"}, "")
-MERGES = (next(case for case in CASES if case.name == "dare + ties, global"), ISO_C)
+DARE_TIES = next(case for case in CASES if case.name == "dare + ties, global")
+MERGES = (DARE_TIES, ISO_C)
 PLAN = re.compile(r"at most ([\d,]+) MB of memory")
 
 logger = logging.getLogger("benchmark")
@@ -60,8 +63,9 @@ def check_disk(work: Path, layers: int) -> None:
         )
 
 
-def run(case: Case, models: Path, work: Path, engine: Path) -> list[str]:
+def run(case: Case, layers: int, work: Path, engine: Path) -> list[str]:
     """Measure one merge and its floor: a row of the table."""
+    models = make_models(work, layers)
     out, log = work / "out", work / "logs" / f"large {case.name}.log"
     recipe = models / "recipes" / "large.yaml"
     recipe.parent.mkdir(exist_ok=True)
@@ -74,7 +78,9 @@ def run(case: Case, models: Path, work: Path, engine: Path) -> list[str]:
     shutil.rmtree(out)
     plan = PLAN.search(log.read_text())
     assert plan, f"{log} states no memory"
-    row = [case.name, f"{cost.wall:.0f}", f"{cost.cpu:.0f}", f"{cost.memory:.0f}", plan[1]]
+    size = sum(file.stat().st_size for file in _weights(models / "base"))
+    row = [case.name, str(layers), f"{size / 1e9:.1f}"]
+    row += [f"{cost.wall:.0f}", f"{cost.cpu:.0f}", f"{cost.memory:.0f}", plan[1]]
     row += [f"{least.wall:.0f}", f"{cost.wall / least.wall:.2f}"]
     logger.info("%s", ", ".join(row))
     return row
@@ -93,6 +99,7 @@ def main() -> None:
     add = parser.add_argument
     add("--work", type=Path, required=True, help="folder for models and results")
     add("--layers", type=int, default=LAYERS, help="fewer for a trial run")
+    add("--matrix-layers", type=int, default=MATRIX_LAYERS, help="layers for Iso-C")
     add("--only", nargs="+", choices=[case.name for case in MERGES], metavar="MERGE")
     add("--keep-models", action="store_true", help="do not delete the models at the end")
     engine = Path(sys.executable).with_name("mergegrid")
@@ -100,13 +107,23 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    if not (work / "models" / f"seven-{arguments.layers}").is_dir():
-        check_disk(work, arguments.layers)
-    models = make_models(work, arguments.layers)
-    cases = [case for case in MERGES if not arguments.only or case.name in arguments.only]
-    rows = [run(case, models, work, arguments.engine) for case in cases]
+    rows = []
+    for case in MERGES:
+        if arguments.only and case.name not in arguments.only:
+            continue
+        layers = arguments.layers
+        if case is ISO_C:
+            layers = min(layers, arguments.matrix_layers)
+        models = work / "models" / f"seven-{layers}"
+        if not models.is_dir():
+            check_disk(work, layers)
+        rows.append(run(case, layers, work, arguments.engine))
+        if not arguments.keep_models:
+            shutil.rmtree(models)
     heads = [
         "Merge",
+        "Layers",
+        "Model, GB",
         "Wall, s",
         "CPU, s",
         "Peak, MB",
@@ -115,12 +132,9 @@ def main() -> None:
         "Wall / floor",
     ]
     table = tabulate(rows, heads, "pipe", disable_numparse=True)
-    facts = machine() | {"layers": str(arguments.layers)}
-    about = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    about = "\n".join(f"- {key}: {value}" for key, value in machine().items())
     (work / "large.md").write_text(f"{table}\n\n{about}\n")
     logger.info("\n%s", table)
-    if not arguments.keep_models:
-        shutil.rmtree(models)
 
 
 if __name__ == "__main__":
