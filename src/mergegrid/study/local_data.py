@@ -3,7 +3,9 @@
 A column that does not exist, an unknown label or an empty split is thus found before a run.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,25 @@ def _local(source: SourceConfig | None) -> Path | None:
 
 def _read(key: str, prepared: Callable[..., Any], *arguments: Any) -> None:
     try:
-        prepared(*arguments)
+        with _warnings_only(key):
+            prepared(*arguments)
     except DataError as error:
         raise DataError(f"{key}: {error}") from error
+
+
+@contextmanager
+def _warnings_only(key: str) -> Iterator[None]:
+    """Have messages begin with a key, and drop those that are no warnings."""
+
+    def named(record: logging.LogRecord) -> bool:
+        record.msg = f"{key}: {record.msg}"
+        return record.levelno >= logging.WARNING
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(named)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(named)

@@ -92,3 +92,11 @@ def test_data_that_fit_are_fine_and_those_of_the_hub_are_not_read(check):
 )
 def test_data_that_do_not_fit_are_refused_by_their_key(check, file, content, message):
     assert message in check(**{file: content})[1]
+
+
+def test_a_warning_begins_with_the_key_and_nothing_else_is_said(check, caplog):
+    with caplog.at_level("INFO"):
+        _, error = check(texts=TEXTS + ",1\n")
+    assert not error
+    assert "encoders.tasks.words: train: dropped 1 of" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
