@@ -11,7 +11,7 @@ import yaml
 from faulty import end, wait_for
 from project import Project
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.faults]
 
 MERGES = "results/smoke/minilm/merges/trec+spam/seed~0.parquet"
 BUDGET = 60
@@ -24,10 +24,10 @@ SEARCH = {
 }
 
 
-def with_search(smoke: Project, folder: Path) -> Project:
-    """The finished smoke study with a search in place of its grid."""
-    project = smoke.copy(folder)
-    path = folder / "config" / "smoke.yaml"
+def study_with_search(folder: Path) -> Project:
+    """The smoke study with a search in place of its grid, and with its experts."""
+    project = Project(folder, "config/smoke.yaml")
+    path = folder / project.config
     study = yaml.safe_load(path.read_text())
     study["encoders"]["merges"] |= {
         "methods": [{"kind": "average"}],
@@ -35,7 +35,8 @@ def with_search(smoke: Project, folder: Path) -> Project:
         "sampled": [SEARCH],
     }
     path.write_text(yaml.safe_dump(study, sort_keys=False))
-    (folder / MERGES).with_suffix(".store.jsonl").unlink(missing_ok=True)
+    experts = (f"results/smoke/minilm/experts/{name}/seed~0" for name in ("trec", "spam"))
+    project.snakemake("--cores", "2", "--", *experts)
     return project
 
 
@@ -63,10 +64,10 @@ def kill_after(project: Project, lines: int) -> None:
         end(process)
 
 
-def test_a_search_of_60_candidates_that_is_killed_twice_ends_the_same(smoke, tmp_path):
-    undisturbed = with_search(smoke, tmp_path / "undisturbed")
+def test_a_search_of_60_candidates_that_is_killed_twice_ends_the_same(tmp_path):
+    undisturbed = study_with_search(tmp_path / "undisturbed")
+    killed = undisturbed.copy(tmp_path / "killed")
     undisturbed.snakemake("--cores", "1", "--", MERGES)
-    killed = with_search(smoke, tmp_path / "killed")
     for lines in (15, 40):
         kill_after(killed, lines)
     killed.snakemake("--cores", "1", "--", MERGES)
