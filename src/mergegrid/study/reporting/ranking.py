@@ -40,7 +40,8 @@ def ranking_figure(ranking: pd.DataFrame, family: str) -> Figure:
     right.axvline(0, color="black", linestyle=(0, (5, 2)), linewidth=1)
     sets = int(rows["sets"].iloc[0])
     replay = " (chosen on the test split)" if "test" in set(rows["selection"]) else ""
-    figure.suptitle(f"{family}: methods over {sets} sets of experts{replay}")
+    of_sets = "one set" if sets == 1 else f"{sets} sets"
+    figure.suptitle(f"{family}: methods over {of_sets} of experts{replay}")
     legend_below(figure, _legend(rows), columns=3)
     return figure
 
