@@ -189,12 +189,18 @@ def test_weights_beside_an_adapter_are_an_error_that_names_both(tmp_path, kind, 
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_model.bin"])
-@pytest.mark.parametrize("config", [True, False])
-def test_an_adapter_alone_is_an_error_that_says_so(tmp_path, file, config):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (True, r"an adapter .*, not a whole model; .* PEFT"),
+        (False, r"an adapter but no adapter_config\.json; download it again"),
+    ],
+)
+def test_an_adapter_alone_is_an_error_that_says_so(tmp_path, file, config, message):
     (tmp_path / file).write_bytes(b"")
     if config:
         (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(CheckpointError, match=r"an adapter .*, not a whole model; .* PEFT"):
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(tmp_path)
 
 
