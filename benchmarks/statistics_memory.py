@@ -69,7 +69,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for models and results")
-    parser.add_argument("--texts", type=int, default=8, help="number of texts")
+    parser.add_argument("--texts", type=int, default=4, help="number of texts")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
