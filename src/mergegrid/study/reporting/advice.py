@@ -61,10 +61,10 @@ def _missing_parts(findings: pd.DataFrame, scores: pd.DataFrame) -> Iterator[str
         )
     if scores[scores["study"] == "sweep"].empty:
         yield "How many deltas can be dropped: no sweep scored the single experts."
-    if names := _hardly_trained(scores):
-        is_are, their = ("is", "its task") if len(names) == 1 else ("are", "their tasks")
+    if weak := _hardly_trained(scores):
+        is_are, their = ("is", "its task") if len(weak) == 1 else ("are", "their tasks")
         yield (
-            f"What merging or dropping costs {enumerated(names)}: alone, {enumerated(names)} "
+            f"What merging or dropping costs {enumerated(weak)}: alone, {enumerated(weak)} "
             f"{is_are} not 2 points better than the base, so on {their} there is nothing to lose "
             "and recipes differ by chance (table `drop_rates_wide`)."
         )
