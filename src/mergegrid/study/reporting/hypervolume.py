@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 def volume(points: Array) -> float:
     """Return the volume of the union of the boxes from the origin to each point.
 
-    It is what the first box adds to the others, and so on (Fonseca, Paquete and López-Ibáñez 2006).
+    It is what the first box adds to the others, and so on (While, Bradstreet and Barone 2012).
 
     Args:
         points: scores of at least 0, shape (models, tasks).

@@ -25,8 +25,8 @@ _AGAINST_EXPERTS = Table(
         over_best="mean over the tasks of the merge minus that of the best single expert; empty "
         "unless every expert is scored on every task of the set",
         hypervolume="volume that the merge adds to that of the experts, in the space of scores "
-        "divided by the best expert's of each task (arXiv 2502.02421); 0 if one expert is at least "
-        "as good everywhere, empty where `over_best` is or where a best score is 0.02 or less",
+        "divided by the best expert's of each task (after arXiv 2502.02421); 0 if an expert is at "
+        "least as good everywhere, empty where `over_best` is or where a best score is 0.02 or less",
     ),
 )
 _SUCCESS_RATES = Table(
