@@ -26,7 +26,8 @@ _AGAINST_EXPERTS = Table(
         "unless every expert is scored on every task of the set",
         hypervolume="volume that the merge adds to that of the experts, in the space of scores "
         "divided by the best expert's of each task (after arXiv 2502.02421); 0 if an expert is at "
-        "least as good everywhere, empty where `over_best` is or where a best score is 0.02 or less",
+        "least as good everywhere, empty where `over_best` is or where a best score is 0.02 or "
+        "less",
     ),
 )
 _SUCCESS_RATES = Table(
