@@ -37,6 +37,8 @@ DATA ?= $(GLUE_DATA)
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml config/public/*.yaml)
+# Python compiles modules when they are first imported; compiling all of torch takes half a minute.
+export PIP_NO_COMPILE := 1
 
 .PHONY: help quickstart engines check test test-core test-install test-image breakages test-faults test-slurm test-gpu lint docs site glue-small benchmarks bench-merge bench-methods clean
 
@@ -50,6 +52,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "== Environment: $(VENV), from constraints.txt (some minutes and about 2 GB, once)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[study]"
+	@touch $@
+
+# And what tests, linters and the site need.
+$(VENV)/.dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
@@ -77,7 +84,7 @@ quickstart: $(VENV)/.ready
 	@echo "== Done"
 	@$(BIN)/mergegrid summary
 
-check: $(VENV)/.ready
+check: $(VENV)/.dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	@# Types, which take one core, beside the tests.
@@ -100,25 +107,25 @@ test-image:
 test-core:
 	$(PYTHON) -m pytest $(IN_PROCESSES) -m "not slow" tests/unit --ignore tests/unit/study
 
-test: $(VENV)/.ready $(ENGINES)/.ready
+test: $(VENV)/.dev $(ENGINES)/.ready
 	VLLM_PYTHON=$(abspath $(ENGINES))/bin/python LM_EVAL_PYTHON=$(abspath $(ENGINES))/bin/python \
 	  MERGEKIT_PYTHON=$(abspath $(ENGINES))/bin/python \
 	  $(RUN) pytest $(IN_PROCESSES)
 
-breakages: $(VENV)/.ready
+breakages: $(VENV)/.dev
 	$(RUN) python tests/breakages.py
 
-test-slurm: $(VENV)/.ready
+test-slurm: $(VENV)/.dev
 	@sh tests/slurm/install.sh
 	$(RUN) pytest tests/slurm
 
 test-gpu:
 	@PYTHONPATH=src $(GPU_PYTHON) tests/gpu/first_run.py --device $(DEVICE) $(if $(ONLY),--only $(ONLY))
 
-test-faults: $(VENV)/.ready
+test-faults: $(VENV)/.dev
 	FAULT_TRIES=$(or $(FAULT_TRIES),5) $(RUN) pytest tests/faults @tests/faults/elsewhere.txt
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
@@ -134,13 +141,13 @@ lint: $(VENV)/.ready
 	  $(RUN) snakemake --dry-run --quiet rules host --configfile $$config || exit 1; \
 	done
 
-docs: $(VENV)/.ready
+docs: $(VENV)/.dev
 	$(BIN)/python docs/make_pictures.py
 	$(BIN)/mergegrid docs
 	$(RUN) $(BIN)/python docs/make_readme.py
 
 # A link to nothing is an error.
-site: $(VENV)/.ready
+site: $(VENV)/.dev
 	$(RUN) mkdocs build --quiet --strict
 
 GLUE_SMALL := --configfile config/glue_small.yaml $(if $(DATA),,config/overlays/glue_hub.yaml)

@@ -22,7 +22,7 @@ rule import_base:
     wildcard_constraints:
         family=one_of(ENCODER_FAMILIES),
     # Errors are found before long work starts.
-    priority: 4
+    priority: 5
     conda:
         "../../environment.yml"
     resources:
@@ -47,8 +47,8 @@ rule expert:
         "<logs>/benchmarks/expert/{family}/{expert}/seed~{seed}.tsv"
     wildcard_constraints:
         family=one_of(ENCODER_FAMILIES),
-    # The first figure is made of their scores.
-    priority: 3
+    # The first figure is made of their scores, and training takes longest: before `sweep`.
+    priority: 4
     conda:
         "../../environment.yml"
     threads: 1

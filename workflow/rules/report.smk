@@ -79,7 +79,7 @@ rule figure:
     log:
         "<logs>/figure/{family}/{figure}.log",
     # They are what a user waits for.
-    priority: 4
+    priority: 5
     localrule: True
     conda:
         "../../environment.yml"

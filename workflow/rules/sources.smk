@@ -15,7 +15,7 @@ rule fetch:
     benchmark:
         "<logs>/benchmarks/fetch/{name}.tsv"
     # Errors are found before long work starts.
-    priority: 4
+    priority: 5
     localrule: True
     conda:
         "../../environment.yml"

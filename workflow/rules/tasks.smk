@@ -17,7 +17,7 @@ rule prepare:
     benchmark:
         "<logs>/benchmarks/prepare/{task}.tsv"
     # Errors are found before long work starts.
-    priority: 4
+    priority: 5
     localrule: True
     conda:
         "../../environment.yml"

@@ -34,6 +34,9 @@ _PAGE = """<!DOCTYPE html>
 /* The report centers its pages, which hides the top and the left of what does not fit. */
 .items-center.h-screen:has(.findings) {{ align-items: start; justify-content: start; }}
 .prose.max-w-lg:has(.findings) {{ max-width: 60em; }}
+/* The first page has a title of its own, and the graph of rules below. */
+.document .findings h1 {{ display: none; }}
+.items-start.flex:has(> * > .prose .findings) {{ flex-direction: column; }}
 </style>
 <div class="findings">
 {body}
