@@ -214,7 +214,7 @@ def another_shape(folder):
     change(folder, {UP: torch.zeros(64, 96)})
 
 
-@case("expert math lacks 1 tensors of its base", NORM, "specify the right one")
+@case("expert math lacks 1 of its base's tensors", NORM, "specify the right one")
 def a_missing_tensor(folder):
     change(folder, {NORM: None})
 

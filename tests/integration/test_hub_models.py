@@ -257,7 +257,7 @@ def unfit(models):
         "broken": (broken, "org/broken@"),
         "cut": (cut, "is damaged or truncated"),
         "lone": (lone, "model-00001-of-00002.safetensors is missing"),
-        "lacking": (lacking, "lacks 1 tensors of its base"),
+        "lacking": (lacking, "lacks 1 of its base's tensors"),
         "odd": (adapter, "has no model.safetensors"),
     }
 

@@ -150,8 +150,8 @@ def unmerged_tensors(
 
 def _lacks(names: Sequence[str], expert: str, reason: str = "") -> str:
     return (
-        f"expert {expert} lacks {len(names)} tensors of its base, first {_listed(names)}{reason}; "
-        "it was not fine-tuned from this base: specify the right one"
+        f"expert {expert} lacks {len(names)} of its base's tensors, first {_listed(names)}{reason}"
+        "; it was not fine-tuned from this base: specify the right one"
     )
 
 

@@ -37,7 +37,7 @@ def model(**shapes):
 
 
 def test_an_expert_without_a_tensor_of_the_base_is_refused():
-    with pytest.raises(CheckpointError, match=r"expert math lacks 1 tensors of its base, first a;"):
+    with pytest.raises(CheckpointError, match=r"math lacks 1 of its base's tensors, first a;"):
         check_homologous(model(a=(2,), b=(2, 3)), model(b=(2, 3)), "math")
 
 

@@ -19,6 +19,8 @@ Row = Any
 """A row of findings, by name or attribute."""
 SMALL = LEAST
 """An effect below it, one point, is called none."""
+WIDEST = 1.0
+"""A wider interval for other experts, 100 points, is not printed."""
 _NAMED = 5
 """Of more recipes than this and one, a sentence names so many."""
 
@@ -132,8 +134,10 @@ def evidence(row: Row) -> str:
     corrected = f", corrected for {row.comparisons} comparisons" if row.comparisons > 1 else ""
     others = ""
     if not math.isnan(row.low_others):
-        ends = f"{points(row.low_others)} to {points(row.high_others)}"
-        others = f"; {ends} for other experts like these"
+        others = "; too few experts to say anything about others"
+        if row.high_others - row.low_others <= WIDEST:
+            ends = f"{points(row.low_others)} to {points(row.high_others)}"
+            others = f"; {ends} for other experts like these"
     return (
         f"(95 % interval {points(row.low)} to {points(row.high)}{others}; paired t test, "
         f"{p_text(row.p_corrected)}{corrected}; table `findings`)"

@@ -8,7 +8,7 @@ import pytest
 from mergegrid.study.reporting.advice import cost_sentences, duration
 from mergegrid.study.reporting.catalogue import TABLES
 from mergegrid.study.reporting.findings_text import sections, write_findings
-from mergegrid.study.reporting.sentences import bound, p_text, points
+from mergegrid.study.reporting.sentences import bound, evidence, p_text, points
 from mergegrid.study.reporting.summary import summary
 from mergegrid.study.schema.study import Paths, Study
 from mergegrid.study.scoring.findings import COLUMNS
@@ -193,6 +193,13 @@ def test_every_difference_has_interval_test_and_table():
     for part in parts.values():
         for table in re.findall(r"table `(\w+)`", part):
             assert table in TABLES
+
+
+def test_a_wide_interval_for_other_experts_is_not_printed():
+    row = finding("drop_rate", low_others=-0.2, high_others=0.3)
+    assert "-20.0 to 30.0 for other experts like these" in evidence(pd.Series(row))
+    wide = finding("drop_rate", low_others=-0.8, high_others=0.9)
+    assert "; too few experts to say anything about others; paired" in evidence(pd.Series(wide))
 
 
 def test_selection_on_test_is_said_first():
