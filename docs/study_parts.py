@@ -211,6 +211,24 @@ def ranking(study: Finished) -> dict[str, str]:
     }
 
 
+def raced_ranking(study: Finished) -> dict[str, str]:
+    """Return the parts made from the finished ranking with racing."""
+    ranks = study.table("ranking", dtype={"size": str})
+    ranks = ranks[ranks["size"] == "all"].copy()
+    searches = study.table("selection")
+    keys = ["method", "sparsifier"]
+    ranks["evaluated"] = pd.MultiIndex.from_frame(ranks[keys]).map(
+        searches.set_index(keys)["evaluated"].to_dict()
+    )
+    table = ranks[keys].assign(
+        evaluated=ranks["evaluated"].map("{:.0%}".format, na_action="ignore").fillna(""),
+        score=ranks["score"].map("{:.3f}".format),
+        percent=ranks["percent"].map("{:.1f}".format),
+        rank=ranks["rank"].map("{:g}".format),
+    )
+    return {"raced ranking": markdown_table(table), "raced ranking times": study.times()}
+
+
 def decoder_ranking(study: Finished) -> dict[str, str]:
     """Return the parts made from the finished ranking on a decoder, and copy its figure."""
     (family,) = study.families()
@@ -315,5 +333,6 @@ STUDIES = (
     StudyParts(("racing.yaml",), "merges_wide", racing),
     StudyParts(("lambda_sweep.yaml",), "answers", lambda_sweep),
     StudyParts(RANKING_FILES, "ranking", ranking),
+    StudyParts((*RANKING_FILES, "overlays/racing.yaml"), "ranking", raced_ranking),
     StudyParts(("decoder_ranking.yaml",), "ranking", decoder_ranking),
 )
