@@ -38,7 +38,7 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 CONFIGS := $(wildcard config/*.yaml config/public/*.yaml)
 # Python compiles modules when they are first imported; compiling all of torch takes half a minute.
-export PIP_NO_COMPILE := 1
+export PIP_COMPILE := 0
 
 .PHONY: help quickstart engines check test test-core test-install test-image breakages test-faults test-slurm test-gpu lint docs site glue-small benchmarks bench-merge bench-methods clean
 
