@@ -214,14 +214,8 @@ def ranking(study: Finished) -> dict[str, str]:
 def raced_ranking(study: Finished) -> dict[str, str]:
     """Return the parts made from the finished ranking with racing."""
     ranks = study.table("ranking", dtype={"size": str})
-    ranks = ranks[ranks["size"] == "all"].copy()
-    searches = study.table("selection")
-    keys = ["method", "sparsifier"]
-    ranks["evaluated"] = pd.MultiIndex.from_frame(ranks[keys]).map(
-        searches.set_index(keys)["evaluated"].to_dict()
-    )
-    table = ranks[keys].assign(
-        evaluated=ranks["evaluated"].map("{:.0%}".format, na_action="ignore").fillna(""),
+    ranks = ranks[ranks["size"] == "all"]
+    table = ranks[["method", "sparsifier"]].assign(
         score=ranks["score"].map("{:.3f}".format),
         percent=ranks["percent"].map("{:.1f}".format),
         rank=ranks["rank"].map("{:g}".format),
