@@ -88,11 +88,15 @@ def picture(browser, path):
         time.sleep(0.1)
 
 
-def test_the_front_page_begins_with_the_findings(browser):
-    title = "document.querySelector('.findings h1')"
-    browser.wait(f"Boolean({title})")
-    # Above the screen, it could not be scrolled to.
-    assert browser.run(f"{title}.getBoundingClientRect().top") >= 0
+def test_the_front_page_has_title_figure_findings_and_rules_below_each_other(browser):
+    parts = (".document h1.title", ".main-figure svg", ".findings h2", ".vega-embed svg")
+    found = [f"document.querySelector({json.dumps(part)})" for part in parts]
+    browser.wait(f"[{','.join(found)}].every(Boolean)")
+    # Above the screen, the first could not be scrolled to.
+    tops = [0, *(browser.run(f"{part}.getBoundingClientRect().top") for part in found)]
+    assert tops == sorted(tops)
+    # There is no second title.
+    assert browser.run("document.querySelector('.findings h1').offsetParent") is None
 
 
 def test_every_table_and_figure_is_listed_and_opens_and_none_is_empty(smoke, browser, tmp_path):
