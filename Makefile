@@ -91,6 +91,8 @@ check: $(VENV)/.dev
 	$(RUN) sh -c 'mypy & types=$$!; \
 	  pytest $(IN_PROCESSES) -m "not slow"; tests=$$?; wait $$types && exit $$tests'
 
+# As on a user's machine.
+test-install: export PIP_COMPILE := 1
 test-install:
 	$(PYTHON) tests/core/install.py $(PYTHONS)
 
