@@ -8,7 +8,7 @@ import pytest
 
 #: Rules that merge or measure models with the engine alone. All others compute with torch, whose
 #: sums on the CPU depend on the number of threads, or with one thread.
-SEVERAL = {"merge", "deltas"}
+SEVERAL = {"merge"}
 
 
 def threads_of(printed):
@@ -24,12 +24,15 @@ def threads_of(printed):
     return found
 
 
-@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 3), (4, 4), (64, 4)])
-def test_engines_get_up_to_four_threads_and_torch_one(project, cores, expected):
+@pytest.mark.parametrize(
+    ("cores", "expected", "measuring"), [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, 2), (64, 4, 4)]
+)
+def test_engines_get_up_to_four_threads_and_torch_one(project, cores, expected, measuring):
     study = project("config/config.yaml")
     study.edit("config/config.yaml", "one_engine: true", "one_engine: false")
     found = threads_of(study.snakemake("--dry-run", "--cores", str(cores)))
     assert set(found) >= SEVERAL
+    assert found.pop("deltas") == {measuring}
     for rule, threads in found.items():
         assert threads == {expected if rule in SEVERAL else 1}, rule
 

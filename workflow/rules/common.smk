@@ -119,6 +119,15 @@ CPUS_PER_GPU = snakemake_compat.default_resource(workflow, "cpus_per_gpu") or 8
 MERGE_THREADS = 4
 
 
+def measuring_threads():
+    """Threads of a short job on whole models: not all cores of a small machine, which it would wait for."""
+    cores = snakemake_compat.cores_of(workflow)
+    # A process of one job has the cores of that job.
+    if cores is None or not snakemake_compat.is_main(workflow):
+        return MERGE_THREADS
+    return max(1, min(MERGE_THREADS, cores // 2))
+
+
 def decoder_size(family):
     """Size of a decoder, once its base is on disk; memory is requested when a job is ready."""
     return memory_estimates.size_of(Path(STUDY.paths.results, family, "base"))

@@ -86,7 +86,7 @@ rule deltas:
         "<logs>/benchmarks/deltas/{family}/{expert}/seed~{seed}.tsv"
     conda:
         "../../environment.yml"
-    threads: MERGE_THREADS
+    threads: measuring_threads()
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,

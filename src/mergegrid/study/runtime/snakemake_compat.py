@@ -50,6 +50,12 @@ def folder_of_rules(workflow: Any) -> Path:
     return Path(workflow.current_basedir.get_path_or_uri(secret_free=False))
 
 
+def cores_of(workflow: Any) -> int | None:
+    """The cores that all jobs share, by --cores; None where they run on a cluster."""
+    cores: int | None = workflow.global_resources["_cores"].value
+    return cores
+
+
 def limit_of(workflow: Any, name: str) -> int | None:
     """The limit on a resource by --resources, if there is one."""
     limits = workflow.global_resources

@@ -17,6 +17,7 @@ known = {
     "config files": list(map(str, compat.config_files(workflow, "default.yaml"))),
     "main": compat.is_main(workflow),
     "rules": str(compat.folder_of_rules(workflow)),
+    "cores": compat.cores_of(workflow),
     "gpu": compat.limit_of(workflow, "gpu"),
     "cpus_per_gpu": compat.default_resource(workflow, "cpus_per_gpu"),
 }
@@ -93,6 +94,7 @@ def test_a_run_knows_its_settings_limits_and_requests(run, tmp_path):
         "config files": [str(tmp_path / "some.yaml")],
         "main": True,
         "rules": str(tmp_path),
+        "cores": 2,
         "gpu": 3,
         "cpus_per_gpu": 5,
         # Two jobs at once would find the file of the other.
