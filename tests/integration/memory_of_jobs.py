@@ -17,7 +17,7 @@ from mergegrid.study.generation.answering import AnswerJob
 from mergegrid.study.generation.merged import Models
 from mergegrid.study.generation.variants import answer_variants
 from mergegrid.study.schema.decoder_jobs import Ask, DecoderFinetuneRequest
-from mergegrid.study.schema.decoders import DecoderFinetune
+from mergegrid.study.schema.finetuning import DecoderFinetune
 from mergegrid.study.schema.generation import Generation, Sampling
 from mergegrid.study.schema.instructions import Instructions
 from mergegrid.study.scoring.similarity import decoder_similarity

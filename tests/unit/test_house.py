@@ -133,9 +133,12 @@ TORCH = {"torch", "transformers"}
 #: By what is imported, the libraries that must not come with it. All of it is imported by one
 #: interpreter, so the strictest stands first: what a line has imported, the next ones have too.
 WITHOUT = {
-    "mergegrid.study.schema.encoder_jobs, mergegrid.study.schema.loading, "
-    "mergegrid.study.reporting.catalogue": TORCH | {"pandas", "matplotlib", "numba"},
+    "mergegrid.study.reporting.catalogue": TORCH | {"pandas", "matplotlib", "mergegrid.methods"},
+    "mergegrid.study.schema.encoder_jobs, mergegrid.study.schema.loading": TORCH
+    | {"pandas", "matplotlib", "numba"},
     "mergegrid, mergegrid.api": TORCH | {"pandas", "matplotlib", "snakemake"},
+    "mergegrid.study.reporting.tables, mergegrid.study.reporting.files, "
+    "mergegrid.study.reporting.libraries": TORCH | {"matplotlib"},
     "mergegrid.cli": TORCH | {"sklearn", "scipy.stats"},
     **{path.stem: TORCH | {"sklearn", "scipy.stats"} for path in LIGHT},
 }

@@ -27,8 +27,9 @@ from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.encoders.task_scorer import TaskScorer, measurement_of
 from mergegrid.study.runtime.gpu_devices import hardware_name
 from mergegrid.study.schema.encoder_jobs import statistic_of
+from mergegrid.study.schema.splits import Split
 from mergegrid.study.schema.tasks import Target
-from mergegrid.study.scoring.scores import Measurement, Split
+from mergegrid.study.scoring.scores import Measurement
 from mergegrid.study.tasks.examples import examples_digest
 from mergegrid.study.tasks.metrics import score
 

@@ -27,8 +27,8 @@ from mergegrid.study.encoders.racing import Heads, race
 from mergegrid.study.encoders.samplers import Point, best_point
 from mergegrid.study.schema.encoder_jobs import MergesRequest
 from mergegrid.study.schema.sampling import Sampled
+from mergegrid.study.schema.splits import Split
 from mergegrid.study.scoring.scores import (
-    Split,
     prediction_frame,
     prediction_row,
     score_frame,

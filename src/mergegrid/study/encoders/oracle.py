@@ -14,7 +14,8 @@ from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import library_versions, stage_versions, union_of_versions
 from mergegrid.study.encoders.task_scorer import TaskScorer
 from mergegrid.study.schema.encoder_jobs import OracleRequest
-from mergegrid.study.scoring.scores import Split, score_frame, score_row
+from mergegrid.study.schema.splits import Split
+from mergegrid.study.scoring.scores import score_frame, score_row
 from mergegrid.study.tasks.examples import examples_digest
 
 METHOD = "multitask"

@@ -25,8 +25,9 @@ from mergegrid.study.encoders.store import ScoreStore
 from mergegrid.study.schema.encoder_jobs import MergesRequest, merges_request, needed_statistics
 from mergegrid.study.schema.encoders import EncoderStudy
 from mergegrid.study.schema.racing import Racing
+from mergegrid.study.schema.splits import Split
 from mergegrid.study.schema.study import Study
-from mergegrid.study.scoring.scores import Split, read_scores
+from mergegrid.study.scoring.scores import read_scores
 from mergegrid.study.tasks.metrics import score
 from mergegrid.yaml_files import check_content
 

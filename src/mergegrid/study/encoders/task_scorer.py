@@ -14,8 +14,9 @@ from mergegrid.checkpoints.torch_tensors import load_into
 from mergegrid.engine.values import TensorRule
 from mergegrid.errors import ConfigError
 from mergegrid.study.encoders.importing import load_classifier
+from mergegrid.study.schema.splits import Split
 from mergegrid.study.schema.tasks import Target
-from mergegrid.study.scoring.scores import Measurement, Split
+from mergegrid.study.scoring.scores import Measurement
 from mergegrid.study.tasks.encoding import Batch, batches, encode
 from mergegrid.study.tasks.metrics import predictions_of, score, standard_error
 

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from mergegrid.study.schema.decoders import DecoderFinetune
-from mergegrid.study.schema.encoders import Finetune
+from mergegrid.study.schema.finetuning import DecoderFinetune, Finetune
 
 
 class AdamR(torch.optim.AdamW):

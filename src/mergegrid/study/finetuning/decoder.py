@@ -57,7 +57,7 @@ from mergegrid.study.runtime.transformers_compat import (
     report_evaluation,
 )
 from mergegrid.study.schema.decoder_jobs import DecoderFinetuneRequest
-from mergegrid.study.schema.decoders import DecoderFinetune, Lora
+from mergegrid.study.schema.finetuning import DecoderFinetune, Lora
 from mergegrid.study.tasks.examples import examples_digest
 
 STAGE_VERSIONS = {"finetune_decoder": 1}

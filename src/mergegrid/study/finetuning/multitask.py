@@ -40,7 +40,7 @@ from mergegrid.study.finetuning.cuda import prepare_device
 from mergegrid.study.finetuning.resuming import state_folder
 from mergegrid.study.finetuning.training import training_inputs
 from mergegrid.study.schema.encoder_jobs import OracleRequest
-from mergegrid.study.schema.encoders import Finetune
+from mergegrid.study.schema.finetuning import Finetune
 from mergegrid.study.schema.tasks import Target
 from mergegrid.study.tasks.encoding import batches, encode
 from mergegrid.study.tasks.examples import examples_digest

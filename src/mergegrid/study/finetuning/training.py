@@ -20,8 +20,7 @@ from mergegrid.settings import Settings
 from mergegrid.stages import stage_versions
 from mergegrid.study.finetuning.resuming import last_checkpoint
 from mergegrid.study.runtime.transformers_compat import remove_printer, warmup
-from mergegrid.study.schema.decoders import DecoderFinetune
-from mergegrid.study.schema.encoders import Finetune
+from mergegrid.study.schema.finetuning import DecoderFinetune, Finetune
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 
 from mergegrid.study.reporting import style
 from mergegrid.study.reporting.drawing import columns_of, in_style, legend_below, note, panels
+from mergegrid.study.reporting.order import SPARSIFIER_ORDER
 from mergegrid.study.reporting.rows import BASE, ORACLE, SINGLE
 from mergegrid.study.reporting.tables import drop_rates, merge_summary
 
@@ -212,7 +213,7 @@ def _fill(method: str, sparsifier: str) -> dict[str, Any]:
 
 def _sparsifiers(merged: pd.DataFrame) -> list[str]:
     kinds = set(merged["sparsifier"])
-    return [kind for kind in style.SPARSIFIER_ORDER if kind in kinds]
+    return [kind for kind in SPARSIFIER_ORDER if kind in kinds]
 
 
 def _write_in_bar(axis: Axes, y: float, text: str) -> None:

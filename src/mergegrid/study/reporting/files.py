@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mergegrid.study.reporting.latex import latex_table
-from mergegrid.study.reporting.style import styled
 from mergegrid.study.reporting.table_page import table_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_table(
@@ -37,8 +39,11 @@ def write_table(
     latex.write_text(latex_table(list(table.columns), rows, right, latex.stem, caption), "utf-8")
 
 
-def write_figure(figure: Figure, svg: Path, png: Path) -> None:
+def write_figure(figure: "Figure", svg: Path, png: Path) -> None:
     """Write a figure as SVG and PNG, without dates and versions."""
+    # Tables, most of the jobs on results, need no matplotlib.
+    from mergegrid.study.reporting.style import styled
+
     for path in (svg, png):
         path.parent.mkdir(parents=True, exist_ok=True)
     with styled():

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from mergegrid.study.reporting import style
 from mergegrid.study.reporting.drawing import in_style, legend_below, note, panels
+from mergegrid.study.reporting.order import METHOD_ORDER, SPARSIFIER_ORDER
 from mergegrid.study.reporting.pairs import pair_runs
 from mergegrid.study.reporting.tables import LEAST_GAIN
 
@@ -32,8 +33,8 @@ def pairs_figure(scores: pd.DataFrame, family: str) -> Figure:
     if dots.empty:
         return note(f"{family}: the study merges no pairs of experts of this family.")
     targets = list(dict.fromkeys(dots["target"]))
-    methods = [kind for kind in style.METHOD_ORDER if kind in set(dots["method"])]
-    kinds = [kind for kind in style.SPARSIFIER_ORDER if kind in set(dots["sparsifier"])]
+    methods = [kind for kind in METHOD_ORDER if kind in set(dots["method"])]
+    kinds = [kind for kind in SPARSIFIER_ORDER if kind in set(dots["sparsifier"])]
     height = 0.7 + _ROW * (len(kinds) + 0.6) * len(targets)
     shares = bool(dots["share"].all())
     label = "share of the single expert's score" if shares else "score on the test split"

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from mergegrid.study.reporting import style
 from mergegrid.study.reporting.catalogue import TABLES
 from mergegrid.study.reporting.drawing import in_style, legend_below, note
+from mergegrid.study.reporting.order import SPARSIFIER_ORDER
 
 _ROW = 0.2
 """Height in inches of one entrant."""
@@ -59,7 +60,7 @@ def _draw(axis: Axes, rows: pd.DataFrame, values: pd.DataFrame) -> None:
 
 
 def _legend(rows: pd.DataFrame) -> dict[str, Any]:
-    kinds = [kind for kind in style.SPARSIFIER_ORDER if kind in set(rows["sparsifier"])]
+    kinds = [kind for kind in SPARSIFIER_ORDER if kind in set(rows["sparsifier"])]
     legend: dict[str, Any] = {}
     for kind in kinds:
         look = style.sparsifier_look(kind)

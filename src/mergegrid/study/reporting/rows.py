@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mergegrid.study.reporting.style import METHOD_ORDER, SPARSIFIER_ORDER
+from mergegrid.study.reporting.order import METHOD_ORDER, SPARSIFIER_ORDER
 
 SINGLE, ORACLE, BASE = "single experts", "multitask oracle", "base"
 """References that summaries list among the methods."""

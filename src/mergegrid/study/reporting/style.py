@@ -12,8 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.colors import to_rgb
 
-from mergegrid.methods import METHODS
-from mergegrid.sparsifiers import SPARSIFIERS
+from mergegrid.study.reporting.order import METHOD_ORDER, SPARSIFIER_ORDER
 
 WIDTH = 10.0
 """Width of every figure in inches: 1000 px at 100 dpi, where 9 points are 12.5 px."""
@@ -134,10 +133,6 @@ def lighter(color: str, share: float = 0.55) -> tuple[float, float, float]:
 def words(kind: str) -> str:
     """Return the readable name of a kind, e.g. `task arithmetic`, `DARE`."""
     return _WORDS.get(kind, kind.replace("_", " "))
-
-
-SPARSIFIER_ORDER = tuple(SPARSIFIERS)
-METHOD_ORDER = tuple(METHODS)
 
 
 def _look(kind: str, colors: tuple[str, ...], index: int) -> Look:

@@ -11,11 +11,12 @@ from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.rates import Arithmetic
 from mergegrid.study.schema.decoders import DecoderStudy
-from mergegrid.study.schema.encoders import Aim, EncoderStudy, Finetune
+from mergegrid.study.schema.encoders import EncoderStudy
 from mergegrid.study.schema.families import replaced
-from mergegrid.study.schema.grids import Selection
+from mergegrid.study.schema.finetuning import Finetune
 from mergegrid.study.schema.racing import Racing
 from mergegrid.study.schema.sampling import Sampled
+from mergegrid.study.schema.splits import Aim, Split
 from mergegrid.study.schema.tasks import Target
 
 
@@ -98,7 +99,7 @@ class MergesRequest(Settings):
     """Candidates of each method."""
     sparsifiers: list[list[AnySparsifier]]
     """Candidates of each sparsifier."""
-    selection: Selection
+    selection: Split
     """Split on which candidates are compared."""
     aim: Aim = "mean"
     """Whether one setting is selected by the mean over the tasks, or one for each task."""

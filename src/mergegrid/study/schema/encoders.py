@@ -1,7 +1,7 @@
 """Encoders: families of classifiers, the tasks they are scored on, and the grid over them."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from mergegrid.recipes.grid import Grid
 from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.study.schema.families import ModelFamily, partial
+from mergegrid.study.schema.finetuning import Finetune
 from mergegrid.study.schema.grid_study import FetchedSource, GridStudy
 from mergegrid.study.schema.grids import (
     ExpertSets,
@@ -24,9 +25,8 @@ from mergegrid.study.schema.grids import (
 from mergegrid.study.schema.names import Name, check_columns, no_twins
 from mergegrid.study.schema.racing import Racing
 from mergegrid.study.schema.sampling import Sampled
+from mergegrid.study.schema.splits import Aim
 from mergegrid.study.schema.tasks import Target, Task
-
-Aim = Literal["mean", "each"]
 
 
 def patterns(texts: list[str]) -> list[str]:
@@ -41,29 +41,6 @@ def patterns(texts: list[str]) -> list[str]:
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     return texts
-
-
-class Finetune(Settings):
-    """Fine-tuning settings of an encoder; the defaults are the paper's (arXiv 2311.03099, appendix
-    A)."""
-
-    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"towards_base"})
-
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """Peak learning rate of AdamW."""
-    epochs: Annotated[int, Field(ge=1)] = 10
-    """Passes over the training examples; the weights of the best epoch on validation are kept."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    """Examples per step."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
-    """Fraction of the steps in which the learning rate rises; afterwards it falls linearly."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay of all parameters except biases and layer norms."""
-    towards_base: Annotated[float, Field(ge=0)] = 0.0
-    """Strength λ of AdamR's decay towards the base (arXiv 2410.09344), for smaller deltas, of which
-    more can be dropped; 0: none. `weight_decay`, towards 0, comes in addition."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Norm to which larger gradients are clipped."""
 
 
 FinetuneOverride: Any = partial(Finetune)

@@ -22,7 +22,6 @@ from mergegrid.study.schema.grids import (
     MergeGrid,
     RandomSets,
     Seeds,
-    Selection,
     Similarity,
     Sweep,
     check_fit,
@@ -33,6 +32,7 @@ from mergegrid.study.schema.grids import (
     sweep_points,
 )
 from mergegrid.study.schema.names import Name
+from mergegrid.study.schema.splits import Split
 
 AVERAGE = Average()
 F = TypeVar("F", bound=ModelFamily[Any, Any])
@@ -77,7 +77,7 @@ class GridStudy(Settings, ABC, Generic[F]):
     """Merged models to keep in `<results>/{family}/exports`, with their scores on their cards:
     `selected` for those selected in each of `merges.sets` (of several mask seeds the first), or
     names as in the column `recipe` of the scores. Each takes the disk space of its base."""
-    selection: Selection = "validation"
+    selection: Split = "validation"
     """Split on which hyper-parameters are selected; `test` follows the paper, is optimistically
     biased and is labelled so."""
 

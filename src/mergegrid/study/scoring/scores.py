@@ -11,10 +11,7 @@ import pandas as pd
 from mergegrid.hashing import canonical_json
 from mergegrid.recipes.recipe import Recipe
 from mergegrid.stages import Libraries
-from mergegrid.study.schema.encoders import Aim
-from mergegrid.study.schema.grids import Selection
-
-Split = Literal["validation", "test"]
+from mergegrid.study.schema.splits import Aim, Split
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def score_row(
     split: Split,
     measurement: Measurement,
     selected: bool,
-    selection: Selection | Literal["none"],
+    selection: Split | Literal["none"],
     inputs_digest: str,
     primary: bool = True,
     engine: str = "",

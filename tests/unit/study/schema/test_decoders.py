@@ -16,7 +16,7 @@ from mergegrid.study.schema.decoder_jobs import (
     score_request,
     statistics_request,
 )
-from mergegrid.study.schema.decoders import Lora
+from mergegrid.study.schema.finetuning import Lora
 from mergegrid.study.schema.job_parameters import as_parameters, read_parameters
 from mergegrid.study.schema.loading import check_paths, check_study
 

@@ -12,7 +12,7 @@ from mergegrid.sparsifiers.magnitude import Magnitude
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.study.schema.documentation import SCHEMAS, schema_text, with_references
 from mergegrid.study.schema.encoder_jobs import merges_request
-from mergegrid.study.schema.encoders import Finetune
+from mergegrid.study.schema.finetuning import Finetune
 from mergegrid.study.schema.grids import RandomSets
 from mergegrid.study.schema.loading import check_study, read_study
 from mergegrid.study.schema.study import Study
