@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from mergegrid.study.reporting.files import markdown_table
+from mergegrid.study.reporting.rows import sweep_rows
 from mergegrid.study.reporting.summary import stage_times
 from mergegrid.study.schema.loading import read_study
 from mergegrid.study.schema.study import Study
@@ -159,14 +160,61 @@ def five_benchmarks(study: Finished) -> dict[str, str]:
     return {"five benchmarks": markdown_table(scores.sort_values(SHOWN[1:3])[SHOWN])}
 
 
-def towards_base(study: Finished) -> dict[str, str]:
-    """Return the part made from the finished study of AdamR."""
+def darex(study: Finished) -> dict[str, str]:
+    """Return the parts made from the finished study of DAREx."""
+    return {"towards base": towards_base(study), "chosen factors": chosen_factors(study)}
+
+
+def chosen_factors(study: Finished) -> str:
+    """Return the scores of DARE with the factors that change outputs least, for each expert.
+
+    The best factor on the test split is beside them: no choice could do better.
+    """
+    strengths = _strengths(study)
+    keys = ["family", "expert", "training_seed", "sparsifier", "rate"]
+    scores = sweep_rows(pd.read_parquet(study.results / "scores.parquet"))
+    scores = scores[scores["sparsifier"].isin(["none", "dare"])]
+    whole = scores[scores["sparsifier"] == "none"].set_index(keys[:3])["value"]
+    changes = study.table("output_change").fillna({"variant": ""})
+    least = changes[changes["least"].eq(True)].set_index(keys)["variant"]
+    rows = []
+    for key, group in scores[scores["sparsifier"] == "dare"].groupby(keys, sort=False):
+        if key not in least.index:
+            continue
+        by_variant = group.set_index("variant")["value"]
+        rows.append(
+            {
+                "towards_base": strengths[key[0]],
+                "task": key[1],
+                "rate": key[4],
+                "expert": whole[key[:3]],
+                "q = 1-p": by_variant[""],
+                "least change": by_variant[least[key]],
+                "best on test": by_variant.max(),
+                "q of least change": least[key].removeprefix("rescale=") or "1-p",
+            }
+        )
+    frame = pd.DataFrame(rows)
+    groups = frame.groupby(["task", "towards_base", "rate"])
+    shown = ["expert", "q = 1-p", "least change", "best on test"]
+    means, spread = groups[shown].mean(), groups[shown].std()
+    table = means.map("{:.3f}".format) + spread.map(" ± {:.3f}".format)
+    table["q of least change"] = groups["q of least change"].agg(", ".join)
+    return markdown_table(table.reset_index())
+
+
+def _strengths(study: Finished) -> dict[str, float]:
     assert study.study.encoders is not None
     families = study.study.encoders.families.items()
-    strengths = {name: family.finetune.towards_base for name, family in families}
+    return {name: family.finetune.towards_base for name, family in families}
+
+
+def towards_base(study: Finished) -> str:
+    """Return sizes of deltas and scores of DARE, with and without a decay towards the base."""
+    strengths = _strengths(study)
     sizes = study.table("delta_ranges").groupby(["family", "expert"])["mean"].mean()
     points = study.table("drop_rates")
-    points = points[points["sparsifier"].isin(["none", "dare"])]
+    points = points[points["sparsifier"].isin(["none", "dare"]) & points["variant"].isna()]
     points["score"] = points["mean"].map("{:.3f}".format) + points["std"].map(" ± {:.3f}".format)
     keys = ["family", "expert", "metric"]
     table = points.pivot(index=keys, columns="rate", values="score").reset_index()
@@ -175,7 +223,7 @@ def towards_base(study: Finished) -> dict[str, str]:
     table.insert(0, "towards_base", table.pop("family").map(strengths))
     table.insert(3, "mean size of a delta", [f"{value:.1e}" for value in size])
     table = table.rename(columns={"expert": "task", "DARE 0": "expert"})
-    return {"towards base": markdown_table(table.sort_values(["task", "towards_base"]))}
+    return markdown_table(table.sort_values(["task", "towards_base"]))
 
 
 def racing(study: Finished) -> dict[str, str]:
@@ -323,7 +371,7 @@ STUDIES = (
     StudyParts(("quickstart_full.yaml",), "merges_wide", quickstart),
     StudyParts(("glue_small.yaml",), "sparsifier_effects", glue_small),
     StudyParts(("benchmarks.yaml",), "benchmarks", five_benchmarks),
-    StudyParts(("adamr.yaml",), "drop_rates", towards_base),
+    StudyParts(("adamr.yaml",), "drop_rates", darex),
     StudyParts(("racing.yaml",), "merges_wide", racing),
     StudyParts(("lambda_sweep.yaml",), "answers", lambda_sweep),
     StudyParts(RANKING_FILES, "ranking", ranking),

@@ -138,6 +138,7 @@ def _similarity() -> pd.DataFrame:
         place |= {"rate": rate, "settings": '{"sparsifier":{}}', "mask_seed": seed}
         for layer in range(3):
             loss = layer * (rate / 8 + (seed or 0) / 64)
-            numbers = {"mean": 1 - loss, "q05": 0.875 - loss, "tokens": 40, "examples": 8}
+            numbers = {"mean": 1 - loss, "q05": 0.875 - loss, "change": loss, "tokens": 40}
+            numbers["examples"] = 8
             made.append({**place, "layer": layer, **numbers})
     return pd.DataFrame(made).astype({"mask_seed": "Int64"})

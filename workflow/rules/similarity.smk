@@ -38,6 +38,7 @@ rule similarity:
             ),
             examples=ENCODERS.similarity.examples,
             max_length=ENCODER_FAMILIES[wildcards.family].max_length,
+            split=ENCODERS.similarity.split or "test",
         ),
         versions=stage_versions("merge", "similarity"),
     script:

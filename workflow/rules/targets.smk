@@ -164,7 +164,7 @@ def tables_of_study():
     """The tables that have something to show."""
     empty = [] if ENCODERS else ["experts"]
     empty += [] if DECODERS else ["benchmarks", "answers", "decoders"]
-    empty += [] if similarity_files() else ["similarity"]
+    empty += [] if similarity_files() else ["similarity", "output_change"]
     empty += [] if published("published") else ["published"]
     empty += [] if any(map(selects, STUDY.grids)) else ["selection"]
     empty += [] if any(map(has_pairs, FAMILIES)) else ["pairs", "sparsifier_effects"]

@@ -7,11 +7,12 @@ with job(snakemake):
 
     from mergegrid.recipes.recipe import Recipe
     from mergegrid.study.schema.job_parameters import read_parameters
+    from mergegrid.study.schema.splits import Split
     from mergegrid.study.scoring.similarity import encoder_similarity
 
     quiet_transformers()
-    recipes, count, max_length = read_parameters(
-        snakemake.params.request, recipes=list[Recipe], examples=int, max_length=int
+    recipes, count, max_length, split = read_parameters(
+        snakemake.params.request, recipes=list[Recipe], examples=int, max_length=int, split=Split
     )
     encoder_similarity(
         recipes,
@@ -21,4 +22,5 @@ with job(snakemake):
         count,
         max_length,
         device(snakemake),
+        split,
     ).to_parquet(snakemake.output.table)

@@ -8,7 +8,9 @@ from mergegrid.engine.values import GROUPS, ByTensor, Gradient, TensorRule
 from mergegrid.settings import Settings
 
 #: Settings with a value per expert.
-_BY_EXPERT = ("rates", "weights", "coefficients", "windows", "largest_of", "thresholds")
+_BY_EXPERT = (
+    *("rates", "rescales", "weights", "coefficients", "windows", "largest_of", "thresholds"),
+)
 
 
 def check_experts(settings: Settings, experts: Sequence[str]) -> None:

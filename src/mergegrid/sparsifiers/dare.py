@@ -11,7 +11,8 @@ class Dare(RatedSparsifier):
 
     at_random: ClassVar[bool] = True
     omitted_when_default: ClassVar[frozenset[str]] = RatedSparsifier.omitted_when_default | {
-        "rescale"
+        "rescale",
+        "rescales",
     }
 
     kind: Literal["dare"] = "dare"
@@ -20,9 +21,11 @@ class Dare(RatedSparsifier):
     rescale: ShareValue | None = None
     """What the deltas that are kept are divided by, instead of 1-p: q of DAREx-q (arXiv 2410.09344,
     section 4.1), between 1-p and 1. A larger q leaves less variance and shrinks the mean."""
+    rescales: dict[str, ShareValue] = {}
+    """The same for single experts, instead of `rescale`."""
 
     def apply(self, expert: ExpertChunk) -> SparsifiedChunk:
         """Keep each delta with probability 1-p and divide it by 1-p or q; the others become 0."""
-        kept_share = self.rescale
+        kept_share = self.rescales.get(expert.expert, self.rescale)
         factor = inverse(expert.rate) if kept_share is None else 1 / expert.number(kept_share)
         return rescaled(expert, expert.thinned(expert.delta, self.seed, factor))

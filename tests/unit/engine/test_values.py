@@ -154,6 +154,7 @@ PARTS = [
     (NuSlerp, "weights", True),
     (Ram, "threshold", False),
     (Dare, "rescale", False),
+    (Dare, "rescales", True),
     (Dare, "rate", False),
     (Dare, "rates", True),
     (DropOnly, "rate", False),

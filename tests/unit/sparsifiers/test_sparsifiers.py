@@ -114,6 +114,34 @@ def test_a_rescale_of_1_minus_p_is_dare_to_the_bit_and_the_default_changes_no_di
     assert spec.model_dump(mode="json") == {"kind": "dare", "rate": 0.75, "seed": 1}
 
 
+def test_single_experts_may_have_a_rescale_of_their_own(sparsify, base, experts):
+    own = Dare(rate=0.8, seed=1, rescale=0.5, rescales={"math": 0.25})
+    quarter = Dare(rate=0.8, seed=1, rescale=0.25)
+    (deltas, _), (expected, _) = (sparsify(spec, base, experts["math"]) for spec in (own, quarter))
+    assert all(deltas[name].tobytes() == expected[name].tobytes() for name in base)
+
+
+def test_a_rescale_of_an_expert_changes_no_other(merge, base, experts):
+    two = {name: experts[name] for name in ("math", "code")}
+    added = TaskArithmetic(coefficient=1.0)
+    own, quarter, half = (
+        merge(base, two, method=added, sparsifier=Dare(rate=0.8, seed=1, **rescale))
+        for rescale in (
+            {"rescale": 0.5, "rescales": {"math": 0.25}},
+            {"rescale": 0.25},
+            {"rescale": 0.5},
+        )
+    )
+    of_code = merge(
+        base, {"code": two["code"]}, method=added, sparsifier=Dare(rate=0.8, seed=1, rescale=0.5)
+    )
+    for name in base:
+        # With a quarter for both, the deltas of code are twice as large.
+        expected = quarter[name] - (of_code[name] - base[name])
+        np.testing.assert_allclose(own[name], expected, atol=1e-6)
+        assert not np.array_equal(own[name], half[name])
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_drop_only_gives_the_experts_weight_or_the_bases(sparsify, keeps, base, experts, rate):
     spec = DropOnly(rate=rate, seed=1)

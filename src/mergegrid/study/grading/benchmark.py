@@ -24,7 +24,8 @@ from mergegrid.study.grading.graders import GRADERS
 from mergegrid.study.grading.graders.grader import Context, Grades, VerdictCache
 from mergegrid.study.runtime.journal import Journal
 from mergegrid.study.schema.decoder_jobs import ScoreRequest
-from mergegrid.study.scoring.scores import Measurement, Split, score_frame, score_row
+from mergegrid.study.schema.splits import Split
+from mergegrid.study.scoring.scores import Measurement, score_frame, score_row
 from mergegrid.study.tasks.benchmarks.question import Question
 
 
@@ -60,7 +61,9 @@ def score_benchmark(
         Question(name, instruction, json.loads(reference))
         for name, instruction, reference in zip(*columns, strict=True)
     ]
-    splits = [_split(request, question.id) for question in parsed]
+    splits = [
+        split_of(request.name, question.id, request.validation_fraction) for question in parsed
+    ]
     _check_splits(request, splits)
     rows: list[dict[str, Any]] = []
     records: list[pd.DataFrame] = []
@@ -122,10 +125,10 @@ def with_lengths(grades: Grades, answers: pd.DataFrame) -> Grades:
     return replace(grades, values=pd.concat([grades.values, means], axis=1))
 
 
-def _split(request: ScoreRequest, question: str) -> Split:
+def split_of(benchmark: str, question: str, validation_fraction: float) -> Split:
     """Return the split of a question, which depends on its name alone, not on other questions."""
-    position = int(digest([request.name, question])[:8], 16) / 2**32
-    return "validation" if position < request.validation_fraction else "test"
+    position = int(digest([benchmark, question])[:8], 16) / 2**32
+    return "validation" if position < validation_fraction else "test"
 
 
 def _check_splits(request: ScoreRequest, splits: Sequence[Split]) -> None:

@@ -6,8 +6,7 @@ from mergegrid.study.reporting.entries import COMMON, SPREAD, Figure, Table, col
 from mergegrid.study.reporting.findings_entry import FINDINGS
 from mergegrid.study.reporting.measures_entries import MEASURES
 from mergegrid.study.reporting.ranking_entry import RANKING
-from mergegrid.study.schema.decoders import DecoderFinetune
-from mergegrid.study.schema.encoders import Finetune
+from mergegrid.study.schema.finetuning import DecoderFinetune, Finetune
 
 STAGE_VERSIONS = {"tables": 2}
 
@@ -270,6 +269,22 @@ TABLES: dict[str, Table] = {
             "runs": COMMON["runs"],
             "tokens": "number of compared tokens",
         },
+        "similarity",
+    ),
+    "output_change": Table(
+        "tables.output_change",
+        _EXPERTS_ALONE,
+        "How much sparsifying an expert changes what its last layer gives for each token: mean "
+        "absolute difference of a number, over mask seeds. `base` is the base alone. "
+        "Of several variants, the one with the least change can be chosen without labels (DAREx-q, "
+        "arXiv 2410.09344, section 4.1).",
+        columns(
+            *("family", "expert", "training_seed", "sparsifier", "rate", "variant", *SPREAD),
+            "least",
+            mean="mean over the mask seeds",
+            least="whether no other variant of this sparsifier, at this rate, changes less; empty "
+            "if there is no other",
+        ),
         "similarity",
     ),
     "experts": Table(

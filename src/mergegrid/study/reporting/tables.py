@@ -208,6 +208,25 @@ def similarity(similarity: pd.DataFrame) -> pd.DataFrame:
     return table[[*order, *layers, "runs", "tokens"]]
 
 
+def output_change(similarity: pd.DataFrame) -> pd.DataFrame:
+    """How much sparsifying an expert changes the embeddings of the last layer.
+
+    `least` marks, among the variants of a sparsifier at one rate, the one that changes them least
+    on average over the mask seeds, the first of equals; it is empty where there is one variant.
+    """
+    rows = with_variants(similarity)  # [recipe, layer]
+    last = rows.groupby("family")["layer"].transform("max")
+    rows = rows[rows["layer"] == last].assign(value=rows["change"])  # [recipe]
+    group = ["family", "expert", "training_seed", "sparsifier", "rate"]
+    keys = [*group, "variant"]
+    table = in_order(spread(rows, keys), [*group, "variant"], like=rows)
+    table = table[table["sparsifier"] != "none"].reset_index(drop=True)
+    groups = table.groupby(group, sort=False)["mean"]
+    least = pd.Series(table.index.isin(groups.idxmin()), table.index, "boolean")
+    table["least"] = least.mask(groups.transform("size") == 1)
+    return table[[*keys, *SPREAD, "least"]]
+
+
 def expert_table(experts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Training of each expert and its best epoch on validation, the first if several are equal.
 

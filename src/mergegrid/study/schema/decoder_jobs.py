@@ -6,13 +6,15 @@ from mergegrid.recipes.output import Output
 from mergegrid.recipes.recipe import Recipe, base_only
 from mergegrid.settings import Settings
 from mergegrid.study.schema.benchmarks import Benchmark
-from mergegrid.study.schema.decoders import DecoderFinetune, DecoderStudy
+from mergegrid.study.schema.decoders import DecoderStudy
 from mergegrid.study.schema.encoder_jobs import Statistic, needed_statistics
 from mergegrid.study.schema.families import replaced
+from mergegrid.study.schema.finetuning import DecoderFinetune
 from mergegrid.study.schema.generation import BenchmarkSampling, ExpertSampling, Sampling
 from mergegrid.study.schema.grids import unique
 from mergegrid.study.schema.instructions import Calibration, Instructions
 from mergegrid.study.schema.judge import Judge
+from mergegrid.study.schema.splits import Split
 
 Fetched = TypeVar("Fetched", Benchmark, Instructions, Calibration)
 
@@ -64,6 +66,17 @@ class Ask(Settings):
     """Text around each `{instruction}` in the chat template."""
     sampling: Sampling
     """How answers are written."""
+
+
+class Asked(Settings):
+    """The questions whose texts are read: all of a benchmark, or those of one split."""
+
+    benchmark: str
+    """Its name."""
+    split: Split | None = None
+    """The split; unset: all questions."""
+    validation_fraction: float
+    """Fraction of the questions in the validation split."""
 
 
 class ScoreRequest(Settings):
@@ -151,6 +164,11 @@ def similarity_parts(study: DecoderStudy, family: str, expert: str, seed: int) -
     return {
         "recipes": recipes,
         "examples": study.similarity.examples,
+        "asked": Asked(
+            benchmark=study.families[family].experts[expert].benchmarks[0],
+            split=study.similarity.split,
+            validation_fraction=study.validation_fraction,
+        ),
         "chat": study.families[family].chat_of(expert),
         "output": merge.output,
         # The merges check the names that adapters give their base.

@@ -18,13 +18,13 @@ from mergegrid.settings import Settings
 from mergegrid.sparsifiers import AnySparsifier
 from mergegrid.sparsifiers.none import NoSparsifier
 from mergegrid.sparsifiers.rates import MaskSeed
+from mergegrid.study.schema.splits import Split
 
 #: Number of examples behind model statistics where a study does not specify it.
 _EXAMPLES = 1024
 T = TypeVar("T")
 Seed = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Selection = Literal["validation", "test"]
 _SPARSIFIER: TypeAdapter[AnySparsifier] = TypeAdapter(AnySparsifier)
 _METHOD: TypeAdapter[AnyMethod] = TypeAdapter(AnyMethod)
 
@@ -118,8 +118,12 @@ class Similarity(Settings):
     """Embeddings of each sparsified expert, compared layer by layer with those of the unchanged
     expert.
 
-    Their cosine explains why rescaling matters (arXiv 2311.03099, section 4.4).
+    Their cosine explains why rescaling matters (arXiv 2311.03099, section 4.4). Of several values
+    of `rescale` of DARE, the table `output_change` marks the one that changes the last layer least,
+    a choice without labels (DAREx-q, arXiv 2410.09344, section 4.1).
     """
+
+    omitted_when_default: ClassVar[frozenset[str]] = frozenset({"split"})
 
     sparsifiers: Annotated[list[SparsifierGrid], Field(min_length=1)] = [
         {"kind": "dare"},
@@ -129,6 +133,9 @@ class Similarity(Settings):
     examples: Count = 32
     """Maximum number of texts: the first test examples of an encoder's task, or the first questions
     of a decoder's first benchmark."""
+    split: Split | None = None
+    """Split that texts are taken from instead: `validation`, for a choice that must not see test
+    examples."""
 
 
 class MergeGrid(Settings):

@@ -7,6 +7,9 @@ layer comes after the final norm. A row of the table:
     family  expert  training_seed  sparsifier  rate  settings            mask_seed  layer   mean
     minilm  trec    0              dare        0.9   {"sparsifier":{}}   0              6  0.962
 
+The change of the embeddings, by which DAREx-q chooses its factor without labels (arXiv 2410.09344,
+section 4.1), is measured on the same tokens.
+
 The embeddings of the unchanged expert are kept in memory in float32, for all layers and texts.
 """
 
@@ -26,6 +29,7 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.torch_tensors import OnDevice, load_into
 from mergegrid.engine.budget import options_for
 from mergegrid.engine.engine import Engine
+from mergegrid.errors import DataError
 from mergegrid.hashing import canonical_json
 from mergegrid.progress import progress
 from mergegrid.recipes.recipe import Recipe
@@ -34,9 +38,12 @@ from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
+from mergegrid.study.grading.benchmark import split_of
+from mergegrid.study.schema.decoder_jobs import Asked
+from mergegrid.study.schema.splits import Split
 from mergegrid.study.tasks.encoding import batches, encode
 
-STAGE_VERSIONS = {"similarity": 1}
+STAGE_VERSIONS = {"similarity": 2}
 
 #: Column and type of the table, which has a row per recipe and layer.
 COLUMNS = {
@@ -50,6 +57,7 @@ COLUMNS = {
     "layer": "int64",
     "mean": "float64",
     "q05": "float64",
+    "change": "float64",
     "tokens": "int64",
     "examples": "int64",
 }
@@ -66,17 +74,19 @@ def encoder_similarity(
     count: int,
     max_length: int,
     device: str = "cpu",
+    split: Split = "test",
 ) -> pd.DataFrame:
-    """Compare the embeddings of one encoder on the first test examples of its task.
+    """Compare the embeddings of one encoder on the first examples of a split of its task.
 
     Args:
         recipes: the unchanged expert first, which all are compared with.
         base: folder of the base.
         expert: folder of the expert.
         examples: prepared examples of its task.
-        count: maximum number of test examples to read.
+        count: maximum number of examples to read.
         max_length: tokens after which a text is truncated.
         device: `cpu` or `cuda`.
+        split: the split to read.
     """
     (name,) = recipes[0].experts
     checkpoints = [open_checkpoint(folder) for folder in (base, expert)]
@@ -87,12 +97,32 @@ def encoder_similarity(
     engine = Engine(base_model, {name: expert_model}, options=options_for(device, threads=1))
     model = cast(torch.nn.Module, load_classifier(expert)).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(expert)
-    tested = examples[examples["split"] == "test"].head(count)
-    encoded = encode(tokenizer, tested, max_length)
+    read = examples[examples["split"] == split].head(count)
+    encoded = encode(tokenizer, read, max_length)
     inputs = [batch.inputs for batch in batches(tokenizer, encoded, _MAX_TOKENS, device)]
     return similarities(
         model, inputs, recipes, lambda recipe: load_into(model, engine.checkpoint(recipe))
     )
+
+
+def in_split(questions: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+    """The questions that are read.
+
+    Raises:
+        DataError: none is in the split.
+    """
+    if asked.split is None:
+        return questions
+    fraction = asked.validation_fraction
+    splits = [split_of(asked.benchmark, name, fraction) for name in questions["id"]]
+    part = questions[[split == asked.split for split in splits]]
+    if part.empty:
+        raise DataError(
+            f"none of the {len(questions)} questions of {asked.benchmark} is in the {asked.split} "
+            "split; use more questions, change decoders.validation_fraction "
+            f"({fraction:g}), or remove similarity.split"
+        )
+    return part
 
 
 def decoder_similarity(
@@ -142,7 +172,8 @@ def decoder_similarity(
 def similarities(
     model: Any, inputs: Sequence[Inputs], recipes: Sequence[Recipe], load: Callable[[Recipe], None]
 ) -> pd.DataFrame:
-    """Compute the mean and 5 % quantile, over tokens, of each layer's cosine.
+    """Compare each layer's embeddings: mean and 5 % quantile, over tokens, of the cosine, and the
+    mean absolute change of a number of an embedding.
 
     Args:
         model: a transformers model; its head is not used.
@@ -157,20 +188,20 @@ def similarities(
     rows = []
     for recipe in progress(recipes, f"similarity of {recipes[0].experts[0]}", len(recipes)):
         load(recipe)
-        cosines_by_layer = np.concatenate(
-            [
-                cosines(unchanged, embeddings(model, batch))
-                for unchanged, batch in zip(expected, inputs, strict=True)
-            ],
-            axis=1,
-        )
-        for layer, values in enumerate(cosines_by_layer):
+        compared = [
+            (unchanged, embeddings(model, batch))
+            for unchanged, batch in zip(expected, inputs, strict=True)
+        ]
+        by_layer = np.concatenate([cosines(*pair) for pair in compared], axis=1)
+        changed = np.concatenate([changes(*pair) for pair in compared], axis=1)
+        for layer, values in enumerate(by_layer):
             rows.append(
                 {
                     **_recipe_columns(recipe),
                     "layer": layer,
                     "mean": values.mean(),
                     "q05": np.quantile(values, 0.05),
+                    "change": changed[layer].mean(),
                     "tokens": values.size,
                     "examples": examples,
                 }
@@ -191,6 +222,16 @@ def cosines(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> NDAr
     return np.stack(
         [
             torch.cosine_similarity(one.double(), other.double(), dim=-1).cpu().numpy()
+            for one, other in zip(left, right, strict=True)
+        ]
+    )
+
+
+def changes(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> NDArray[np.float64]:
+    """Return the mean absolute difference of two models' embeddings, [layers, tokens]."""
+    return np.stack(
+        [
+            (one.double() - other.double()).abs().mean(dim=-1).cpu().numpy()
             for one, other in zip(left, right, strict=True)
         ]
     )

@@ -5,6 +5,7 @@ import pytest
 from mergegrid.checkpoints.checkpoint import InMemory
 from mergegrid.delta_reports.sizes import delta_sizes
 from mergegrid.study.reporting import tables
+from mergegrid.study.reporting.catalogue import TABLES
 from mergegrid.study.reporting.delta_figures import delta_histograms_figure
 from mergegrid.study.reporting.similarity_figures import similarity_figure
 
@@ -49,6 +50,7 @@ def similarity():
             "layer": layer,
             "mean": 1 - loss * layer - 0.01 * bool(seed) * layer,
             "q05": 0.9 - loss * layer,
+            "change": loss * layer + 0.01 * bool(seed) * layer,
             "tokens": 40,
             "examples": 8,
         }
@@ -106,6 +108,43 @@ def test_the_table_of_similarities_has_a_column_per_layer_and_means_over_seeds(s
     assert list(means["runs"]) == [1, 1, 2, 2, 2]
     quantiles = table[table["value"] == "q05"].set_index(["sparsifier", "rate"])
     assert quantiles["layer_1"]["dare", 0.9] == pytest.approx(0.81)
+
+
+def test_the_table_of_changed_outputs_is_about_the_last_layer_and_marks_the_least(similarity):
+    other = similarity[similarity["sparsifier"] == "dare"].assign(
+        settings='{"sparsifier":{"rescale":0.5}}'
+    )
+    other["change"] += other["rate"].map({0.5: 0.01, 0.9: -0.01})
+    table = tables.output_change(pd.concat([similarity, other], ignore_index=True))
+    assert list(table.columns) == list(TABLES["output_change"].columns)
+    # The second mask of two changes 0.02 more than the first.
+    lines = table[["sparsifier", "rate", "variant", "runs"]].itertuples(index=False, name=None)
+    assert dict(zip(lines, table["mean"], strict=True)) == pytest.approx(
+        {
+            ("base", 1.0, "", 1): 0.8,
+            ("dare", 0.5, "", 2): 0.11,
+            ("dare", 0.5, "rescale=0.5", 2): 0.12,
+            ("dare", 0.9, "", 2): 0.19,
+            ("dare", 0.9, "rescale=0.5", 2): 0.18,
+            ("drop_only", 0.9, "", 2): 0.61,
+        }
+    )
+    assert table["least"].tolist() == [pd.NA, True, False, False, True, pd.NA]
+
+
+def test_each_model_of_an_expert_has_a_least_change_of_its_own(similarity):
+    dare = similarity[similarity["sparsifier"] == "dare"]
+    other = dare.assign(settings='{"sparsifier":{"rescale":0.5}}', change=dare["change"] + 0.01)
+    second = pd.concat([dare.assign(change=dare["change"] + 0.02), other]).assign(training_seed=1)
+    frame = pd.concat([dare, other, second], ignore_index=True)
+    table = tables.output_change(frame)
+    least = table[table["least"]].set_index(["training_seed", "rate"])["variant"].to_dict()
+    assert least == {
+        (0, 0.5): "",
+        (0, 0.9): "",
+        (1, 0.5): "rescale=0.5",
+        (1, 0.9): "rescale=0.5",
+    }
 
 
 def test_the_figure_of_similarities_has_a_panel_per_sparsifier_and_a_line_per_rate(similarity):

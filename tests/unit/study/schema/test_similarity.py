@@ -36,6 +36,13 @@ def test_rates_for_other_experts_are_refused(content, read):
         read(content)
 
 
+def test_texts_may_be_of_validation_and_the_split_is_left_out_by_default():
+    assert Similarity(split="validation").split == "validation"
+    assert "split" not in Similarity().model_dump()
+    with pytest.raises(ValidationError, match="split"):
+        Similarity(split="train")
+
+
 def test_no_sparsifiers_and_no_examples_are_refused():
     with pytest.raises(ValidationError, match="sparsifiers"):
         Similarity(sparsifiers=[])

@@ -7,13 +7,17 @@ import small_models
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from mergegrid.errors import DataError
 from mergegrid.study.generation.merged import Models
+from mergegrid.study.grading.benchmark import split_of
+from mergegrid.study.schema.decoder_jobs import Asked
 from mergegrid.study.schema.grid_study import recipes_for
 from mergegrid.study.schema.grids import Similarity, sweep_points
 from mergegrid.study.scoring.similarity import (
     COLUMNS,
     decoder_similarity,
     encoder_similarity,
+    in_split,
     similarities,
 )
 
@@ -57,6 +61,13 @@ def test_each_layer_of_a_hand_made_model_has_its_own_cosine():
     assert list(table["layer"]) == [0, 1, 2] * 2
     # Three tokens are turned by 60 degrees, one by 120; two places hold no token.
     assert table["mean"].tolist() == pytest.approx([1, 1, 1, 1, 1, (3 * 0.5 - 0.5) / 4])
+    # A number of the last layer is 5 times a cosine or sine.
+    angles = torch.tensor([1, 2, 3, 2]) * torch.pi / 4
+    turned = angles + torch.tensor([1, 1, 2, 1]) * torch.pi / 3
+    moved = [(turned.cos() - angles.cos()).abs(), (turned.sin() - angles.sin()).abs()]
+    assert table["change"].tolist() == pytest.approx(
+        [0, 0, 0, 0, 0, 5 * float(torch.stack(moved).mean())], abs=1e-6
+    )
     assert table["q05"].iloc[-1] == pytest.approx(np.quantile([0.5, 0.5, -0.5, 0.5], 0.05))
     assert set(table["tokens"]) == {4}
     assert set(table["examples"]) == {2}
@@ -103,6 +114,37 @@ def test_the_similarity_of_the_base_matches_transformers(of_encoder, base, exper
         [np.mean(layer) for layer in per_layer], abs=1e-5
     )
     assert actual["tokens"].tolist() == [len(cosines) for cosines in per_layer]
+
+
+def test_the_texts_are_those_of_the_split(of_encoder, base, expert, examples):
+    held_out = examples[examples["split"] == "validation"]
+    moved = examples.assign(split=examples["split"].replace({"test": "train"}))
+    table, same = (
+        encoder_similarity(recipes([0, 0.5]), base, expert, frame, 10, 16, split="validation")
+        for frame in (examples, moved)
+    )
+    assert table.equals(same)
+    assert set(table["examples"]) == {min(10, len(held_out))}
+    assert table["mean"].tolist() != of_encoder["mean"].iloc[: len(table)].tolist()
+
+
+def test_questions_are_those_of_the_split_that_scores_have():
+    questions = pd.DataFrame({"id": [str(number) for number in range(100)]})
+    parts = [
+        in_split(questions, Asked(benchmark="gsm8k", split=split, validation_fraction=0.2))
+        for split in (None, "validation", "test")
+    ]
+    assert parts[0].equals(questions)
+    assert sorted([*parts[1].index, *parts[2].index]) == list(range(100))
+    expected = [split_of("gsm8k", name, 0.2) == "validation" for name in questions["id"]]
+    assert parts[1].equals(questions[expected])
+    assert 5 < len(parts[1]) < 40
+
+
+def test_a_split_without_questions_is_an_error():
+    asked = Asked(benchmark="gsm8k", split="validation", validation_fraction=1e-9)
+    with pytest.raises(DataError, match=r"none of the 1 questions of gsm8k is in the validation"):
+        in_split(pd.DataFrame({"id": ["0"]}), asked)
 
 
 def test_every_mask_seed_has_its_own_rows(of_encoder):
