@@ -26,7 +26,7 @@ COMMANDS = {
     page: [
         line.partition("#")[0].strip()
         for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
     ]
     for page, text in PAGES.items()
 }
