@@ -8,16 +8,16 @@ with job(snakemake):
     from mergegrid.recipes.output import Output
     from mergegrid.recipes.recipe import Recipe
     from mergegrid.study.generation.merged import Models
-    from mergegrid.study.schema.decoder_jobs import Asked
+    from mergegrid.study.schema.decoder_jobs import QuestionSplit
     from mergegrid.study.schema.job_parameters import read_parameters
     from mergegrid.study.scoring.similarity import decoder_similarity, in_split
 
     quiet_transformers()
-    recipes, count, asked, chat, output, homologous = read_parameters(
+    recipes, count, split, chat, output, homologous = read_parameters(
         snakemake.params.request,
         recipes=list[Recipe],
         examples=int,
-        asked=Asked,
+        split=QuestionSplit,
         chat=bool,
         output=Output,
         homologous=bool,
@@ -28,7 +28,7 @@ with job(snakemake):
         output=output,
         homologous=homologous,
     )
-    questions = in_split(pd.read_parquet(snakemake.input.questions), asked)
+    questions = in_split(pd.read_parquet(snakemake.input.questions), split)
     decoder_similarity(recipes, models, questions, count, chat, device(snakemake)).to_parquet(
         snakemake.output.table
     )

@@ -68,7 +68,7 @@ class Ask(Settings):
     """How answers are written."""
 
 
-class Asked(Settings):
+class QuestionSplit(Settings):
     """The questions whose texts are read: all of a benchmark, or those of one split."""
 
     benchmark: str
@@ -164,7 +164,7 @@ def similarity_parts(study: DecoderStudy, family: str, expert: str, seed: int) -
     return {
         "recipes": recipes,
         "examples": study.similarity.examples,
-        "asked": Asked(
+        "split": QuestionSplit(
             benchmark=study.families[family].experts[expert].benchmarks[0],
             split=study.similarity.split,
             validation_fraction=study.validation_fraction,

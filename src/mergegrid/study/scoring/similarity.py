@@ -39,7 +39,7 @@ from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
 from mergegrid.study.grading.benchmark import split_of
-from mergegrid.study.schema.decoder_jobs import Asked
+from mergegrid.study.schema.decoder_jobs import QuestionSplit
 from mergegrid.study.schema.splits import Split
 from mergegrid.study.tasks.encoding import batches, encode
 
@@ -105,20 +105,20 @@ def encoder_similarity(
     )
 
 
-def in_split(questions: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+def in_split(questions: pd.DataFrame, chosen: QuestionSplit) -> pd.DataFrame:
     """The questions that are read.
 
     Raises:
         DataError: none is in the split.
     """
-    if asked.split is None:
+    if chosen.split is None:
         return questions
-    fraction = asked.validation_fraction
-    splits = [split_of(asked.benchmark, name, fraction) for name in questions["id"]]
-    part = questions[[split == asked.split for split in splits]]
+    benchmark, fraction = chosen.benchmark, chosen.validation_fraction
+    splits = [split_of(benchmark, name, fraction) for name in questions["id"]]
+    part = questions[[split == chosen.split for split in splits]]
     if part.empty:
         raise DataError(
-            f"none of the {len(questions)} questions of {asked.benchmark} is in the {asked.split} "
+            f"none of the {len(questions)} questions of {benchmark} is in the {chosen.split} "
             "split; use more questions, change decoders.validation_fraction "
             f"({fraction:g}), or remove similarity.split"
         )
