@@ -191,3 +191,25 @@ def test_one_engine_for_all_variants_gives_the_same_answers(copy):
     for path in answers:
         twin = results / "small" / path.relative_to(results / "one")
         pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(twin))
+
+
+def test_a_factor_is_chosen_by_texts_that_are_not_scored(copy):
+    content = yaml.safe_load((copy.folder / "config" / "small.yaml").read_text())
+    grids = [{"kind": "dare", "rate": 0.9}, {"kind": "dare", "rate": 0.9, "rescale": 0.5}]
+    content["decoders"] |= {
+        "validation_fraction": 0.5,
+        "similarity": {"split": "validation", "sparsifiers": grids},
+    }
+    (copy.folder / "config" / "small.yaml").write_text(yaml.safe_dump(content))
+    results = copy.folder / "results" / "small"
+    table, records = "tables/output_change.csv", "llama/benchmarks/ready/seed~0.parquet"
+    copy.snakemake("--cores", "2", "--", *(f"results/small/{name}" for name in (table, records)))
+    changes = pd.read_csv(results / table)
+    assert set(changes["expert"]) == {"ready", "trained"}
+    dare = changes[changes["sparsifier"] == "dare"]
+    assert dare.groupby("expert")["least"].apply(sorted).tolist() == [[False, True]] * 2
+    (path,) = (results / "llama" / "similarity" / "ready").glob("*.parquet")
+    (read,) = set(pd.read_parquet(path)["examples"])
+    scores = pd.read_parquet(results / records)
+    (tested,) = set(scores[scores["split"] == "test"]["n"])
+    assert 0 < read == 5 - tested

@@ -10,7 +10,8 @@ with job(snakemake):
     from mergegrid.study.generation.merged import Models
     from mergegrid.study.schema.decoder_jobs import QuestionSplit
     from mergegrid.study.schema.job_parameters import read_parameters
-    from mergegrid.study.scoring.similarity import decoder_similarity, in_split
+    from mergegrid.study.scoring.similarity import decoder_similarity
+    from mergegrid.study.tasks.question_splits import in_split
 
     quiet_transformers()
     recipes, count, split, chat, output, homologous = read_parameters(

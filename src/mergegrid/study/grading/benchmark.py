@@ -27,6 +27,7 @@ from mergegrid.study.schema.decoder_jobs import ScoreRequest
 from mergegrid.study.schema.splits import Split
 from mergegrid.study.scoring.scores import Measurement, score_frame, score_row
 from mergegrid.study.tasks.benchmarks.question import Question
+from mergegrid.study.tasks.question_splits import split_of
 
 
 def score_benchmark(
@@ -123,12 +124,6 @@ def with_lengths(grades: Grades, answers: pd.DataFrame) -> Grades:
     )
     means = lengths.groupby(answers["id"], sort=False).mean().reset_index(drop=True)
     return replace(grades, values=pd.concat([grades.values, means], axis=1))
-
-
-def split_of(benchmark: str, question: str, validation_fraction: float) -> Split:
-    """Return the split of a question, which depends on its name alone, not on other questions."""
-    position = int(digest([benchmark, question])[:8], 16) / 2**32
-    return "validation" if position < validation_fraction else "test"
 
 
 def _check_splits(request: ScoreRequest, splits: Sequence[Split]) -> None:

@@ -91,7 +91,7 @@ class ScoreRequest(Settings):
     recipes: list[Recipe]
     """The variants, in the order of their files of answers."""
     validation_fraction: float
-    """Share of the questions on which variants are compared; 0 where there is nothing to choose."""
+    """Share of the questions that scores are not of; 0 where nothing is chosen by them."""
     selection: Literal["validation", "test", "none"]
     """Split on which variants are compared."""
     unsafe_execution: bool
@@ -167,7 +167,7 @@ def similarity_parts(study: DecoderStudy, family: str, expert: str, seed: int) -
         "split": QuestionSplit(
             benchmark=study.families[family].experts[expert].benchmarks[0],
             split=study.similarity.split,
-            validation_fraction=study.validation_fraction,
+            validation_fraction=study.held_out,
         ),
         "chat": study.families[family].chat_of(expert),
         "output": merge.output,

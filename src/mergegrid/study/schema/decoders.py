@@ -268,8 +268,10 @@ class DecoderStudy(GridStudy[DecoderFamily]):
 
     @property
     def held_out(self) -> float:
-        """Fraction of each benchmark's questions that is used for selection, not for scores."""
-        return self.validation_fraction if self.chooses and self.selection == "validation" else 0.0
+        """Fraction of each benchmark's questions that is used for choices, not for scores."""
+        selects = self.chooses and self.selection == "validation"
+        measures = self.similarity is not None and self.similarity.split == "validation"
+        return self.validation_fraction if selects or measures else 0.0
 
     def owners(self, recipe: Recipe) -> dict[str, str]:
         """The benchmarks of a recipe's experts, and the expert that each counts for.

@@ -135,7 +135,7 @@ class Similarity(Settings):
     of a decoder's first benchmark."""
     split: Split | None = None
     """Split that texts are taken from instead: `validation`, for a choice that must not see test
-    examples."""
+    examples. A decoder is then scored on the other questions."""
 
 
 class MergeGrid(Settings):

@@ -8,7 +8,8 @@ layer comes after the final norm. A row of the table:
     minilm  trec    0              dare        0.9   {"sparsifier":{}}   0              6  0.962
 
 The change of the embeddings, by which DAREx-q chooses its factor without labels (arXiv 2410.09344,
-section 4.1), is measured on the same tokens.
+section 4.1), is measured on the same tokens. The paper does so for encoders; for decoders, it takes
+the change of the largest logits instead.
 
 The embeddings of the unchanged expert are kept in memory in float32, for all layers and texts.
 """
@@ -29,7 +30,6 @@ from mergegrid.checkpoints.folder import open_checkpoint
 from mergegrid.checkpoints.torch_tensors import OnDevice, load_into
 from mergegrid.engine.budget import options_for
 from mergegrid.engine.engine import Engine
-from mergegrid.errors import DataError
 from mergegrid.hashing import canonical_json
 from mergegrid.progress import progress
 from mergegrid.recipes.recipe import Recipe
@@ -38,8 +38,6 @@ from mergegrid.study.encoders.importing import load_classifier
 from mergegrid.study.generation.merged import Merger, Models
 from mergegrid.study.generation.tokens import PromptTokenizer
 from mergegrid.study.generation.transformers_backend import empty_model, replace_weights
-from mergegrid.study.grading.benchmark import split_of
-from mergegrid.study.schema.decoder_jobs import QuestionSplit
 from mergegrid.study.schema.splits import Split
 from mergegrid.study.tasks.encoding import batches, encode
 
@@ -103,26 +101,6 @@ def encoder_similarity(
     return similarities(
         model, inputs, recipes, lambda recipe: load_into(model, engine.checkpoint(recipe))
     )
-
-
-def in_split(questions: pd.DataFrame, chosen: QuestionSplit) -> pd.DataFrame:
-    """The questions that are read.
-
-    Raises:
-        DataError: none is in the split.
-    """
-    if chosen.split is None:
-        return questions
-    benchmark, fraction = chosen.benchmark, chosen.validation_fraction
-    splits = [split_of(benchmark, name, fraction) for name in questions["id"]]
-    part = questions[[split == chosen.split for split in splits]]
-    if part.empty:
-        raise DataError(
-            f"none of the {len(questions)} questions of {benchmark} is in the {chosen.split} "
-            "split; use more questions, change decoders.validation_fraction "
-            f"({fraction:g}), or remove similarity.split"
-        )
-    return part
 
 
 def decoder_similarity(

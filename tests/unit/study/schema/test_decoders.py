@@ -14,6 +14,7 @@ from mergegrid.study.schema.decoder_jobs import (
     merge_part,
     questions_of,
     score_request,
+    similarity_parts,
     statistics_request,
 )
 from mergegrid.study.schema.finetuning import Lora
@@ -365,6 +366,20 @@ def test_on_the_test_split_nothing_is_held_out(decoders):
     asked = score_request(study, "llama", "sums", study.merge_recipes("llama", ("math", "code"), 0))
     assert (asked.validation_fraction, asked.selection) == (0.0, "test")
     assert not read(decoders | {"merges": None}).chooses
+
+
+@pytest.mark.parametrize("selection", ["validation", "test"])
+def test_texts_that_a_factor_is_chosen_by_are_not_scored(decoders, selection):
+    decoders["merges"]["sparsifiers"] = [{"kind": "dare", "rate": 0.9}]
+    decoders |= {"selection": selection, "similarity": {"split": "validation"}}
+    study = read(decoders)
+    assert not study.chooses
+    read_texts = similarity_parts(study, "llama", "math", 0)["split"]
+    assert (read_texts.split, read_texts.validation_fraction) == ("validation", 0.1)
+    recipes = study.sweep_recipes("llama", "math", 0)
+    assert score_request(study, "llama", "sums", recipes).validation_fraction == 0.1
+    decoders["similarity"] = {}
+    assert score_request(read(decoders), "llama", "sums", recipes).validation_fraction == 0.0
 
 
 def requests(study):

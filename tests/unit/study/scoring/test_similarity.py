@@ -7,17 +7,13 @@ import small_models
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mergegrid.errors import DataError
 from mergegrid.study.generation.merged import Models
-from mergegrid.study.grading.benchmark import split_of
-from mergegrid.study.schema.decoder_jobs import QuestionSplit
 from mergegrid.study.schema.grid_study import recipes_for
 from mergegrid.study.schema.grids import Similarity, sweep_points
 from mergegrid.study.scoring.similarity import (
     COLUMNS,
     decoder_similarity,
     encoder_similarity,
-    in_split,
     similarities,
 )
 
@@ -126,25 +122,6 @@ def test_the_texts_are_those_of_the_split(of_encoder, base, expert, examples):
     assert table.equals(same)
     assert set(table["examples"]) == {min(10, len(held_out))}
     assert table["mean"].tolist() != of_encoder["mean"].iloc[: len(table)].tolist()
-
-
-def test_questions_are_those_of_the_split_that_scores_have():
-    questions = pd.DataFrame({"id": [str(number) for number in range(100)]})
-    parts = [
-        in_split(questions, QuestionSplit(benchmark="gsm8k", split=split, validation_fraction=0.2))
-        for split in (None, "validation", "test")
-    ]
-    assert parts[0].equals(questions)
-    assert sorted([*parts[1].index, *parts[2].index]) == list(range(100))
-    expected = [split_of("gsm8k", name, 0.2) == "validation" for name in questions["id"]]
-    assert parts[1].equals(questions[expected])
-    assert 5 < len(parts[1]) < 40
-
-
-def test_a_split_without_questions_is_an_error():
-    chosen = QuestionSplit(benchmark="gsm8k", split="validation", validation_fraction=1e-9)
-    with pytest.raises(DataError, match=r"none of the 1 questions of gsm8k is in the validation"):
-        in_split(pd.DataFrame({"id": ["0"]}), chosen)
 
 
 def test_every_mask_seed_has_its_own_rows(of_encoder):
