@@ -9,7 +9,13 @@ from mergegrid.settings import Settings
 
 #: Settings with a value per expert.
 _BY_EXPERT = (
-    *("rates", "rescales", "weights", "coefficients", "windows", "largest_of", "thresholds"),
+    "rates",
+    "rescales",
+    "weights",
+    "coefficients",
+    "windows",
+    "largest_of",
+    "thresholds",
 )
 
 
