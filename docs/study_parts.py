@@ -255,12 +255,25 @@ def ranking(study: Finished) -> dict[str, str]:
         "ranking by size": by_size(ranks),
         "ranking and dare": dare_effects(study.table("findings")),
         "ranking times": study.times(),
+    }
+
+
+def full_ranking(study: Finished) -> dict[str, str]:
+    """Return the parts made from the finished ranking over fewer sets, without racing."""
+    return {
+        "full ranking": scores_and_ranks(study),
+        "full ranking times": study.times(),
         **racing_losses("ranking and racing", study),
     }
 
 
 def raced_ranking(study: Finished) -> dict[str, str]:
-    """Return the parts made from the finished ranking with racing."""
+    """Return the parts made from the finished ranking over fewer sets, with racing."""
+    return {"raced ranking": scores_and_ranks(study), "raced ranking times": study.times()}
+
+
+def scores_and_ranks(study: Finished) -> str:
+    """Return the ranking over all sets without intervals."""
     ranks = study.table("ranking", dtype={"size": str})
     ranks = ranks[ranks["size"] == "all"]
     table = ranks[["method", "sparsifier"]].assign(
@@ -268,7 +281,7 @@ def raced_ranking(study: Finished) -> dict[str, str]:
         percent=ranks["percent"].map("{:.1f}".format),
         rank=ranks["rank"].map("{:g}".format),
     )
-    return {"raced ranking": markdown_table(table), "raced ranking times": study.times()}
+    return markdown_table(table)
 
 
 def decoder_ranking(study: Finished) -> dict[str, str]:
@@ -367,6 +380,7 @@ class StudyParts:
 
 
 RANKING_FILES = ("glue_small.yaml", "overlays/ranking.yaml")
+RACING_FILES = (*RANKING_FILES, "overlays/racing.yaml")
 STUDIES = (
     StudyParts(("quickstart_full.yaml",), "merges_wide", quickstart),
     StudyParts(("glue_small.yaml",), "sparsifier_effects", glue_small),
@@ -374,7 +388,8 @@ STUDIES = (
     StudyParts(("adamr.yaml",), "drop_rates", darex),
     StudyParts(("racing.yaml",), "merges_wide", racing),
     StudyParts(("lambda_sweep.yaml",), "answers", lambda_sweep),
-    StudyParts(RANKING_FILES, "ranking", ranking),
-    StudyParts((*RANKING_FILES, "overlays/racing.yaml"), "ranking", raced_ranking),
+    StudyParts(RANKING_FILES, "ranking", full_ranking),
+    StudyParts(RACING_FILES, "ranking", raced_ranking),
+    StudyParts((*RACING_FILES, "overlays/more_sets.yaml"), "ranking", ranking),
     StudyParts(("decoder_ranking.yaml",), "ranking", decoder_ranking),
 )

@@ -1,13 +1,14 @@
 """EMR: one merged delta, and for each expert a mask and a factor (arXiv 2405.17461, section 3)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, MethodInputs
 from mergegrid.engine.ops.operations import GRAIN, Array, Operations
@@ -61,8 +62,8 @@ class Emr(PerExpertMethod):
             merge_chunk = inputs.merge_chunk(chunk)
             agreeing, merged = _merged(merge_chunk)
             masked = [chunk.ops.where_nonzero(mask, merged) for mask in agreeing]
-            rows = [_sizes(chunk.ops, array) for array in (*merge_chunk.deltas, *masked)]
-            return chunk.name, np.stack(rows)
+            changed, kept = _sizes(chunk.ops, merge_chunk.deltas), _sizes(chunk.ops, masked)
+            return chunk.name, np.stack([*changed, *kept])
 
         by_tensor: dict[str, list[NDArray[np.float64]]] = {}
         for name, rows in (yield PerChunk(sizes)):
@@ -98,8 +99,13 @@ def _merged(chunk: MergeChunk) -> tuple[list[Array], Array]:
     return agreeing, largest
 
 
-def _sizes(ops: Operations, array: Array) -> NDArray[np.float64]:
-    """Sum of the magnitudes of each grain, in float64."""
-    magnitudes = ops.magnitudes(array).view(np.float32)
-    starts = range(0, magnitudes.size, GRAIN)
-    return np.array([magnitudes[start : start + GRAIN].sum(dtype=np.float64) for start in starts])
+def _sizes(ops: Operations, arrays: Sequence[Array]) -> list[NDArray[np.float64]]:
+    """Sum of the magnitudes of each grain of arrays, in float64."""
+    # All are computed in one run, as they have most of their operands in common.
+    stored = ops.store(arrays, [DTYPES["float32"]] * len(arrays))
+    return [_sums_of_grains(np.abs(values)) for values, _ in stored]
+
+
+def _sums_of_grains(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    starts = range(0, values.size, GRAIN)
+    return np.array([values[start : start + GRAIN].sum(dtype=np.float64) for start in starts])

@@ -16,16 +16,15 @@ from mergegrid.engine.ops.operations import HIGH_BINS, LOW_BITS, Array
 from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.values import Value
 from mergegrid.methods.matrices import (
-    CUT,
     Doubles,
     Floats,
     WholeDelta,
     column_slices,
-    decomposed,
     from_copies,
     is_layer,
     is_stored_transposed,
     mean_added,
+    other_side,
     row_products,
     singular_values,
 )
@@ -88,7 +87,8 @@ class Knots(Method):
 
         def of_layer(name: str, info: TensorInfo) -> int:
             rows, columns = info.shape[::-1] if is_stored_transposed(name, infos) else info.shape
-            basis = 5 * rows**2 if rows <= experts * columns else 3 * experts * info.count
+            joined = experts * columns
+            basis = 5 * rows**2 if rows <= joined else joined * (5 * joined + 3 * rows)
             return 4 * (3 * experts + 2) * info.count + 8 * (4 * info.count + basis)
 
         layers = (of_layer(*item) for item in infos.items() if is_layer(item[0], item[1].shape))
@@ -167,14 +167,12 @@ def _basis(deltas: Sequence[Floats]) -> Doubles:
         for delta in deltas:
             gram += row_products(delta)
         return singular_values(gram)[1]
-    together = np.concatenate(deltas, axis=1, dtype=np.float64)
-    if not np.isfinite(together).all():
-        # The engine tells which model holds a NaN or infinity when it merges the tensor.
-        return np.full((rows, 1), np.nan)
-    with one_blas_thread():
-        left, singular, _ = decomposed(together)
-    basis: Doubles = left[:, singular > CUT * singular.max(initial=0)]
-    return basis
+    # Of the smaller side: U is D V / S.
+    singular, right = singular_values(row_products(*(delta.T for delta in deltas)))
+    basis = np.zeros((rows, len(singular)))
+    for delta, vectors in zip(deltas, np.split(right, len(deltas)), strict=True):
+        basis += other_side(delta.T, vectors)
+    return basis / singular
 
 
 def _elected_mean(parts: Sequence[Floats], cuts: Sequence[float]) -> Doubles:

@@ -1,7 +1,7 @@
 """PCB: the deltas of highest score, weighted by it (PCB-Merging, arXiv 2410.02396, section 3)."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from mergegrid.checkpoints.dtypes import DTYPES
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs
 from mergegrid.engine.ops.operations import GRAIN, Array
-from mergegrid.engine.prepass import PerChunk, Prepass, Rounds
+from mergegrid.engine.prepass import Prepass, Rounds
 from mergegrid.engine.thresholds import Values, kth_smallest
 from mergegrid.engine.values import Value
 from mergegrid.sparsifiers.rates import Share
@@ -40,18 +40,20 @@ class _Bounds:
 
     def clipped(self, delta: Floats) -> Doubles:
         """Deltas [n] between the two magnitudes; 0 stays 0."""
-        magnitudes = np.clip(np.abs(delta.astype(np.float64)), self.low, self.high)
-        clipped: Doubles = np.copysign(magnitudes, delta) * (delta != 0)
+        clipped: Doubles = np.copysign(self._magnitudes(delta), delta) * (delta != 0)
         return clipped
 
     def scores(self, delta: Floats, total: Floats, experts: int) -> Floats:
         """Scores [n] of deltas; 0 for those against the sum of all."""
-        width = self.high - self.low
-        share = (np.abs(self.clipped(delta)) - self.low) / width if width else np.zeros(delta.size)
-        share = np.maximum(share, 0)
-        agreement = np.tanh(np.maximum(delta.astype(np.float64) * total, 0))
-        scores: Floats = (np.exp(experts * share**2) * agreement).astype(np.float32)
-        return scores
+        share = self._magnitudes(delta)
+        share -= self.low
+        if width := self.high - self.low:
+            share /= width
+        scores = np.exp(experts * share**2)
+        agreement = np.multiply(delta, total, dtype=np.float64)
+        np.maximum(agreement, 0, out=agreement)
+        scores *= np.tanh(agreement, out=agreement)
+        return scores.astype(np.float32)
 
     def weights(self, scores: Floats) -> Doubles:
         """Weights [n]: 0 at the cut, 1 at the highest score."""
@@ -61,6 +63,10 @@ class _Bounds:
             return equal
         weights: Doubles = np.maximum((scores.astype(np.float64) - self.cut) / width, 0)
         return weights
+
+    def _magnitudes(self, delta: Floats) -> Doubles:
+        magnitudes = np.abs(delta).astype(np.float64)
+        return np.clip(magnitudes, self.low, self.high, out=magnitudes)
 
 
 class Pcb(Method):
@@ -94,7 +100,11 @@ class Pcb(Method):
         highest of all. The product in tanh makes scores depend on the size of the deltas, but
         hardly so where it is below 0.01, as it is for fine-tuned models.
         """
-        bounds: list[_Bounds] = [chunk.result(self._key(expert)) for expert in chunk.experts]
+        bounds = [
+            replace(self._magnitudes(chunk, expert), cut=cut, top=top)
+            for expert in chunk.experts
+            for cut, top in [chunk.result(self._score_key(expert))]
+        ]
         factors = chunk.numbers(self.coefficients)
         deltas = chunk.deltas
         merged = np.empty(chunk.chunk.count, np.float32)
@@ -109,39 +119,52 @@ class Pcb(Method):
         return chunk.ops.plus(chunk.base, loaded, chunk.number(self.coefficient))
 
     def prepasses(self, inputs: MethodInputs) -> Iterable[Prepass]:
-        """For each expert the bounds of magnitudes and of scores, over the whole model."""
-        for expert in inputs.experts:
-            rounds = partial(self._bounds, inputs, expert)
-            yield Prepass(self._key(expert), inputs.names, rounds)
-
-    def _bounds(self, inputs: MethodInputs, expert: str) -> Rounds:
+        """For each expert the bounds of magnitudes, then those of scores, over the whole model."""
         count = inputs.count(inputs.names)
-        if not count:
-            return _Bounds(0, 0)
+        places = int(count * self.outliers), int(count * (1 - self.outliers) - 1)
+        for expert in inputs.experts:
+            for key, place in zip(self._magnitude_keys(expert), places, strict=True):
+                yield Prepass(key, inputs.names, partial(self._magnitude, inputs, expert, place))
+        for expert in inputs.experts:
+            rounds = partial(self._scores, inputs, expert)
+            yield Prepass(self._score_key(expert), inputs.names, rounds, after=True)
+
+    def _magnitude(self, inputs: MethodInputs, expert: str, place: int) -> Rounds:
+        """The magnitude of the deltas of an expert at a place among all in rising order."""
 
         def delta(chunk: Chunk) -> Array:
             return inputs.merge_chunk(chunk).experts[expert].delta
 
-        low = yield from _magnitude_at(int(count * self.outliers), count, delta)
-        high = yield from _magnitude_at(int(count * (1 - self.outliers) - 1), count, delta)
-        magnitudes = _Bounds(low, max(low, high))
+        return (yield from _magnitude_at(place, inputs.count(inputs.names), delta))
 
-        def scores(chunk: Chunk) -> Floats:
+    def _scores(self, inputs: MethodInputs, expert: str) -> Rounds:
+        """The cut of the scores of an expert, and the highest."""
+        count, tops = inputs.count(inputs.names), [0.0]
+
+        def scores(chunk: Chunk) -> Array:
             merge_chunk = inputs.merge_chunk(chunk)
+            bounds = self._magnitudes(merge_chunk, expert)
+            arrays = [merge_chunk.experts[expert].delta, _total(merge_chunk)]
             scored = np.empty(chunk.count, np.float32)
-            for part, (one, total) in _parts(merge_chunk, [delta(chunk), _total(merge_chunk)]):
-                scored[part] = magnitudes.scores(one, total, len(inputs.experts))
-            return scored
+            for part, (delta, total) in _parts(merge_chunk, arrays):
+                scored[part] = bounds.scores(delta, total, len(inputs.experts))
+            # Finding the cut takes a pass over all chunks at least.
+            tops.append(float(scored.max(initial=0)))
+            return chunk.ops.load(scored, _FLOAT32)
 
-        index = min(int(count * (1 - self.keep)), count - 1)
-        cut = yield from _magnitude_at(
-            index, count, lambda chunk: chunk.ops.load(scores(chunk), _FLOAT32)
-        )
-        tops = yield PerChunk(lambda chunk: float(scores(chunk).max(initial=0)))
-        return _Bounds(magnitudes.low, magnitudes.high, cut, max(tops))
+        place = min(int(count * (1 - self.keep)), count - 1)
+        cut = yield from _magnitude_at(place, count, scores)
+        return cut, max(tops)
 
-    def _key(self, expert: str) -> tuple[object, ...]:
-        return "bounds", self.keep, self.outliers, expert
+    def _magnitudes(self, chunk: MergeChunk, expert: str) -> _Bounds:
+        low, high = (chunk.result(key) for key in self._magnitude_keys(expert))
+        return _Bounds(low, max(low, high))
+
+    def _magnitude_keys(self, expert: str) -> list[tuple[object, ...]]:
+        return [(end, self.outliers, expert) for end in ("low", "high")]
+
+    def _score_key(self, expert: str) -> tuple[object, ...]:
+        return "scores", self.keep, self.outliers, expert
 
 
 def _total(chunk: MergeChunk) -> Array:
@@ -159,7 +182,9 @@ def _parts(chunk: MergeChunk, arrays: list[Array]) -> Iterator[tuple[slice, list
 
 
 def _magnitude_at(index: int, count: int, values: Values) -> Rounds:
-    """The magnitude at an index among all `count` in rising order."""
+    """The magnitude at an index among all `count` in rising order; 0 of none."""
+    if not count:
+        return 0.0
     # The half keeps the rank, index + 1, from rounding down.
     bits = yield from kth_smallest(count, (index + 1.5) / count, values)
     return float(np.uint32(bits).view(np.float32))
