@@ -182,8 +182,8 @@ BREAKAGES = [
     _b(
         "sce: weights of experts",
         "methods/sce.py",
-        r"dots\(delta, delta\)",
-        "dots(delta, deltas[0])",
+        r"\(delta, delta\) for",
+        "(delta, deltas[0]) for",
         "unit/methods/test_sce.py",
     ),
     _b(

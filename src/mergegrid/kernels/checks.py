@@ -176,12 +176,12 @@ def _check_count_near(expression: Expression, memory: Memory) -> None:
 
 
 def _check_dots(expression: Expression, memory: Memory) -> None:
-    (part,) = expression.integers
+    part, first_row = expression.integers
     if part <= 0 or part % do.BLOCK:
         raise ValueError(f"dots: invalid part of {part} elements; use a multiple of {do.BLOCK}")
-    parts = -(-expression.count // part)
-    if parts > len(memory.sums):
-        raise ValueError(f"dots: {parts} parts need as many rows of sums, got {len(memory.sums)}")
+    rows, needed = len(memory.sums), -(-expression.count // part)
+    if not 0 <= first_row <= rows - needed:
+        raise ValueError(f"dots: {needed} parts from row {first_row} on, got {rows} rows of sums")
 
 
 def _check_counts(expression: Expression, memory: Memory, needed: int) -> None:

@@ -124,9 +124,10 @@ OPCODES = {
     ),
     DOTS: Opcode(
         "dots",
-        "inner products of a and b, for every `part` elements; part k adds to the row sums[k]",
+        "inner products of a and b, for every `part` elements; part k adds to the row "
+        "sums[first row + k]",
         2,
-        integers=("part",),
+        integers=("part", "first row"),
     ),
 }
 """Every opcode."""

@@ -231,5 +231,6 @@ def execute(
                 flags, others = bits[last, :size], bits[last_but_one, :size]
                 counting.count_near(first_bits, guesses, low, width, shift, bins, flags, others)
             elif op == DOTS:
-                loops.dot(first, second, lanes[start // np.int64(whole[first_int])])
+                row = np.int64(whole[first_int + 1]) + start // np.int64(whole[first_int])
+                loops.dot(first, second, lanes[row])
             at += operands

@@ -53,13 +53,10 @@ class Ram(Method):
     def _factors(self, inputs: MethodInputs) -> Rounds:
         def counts(chunk: Chunk) -> Array:
             merge_chunk = inputs.merge_chunk(chunk)
-            dots = chunk.ops.dots
             changes, count = _changes(merge_chunk, merge_chunk.number(self.threshold))
             several = _several(merge_chunk, count)
-            return np.stack(
-                [dots(change, change) for change in changes]
-                + [dots(change, several) for change in changes]
-            )
+            pairs = [(change, change) for change in changes]
+            return chunk.ops.dots(pairs + [(change, several) for change in changes])
 
         sums = grain_sums((yield PerChunk(counts)), 2 * len(inputs.experts))
         changed, shared = np.split(sums, 2)

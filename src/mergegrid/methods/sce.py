@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums
 from mergegrid.engine.ops.operations import Array
@@ -67,7 +65,7 @@ class Sce(Method):
 
         def squares(chunk: Chunk) -> Array:
             deltas = _selected(cut, inputs.merge_chunk(chunk))
-            return np.stack([chunk.ops.dots(delta, delta) for delta in deltas])
+            return chunk.ops.dots([(delta, delta) for delta in deltas])
 
         energies = grain_sums((yield PerChunk(squares)), len(inputs.experts))
         count, total = len(energies), energies.sum()

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from mergegrid.engine.chunks import Chunk
 from mergegrid.engine.method import MergeChunk, Method, MethodInputs, grain_sums, shares
 from mergegrid.engine.ops.operations import Array
@@ -107,8 +105,7 @@ def _angle(inputs: MethodInputs) -> Rounds:
 
     def products(chunk: Chunk) -> Array:
         first, second = _pair(inputs.merge_chunk(chunk))
-        dots = chunk.ops.dots
-        return np.stack([dots(first, first), dots(first, second), dots(second, second)])
+        return chunk.ops.dots([(first, first), (first, second), (second, second)])
 
     first, both, second = grain_sums((yield PerChunk(products)), 3)
     if first == 0 or second == 0:

@@ -85,8 +85,9 @@ WRONG = {
     "place without counts": [op(do.PLACE_OF_EQUAL, integers=[1, 0])],
     "negative rank": [op(do.PLACE_OF_EQUAL, integers=[1, -1])],
     "bits beyond a word": [op(do.COUNT_EQUAL, integers=[2**32])],
-    "products without sums": [op(do.DOTS, 2, integers=[0])],
-    "parts that are no blocks": [op(do.DOTS, 2, integers=[1000])],
+    "products without sums": [op(do.DOTS, 2, integers=[0, 0])],
+    "parts beyond the sums": [op(do.DOTS, 2, integers=[GRAIN, 1])],
+    "parts that are no blocks": [op(do.DOTS, 2, integers=[1000, 0])],
 }
 
 
@@ -126,7 +127,7 @@ def test_counts_of_another_kind_are_refused(arrays):
 )
 def test_sums_of_another_kind_are_refused(sums):
     with pytest.raises(ValueError, match="sums"):
-        machine().run([op(do.DOTS, 2, integers=[GRAIN])], sums=sums)
+        machine().run([op(do.DOTS, 2, integers=[GRAIN, 0])], sums=sums)
 
 
 def test_rows_that_would_overlap_are_refused():
@@ -221,7 +222,7 @@ def everything(ops, arrays, weights, start, threshold, bits):
     found += [histogram.tobytes(), bins.tobytes(), ops.count_equal(one, bits)]
     found += [each.tobytes() for each in ops.list_near(one, bits, 1 << 20, [bits], 5)]
     with np.errstate(invalid="ignore"):
-        sums = ops.dots(one, two)
+        sums = ops.dots([(one, two), (three, one)])
         # The payload of a NaN is the processor's own.
         found.append(np.where(np.isnan(sums), np.nan, sums).tobytes())
     if ops.count_equal(one, bits):

@@ -216,16 +216,20 @@ class CpuOperations:
         numbers = self.values(values)
         return int(np.count_nonzero(numbers > 0)) - int(np.count_nonzero(numbers < 0))
 
-    def dots(self, left: Expression, right: Expression) -> NDArray[np.float64]:
+    def dots(self, pairs: Sequence[tuple[Expression, Expression]]) -> NDArray[np.float64]:
         """Inner products by grain."""
-        sums = np.zeros((-(-left.count // GRAIN), do.LANES))
-        self._machine.run(
-            [Expression(do.DOTS, left.count, [left, right], integers=[GRAIN])], sums=sums
-        )
+        count = pairs[0][0].count
+        grains = -(-count // GRAIN)
+        sums = np.zeros((len(pairs) * grains, do.LANES))
+        sinks = [
+            Expression(do.DOTS, count, pair, integers=[GRAIN, place * grains])
+            for place, pair in enumerate(pairs)
+        ]
+        self._machine.run(sinks, sums=sums)
         total = np.zeros(len(sums))
         for lane in range(do.LANES):
             total += sums[:, lane]
-        return total
+        return total.reshape(len(pairs), grains)
 
     def thin_by_rank(
         self, words: Expression, values: Expression, row: int, low: float, high: float

@@ -286,20 +286,9 @@ class TorchOperations:
         products = host.values(host.times_matrices(hosted, matrices, row))
         return self._place(products)
 
-    def dots(self, left: Tensor, right: Tensor) -> NDArray[np.float64]:
+    def dots(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
         """Inner products by grain."""
-        products = left.double() * right.double()
-        # Padding with zeros changes no sum, because no sum is -0.
-        padded = torch.nn.functional.pad(products, (0, -len(products) % GRAIN))
-        steps = padded.view(-1, GRAIN // LANES, LANES)
-        sums = torch.zeros_like(steps[:, 0])
-        for step in steps.unbind(1):
-            sums += step
-        total = torch.zeros_like(sums[:, 0])
-        for lane in sums.unbind(1):
-            total += lane
-        products_of_grains: NDArray[np.float64] = total.cpu().numpy()
-        return products_of_grains
+        return torch.stack([_dot(*pair) for pair in pairs]).cpu().numpy()
 
     def _place(self, stored: NDArray[Any]) -> Tensor:
         writable = stored if stored.flags.writeable else stored.copy()
@@ -366,3 +355,18 @@ def _count_guesses(
 def _magnitudes(values: Tensor) -> Tensor:
     """The bits of magnitudes, which sort like them, as int32."""
     return values.view(torch.int32) & _MAGNITUDE
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Inner products of the grains of two arrays, in float64."""
+    products = left.double() * right.double()
+    # Padding with zeros changes no sum, because no sum is -0.
+    padded = torch.nn.functional.pad(products, (0, -len(products) % GRAIN))
+    steps = padded.view(-1, GRAIN // LANES, LANES)
+    sums = torch.zeros_like(steps[:, 0])
+    for step in steps.unbind(1):
+        sums += step
+    total = torch.zeros_like(sums[:, 0])
+    for lane in sums.unbind(1):
+        total += lane
+    return total
