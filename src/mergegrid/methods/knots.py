@@ -88,7 +88,7 @@ class Knots(Method):
         def of_layer(name: str, info: TensorInfo) -> int:
             rows, columns = info.shape[::-1] if is_stored_transposed(name, infos) else info.shape
             joined = experts * columns
-            basis = 5 * rows**2 if rows <= joined else joined * (5 * joined + 3 * rows)
+            basis = 5 * rows**2 if rows <= joined else joined * (5 * joined + rows)
             return 4 * (3 * experts + 2) * info.count + 8 * (4 * info.count + basis)
 
         layers = (of_layer(*item) for item in infos.items() if is_layer(item[0], item[1].shape))
