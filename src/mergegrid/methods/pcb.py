@@ -101,7 +101,7 @@ class Pcb(Method):
         hardly so where it is below 0.01, as it is for fine-tuned models.
         """
         bounds = [
-            replace(self._magnitudes(chunk, expert), cut=cut, top=top)
+            replace(self._bounds(chunk, expert), cut=cut, top=top)
             for expert in chunk.experts
             for cut, top in [chunk.result(self._score_key(expert))]
         ]
@@ -143,7 +143,7 @@ class Pcb(Method):
 
         def scores(chunk: Chunk) -> Array:
             merge_chunk = inputs.merge_chunk(chunk)
-            bounds = self._magnitudes(merge_chunk, expert)
+            bounds = self._bounds(merge_chunk, expert)
             arrays = [merge_chunk.experts[expert].delta, _total(merge_chunk)]
             scored = np.empty(chunk.count, np.float32)
             for part, (delta, total) in _parts(merge_chunk, arrays):
@@ -156,7 +156,8 @@ class Pcb(Method):
         cut = yield from _magnitude_at(place, count, scores)
         return cut, max(tops)
 
-    def _magnitudes(self, chunk: MergeChunk, expert: str) -> _Bounds:
+    def _bounds(self, chunk: MergeChunk, expert: str) -> _Bounds:
+        """The bounds of magnitudes, which scores are measured by."""
         low, high = (chunk.result(key) for key in self._magnitude_keys(expert))
         return _Bounds(low, max(low, high))
 

@@ -124,12 +124,13 @@ def test_one_expert_and_equal_experts_are_returned_without_a_trim(merge, shape, 
     np.testing.assert_allclose(merged, delta, atol=1e-6 * np.abs(delta).max())
 
 
+@pytest.mark.parametrize("columns", [40, 12])
 @pytest.mark.parametrize("scope", ["global", "per_tensor"])
-def test_adapters_stay_in_the_space_of_their_outputs(merge, scope):
+def test_adapters_stay_in_the_space_of_their_outputs(merge, scope, columns):
     random = np.random.default_rng(6)
     left = random.standard_normal((32, 6))
     deltas = [
-        (left[:, part] @ random.standard_normal((3, 40))).astype(np.float32)
+        (left[:, part] @ random.standard_normal((3, columns))).astype(np.float32)
         for part in (slice(3), slice(3, 6))
     ]
     merged = merge_deltas(merge, *deltas, trim=0.5, scope=scope)
