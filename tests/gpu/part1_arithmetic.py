@@ -118,7 +118,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "thin": lambda ops, x, y, stored, key: ops.thin(
         ops.random_words(key, 0, len(stored)), 1 << 31, x, 2.0
     ),
-    "dots": lambda ops, x, y, stored, key: ops.dots([(x, y)]),
+    "dots": lambda ops, x, y, stored, key: ops.dots(x, y),
     "load": lambda ops, x, y, stored, key: ops.load(stored, DTYPES["float32"]),
     "store": lambda ops, x, y, stored, key: ops.store([x], [DTYPES["bfloat16"]])[0][0],
 }

@@ -208,7 +208,7 @@ class _Sums:
 
 def _measure(chunk: Chunk, output: Dtype) -> _Sums:
     ops, delta = chunk.ops, chunk.delta(_EXPERT)
-    sums = _Sums(n=chunk.count, squares=float(ops.dots([(delta, delta)]).sum()))
+    sums = _Sums(n=chunk.count, squares=float(ops.dots(delta, delta).sum()))
     ops.count_high(delta, sums.histogram)
     moved = ops.plus(chunk.base, delta, 1.0)
     dtypes = [output, *(DTYPES[name] for name in SHORT)]

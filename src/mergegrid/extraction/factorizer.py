@@ -85,7 +85,7 @@ class Factorizer:
         squared_norm = 0.0
         for chunk in self._chunks(ops, name, on_read):
             delta = chunk.delta(MODEL)
-            squared_norm += float(ops.dots([(delta, delta)]).sum())
+            squared_norm += float(ops.dots(delta, delta).sum())
         if not np.isfinite(squared_norm):
             raise CheckpointError(
                 f"{name} has deltas that are not finite; base or model is damaged: download or "

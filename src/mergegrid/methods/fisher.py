@@ -91,6 +91,6 @@ def _norm_key(expert: str) -> tuple[str, str]:
 def _norm(inputs: MethodInputs, expert: str) -> Rounds:
     def squares(chunk: Chunk) -> Array:
         information = inputs.merge_chunk(chunk).statistic(expert)
-        return chunk.ops.dots([(information, information)])[0]
+        return chunk.ops.dots(information, information)
 
     return float(np.sqrt(np.concatenate((yield PerChunk(squares))).sum()))

@@ -40,7 +40,7 @@ def _products(inputs: MethodInputs, vectors: Vectors) -> Rounds:
 
     def products(chunk: Chunk) -> Array:
         arrays = vectors_of(inputs.merge_chunk(chunk), vectors)
-        return chunk.ops.dots([(arrays[i], arrays[j]) for i, j in pairs])
+        return chunk.ops.dots_of([(arrays[i], arrays[j]) for i, j in pairs])
 
     sums = grain_sums((yield PerChunk(products)), len(pairs))
     matrix: NDArray[np.float64] = np.empty((count, count))

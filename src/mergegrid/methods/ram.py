@@ -56,7 +56,7 @@ class Ram(Method):
             changes, count = _changes(merge_chunk, merge_chunk.number(self.threshold))
             several = _several(merge_chunk, count)
             pairs = [(change, change) for change in changes]
-            return chunk.ops.dots(pairs + [(change, several) for change in changes])
+            return chunk.ops.dots_of(pairs + [(change, several) for change in changes])
 
         sums = grain_sums((yield PerChunk(counts)), 2 * len(inputs.experts))
         changed, shared = np.split(sums, 2)

@@ -65,7 +65,7 @@ class Sce(Method):
 
         def squares(chunk: Chunk) -> Array:
             deltas = _selected(cut, inputs.merge_chunk(chunk))
-            return chunk.ops.dots([(delta, delta) for delta in deltas])
+            return chunk.ops.dots_of([(delta, delta) for delta in deltas])
 
         energies = grain_sums((yield PerChunk(squares)), len(inputs.experts))
         count, total = len(energies), energies.sum()

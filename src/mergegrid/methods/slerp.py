@@ -105,7 +105,7 @@ def _angle(inputs: MethodInputs) -> Rounds:
 
     def products(chunk: Chunk) -> Array:
         first, second = _pair(inputs.merge_chunk(chunk))
-        return chunk.ops.dots([(first, first), (first, second), (second, second)])
+        return chunk.ops.dots_of([(first, first), (first, second), (second, second)])
 
     first, both, second = grain_sums((yield PerChunk(products)), 3)
     if first == 0 or second == 0:

@@ -222,7 +222,7 @@ def everything(ops, arrays, weights, start, threshold, bits):
     found += [histogram.tobytes(), bins.tobytes(), ops.count_equal(one, bits)]
     found += [each.tobytes() for each in ops.list_near(one, bits, 1 << 20, [bits], 5)]
     with np.errstate(invalid="ignore"):
-        sums = ops.dots([(one, two), (three, one)])
+        sums = ops.dots_of([(one, two), (three, one)])
         # The payload of a NaN is the processor's own.
         found.append(np.where(np.isnan(sums), np.nan, sums).tobytes())
     if ops.count_equal(one, bits):

@@ -216,8 +216,12 @@ class CpuOperations:
         numbers = self.values(values)
         return int(np.count_nonzero(numbers > 0)) - int(np.count_nonzero(numbers < 0))
 
-    def dots(self, pairs: Sequence[tuple[Expression, Expression]]) -> NDArray[np.float64]:
+    def dots(self, left: Expression, right: Expression) -> NDArray[np.float64]:
         """Inner products by grain."""
+        return self.dots_of([(left, right)]).reshape(-1)
+
+    def dots_of(self, pairs: Sequence[tuple[Expression, Expression]]) -> NDArray[np.float64]:
+        """Inner products of pairs by grain."""
         count = pairs[0][0].count
         grains = -(-count // GRAIN)
         sums = np.zeros((len(pairs) * grains, do.LANES))

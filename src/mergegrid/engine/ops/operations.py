@@ -189,11 +189,11 @@ class Operations(Protocol):
     ) -> Array:
         """Sum of the products of arrays, as rows of length `row`, with matrices [row, row]."""
 
-    def dots(self, pairs: Sequence[tuple[Array, Array]]) -> NDArray[np.float64]:
-        """Inner products of pairs, grain by grain: [pairs, ceil(n / GRAIN)].
+    def dots(self, left: Array, right: Array) -> NDArray[np.float64]:
+        """Inner product of each grain, in float64 and in `LANES` sums: [ceil(n / GRAIN)]."""
 
-        All are computed together, in float64 and in `LANES` sums each.
-        """
+    def dots_of(self, pairs: Sequence[tuple[Array, Array]]) -> NDArray[np.float64]:
+        """The same for several pairs, computed together: [pairs, ceil(n / GRAIN)]."""
 
 
 def check_start(start: int) -> None:

@@ -286,8 +286,12 @@ class TorchOperations:
         products = host.values(host.times_matrices(hosted, matrices, row))
         return self._place(products)
 
-    def dots(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
+    def dots(self, left: Tensor, right: Tensor) -> NDArray[np.float64]:
         """Inner products by grain."""
+        return self.dots_of([(left, right)]).reshape(-1)
+
+    def dots_of(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
+        """Inner products of pairs by grain."""
         return torch.stack([_dot(*pair) for pair in pairs]).cpu().numpy()
 
     def _place(self, stored: NDArray[Any]) -> Tensor:

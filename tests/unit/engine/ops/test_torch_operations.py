@@ -136,7 +136,8 @@ NUMBERS = {
             "none": (bits_of(0.2), 1 << 24, [bits_of(0.25)], 0),
         }.items()
     },
-    "dots": lambda ops, x, y: ops.dots([(x, y), (y, y)]).view(np.int64),
+    "dots": lambda ops, x, y: ops.dots(x, y).view(np.int64),
+    "dots_of": lambda ops, x, y: ops.dots_of([(x, y), (y, y)]).view(np.int64),
 }
 
 
@@ -201,7 +202,7 @@ def test_everything_counted_or_summed_is_what_the_cpu_finds(device, name, kind):
 def test_what_is_shorter_than_a_grain_is_summed_as_on_the_cpu(device):
     left, right = drawn("random")[:1005], drawn("all sizes")[:1005]
     found = [
-        ops.dots([(loaded(ops, left), loaded(ops, right))])
+        ops.dots(loaded(ops, left), loaded(ops, right))
         for ops in (CpuOperations(), TorchOperations(device))
     ]
     np.testing.assert_array_equal(*found)
